@@ -1,0 +1,151 @@
+"""Grouping factors and random-effects terms as arrays: codes, columns and the layout of theta."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from mvmise_sm.core.structures import CovarianceStructure
+
+__all__ = ["GroupingFactor", "RandomEffects", "RandomTerm"]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupingFactor:
+    """The levels of one grouping factor, row by row.
+
+    Attributes
+    ----------
+    name : str
+        Label, for example ``"Subject"`` or ``"batch:cask"``.
+    codes : ndarray
+        Level of every row (nobs,), integers in ``0 .. n_levels - 1``; every level occurs.
+    levels : sequence
+        Level labels (n_levels,); the numerics only pass them on.
+    """
+
+    name: str
+    codes: np.ndarray
+    levels: Any
+
+    @cached_property
+    def n_levels(self) -> int:
+        return len(self.levels)
+
+
+@dataclass(frozen=True, eq=False)
+class RandomTerm:
+    """One term ``(columns | factor)`` with its covariance structure.
+
+    Attributes
+    ----------
+    factor : GroupingFactor
+        Terms on the same factor share one object.
+    columns : tuple of (ndarray or None)
+        The q columns of the term, each (nobs,) float; None stands for a column of ones.
+    names : tuple of str
+        Column names (q,), the intercept is ``"Intercept"``.
+    structure : CovarianceStructure
+        Maps this term's theta to Lambda.
+    text : str
+        The term as the user wrote it, for messages.
+    """
+
+    factor: GroupingFactor
+    columns: tuple
+    names: tuple[str, ...]
+    structure: CovarianceStructure
+    text: str = ""
+
+    @property
+    def q(self) -> int:
+        return len(self.columns)
+
+
+class RandomEffects:
+    """All random-effects terms of a model, in formula order.
+
+    Parameters
+    ----------
+    terms : sequence of RandomTerm
+        At least one term; all have the same number of rows.
+
+    Attributes
+    ----------
+    terms : tuple of RandomTerm
+    factors : tuple of GroupingFactor
+        Distinct grouping factors in order of first appearance.
+    k_theta : int
+        Length of theta.
+    theta_slices : tuple of slice
+        Place of each term in theta.
+    """
+
+    def __init__(self, terms: Sequence[RandomTerm]):
+        self.terms = tuple(terms)
+        self.factors = tuple({id(t.factor): t.factor for t in self.terms}.values())
+        stops = np.cumsum([0] + [t.structure.k_theta for t in self.terms])
+        self.theta_slices = tuple(slice(int(a), int(b)) for a, b in zip(stops[:-1], stops[1:], strict=True))
+        self.k_theta = int(stops[-1])
+
+    @property
+    def nobs(self) -> int:
+        return len(self.terms[0].factor.codes)
+
+    @property
+    def lower(self) -> np.ndarray:
+        """Lower bounds of theta (k_theta,)."""
+        return np.concatenate([t.structure.lower for t in self.terms])
+
+    @property
+    def n_groups(self) -> dict[str, int]:
+        return {f.name: f.n_levels for f in self.factors}
+
+    def terms_of(self, factor: GroupingFactor) -> tuple[int, ...]:
+        """Positions of the terms on one factor."""
+        return tuple(i for i, t in enumerate(self.terms) if t.factor is factor)
+
+    def lambdas(self, theta: np.ndarray) -> list[np.ndarray]:
+        """Relative factors Lambda (q, q) of every term at `theta`."""
+        return [t.structure.factor(theta[s]) for t, s in zip(self.terms, self.theta_slices, strict=True)]
+
+    def theta_names(self) -> list[str]:
+        """Names of theta's elements as ``factor.column`` and ``factor.row.column`` (lme4's style)."""
+        names = []
+        for term in self.terms:
+            for row, col in zip(term.structure.rows, term.structure.cols, strict=True):
+                parts = (
+                    [term.factor.name, term.names[row]]
+                    if row == col
+                    else [term.factor.name, term.names[row], term.names[col]]
+                )
+                names.append(".".join(parts))
+        return names
+
+    def linear(self, b: Sequence[np.ndarray]) -> np.ndarray:
+        """Z b (nobs,), for `b` with one array (n_levels, q) per term."""
+        out = np.zeros(self.nobs)
+        for term, effects in zip(self.terms, b, strict=True):
+            for column, effect in zip(term.columns, effects.T, strict=True):
+                part = effect[term.factor.codes]
+                out += part if column is None else part * column
+        return out
+
+    @cached_property
+    def z(self) -> sparse.csc_matrix:
+        """Sparse Z (nobs, sum of n_levels * q), terms in order, within a term level by level."""
+        n = self.nobs
+        rows = np.arange(n)
+        blocks = []
+        for term in self.terms:
+            q = term.q
+            values = np.column_stack([np.ones(n) if c is None else c for c in term.columns])
+            cols = term.factor.codes[:, None] * q + np.arange(q)
+            shape = (n, term.factor.n_levels * q)
+            blocks.append(sparse.csc_matrix((values.ravel(), (np.repeat(rows, q), cols.ravel())), shape=shape))
+        return sparse.hstack(blocks, format="csc")
