@@ -1,0 +1,397 @@
+"""Model e: shared random effects and correlated errors, ``y = X beta + Z b + e``, ``e ~ N(0, Sigma (x) S)``.
+
+Rows of a cluster are independent given b, so every K x K inverse belongs to one pattern of observed outcomes and nothing
+larger is ever formed. With A the embedded inverse of the observed part of Sigma, ``U = I - A Sigma`` maps the missing
+errors of a row to its generalised residual, which carries all derivatives (docs: selection models).
+
+The probability of the missing blocks is a multivariate integral over their linear predictors, eta ~ N(mu, Omega) given
+the observed outcomes. It is replaced by the closed form without a cap times the product of the blocks' marginal
+corrections under the tilted law; this is exact for one missing block per cluster and for the uncapped mechanism.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvmise_sm.selection.covariance import CovarianceCoordinates, LogCholesky
+from mvmise_sm.selection.data import SelectionData
+from mvmise_sm.selection.likelihood import (
+    MAX_LOG_VARIANCE,
+    MechanismPart,
+    SelectionParams,
+    least_squares,
+    mechanism_part,
+    start_phi,
+    variance_groups,
+)
+from mvmise_sm.selection.mechanism import LOG_2PI
+
+
+@dataclass(frozen=True)
+class ErrorState:
+    """The normal law given the observed outcomes, before the mechanism's tilt.
+
+    Attributes
+    ----------
+    params : SelectionParams
+    s : ndarray, (N,)
+        Error variance of every row.
+    A : ndarray, (n_patterns, K, K)
+        Embedded inverses of the observed parts of Sigma.
+    AZ : ndarray, (N, K, q)
+    residual : ndarray, (N, K)
+        ``y - X beta``, zero where missing.
+    H, P : ndarray, (n_clusters, q, q)
+        ``(I + Z'WZ D)^-1`` and the conditional covariance ``P = D H`` of the random effects.
+    score_b : ndarray, (n_clusters, q)
+        ``Z'W (y - X beta)``; the conditional mean of b is ``P score_b``.
+    ZWZ : ndarray, (n_clusters, q, q)
+    log_density : float
+        Log-density of the observed outcomes.
+    """
+
+    params: SelectionParams
+    s: np.ndarray
+    A: np.ndarray
+    AZ: np.ndarray
+    residual: np.ndarray
+    H: np.ndarray
+    P: np.ndarray
+    score_b: np.ndarray
+    ZWZ: np.ndarray
+    log_density: float
+
+
+@dataclass(frozen=True)
+class MissingLaw:
+    """Normal law of the missing block means given the observed outcomes; zero outside missing blocks.
+
+    Attributes
+    ----------
+    mean : ndarray, (n_clusters, K)
+    cov : ndarray, (n_clusters, K, K)
+    U : ndarray, (N, K, K)
+        Generalised residual of a row (first index) caused by a unit error of a missing outcome (second index).
+    loading : ndarray, (n_clusters, K, q)
+        Coefficient of b in the conditional block mean.
+    """
+
+    mean: np.ndarray
+    cov: np.ndarray
+    U: np.ndarray
+    loading: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tilt:
+    """What the mechanism adds: the log-probability of the missing blocks and its derivatives in eta's law.
+
+    ``weight`` is the derivative in the mean; ``2 d/dOmega = weight weight' + 2 diag(spread) - slack slack'``.
+
+    Attributes
+    ----------
+    value : float
+    weight, slack, spread : ndarray, (n_clusters, K)
+    """
+
+    value: float
+    weight: np.ndarray
+    slack: np.ndarray
+    spread: np.ndarray
+
+
+class ErrorLikelihood:
+    """Log-likelihood of model e over ``theta = (beta, sqrt(D), error covariance, log sigma2, phi)``.
+
+    The square roots of D are signed; the sign has no meaning. The error variance of a sample is one, except that with
+    ``first_sample_variance`` all but the first sample of a cluster share a free variance.
+
+    Parameters
+    ----------
+    data : SelectionData
+    mechanism : {"capped", "log"}
+    missing_y : bool
+    first_sample_variance : bool
+    coordinates : CovarianceCoordinates, optional
+        Coordinates of the error covariance; log-Cholesky by default.
+    """
+
+    def __init__(
+        self,
+        data: SelectionData,
+        mechanism: str = "capped",
+        missing_y: bool = True,
+        first_sample_variance: bool = False,
+        coordinates: CovarianceCoordinates | None = None,
+    ) -> None:
+        self.data = data
+        self.part: MechanismPart = mechanism_part(data, mechanism, missing_y)
+        self.first_sample_variance = first_sample_variance
+        self.coordinates = LogCholesky(data.n_outcomes) if coordinates is None else coordinates
+        self.group, self._indicator = variance_groups(data, first_sample_variance)
+        p, q = data.X.shape[2], data.Z.shape[2]
+        widths = [p, q, self.coordinates.size, int(first_sample_variance), self.part.free.size]
+        edges = np.cumsum([0, *widths])
+        names = ("beta", "delta", "error_cov", "log_sigma2", "phi")
+        self.slices = {name: slice(a, b) for name, a, b in zip(names, edges[:-1], edges[1:], strict=True)}
+        self.size = int(edges[-1])
+        seen = data.observed
+        self._y = np.where(seen, data.Y, 0.0)
+        self._seen = seen.astype(float)
+        self._n_seen_row = self._seen.sum(axis=1)
+        self._x_flat = data.X.reshape(-1, p)
+        self._patterns, self._pattern = np.unique(seen, axis=0, return_inverse=True)
+        self._pattern = self._pattern.ravel()
+        mask = self._patterns.astype(float)
+        self._both = mask[:, :, None] * mask[:, None, :]
+        self._absent = np.eye(data.n_outcomes) * (1.0 - mask)[:, :, None]
+        self._pattern_rows = np.bincount(self._pattern, minlength=len(mask)).astype(float)
+        self._missing = data.block_missing.astype(float)
+        self._x_mean = data.cluster_mean(data.X)
+        self._z_mean = data.cluster_mean(data.Z)
+        self._cov_mean = np.zeros_like(self._missing) if data.cov_miss is None else data.cluster_mean(data.cov_miss)
+        self._row_share = 1.0 / data.sizes[data.cluster]
+        self._has_tilt = bool(len(data.missing_blocks)) and bool(self.part.free.size)
+
+    def params(self, theta: np.ndarray) -> SelectionParams:
+        """Natural parameters of a point; the error covariance is None outside its domain."""
+        cut = self.slices
+        sigma2 = np.concatenate([[1.0], np.exp(theta[cut["log_sigma2"]])])
+        return SelectionParams(
+            beta=theta[cut["beta"]],
+            sigma2=sigma2,
+            phi=self.part.expand(theta[cut["phi"]]),
+            D=theta[cut["delta"]] ** 2,
+            error_cov=self.coordinates.covariance(theta[cut["error_cov"]]),
+        )
+
+    def theta(self, params: SelectionParams) -> np.ndarray:
+        """The point of natural parameters."""
+        return np.concatenate(
+            [
+                params.beta,
+                np.sqrt(params.D),
+                self.coordinates.vector(params.error_cov),
+                np.log(params.sigma2[1:]),
+                params.phi[self.part.free],
+            ]
+        )
+
+    def chain(self, theta: np.ndarray, gradient: SelectionParams) -> np.ndarray:
+        """Gradient over theta from a gradient over natural parameters."""
+        cut = self.slices
+        return np.concatenate(
+            [
+                gradient.beta,
+                2.0 * theta[cut["delta"]] * gradient.D,
+                self.coordinates.gradient(theta[cut["error_cov"]], gradient.error_cov),
+                gradient.sigma2[1:] * np.exp(theta[cut["log_sigma2"]]),
+                gradient.phi[self.part.free],
+            ]
+        )
+
+    def start(self) -> np.ndarray:
+        """Moment start: least squares, variances between and within clusters, a constant missingness rate."""
+        data = self.data
+        beta, resid = least_squares(data)
+        count = data.cluster_sum(self._seen)
+        total = (resid**2).sum() / count.sum()
+        cells = np.maximum(count.sum(axis=1), 1.0)
+        mean = data.cluster_sum(resid.sum(axis=1)) / cells
+        own = np.where(data.observed, resid - mean[data.cluster][:, None], 0.0)
+        variance = np.maximum((own**2).sum(axis=0) / count.sum(axis=0), 0.05 * total)
+        between = max(float((mean**2).mean() - (variance.mean() / cells).mean()), 0.05 * total)
+        scale = np.maximum((data.Z**2).mean(axis=(0, 1)), 1e-12)
+        delta = np.sqrt(between / scale / data.Z.shape[2])
+        return np.concatenate(
+            [
+                beta,
+                delta,
+                self.coordinates.vector(np.diag(variance)),
+                np.zeros(int(self.first_sample_variance)),
+                start_phi(self.part, data),
+            ]
+        )
+
+    def state(self, theta: np.ndarray) -> ErrorState | None:
+        """Condition on the observed outcomes; None outside the parameters' domain."""
+        params = self.params(theta)
+        if params.error_cov is None or np.abs(np.log(params.sigma2)).max() > MAX_LOG_VARIANCE:
+            return None
+        data, Z = self.data, self.data.Z
+        block = params.error_cov * self._both + self._absent
+        sign, logdet = np.linalg.slogdet(block)
+        if not (sign > 0).all():
+            return None
+        A = np.linalg.inv(block) * self._both
+        s = params.sigma2[self.group]
+        residual = (self._y - (self._x_flat @ params.beta).reshape(self._y.shape)) * self._seen
+        rows = A[self._pattern]
+        scaled = _times(rows, residual) / s[:, None]
+        AZ = rows @ Z
+        ZWZ = data.cluster_sum(Z.transpose(0, 2, 1) @ (AZ / s[:, None, None]))
+        inner = np.eye(Z.shape[2]) + ZWZ * params.D
+        H = np.linalg.inv(inner)
+        P = params.D[:, None] * H
+        score_b = data.cluster_sum(_times(Z.transpose(0, 2, 1), scaled))
+        log_density = -0.5 * (
+            self._n_seen_row.sum() * LOG_2PI
+            + np.linalg.slogdet(inner)[1].sum()
+            + self._pattern_rows @ logdet
+            + self._n_seen_row @ np.log(s)
+            + (scaled * residual).sum()
+            - (score_b * _times(P, score_b)).sum()
+        )
+        return ErrorState(params, s, A, AZ, residual, H, P, score_b, ZWZ, float(log_density))
+
+    def missing_law(self, state: ErrorState) -> MissingLaw:
+        """Law of the missing block means given the observed outcomes."""
+        data, missing, Sigma = self.data, self._missing, state.params.error_cov
+        sizes = data.sizes[:, None]
+        bh = _times(state.P, state.score_b)
+        centred = state.residual - _times(data.Z, bh[data.cluster])
+        imputed = _times(state.A[self._pattern], centred) @ Sigma
+        mean = self._x_mean @ state.params.beta + _times(self._z_mean, bh) + data.cluster_sum(imputed) / sizes
+        unit = np.eye(len(Sigma)) - state.A @ Sigma
+        spread = (Sigma @ unit)[self._pattern] * state.s[:, None, None]
+        U = unit[self._pattern] * missing[data.cluster][:, None, :]
+        loading = data.cluster_sum(U.transpose(0, 2, 1) @ data.Z) / sizes[:, :, None]
+        cov = data.cluster_sum(spread) / sizes[:, :, None] ** 2
+        cov = cov * missing[:, :, None] * missing[:, None, :] + loading @ state.P @ loading.transpose(0, 2, 1)
+        return MissingLaw(mean * missing, cov, U, loading)
+
+    def tilt(self, params: SelectionParams, law: MissingLaw) -> Tilt:
+        """Log-probability of the missing blocks: closed form plus the marginal corrections of the cap."""
+        missing, phi = self._missing > 0, params.phi
+        mean = (phi[0] + phi[1] * law.mean + phi[2] * self._cov_mean)[missing]
+        cov = phi[1] ** 2 * law.cov
+        var = np.diagonal(cov, axis1=1, axis2=2)[missing]
+        others = cov.sum(axis=2)[missing] - var
+        integral = self.part.mechanism.missing(mean + others, np.maximum(var, 0.0))
+        value = (integral.value - 0.5 * others).sum()
+        weight, slack, spread = (np.zeros(missing.shape) for _ in range(3))
+        weight[missing] = integral.d_mean
+        slack[missing] = integral.d_mean - 1.0
+        spread[missing] = integral.d_var - integral.d_mean + 0.5
+        return Tilt(float(value), weight, slack, spread)
+
+    def evaluate(self, theta: np.ndarray) -> tuple[float, SelectionParams | None]:
+        """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
+        seen_value, seen_gradient = self.part.observed(self.part.expand(theta[self.slices["phi"]]))
+        state = self.state(theta) if np.isfinite(seen_value) else None
+        if state is None:
+            return -np.inf, None
+        data, cluster, params, s = self.data, self.data.cluster, state.params, state.s
+        b = _times(state.P, state.score_b)
+        moved = state.score_b
+        value = state.log_density + seen_value
+        gradient_phi = seen_gradient
+        extra = None
+        if self._has_tilt:
+            law = self.missing_law(state)
+            tilt = self.tilt(params, law)
+            value += tilt.value
+            pull = params.phi[1] * tilt.weight
+            moved = moved + _times(law.loading.transpose(0, 2, 1), pull)
+            b = _times(state.P, moved)
+            gradient_phi = gradient_phi + self._phi_gradient(params, law, tilt)
+            if self.part.mechanism.bounded:
+                extra = self._curvature_terms(state, law, tilt)
+        general = _times(state.A[self._pattern], state.residual - _times(data.Z, b[cluster])) / s[:, None]
+        if self._has_tilt:
+            general += self._row_share[:, None] * _times(law.U, pull[cluster])
+        AZP = (state.AZ @ state.P[cluster]) / s[:, None, None]
+        slope = (general * s[:, None]).T @ general + np.tensordot(AZP, state.AZ, ([0, 2], [0, 2]))
+        slope -= np.tensordot(self._pattern_rows, state.A, axes=1)
+        shrunk = _times(state.H, moved)
+        in_D = -np.einsum("iab,iba->a", state.H, state.ZWZ) + (shrunk**2).sum(axis=0)
+        if extra is not None:
+            slope += extra[0]
+            in_D += extra[1]
+        gradient = SelectionParams(
+            beta=general.ravel() @ self._x_flat,
+            sigma2=self._sigma2_gradient(state, general, AZP, extra),
+            phi=gradient_phi,
+            D=0.5 * in_D,
+            error_cov=0.25 * (slope + slope.T),
+        )
+        return float(value), gradient
+
+    def _phi_gradient(self, params: SelectionParams, law: MissingLaw, tilt: Tilt) -> np.ndarray:
+        weight, slack = tilt.weight, tilt.slack
+        quad = (weight * _times(law.cov, weight)).sum() - (slack * _times(law.cov, slack)).sum()
+        quad += 2.0 * (tilt.spread * np.diagonal(law.cov, axis1=1, axis2=2)).sum()
+        in_y = (weight * law.mean).sum() + params.phi[1] * quad
+        return np.array([weight.sum(), in_y, (weight * self._cov_mean).sum()])
+
+    def _curvature_terms(self, state: ErrorState, law: MissingLaw, tilt: Tilt):
+        """The cap's second-order parts: of Sigma (K, K), of D (q,), and row traces with Sigma (N,) if they are needed."""
+        cluster, s, phi1 = self.data.cluster, state.s, state.params.phi[1]
+        spread, slack = 2.0 * phi1**2 * tilt.spread, phi1 * tilt.slack
+        reach = (s * self._row_share)[:, None, None] * law.U
+        reach -= state.AZ @ (state.P @ law.loading.transpose(0, 2, 1))[cluster]
+        spread_reach = reach * (spread[cluster] / s[:, None])[:, None, :]
+        slack_reach = _times(reach, slack[cluster])
+        in_sigma = np.tensordot(spread_reach, reach, ([0, 2], [0, 2]))
+        in_sigma -= (slack_reach / s[:, None]).T @ slack_reach
+        back = state.H @ law.loading.transpose(0, 2, 1)
+        in_D = np.einsum("iqk,ik->q", back**2, spread) - (_times(back, slack) ** 2).sum(axis=0)
+        traces = None
+        if self.first_sample_variance:
+            Sigma = state.params.error_cov
+            traces = ((Sigma @ reach) * spread_reach).sum(axis=(1, 2))
+            traces -= ((slack_reach @ Sigma) * slack_reach).sum(axis=1) / s
+        return in_sigma, in_D, traces
+
+    def _sigma2_gradient(self, state: ErrorState, general, AZP, extra) -> np.ndarray:
+        """Gradient in the sample variances; the first is fixed at one and its entry is zero."""
+        out = np.zeros_like(state.params.sigma2)
+        if self.first_sample_variance:
+            Sigma, s = state.params.error_cov, state.s
+            rows = ((general @ Sigma) * general).sum(axis=1) * s + ((Sigma @ state.AZ) * AZP).sum(axis=(1, 2))
+            rows += 0.0 if extra is None else extra[2]
+            out[1] = 0.5 * (((rows - self._n_seen_row) / s) @ self._indicator[:, 1])
+        return out
+
+    def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log-likelihood and its gradient over theta."""
+        value, gradient = self.evaluate(theta)
+        return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
+
+    def diverged(self, theta: np.ndarray) -> bool:
+        """Whether the uncapped mechanism gives the missing blocks a "probability" above one."""
+        if self.part.mechanism.bounded or not self._has_tilt:
+            return False
+        state = self.state(theta)
+        return state is not None and self.tilt(state.params, self.missing_law(state)).value > 0.0
+
+    def metric(self, theta: np.ndarray) -> np.ndarray:
+        """Block-diagonal approximation of the information, the maximiser's first Hessian."""
+        state, cut = self.state(theta), self.slices
+        data, params, p = self.data, state.params, self.data.X.shape[2]
+        out = np.zeros((self.size, self.size))
+        AX = (state.A[self._pattern] @ data.X) / state.s[:, None, None]
+        ZWX = data.cluster_sum(data.Z.transpose(0, 2, 1) @ AX)
+        beta = AX.reshape(-1, p).T @ self._x_flat - np.einsum("iqa,iqr,irb->ab", ZWX, state.P, ZWX)
+        out[cut["beta"], cut["beta"]] = beta
+        diagonal = np.arange(self.size)
+        known = np.einsum("iab,iba->a", state.H, state.ZWZ) / data.n_clusters
+        out[diagonal[cut["delta"]], diagonal[cut["delta"]]] = 2.0 * data.n_clusters * known**2 * params.D + 1e-8
+        share = self._seen.mean()
+        out[cut["error_cov"], cut["error_cov"]] = self.coordinates.metric(theta[cut["error_cov"]], data.n_rows * share)
+        if self.first_sample_variance:
+            index = diagonal[cut["log_sigma2"]]
+            out[index, index] = 0.5 * (self._n_seen_row @ self._indicator[:, 1])
+        if self.part.free.size:
+            blocks = data.missing_blocks
+            expected = self.missing_law(state).mean[blocks.cluster, blocks.outcome]
+            missing = np.column_stack([np.ones(len(blocks)), expected, blocks.covariate])
+            out[cut["phi"], cut["phi"]] = self.part.information(params.phi, missing)
+        return out
+
+
+def _times(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Matrix-vector products over the leading axis."""
+    return (matrices @ vectors[:, :, None])[:, :, 0]

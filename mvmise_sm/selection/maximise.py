@@ -1,0 +1,249 @@
+"""Direct maximisation of a selection likelihood: BFGS from an information-like metric, finished by Newton steps.
+
+The observed information that the last Newton step needs is the one the standard errors come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import linalg
+
+Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
+
+ARMIJO = 1e-4
+MAX_HALVINGS = 40
+# half the squared length of the last quasi-Newton step in standard errors, in log-likelihood units
+DECREMENT_TOL = 1e-6
+POLISHED_TOL = 1e-11
+# finite-difference step in standard errors: truncation and rounding errors are both below 1e-7 relative
+DIFFERENCE_STEP = 3e-4
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """Outcome of a maximisation.
+
+    Attributes
+    ----------
+    theta : ndarray, (k,)
+        The point reached.
+    value : float
+        Objective there (log-likelihood minus penalty).
+    score : ndarray, (k,)
+        Gradient of the objective there.
+    information : ndarray, (k, k), or None
+        Negative second derivatives of the objective over the free elements; rows and columns of fixed ones are zero.
+    converged : bool
+    n_iter : int
+    history : ndarray
+        Objective after every iteration, the start included.
+    message : str
+    free : ndarray of bool, (k,)
+    """
+
+    theta: np.ndarray
+    value: float
+    score: np.ndarray
+    information: np.ndarray | None
+    converged: bool
+    n_iter: int
+    history: np.ndarray
+    message: str
+    free: np.ndarray = field(repr=False)
+
+
+def maximise(
+    objective: Objective,
+    start: np.ndarray,
+    metric: np.ndarray,
+    *,
+    free: np.ndarray | None = None,
+    maxiter: int = 200,
+    tol: float = DECREMENT_TOL,
+    information: bool = True,
+    diverged: Callable[[np.ndarray], bool] | None = None,
+) -> Maximum:
+    """Maximise a smooth objective.
+
+    Parameters
+    ----------
+    objective : callable
+        ``theta -> (value, gradient)``; ``-inf`` outside its domain.
+    start : ndarray, (k,)
+        A point inside the domain.
+    metric : ndarray, (k, k)
+        Positive definite approximation of the negative Hessian at the start.
+    free : ndarray of bool, (k,), optional
+        Elements that may move.
+    maxiter : int, optional
+        Quasi-Newton iterations.
+    tol : float, optional
+        Quasi-Newton stage: stop when the expected gain of the next step is below it.
+    information : bool, optional
+        Compute the information and polish the point by Newton steps.
+    diverged : callable, optional
+        Tells from a point that the objective runs away; the maximisation then stops there.
+
+    Returns
+    -------
+    Maximum
+    """
+    free = np.ones(start.size, bool) if free is None else free
+    theta = np.array(start, dtype=float)
+    value, score = objective(theta)
+    if not np.isfinite(value):
+        raise ValueError("The start of the maximisation has no finite log-likelihood.")
+    inverse = _inverse(metric[np.ix_(free, free)])
+    history = [value]
+    message, done = f"no convergence in {maxiter} iterations", False
+    for _ in range(maxiter):
+        step = inverse @ score[free]
+        gain = 0.5 * float(step @ score[free])
+        if gain <= tol:
+            message, done = "converged", True
+            break
+        moved = _line_search(objective, theta, value, score, step, free)
+        if moved is None:
+            message = "the line search found no higher point"
+            break
+        new_theta, new_value, new_score = moved
+        inverse = _bfgs_update(inverse, (new_theta - theta)[free], (score - new_score)[free])
+        theta, value, score = new_theta, new_value, new_score
+        history.append(value)
+        if diverged is not None and diverged(theta):
+            message, information = "the likelihood diverges: it has no maximum near the start", False
+            break
+    info = None
+    if information:
+        theta, value, score, info, polished = _polish(objective, theta, value, score, inverse, free, history)
+        if polished:
+            message = "converged"
+        elif done:
+            message = "the information at the point reached is not positive definite"
+        done = polished
+    return Maximum(theta, value, score, info, done, len(history) - 1, np.array(history), message, free)
+
+
+def _inverse(metric: np.ndarray) -> np.ndarray:
+    try:
+        factor = linalg.cho_factor(metric)
+    except linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(metric)
+        return (vectors / np.maximum(np.abs(values), 1e-8 * np.abs(values).max())) @ vectors.T
+    return linalg.cho_solve(factor, np.eye(len(metric)))
+
+
+def _line_search(objective, theta, value, score, step, free):
+    """Backtrack to the Armijo condition; the objective is -inf outside its domain."""
+    full = np.zeros_like(theta)
+    full[free] = step
+    slope = float(step @ score[free])
+    length = 1.0
+    for _ in range(MAX_HALVINGS):
+        point = theta + length * full
+        new_value, new_score = objective(point)
+        if np.isfinite(new_value) and new_value >= value + ARMIJO * length * slope:
+            return point, new_value, new_score
+        if np.isfinite(new_value):
+            # minimiser of the parabola through value, slope and new value, kept inside [0.1, 0.6]
+            drop = value + length * slope - new_value
+            length *= min(max(0.5 * length * slope / drop, 0.1), 0.6)
+        else:
+            length *= 0.4
+    return None
+
+
+def _bfgs_update(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    curvature = float(step @ change)
+    if curvature <= 1e-10 * np.sqrt((step @ step) * (change @ change)):
+        return inverse
+    left = inverse @ change
+    inverse = inverse + np.outer(step, step) * (1.0 + (change @ left) / curvature) / curvature
+    inverse -= (np.outer(left, step) + np.outer(step, left)) / curvature
+    return inverse
+
+
+def observed_information(objective: Objective, theta: np.ndarray, scale: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Negative Hessian of the objective by central differences of its gradient.
+
+    Parameters
+    ----------
+    scale : ndarray, (k_free,)
+        Rough standard errors of the free elements.
+
+    Returns
+    -------
+    ndarray, (k_free, k_free)
+    """
+    where = np.flatnonzero(free)
+    out = np.empty((where.size, where.size))
+    for row, (index, se) in enumerate(zip(where, scale, strict=True)):
+        out[row] = -_difference(objective, theta, index, DIFFERENCE_STEP * se)[free]
+    return 0.5 * (out + out.T)
+
+
+def _difference(objective: Objective, theta: np.ndarray, index: int, width: float) -> np.ndarray:
+    """Derivative of the gradient in one direction, one-sided next to the edge of the domain."""
+    for _ in range(20):
+        sides = []
+        for signed in (width, -width):
+            point = theta.copy()
+            point[index] += signed
+            value, gradient = objective(point)
+            if np.isfinite(value):
+                sides.append((signed, gradient))
+        if len(sides) == 1:
+            sides.append((0.0, objective(theta)[1]))
+        if sides:
+            (at, up), (base, down) = sides
+            return (up - down) / (at - base)
+        width *= 0.25
+    return np.zeros_like(theta)
+
+
+def _polish(objective, theta, value, score, inverse, free, history):
+    """Newton steps with the observed information until nothing is left to gain."""
+    scale = np.sqrt(np.maximum(np.diag(inverse), 1e-16))
+    info, exact = None, False
+    for _ in range(12):
+        if info is None:
+            info = observed_information(objective, theta, scale, free)
+            factor, definite = _factor(info)
+            exact = True
+        step = linalg.cho_solve(factor, score[free])
+        gain = 0.5 * float(step @ score[free])
+        if gain <= POLISHED_TOL and definite:
+            break
+        moved = _line_search(objective, theta, value, score, step, free)
+        if moved is None:
+            # rounding decides below this gain
+            definite = definite and gain <= 1e-8
+            break
+        theta, value, score = moved
+        history.append(value)
+        if gain > 1e-5 or not definite:
+            scale = np.minimum(1.0 / np.sqrt(np.maximum(np.diag(info), 1e-16)), 10.0 * scale)
+            info = None
+            continue
+        exact = False
+    if not exact and gain > 1e-9:
+        info = observed_information(objective, theta, scale, free)
+        definite = _factor(info)[1]
+    full = np.zeros((theta.size, theta.size))
+    if info is not None:
+        full[np.ix_(free, free)] = info
+    remaining = 0.5 * float(score[free] @ linalg.cho_solve(_factor(info)[0], score[free])) if info is not None else np.inf
+    return theta, value, score, full, bool(definite and remaining < 1e-7)
+
+
+def _factor(info: np.ndarray):
+    """Cholesky factor of the information, lifted to positive definite where it is not; whether it was."""
+    try:
+        return linalg.cho_factor(info), True
+    except linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(info)
+        lifted = np.maximum(np.abs(values), 1e-6 * np.abs(values).max())
+        return linalg.cho_factor((vectors * lifted) @ vectors.T), False
