@@ -1,0 +1,153 @@
+"""Working coordinates: shift and scale of X, y and Z that keep the cross-products free of cancellation.
+
+Fits are equivariant, so the engine may work on ``X A``, ``y - X b0`` and ``Z A_k`` and undo it at the end. The constants come from a
+sample of rows: they serve rounding only, so an approximate mean is as good as the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+__all__ = ["FixedBasis", "TermBasis", "fixed_basis", "response_origin", "sample_rows", "term_basis"]
+
+_SAMPLE = 20_000
+_ILL_CONDITIONED = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class FixedBasis:
+    """X in working coordinates, ``((X - shift) @ rotation) * scale == X @ A``.
+
+    Attributes
+    ----------
+    shift : ndarray or None
+        Subtracted from the columns first (p,); None where nothing needs shifting.
+    rotation : ndarray or None
+        Applied to the shifted rows (p, p); None where the scaled columns are well conditioned.
+    scale : ndarray
+        Applied to the cross-products, after the data pass (p,).
+    a : ndarray
+        The matrix A (p, p): beta = A beta_working + b0.
+    logdet : float
+        log |det A|.
+    """
+
+    shift: np.ndarray | None
+    rotation: np.ndarray | None
+    scale: np.ndarray
+    a: np.ndarray
+    logdet: float
+
+    def rows(self, X, lo, hi, out):
+        """Write the rows ``lo:hi`` of the shifted and rotated X into `out` (hi - lo, p)."""
+        if self.shift is None:
+            np.copyto(out, X[lo:hi])
+        else:
+            np.subtract(X[lo:hi], self.shift, out=out)
+        if self.rotation is not None:
+            out[:] = out @ self.rotation
+
+
+@dataclass(frozen=True, slots=True)
+class TermBasis:
+    """Columns of one term in working coordinates, ``(Z - shift) * scale == Z @ a``.
+
+    Attributes
+    ----------
+    shift : ndarray
+        (q,), zero unless the term has an intercept and a linear structure.
+    scale : ndarray
+        (q,), applied to the cross-products.
+    a, a_inv : ndarray
+        A_k and its inverse (q, q): b = A_k b_working, Sigma = A_k Sigma_working A_k'.
+    """
+
+    shift: np.ndarray
+    scale: np.ndarray
+    a: np.ndarray
+    a_inv: np.ndarray
+
+
+def sample_rows(n):
+    """A strided slice with at most some twenty thousand of `n` rows."""
+    return slice(None, None, max(1, n // _SAMPLE))
+
+
+def fixed_basis(X):
+    """Choose working coordinates for the columns of X (n, p)."""
+    rows = X[sample_rows(X.shape[0])]
+    p = rows.shape[1]
+    if p == 0:
+        return FixedBasis(None, None, np.ones(0), np.eye(0), 0.0)
+    mean = rows.mean(axis=0)
+    spread = np.sqrt(np.maximum(np.square(rows - mean).mean(axis=0), 0.0))
+    constant = np.flatnonzero((spread == 0.0) & (mean != 0.0))
+    # a column that is constant in the sample only must not carry the shift
+    constant = [j for j in constant if rows.shape[0] == X.shape[0] or np.ptp(X[:, j]) == 0.0]
+    a = np.eye(p)
+    shift = None
+    size = np.hypot(mean, spread)
+    if constant:
+        k = constant[0]
+        far = np.abs(mean) > spread
+        far[constant] = False
+        if far.any():
+            shift = np.where(far, mean, 0.0)
+            a[k, far] = -mean[far] / mean[k]
+            size = np.where(far, spread, size)
+            rows = rows - shift
+    scale = 1.0 / np.where(size > 0.0, size, 1.0)
+    rotation = None
+    if p > 2 and rows.shape[0] > p:
+        scaled = rows * scale
+        gram = scaled.T @ scaled
+        values = np.linalg.eigvalsh(gram)
+        if values[0] * _ILL_CONDITIONED**2 < values[-1]:
+            r = np.linalg.qr(scaled, mode="r") / np.sqrt(rows.shape[0])
+            if np.abs(np.diag(r)).min() > 1e-10 * np.abs(np.diag(r)).max():
+                rotation = np.diag(scale) @ solve_triangular(r, np.eye(p))
+                scale = np.ones(p)
+    a = (a if rotation is None else a @ rotation) * scale
+    logdet = float(np.log(np.abs(scale)).sum()) if rotation is None else float(np.linalg.slogdet(a)[1])
+    return FixedBasis(shift, rotation, scale, a, logdet)
+
+
+def response_origin(X, y):
+    """Coefficients b0 (p,) of a least-squares fit to a sample of rows, taken off y before cross-products are formed."""
+    step = sample_rows(X.shape[0])
+    rows, target = X[step], y[step]
+    if rows.shape[1] == 0:
+        return np.zeros(0)
+    size = np.sqrt(np.square(rows).sum(axis=0))
+    size[size == 0.0] = 1.0
+    return np.linalg.lstsq(rows / size, target, rcond=1e-12)[0] / size
+
+
+def term_basis(term):
+    """Choose working coordinates for the columns of one random-effects term."""
+    q = term.q
+    n = len(term.factor.codes)
+    step = sample_rows(n)
+    shift, scale = np.zeros(q), np.ones(q)
+    a, a_inv = np.eye(q), np.eye(q)
+    invariance = term.structure.invariance
+    if invariance == "none" or all(c is None for c in term.columns):
+        return TermBasis(shift, scale, a, a_inv)
+    intercept = next((i for i, c in enumerate(term.columns) if c is None), None)
+    for i, column in enumerate(term.columns):
+        if column is None:
+            continue
+        part = column[step]
+        mean, spread = float(part.mean()), float(part.std())
+        size = float(np.hypot(mean, spread))
+        if invariance == "linear" and intercept is not None and abs(mean) > spread > 1e-14 * abs(mean):
+            shift[i] = mean
+            a[intercept, i] = -mean
+            size = spread
+        scale[i] = 1.0 / size if size > 0.0 else 1.0
+    a = a * scale
+    a_inv = np.linalg.inv(a) if shift.any() else np.diag(1.0 / scale)
+    return TermBasis(shift, scale, a, a_inv)

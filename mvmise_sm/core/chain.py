@@ -1,0 +1,401 @@
+"""Elimination of a nested chain of grouping factors, followed by a dense or sparse remainder."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from mvmise_sm.core.kernels import Entries, SparseKernel, choose_kernel
+from mvmise_sm.core.levels import apply, factor_levels, product, rows_gram
+from mvmise_sm.core.remainder import DenseRemainder, SparseRemainder, logdet_derivatives
+
+__all__ = ["ChainFactorization", "ChainSystem"]
+
+
+class ChainSystem:
+    """Cross-products of a model with large or several grouping factors.
+
+    Parameters
+    ----------
+    layout : Layout
+    products : CrossProducts
+        Scaled.
+    remainder : {"none", "dense", "sparse"}
+        How the factors outside the chain are eliminated.
+    structure : ChainStructure, optional
+        What does not depend on the response, shared by refits.
+    """
+
+    def __init__(self, layout, products, remainder, structure=None):
+        self.layout = layout
+        self.products = products
+        self.gram = products.gram
+        self.remainder = remainder
+        self.structure = structure or ChainStructure(layout, products, remainder)
+
+    def with_response(self, products):
+        """The same design with another response."""
+        return ChainSystem(self.layout, products, self.remainder, self.structure)
+
+    def factorize(self, lambdas):
+        """Eliminate the random effects at relative factors `lambdas`, one (q, q) per grouping factor."""
+        return ChainFactorization(self, lambdas)
+
+    def level_moments(self):
+        """Z_k'Z_k and Z_k'[X y] by level, (q, q, J) and (q, J, m) per factor."""
+        return list(self.products.own), list(self.products.rhs)
+
+
+class ChainStructure:
+    """Everything about the random effects that neither theta nor the response changes.
+
+    Attributes
+    ----------
+    scatter : dict
+        (k, m) -> indicator (J_m, J_k), sums levels of k within levels of m.
+    entries, values : list
+        Rows of each chain factor against the remainder and their values (q, nnz).
+    kernels : list
+        One row kernel per chain factor.
+    place : dict
+        (k, m) -> place of each entry of k among those of m, for chain members k before m.
+    """
+
+    def __init__(self, layout, products, remainder):
+        self.layout = layout
+        self.products = products
+        factors = layout.factors
+        self.chain = layout.chain
+        sizes = [factors[k].size for k in layout.remainder]
+        self.offsets = dict(zip(layout.remainder, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)) if sizes else {}
+        self.n_rest = int(sum(sizes))
+        self.scatter = {
+            (k, m): sparse.csr_matrix(
+                (np.ones(par.size), (par, np.arange(par.size))), shape=(factors[m].n_levels, par.size)
+            )
+            for (k, m), par in layout.parent.items()
+        }
+        self.entries, self.values, self.kernels, self.place = [], [], [], {}
+        if not self.n_rest:
+            return
+        for k in self.chain:
+            entries, values = self._rows(k)
+            self.entries.append(entries)
+            self.values.append(values)
+            if remainder == "sparse":
+                self.kernels.append(SparseKernel(entries))
+            else:
+                self.kernels.append(choose_kernel(entries, values, constant=len(self.chain) == 1))
+        for (k, m), par in layout.parent.items():
+            keys = self.entries[m].row * self.n_rest + self.entries[m].col
+            self.place[k, m] = np.searchsorted(keys, par[self.entries[k].row] * self.n_rest + self.entries[k].col)
+
+    def _rows(self, k):
+        """Entries of chain factor `k` against all remainder columns."""
+        factors = self.layout.factors
+        rows, cols, values = [], [], []
+        for r in self.layout.remainder:
+            pattern, f = self.layout.patterns[k, r], factors[r]
+            for b in range(f.q):
+                rows.append(pattern.rows)
+                cols.append(self.offsets[r] + b * f.n_levels + pattern.indices)
+                values.append(self.products.cross[k, r][:, b])
+        row, col, value = np.concatenate(rows), np.concatenate(cols), np.concatenate(values, axis=1)
+        if len(rows) > 1:
+            order = np.argsort(row * self.n_rest + col)
+            row, col, value = row[order], col[order], np.ascontiguousarray(value[:, order])
+        indptr = np.searchsorted(row, np.arange(factors[k].n_levels + 1))
+        return Entries(indptr, row, col, self.n_rest), value
+
+    @cached_property
+    def dense_rest_gram(self):
+        """`rest_gram` as a dense matrix in Fortran order."""
+        return self.rest_gram.toarray(order="F")
+
+    @cached_property
+    def rest_gram(self):
+        """Z_R'Z_R as a sparse matrix (n_R, n_R)."""
+        factors = self.layout.factors
+        rows, cols, values = [], [], []
+        for r in self.layout.remainder:
+            f, own = factors[r], self.products.own[r]
+            j = np.arange(f.n_levels)
+            for a in range(f.q):
+                for b in range(f.q):
+                    rows.append(self.offsets[r] + a * f.n_levels + j)
+                    cols.append(self.offsets[r] + b * f.n_levels + j)
+                    values.append(own[a, b])
+            for t in self.layout.remainder:
+                if t <= r:
+                    continue
+                pattern, g = self.layout.patterns[r, t], factors[t]
+                for a in range(f.q):
+                    for b in range(g.q):
+                        first = self.offsets[r] + a * f.n_levels + pattern.rows
+                        second = self.offsets[t] + b * g.n_levels + pattern.indices
+                        rows += [first, second]
+                        cols += [second, first]
+                        values += [self.products.cross[r, t][a, b]] * 2
+        at = (np.concatenate(rows), np.concatenate(cols))
+        return sparse.csr_matrix((np.concatenate(values), at), shape=(self.n_rest, self.n_rest))
+
+    def multiply(self, h):
+        """Z'Z h for `h`, a list with (q, J, c) of every factor."""
+        factors, products = self.layout.factors, self.products
+        out = [apply(c, x) for c, x in zip(products.own, h, strict=True)]
+        for (k, m), par in self.layout.parent.items():
+            block = products.cross[k, m]
+            out[k] += apply(block, h[m][:, par])
+            out[m] += np.stack([self.scatter[k, m] @ x for x in apply(block.transpose(1, 0, 2), h[k])])
+        if not self.n_rest:
+            return out
+        rest = self.flatten([h[r] for r in self.layout.remainder])
+        flat = self.rest_gram @ rest
+        for k, entries, values in zip(self.chain, self.entries, self.values, strict=True):
+            for a in range(factors[k].q):
+                rows = entries.matrix(values[a])
+                out[k][a] += rows @ rest
+                flat += rows.T @ h[k][a]
+        for r, part in zip(self.layout.remainder, self.unflatten(flat), strict=True):
+            out[r] = part
+        return out
+
+    @staticmethod
+    def flatten(blocks):
+        """Stack (q, J, c) blocks of the remainder to (n_R, c)."""
+        return np.concatenate([b.reshape(-1, b.shape[2]) for b in blocks])
+
+    def unflatten(self, flat):
+        """Split (n_R, c) into (q, J, c) blocks of the remainder."""
+        out = []
+        for r in self.layout.remainder:
+            f, o = self.layout.factors[r], self.offsets[r]
+            out.append(flat[o : o + f.size].reshape(f.q, f.n_levels, -1))
+        return out
+
+
+class ChainFactorization:
+    """The model eliminated at one theta.
+
+    Attributes
+    ----------
+    logdet : float
+        log|M|.
+    gram : ndarray
+        K (m, m).
+    """
+
+    def __init__(self, system, lambdas):
+        self.system, self.lambdas = system, lambdas
+        structure = self.structure = system.structure
+        self.levels, self.cross, self.rows = [], {}, []
+        self.logdet = 0.0
+        own = list(system.products.own)
+        cross = {key: value for key, value in system.products.cross.items() if key in structure.scatter}
+        values = list(structure.values)
+        rest = None
+        if structure.n_rest:
+            kind = DenseRemainder if system.remainder == "dense" else SparseRemainder
+            rest = kind(structure, [lambdas[r] for r in system.layout.remainder])
+        for k in structure.chain:
+            level = factor_levels(own[k], lambdas[k])
+            self.levels.append(level)
+            self.logdet += float(level.logdet.sum())
+            later = [m for m in structure.chain if m > k]
+            for m in later:
+                wc = product(level.w, cross[k, m])
+                own[m] = own[m] - self._sum_levels(k, m, product(cross[k, m].transpose(1, 0, 2), wc))
+                for n in later:
+                    if n > m:
+                        change = product(cross[k, m].transpose(1, 0, 2), product(level.w, cross[k, n]))
+                        cross[m, n] = cross[m, n] - self._sum_levels(k, m, change)
+                if rest is not None:
+                    values[m] = self._shrink_rows(k, m, cross[k, m], level, values)
+            if rest is not None:
+                rest.subtract(structure.kernels[k], level, values[k])
+        self.cross, self.values, self.rest = cross, values, rest
+        if rest is not None:
+            rest.factor()
+            self.logdet += rest.logdet
+        self._reduced, taken = self._forward(system.products.rhs)
+        self.gram = system.gram - taken
+
+    def _sum_levels(self, k, m, blocks):
+        """Sum blocks (r, s, J_k) over the levels of k within each level of m."""
+        r, s, j = blocks.shape
+        return (self.structure.scatter[k, m] @ blocks.reshape(-1, j).T).T.reshape(r, s, -1)
+
+    def _shrink_rows(self, k, m, block, level, values):
+        """Rows of factor m against the remainder after k is eliminated."""
+        entries, place = self.structure.entries[k], self.structure.place[k, m]
+        wc = product(block.transpose(1, 0, 2), level.w)[:, :, entries.row]
+        out = values[m].copy()
+        for a in range(out.shape[0]):
+            change = sum(wc[a, i] * values[k][i] for i in range(values[k].shape[0]))
+            out[a] -= np.bincount(place, change, minlength=out.shape[1])
+        return out
+
+    def _forward(self, rhs):
+        """Reduce columns `rhs` (q, J, c) per factor; returns the reduced columns and rhs' (Sigma^-1 + Z'Z)^-1 rhs (c, c)."""
+        structure, factors = self.structure, self.system.layout.factors
+        reduced = list(rhs)
+        taken = np.zeros((rhs[0].shape[2],) * 2)
+        rest = None
+        if self.rest is not None:
+            rest = structure.flatten([rhs[r] for r in self.system.layout.remainder])
+        for k in structure.chain:
+            level = self.levels[k]
+            taken += rows_gram(apply(level.h, reduced[k]))
+            if len(structure.chain) == 1 and rest is None:
+                break
+            solved = apply(level.w, reduced[k])
+            for m in structure.chain[k + 1 :]:
+                part = apply(self.cross[k, m].transpose(1, 0, 2), solved)
+                reduced[m] = reduced[m] - np.stack([structure.scatter[k, m] @ x for x in part])
+            if rest is not None:
+                for a in range(factors[k].q):
+                    rest = rest - structure.entries[k].matrix(self.values[k][a]).T @ solved[a]
+        if rest is not None:
+            taken += self.rest.quadratic(rest)
+        return (reduced, rest), taken
+
+    def _backward(self, reduced, rest):
+        """Coefficients W r and residual products Z'V^-1 of reduced columns, (q, J, c) per factor."""
+        structure, layout = self.structure, self.system.layout
+        coef, scores = [None] * len(layout.factors), [None] * len(layout.factors)
+        if rest is not None:
+            solved = self.rest.solve(rest)
+            residual = self.rest.residual(rest, solved)
+            for r, b, g in zip(layout.remainder, structure.unflatten(solved), structure.unflatten(residual), strict=True):
+                coef[r], scores[r] = b, g
+        for k in reversed(structure.chain):
+            r = reduced[k]
+            for m in structure.chain[k + 1 :]:
+                r = r - apply(self.cross[k, m], coef[m][:, layout.parent[k, m]])
+            if rest is not None:
+                r = r - np.stack([structure.entries[k].matrix(v) @ solved for v in self.values[k]])
+            level = self.levels[k]
+            coef[k], scores[k] = apply(level.w, r), apply(level.icw, r)
+        return coef, scores
+
+    @cached_property
+    def _g(self):
+        return self._backward(*self._reduced)[1]
+
+    def derivatives(self, weights):
+        """D_k (q, q) of log|M| + value(K) for every factor, given d value / dK."""
+        out = []
+        for trace, g in zip(self.traces(), self._g, strict=True):
+            q = g.shape[0]
+            out.append(trace - (g @ weights).reshape(q, -1) @ g.reshape(q, -1).T)
+        return out
+
+    def scores(self, xi):
+        """Z_k'V^-1[X y] xi (q, J) of every factor."""
+        return [g @ xi for g in self._g]
+
+    def information(self, directions, xi, cov_beta):
+        """A and b of the average information, see `DenseFactorization.information`."""
+        p = cov_beta.shape[0]
+        h = [np.zeros((*g.shape[:2], len(directions))) for g in self._g]
+        for t, (k, d) in enumerate(directions):
+            h[k][:, :, t] = d @ (self._g[k] @ xi)
+        zzh = self.structure.multiply(h)
+        size = len(directions)
+        whole, b, ax = np.zeros((size, size)), np.zeros(size), np.zeros((size, p))
+        for x, z, g in zip(h, zzh, self._g, strict=True):
+            flat = x.reshape(-1, size)
+            whole += flat.T @ z.reshape(-1, size)
+            by_column = flat.T @ g.reshape(-1, g.shape[2])
+            ax += by_column[:, :p]
+            b += by_column @ xi
+        return whole - self._forward(zzh)[1] - ax @ cov_beta @ ax.T, b
+
+    @cached_property
+    def _posterior(self):
+        """Traces sum_j (Z_k'V^-1Z_k)_jj and (Sigma^-1 + Z'Z)^-1 by level, per factor."""
+        structure, layout = self.structure, self.system.layout
+        traces, blocks = [None] * len(layout.factors), [None] * len(layout.factors)
+        pair, on_rest = {}, {}
+        if self.rest is not None:
+            for r, t, block in zip(layout.remainder, self.rest.traces(), self.rest.posterior_blocks(), strict=True):
+                traces[r], blocks[r] = t, block
+        for k in reversed(structure.chain):
+            later = structure.chain[k + 1 :]
+            level = self.levels[k]
+            middle = np.zeros_like(level.w)
+            times = {m: self._times_later(k, m, later, blocks, pair) for m in later}
+            if self.rest is not None and not later:
+                middle += self.rest.quad(structure.kernels[k], self.values[k])
+                if k > 0:
+                    on_rest[k] = -self._by_entry(level.w, k, self.rest.row_times(structure.kernels[k], self.values[k]))
+            elif self.rest is not None:
+                middle += self._mixed_middle(k, later, level, times, on_rest)
+            for m in later:
+                middle += product(times[m], self.cross[k, m].transpose(1, 0, 2))
+                pair[k, m] = -product(level.w, times[m])
+            blocks[k] = level.w + product(product(level.w, middle), level.w)
+            t = product(level.icw, level.c) - product(product(level.icw, middle), level.icw.transpose(1, 0, 2))
+            traces[k] = t.sum(axis=2)
+        return traces, blocks
+
+    def _times_later(self, k, m, later, blocks, pair):
+        """sum over n of C_kn Psi_nm by level of k."""
+        parent = self.system.layout.parent
+        total = 0.0
+        for n in later:
+            if n == m:
+                psi = blocks[m][:, :, parent[k, m]]
+            elif n < m:
+                psi = pair[n, m][:, :, parent[k, n]]
+            else:
+                psi = pair[m, n][:, :, parent[k, m]].transpose(1, 0, 2)
+            total = total + product(self.cross[k, n], psi)
+        return total
+
+    def _by_entry(self, blocks, k, values):
+        """Multiply entries (q, nnz) of factor k by the block of their level."""
+        row = self.structure.entries[k].row
+        return np.stack([sum(blocks[a, i][row] * values[i] for i in range(values.shape[0])) for a in range(blocks.shape[0])])
+
+    def _mixed_middle(self, k, later, level, times, on_rest):
+        """Part of the middle matrix of factor k that involves the remainder; also adds to `times` and `on_rest`."""
+        structure = self.structure
+        entries, values = structure.entries[k], self.values[k]
+        q = values.shape[0]
+        row_times = self.rest.row_times(structure.kernels[k], values)
+        for m in later:
+            psi = on_rest[m][:, structure.place[k, m]]
+            through = product(np.ascontiguousarray(self.cross[k, m][:, :, entries.row]), psi[:, None, :])[:, 0]
+            row_times = row_times + through
+            extra = np.empty((q, psi.shape[0], entries.n_rows))
+            for a in range(q):
+                extra[a] = entries.row_sums(values[a] * psi)
+            times[m] = times[m] + extra
+        if k > 0:
+            on_rest[k] = -self._by_entry(level.w, k, row_times)
+        out = np.empty((q, q, entries.n_rows))
+        for a in range(q):
+            for b in range(q):
+                out[a, b] = entries.row_sums(row_times[a] * values[b])
+        return out
+
+    def traces(self):
+        """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor."""
+        if self.system.remainder == "sparse":
+            return logdet_derivatives(self.system, self.lambdas, self.logdet)
+        return self._posterior[0]
+
+    def posterior_cov(self):
+        """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""
+        return self._posterior[1]
+
+    def solve(self, rhs):
+        """(Sigma^-1 + Z'Z)^-1 rhs for `rhs` (n, c), random effects by factor, column, level."""
+        factors = self.system.layout.factors
+        stops = np.cumsum([0] + [f.size for f in factors])
+        parts = [rhs[o : o + f.size].reshape(f.q, f.n_levels, -1) for o, f in zip(stops[:-1], factors, strict=True)]
+        coef = self._backward(*self._forward(parts)[0])[0]
+        return np.concatenate([c.reshape(-1, c.shape[2]) for c in coef])

@@ -1,0 +1,232 @@
+"""All random effects in one dense block: the tier for small models."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg.lapack import dpotrf, dtrtrs
+
+from mvmise_sm.core.crossprod import cross_products, scaled
+
+__all__ = ["DenseFactorization", "DenseSystem"]
+
+_DIRECT_CELLS = 2_000_000
+
+
+class DenseSystem:
+    """Cross-products of a small model as dense matrices.
+
+    Parameters
+    ----------
+    layout : Layout
+    s : ndarray
+        Z'Z beside Z'[X y], (n, n + m); random effects by factor, column, level.
+    gram : ndarray
+        [X y]'[X y] (m, m).
+    design : ndarray or None
+        The rows [Z X] in working coordinates (nobs, n + p), kept for new responses of small data.
+    """
+
+    def __init__(self, layout, s, gram, design=None):
+        self.layout = layout
+        self.s = s
+        self.gram = gram
+        self.design = design
+        stops = np.cumsum([0] + [f.size for f in layout.factors])
+        self.blocks = [(int(o), f.q, f.n_levels) for o, f in zip(stops[:-1], layout.factors, strict=True)]
+        self.n = int(stops[-1])
+        self.scalar = all(f.q == 1 for f in layout.factors)
+        self._levels = [f.n_levels for f in layout.factors]
+        self._products = None
+
+    @classmethod
+    def build(cls, layout, basis, X, y, origin, weights):
+        """Form the cross-products from the data, with dense rows where these are few."""
+        nobs = y.shape[0]
+        if nobs * (layout.n_random + X.shape[1] + 1) > _DIRECT_CELLS:
+            products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
+            system = cls(layout, _assemble(layout, products), products.gram)
+            system._products = products
+            return system
+        n, p = layout.n_random, X.shape[1]
+        rows = np.zeros((nobs, n + p + 1))
+        at, index = 0, np.arange(nobs)
+        for f in layout.factors:
+            for a in range(f.q):
+                values = f.values(a)
+                rows[index, at + f.codes] = f.scale[a] if values is None else values * f.scale[a]
+                at += f.n_levels
+        basis.rows(X, 0, nobs, rows[:, n : n + p])
+        rows[:, n : n + p] *= basis.scale
+        np.subtract(y, X @ origin, out=rows[:, n + p])
+        if weights is not None:
+            rows *= np.sqrt(weights)[:, None]
+        full = rows.T @ rows
+        return cls(layout, full[:n], full[n:, n:], rows[:, : n + p])
+
+    def with_response(self, basis, X, y, origin, weights):
+        """The same design with another response."""
+        from mvmise_sm.core.crossprod import replace_response
+
+        if self.design is None:
+            products = replace_response(self._products, self.layout, basis, X, y, origin, weights)
+            system = DenseSystem(self.layout, _assemble(self.layout, products), products.gram)
+            system._products = products
+            return system
+        residual = y - X @ origin
+        if weights is not None:
+            residual = residual * np.sqrt(weights)
+        column = residual @ self.design
+        s, gram = self.s.copy(), self.gram.copy()
+        s[:, -1] = column[: self.n]
+        gram[-1, :-1] = gram[:-1, -1] = column[self.n :]
+        gram[-1, -1] = residual @ residual
+        out = DenseSystem.__new__(DenseSystem)
+        out.__dict__.update(self.__dict__, s=s, gram=gram)
+        return out
+
+    def factorize(self, lambdas):
+        """Eliminate the random effects at relative factors `lambdas`, one (q, q) per grouping factor."""
+        return DenseFactorization(self, lambdas)
+
+    def level_moments(self):
+        """Z_k'Z_k and Z_k'[X y] by level, (q, q, J) and (q, J, m) per factor."""
+        own, rhs = [], []
+        for o, q, j in self.blocks:
+            block = self.s[o : o + q * j, o : o + q * j].reshape(q, j, q, j)
+            own.append(block.diagonal(axis1=1, axis2=3))
+            rhs.append(self.s[o : o + q * j, self.n :].reshape(q, j, -1))
+        return own, rhs
+
+
+def _assemble(layout, products):
+    """Z'Z beside Z'[X y] from the cross-products."""
+    n = layout.n_random
+    m = products.gram.shape[0]
+    s = np.zeros((n, n + m))
+    stops = np.cumsum([0] + [f.size for f in layout.factors])
+    for k, f in enumerate(layout.factors):
+        j, o = np.arange(f.n_levels), stops[k]
+        for a in range(f.q):
+            s[o + a * f.n_levels + j, n:] = products.rhs[k][a]
+            for b in range(f.q):
+                s[o + a * f.n_levels + j, o + b * f.n_levels + j] = products.own[k][a, b]
+    for (k, other), values in products.cross.items():
+        pattern = layout.patterns[k, other]
+        f, g = layout.factors[k], layout.factors[other]
+        for a in range(f.q):
+            for b in range(g.q):
+                r = stops[k] + a * f.n_levels + pattern.rows
+                c = stops[other] + b * g.n_levels + pattern.indices
+                s[r, c] = s[c, r] = values[a, b]
+    return s
+
+
+class DenseFactorization:
+    """The small model eliminated at one theta.
+
+    Attributes
+    ----------
+    logdet : float
+        log|M|.
+    gram : ndarray
+        K (m, m).
+    """
+
+    def __init__(self, system, lambdas):
+        self.system = system
+        self.lambdas = lambdas
+        n = system.n
+        if system.scalar:
+            d = np.repeat([lam[0, 0] for lam in lambdas], system._levels)
+            rows = d[:, None] * system.s
+            m = rows[:, :n] * d
+        else:
+            rows = self._apply(lambdas, system.s)
+            m = self._apply(lambdas, np.ascontiguousarray(rows[:, :n].T))
+        m.flat[:: n + 1] += 1.0
+        self._rows = rows
+        # m is symmetric, so its transpose is the same matrix in the order that lapack wants
+        self.factor, info = dpotrf(m.T, lower=1, overwrite_a=1)
+        if info:
+            raise np.linalg.LinAlgError("M is not positive definite")
+        self._half = dtrtrs(self.factor, rows, lower=1)[0]
+        self.logdet = 2.0 * float(np.log(self.factor.diagonal()).sum())
+        v = self._half[:, n:]
+        self.gram = system.gram - v.T @ v
+        self._t = None
+
+    def _apply(self, lambdas, rows):
+        """Lambda' rows."""
+        out = np.empty_like(rows)
+        for (o, q, j), lam in zip(self.system.blocks, lambdas, strict=True):
+            stop = o + q * j
+            np.matmul(lam.T, rows[o:stop].reshape(q, -1), out=out[o:stop].reshape(q, -1))
+        return out
+
+    @property
+    def t(self):
+        """Z'V^-1[Z X y] (n, n + m)."""
+        if self._t is None:
+            n = self.system.n
+            self._t = self.system.s - self._half[:, :n].T @ self._half
+        return self._t
+
+    def derivatives(self, weights):
+        """D_k (q, q) of log|M| + value(K) for every factor, given d value / dK."""
+        n = self.system.n
+        g = self.t[:, n:]
+        gw = g @ weights
+        out = []
+        for o, q, j in self.system.blocks:
+            stop = o + q * j
+            if q == 1:
+                trace = self.t.ravel()[o * (self.t.shape[1] + 1) : stop * (self.t.shape[1] + 1) : self.t.shape[1] + 1]
+                out.append(np.array([[trace.sum() - np.vdot(gw[o:stop], g[o:stop])]]))
+                continue
+            block = self.t[o:stop, o:stop].reshape(q, j, q, j).diagonal(axis1=1, axis2=3)
+            out.append(block.sum(axis=2) - gw[o:stop].reshape(q, -1) @ g[o:stop].reshape(q, -1).T)
+        return out
+
+    def scores(self, xi):
+        """Z_k'V^-1[X y] xi (q, J) of every factor."""
+        g = self.t[:, self.system.n :] @ xi
+        return [g[o : o + q * j].reshape(q, j) for o, q, j in self.system.blocks]
+
+    def information(self, directions, xi, cov_beta):
+        """A and b of the average information.
+
+        Parameters
+        ----------
+        directions : list of (int, ndarray)
+            Factor and dSigma/dtheta_t (q, q) of each parameter.
+        xi : ndarray
+            (-beta, 1) (m,).
+        cov_beta : ndarray
+            (X'V^-1X)^-1 (p, p).
+        """
+        n = self.system.n
+        e = self.t[:, n:] @ xi
+        h = np.zeros((n, len(directions)))
+        for i, (k, d) in enumerate(directions):
+            o, q, j = self.system.blocks[k]
+            if q == 1:
+                h[o : o + j, i] = d[0, 0] * e[o : o + j]
+            else:
+                h[o : o + q * j, i] = (d @ e[o : o + q * j].reshape(q, j)).ravel()
+        product = h.T @ self.t[:, :-1]
+        ax = product[:, n:]
+        return product[:, :n] @ h - ax @ cov_beta @ ax.T, h.T @ e
+
+    def posterior_cov(self, blocks=None):
+        """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""
+        full = self.solve(np.eye(self.system.n))
+        out = []
+        for o, q, j in self.system.blocks:
+            out.append(full[o : o + q * j, o : o + q * j].reshape(q, j, q, j).diagonal(axis1=1, axis2=3))
+        return out
+
+    def solve(self, rhs):
+        """(Sigma^-1 + Z'Z)^-1 rhs for `rhs` (n, c)."""
+        half = dtrtrs(self.factor, self._apply(self.lambdas, np.ascontiguousarray(rhs)), lower=1)[0]
+        inner = dtrtrs(self.factor, half, lower=1, trans=1)[0]
+        return self._apply([lam.T for lam in self.lambdas], np.ascontiguousarray(inner))

@@ -1,0 +1,402 @@
+"""The profiled deviance of a linear mixed model: value, gradient, average information and solution at one theta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mvmise_sm.core.basis import fixed_basis, response_origin
+from mvmise_sm.core.layout import Layout
+from mvmise_sm.core.stage import FlatStage
+from mvmise_sm.core.system import build_system, system_with_response
+
+__all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
+
+_MIN_START = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PLSSolution:
+    """Penalised least squares at one theta, in the user's coordinates.
+
+    Attributes
+    ----------
+    theta : ndarray
+        (k_theta,).
+    beta : ndarray
+        (p,).
+    b : tuple of ndarray
+        Conditional modes of the random effects, one (n_levels, q) per term.
+    sigma2 : float
+        Residual variance.
+    cov_beta : ndarray
+        Covariance of beta over sigma2 (p, p).
+    logdet_m, logdet_x : float
+        log|M| and log|X'V^-1X|.
+    r2 : float
+        Penalised residual sum of squares.
+    nu : float
+        Degrees of freedom of the profile.
+    criterion : float
+        REML criterion or -2 log L, without the prior.
+    penalty : float
+        -2 log prior.
+    """
+
+    theta: np.ndarray
+    beta: np.ndarray
+    b: tuple
+    sigma2: float
+    cov_beta: np.ndarray
+    logdet_m: float
+    logdet_x: float
+    r2: float
+    nu: float
+    criterion: float
+    penalty: float
+
+    @property
+    def objective(self) -> float:
+        """What was minimised: criterion + penalty."""
+        return self.criterion + self.penalty
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """The objective and its local shape at one working theta.
+
+    Attributes
+    ----------
+    theta : ndarray
+        Working theta (k_theta,).
+    value : float
+    gradient : ndarray
+        (k_theta,).
+    information : ndarray
+        Positive semidefinite approximation of the Hessian (k_theta, k_theta).
+    slopes : tuple of ndarray
+        D of every term (q, q): derivative of the objective in the working Sigma.
+    """
+
+    theta: np.ndarray
+    value: float
+    gradient: np.ndarray
+    information: np.ndarray
+    slopes: tuple
+
+
+class ProfiledDeviance:
+    """-2 log L or the REML criterion as a function of theta, with the priors' penalty.
+
+    Parameters
+    ----------
+    y : ndarray
+        Response (n,).
+    X : ndarray
+        Fixed-effects design of full column rank (n, p).
+    random : RandomEffects
+    priors : callable, optional
+        ``priors(nobs, k_fe, reml, a, b0) -> Stage``; no priors by default.
+    reml : bool, optional
+    weights : ndarray, optional
+        Positive prior weights (n,); the residual variance of a row is sigma2 / weight.
+    offset : ndarray, optional
+        (n,).
+
+    Raises
+    ------
+    ProblemTooLargeError
+        If the random effects fit no elimination.
+    """
+
+    def __init__(self, y, X, random, *, priors=None, reml=True, weights=None, offset=None):
+        self.random = random
+        self.reml = reml
+        self.nobs, self.k_fe = X.shape
+        self.k_theta = random.k_theta
+        self._X, self._weights, self._offset, self._priors = X, weights, offset, priors
+        self._layout = Layout(random)
+        self._basis = fixed_basis(X)
+        target = y if offset is None else y - offset
+        self._origin = response_origin(X, target)
+        self._system = build_system(self._layout, self._basis, X, target, self._origin, weights)
+        self._set_stage()
+
+    def _set_stage(self):
+        self._constant = 0.0 if self._weights is None else -float(np.log(self._weights).sum())
+        basis = self._basis
+        if self._priors is None:
+            self._stage = FlatStage(self.nobs, self.k_fe, self.reml, basis.logdet)
+        else:
+            self._stage = self._priors(self.nobs, self.k_fe, self.reml, basis.a, self._origin)
+
+    def _copy(self, **changes):
+        out = object.__new__(ProfiledDeviance)
+        out.__dict__.update({k: v for k, v in self.__dict__.items() if k != "_last"}, **changes)
+        out._set_stage()
+        return out
+
+    def with_reml(self, reml):
+        """The other criterion on the same cross-products."""
+        return self if reml == self.reml else self._copy(reml=reml)
+
+    def refitted(self, y):
+        """The same model for another response (n,); only the cross-products with y are formed anew."""
+        target = y if self._offset is None else y - self._offset
+        origin = response_origin(self._X, target)
+        system = system_with_response(self._system, self._basis, self._X, target, origin, self._weights)
+        return self._copy(_origin=origin, _system=system)
+
+    # user's theta
+
+    @property
+    def lower(self):
+        """Lower bounds of theta (k_theta,)."""
+        return self.random.lower
+
+    def __call__(self, theta):
+        """Objective at the user's theta: criterion + penalty."""
+        return self.value(self.working_theta(np.asarray(theta, dtype=float)))
+
+    def gradient(self, theta):
+        """Gradient in the user's theta (k_theta,)."""
+        theta = np.asarray(theta, dtype=float)
+        slopes = self.evaluate(self.working_theta(theta)).slopes
+        out = np.empty(self.k_theta)
+        for term, at, basis, slope in zip(
+            self.random.terms, self.random.theta_slices, self._layout.term_bases, slopes, strict=True
+        ):
+            d = basis.a_inv.T @ slope @ basis.a_inv
+            out[at] = term.structure.pullback(theta[at], 2.0 * d @ term.structure.factor(theta[at]))
+        return out
+
+    def working_theta(self, theta):
+        """Theta of the working coordinates for the user's theta."""
+        return self._convert(theta, [t.a_inv for t in self._layout.term_bases])
+
+    def user_theta(self, theta):
+        """The user's theta for a working theta."""
+        return self._convert(theta, [t.a for t in self._layout.term_bases])
+
+    def _convert(self, theta, maps):
+        out = np.empty(self.k_theta)
+        for term, at, a in zip(self.random.terms, self.random.theta_slices, maps, strict=True):
+            lam = a @ term.structure.factor(theta[at])
+            out[at] = term.structure.theta_from(lam @ lam.T)
+        return out
+
+    # working theta
+
+    def _factors(self, theta):
+        """Relative factors of the grouping factors in elimination order, and of the terms."""
+        terms = [t.structure.factor(theta[s]) for t, s in zip(self.random.terms, self.random.theta_slices, strict=True)]
+        merged = []
+        for f in self._layout.factors:
+            if len(f.terms) == 1:
+                merged.append(terms[f.terms[0]])
+                continue
+            lam = np.zeros((f.q, f.q))
+            for t, place in zip(f.terms, f.places, strict=True):
+                lam[place, place] = terms[t]
+            merged.append(lam)
+        return merged, terms
+
+    def _eliminate(self, theta):
+        """Factorisation and stage at a working theta; the last one is kept."""
+        last = self.__dict__.get("_last")
+        if last is not None and np.array_equal(last[0], theta):
+            return last[1:]
+        merged, terms = self._factors(theta)
+        factorization = self._system.factorize(merged)
+        sigmas = None
+        if self._stage.uses_sigmas:
+            bases = self._layout.term_bases
+            sigmas = [(b.a @ lam) @ (b.a @ lam).T for b, lam in zip(bases, terms, strict=True)]
+        solution = self._stage.solve(factorization.gram, sigmas)
+        value = factorization.logdet + solution.value + self._constant
+        self._last = (np.array(theta), factorization, solution, terms, value)
+        return self._last[1:]
+
+    def value(self, theta):
+        """Objective at a working theta."""
+        return self._eliminate(theta)[3]
+
+    def evaluate(self, theta):
+        """Value, gradient, information and slopes at a working theta."""
+        factorization, solution, terms, value = self._eliminate(theta)
+        by_factor = factorization.derivatives(solution.gram_weights)
+        slopes, where = [None] * len(terms), [None] * len(terms)
+        for k, (f, d) in enumerate(zip(self._layout.factors, by_factor, strict=True)):
+            for t, place in zip(f.terms, f.places, strict=True):
+                slopes[t], where[t] = d[place, place], (k, place, f.q)
+        if solution.sigma_gradients is not None:
+            for t, (basis, extra) in enumerate(zip(self._layout.term_bases, solution.sigma_gradients, strict=True)):
+                if extra is not None:
+                    slopes[t] = slopes[t] + basis.a.T @ extra @ basis.a
+        gradient = np.empty(self.k_theta)
+        directions, curvature = [], np.zeros((self.k_theta, self.k_theta))
+        for t, (term, at) in enumerate(zip(self.random.terms, self.random.theta_slices, strict=True)):
+            lam = terms[t]
+            gradient[at] = term.structure.pullback(theta[at], 2.0 * (slopes[t] @ lam))
+            tangents = term.structure.tangents(theta[at])
+            k, place, q = where[t]
+            for tangent in tangents:
+                small = tangent @ lam.T
+                small = small + small.T
+                if q != term.q:
+                    wide = np.zeros((q, q))
+                    wide[place, place] = small
+                    small = wide
+                directions.append((k, small))
+            positive = _positive_part(slopes[t])
+            curvature[at, at] = 2.0 * np.einsum("sac,ab,tbc->st", tangents, positive, tangents)
+        xi = np.append(-solution.beta, 1.0)
+        a, b = factorization.information(directions, xi, solution.cov_beta)
+        s2 = solution.sigma2
+        information = a / s2 - (solution.curvature_c / s2**2) * np.multiply.outer(b, b) + curvature
+        return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
+
+    def solve(self, theta):
+        """Solution at the user's theta.
+
+        Returns
+        -------
+        PLSSolution
+        """
+        theta = np.asarray(theta, dtype=float)
+        working = self.working_theta(theta)
+        factorization, stage, terms, value = self._eliminate(working)
+        xi = np.append(-stage.beta, 1.0)
+        b = [None] * len(terms)
+        for f, score in zip(self._layout.factors, factorization.scores(xi), strict=True):
+            for t, place in zip(f.terms, f.places, strict=True):
+                left = self._layout.term_bases[t].a @ (terms[t] @ terms[t].T)
+                b[t] = (left @ score[place]).T
+        basis = self._basis
+        return PLSSolution(
+            theta=theta,
+            beta=basis.a @ stage.beta + self._origin,
+            b=tuple(b),
+            sigma2=stage.sigma2,
+            cov_beta=basis.a @ stage.cov_beta @ basis.a.T,
+            logdet_m=factorization.logdet,
+            logdet_x=stage.logdet_x,
+            r2=stage.r2,
+            nu=stage.nu,
+            criterion=value - stage.penalty,
+            penalty=stage.penalty,
+        )
+
+    def conditional_cov(self, theta):
+        """Var(b | y, beta) / sigma2 by level.
+
+        Returns
+        -------
+        tuple of ndarray
+            One (n_levels, q_k, q_k) per grouping factor in the order of ``random.factors``; columns of all terms on the factor.
+        """
+        factorization = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))[0]
+        out = [None] * len(self._layout.factors)
+        for f, block in zip(self._layout.factors, factorization.posterior_cov(), strict=True):
+            a = self._factor_basis(f)
+            out[f.index] = a @ block.transpose(2, 0, 1) @ a.T
+        return tuple(out)
+
+    def _factor_basis(self, f):
+        a = np.zeros((f.q, f.q))
+        for t, place in zip(f.terms, f.places, strict=True):
+            a[place, place] = self._layout.term_bases[t].a
+        return a
+
+    @cached_property
+    def _starts(self):
+        return np.cumsum([0] + [f.size for f in self._layout.factors])
+
+    def prediction_variance(self, theta, exog, rows):
+        """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 of new rows.
+
+        Parameters
+        ----------
+        theta : ndarray
+            User's theta (k_theta,).
+        exog : ndarray
+            (m, p).
+        rows : sequence of (ndarray, ndarray)
+            Per term: level of every row (m,), -1 for a level without data, and columns (m, q).
+            A term left out of the prediction has columns of zeros.
+
+        Returns
+        -------
+        ndarray
+            (m,); a level without data contributes its marginal variance z'Sigma z.
+        """
+        working = self.working_theta(np.asarray(theta, dtype=float))
+        factorization, stage, terms, _ = self._eliminate(working)
+        exog = np.asarray(exog, dtype=float)
+        m = exog.shape[0]
+        fresh = np.zeros(m)
+        out = np.empty(m)
+        z_rows, z_cols, z_values = [], [], []
+        for f, start in zip(self._layout.factors, self._starts[:-1], strict=True):
+            for t, place in zip(f.terms, f.places, strict=True):
+                codes, columns = rows[t]
+                basis = self._layout.term_bases[t]
+                z = np.asarray(columns, dtype=float) @ basis.a
+                known = codes >= 0
+                fresh[~known] += np.square(z[~known] @ terms[t]).sum(axis=1)
+                for a in range(z.shape[1]):
+                    z_rows.append(np.flatnonzero(known))
+                    z_cols.append(start + (place.start + a) * f.n_levels + codes[known])
+                    z_values.append(z[known, a])
+        row, col, value = map(np.concatenate, (z_rows, z_cols, z_values))
+        order = np.argsort(row, kind="stable")
+        row, col, value = row[order], col[order], value[order]
+        n_random = self._layout.n_random
+        own, rhs = self._system.level_moments()
+        zx = np.concatenate([b[:, :, : self.k_fe].reshape(-1, self.k_fe) for b in rhs])
+        explained = factorization.solve(np.ascontiguousarray(zx))
+        panel = max(1, min(m, 20_000_000 // max(n_random, 1)))
+        x = exog @ self._basis.a
+        for lo in range(0, m, panel):
+            hi = min(lo + panel, m)
+            at = slice(*np.searchsorted(row, [lo, hi]))
+            unit = np.zeros((n_random, hi - lo))
+            np.add.at(unit, (col[at], row[at] - lo), value[at])
+            solved = factorization.solve(unit)
+            rest = x[lo:hi] - unit.T @ explained
+            out[lo:hi] = (unit * solved).sum(axis=0) + ((rest @ stage.cov_beta) * rest).sum(axis=1)
+        return out + fresh
+
+    def start(self):
+        """A moment estimate of the working theta (k_theta,), never at the boundary."""
+        gram = self._system.gram
+        p = self.k_fe
+        beta = np.linalg.solve(gram[:p, :p], gram[:p, p]) if p else np.zeros(0)
+        total = max(float(gram[p, p] - beta @ gram[:p, p]), 1e-300) / self.nobs
+        xi = np.append(-beta, 1.0)
+        own, rhs = self._system.level_moments()
+        ratios = []
+        for f, c, b in zip(self._layout.factors, own, rhs, strict=True):
+            score = b @ xi
+            size = np.array([np.maximum(c[a, a], 1e-300) for a in range(f.q)])
+            n0 = np.maximum(size.mean(axis=1), 1.0 + 1e-6)
+            between = (np.square(score) / size).mean(axis=1) / total
+            ratios.append(((between - 1.0) / (n0 - 1.0 + 1e-3), n0))
+        taken = sum(float(np.clip(r, 0.0, None).sum()) for r, _ in ratios)
+        left = max(1.0 - taken, 0.2)
+        theta = np.empty(self.k_theta)
+        for f, (ratio, n0) in zip(self._layout.factors, ratios, strict=True):
+            variances = np.maximum(ratio / left, _MIN_START / n0)
+            for t, place in zip(f.terms, f.places, strict=True):
+                theta[self.random.theta_slices[t]] = self.random.terms[t].structure.theta_from(np.diag(variances[place]))
+        return theta
+
+
+def _positive_part(d):
+    """Positive semidefinite part of a symmetric matrix."""
+    if d.shape[0] == 1:
+        return np.maximum(d, 0.0)
+    values, vectors = np.linalg.eigh(d)
+    return (vectors * np.maximum(values, 0.0)) @ vectors.T

@@ -1,0 +1,195 @@
+"""How the grouping factors of a model lie to each other: elimination order, nested chain, cross patterns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mvmise_sm.core.basis import term_basis
+
+__all__ = ["CrossPattern", "FactorLayout", "Layout"]
+
+_TABLE_CELLS = 20_000_000
+# below this many random effects one dense block beats every structured elimination (interpreter overhead)
+DENSE_LIMIT = 160
+
+
+@dataclass(frozen=True, eq=False)
+class FactorLayout:
+    """One grouping factor with all its terms merged.
+
+    Attributes
+    ----------
+    index : int
+        Position in ``RandomEffects.factors``.
+    codes : ndarray
+        (nobs,) integers.
+    n_levels, q : int
+        Levels and columns.
+    columns : tuple of (ndarray or None)
+        q columns, None for ones.
+    terms : tuple of int
+        Terms on this factor, in formula order.
+    places : tuple of slice
+        Columns of each of these terms.
+    shift, scale : ndarray
+        Working coordinates (q,), see `TermBasis`.
+    """
+
+    index: int
+    codes: np.ndarray
+    n_levels: int
+    q: int
+    columns: tuple
+    terms: tuple[int, ...]
+    places: tuple[slice, ...]
+    shift: np.ndarray
+    scale: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return self.n_levels * self.q
+
+    def values(self, a, lo=0, hi=None):
+        """Column `a` of the rows ``lo:hi`` in shifted (not scaled) coordinates, or None for ones."""
+        column = self.columns[a]
+        if column is None:
+            return None
+        part = column[lo:hi]
+        return part - self.shift[a] if self.shift[a] != 0.0 else part
+
+    @cached_property
+    def sorted(self) -> bool:
+        return bool((self.codes[1:] >= self.codes[:-1]).all())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossPattern:
+    """Which levels of two factors meet, compressed by rows of the first.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (J_k, J_l).
+    indptr, indices : ndarray
+        Compressed sparse rows.
+    cell : ndarray
+        Position in the pattern of every data row (nobs,).
+    """
+
+    shape: tuple[int, int]
+    indptr: np.ndarray
+    indices: np.ndarray
+    cell: np.ndarray
+
+    @property
+    def nnz(self) -> int:
+        return self.indices.size
+
+    @property
+    def rows(self) -> np.ndarray:
+        return np.repeat(np.arange(self.shape[0]), np.diff(self.indptr))
+
+
+def cross_pattern(first, second):
+    """Observed pairs of levels of two factors."""
+    shape = (first.n_levels, second.n_levels)
+    key = first.codes.astype(np.int64) * shape[1] + second.codes
+    cells = shape[0] * shape[1]
+    if cells <= max(_TABLE_CELLS, 8 * key.size):
+        seen = np.zeros(cells, dtype=bool)
+        seen[key] = True
+        keys = np.flatnonzero(seen)
+        place = np.empty(cells, dtype=np.int32)
+        place[keys] = np.arange(keys.size, dtype=np.int32)
+        cell = place[key]
+    else:
+        keys, cell = np.unique(key, return_inverse=True)
+    rows = keys // shape[1]
+    indptr = np.zeros(shape[0] + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=shape[0]), out=indptr[1:])
+    return CrossPattern(shape, indptr, keys - rows * shape[1], cell)
+
+
+def parents(first, second):
+    """Level of `second` that holds each level of `first` (J,), or None where `first` is not nested in `second`."""
+    if second.n_levels > first.n_levels:
+        return None
+    step = slice(None, None, max(1, first.codes.size // 2000))
+    for rows in (step, slice(None)):
+        par = np.zeros(first.n_levels, dtype=np.intp)
+        par[first.codes[rows]] = second.codes[rows]
+        if not np.array_equal(par[first.codes[rows]], second.codes[rows]):
+            return None
+    return par
+
+
+def _nested_chain(factors):
+    """The first factor and all in which the chain so far is nested, with maps keyed by place in the chain."""
+    chain, parent = [0], {}
+    for k in range(1, len(factors)):
+        maps = [parents(factors[j], factors[k]) for j in chain]
+        if all(m is not None for m in maps):
+            parent.update({(i, len(chain)): m for i, m in enumerate(maps)})
+            chain.append(k)
+    return chain, parent
+
+
+class Layout:
+    """Grouping factors in elimination order.
+
+    The chain is the largest factor and every factor in which the one before it is nested; what does not nest is the remainder.
+
+    Parameters
+    ----------
+    random : RandomEffects
+
+    Attributes
+    ----------
+    random : RandomEffects
+    term_bases : tuple of TermBasis
+        Working coordinates of each term.
+    factors : tuple of FactorLayout
+        Elimination order: chain first, then the remainder.
+    n_random : int
+        Number of random effects.
+    chain, remainder : tuple of int
+        Positions in `factors`; a model small enough for one dense block has no chain.
+    parent : dict
+        (k, m) -> level of m that holds each level of k, for chain members k before m.
+    """
+
+    def __init__(self, random):
+        self.random = random
+        self.term_bases = tuple(term_basis(t) for t in random.terms)
+        factors = sorted((self._merge(i, f) for i, f in enumerate(random.factors)), key=lambda f: -f.size)
+        self.n_random = sum(f.size for f in factors)
+        self.dense = self.n_random <= DENSE_LIMIT
+        chain, self.parent = ([], {}) if self.dense else _nested_chain(factors)
+        rest = [k for k in range(len(factors)) if k not in chain]
+        self.factors = tuple(factors[k] for k in [*chain, *rest])
+        self.chain = tuple(range(len(chain)))
+        self.remainder = tuple(range(len(chain), len(factors)))
+
+    def _merge(self, index, factor):
+        terms = self.random.terms_of(factor)
+        columns = tuple(c for t in terms for c in self.random.terms[t].columns)
+        stops = np.cumsum([0] + [self.random.terms[t].q for t in terms])
+        places = tuple(slice(int(a), int(b)) for a, b in zip(stops[:-1], stops[1:], strict=True))
+        shift = np.concatenate([self.term_bases[t].shift for t in terms])
+        scale = np.concatenate([self.term_bases[t].scale for t in terms])
+        return FactorLayout(
+            index, factor.codes, factor.n_levels, int(stops[-1]), columns, terms, places, shift, scale
+        )
+
+    @cached_property
+    def patterns(self) -> dict:
+        """(k, l), k < l -> CrossPattern for every pair that the chain does not cover."""
+        pairs = {}
+        for k in range(len(self.factors)):
+            for m in range(k + 1, len(self.factors)):
+                if (k, m) not in self.parent:
+                    pairs[k, m] = cross_pattern(self.factors[k], self.factors[m])
+        return pairs

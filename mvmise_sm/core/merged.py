@@ -1,0 +1,179 @@
+"""A single grouping factor: levels are independent, and levels with equal blocks are merged into classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mvmise_sm.core.levels import apply, factor_levels, product, rows_gram
+
+__all__ = ["SingleFactorization", "SingleSystem"]
+
+_PROBE = 200
+
+
+class SingleSystem:
+    """Cross-products of a model with one grouping factor.
+
+    Levels whose Z_j'Z_j agree to the last bit form a class; only the classes' second moments of Z_j'[X y] enter value, gradient and
+    information, so one evaluation costs as much as there are classes.
+
+    Parameters
+    ----------
+    layout : Layout
+    products : CrossProducts
+        Scaled.
+    classes : tuple or None
+        (representatives, class of every level), found from the blocks when not given.
+    """
+
+    def __init__(self, layout, products, classes=None):
+        self.layout = layout
+        self.products = products
+        self.gram = products.gram
+        self.own, self.rhs = products.own[0], products.rhs[0]
+        q, _, self.n_levels = self.own.shape
+        m = self.gram.shape[0]
+        self.classes = _classes(self.own, q * m) if classes is None else classes
+        if self.classes is None:
+            self.blocks, self.count, self.moments = self.own, None, None
+        else:
+            first, member, order, starts = self.classes
+            self.blocks = np.ascontiguousarray(self.own[:, :, first])
+            self.count = np.bincount(member, minlength=first.size).astype(float)
+            stacked = np.ascontiguousarray(self.rhs.transpose(1, 0, 2).reshape(self.n_levels, q * m)[order])
+            stops = np.append(starts[1:], self.n_levels)
+            self.moments = np.array([part.T @ part for part in map(stacked.__getitem__, map(slice, starts, stops))])
+
+    def with_response(self, products):
+        """The same design with another response."""
+        return SingleSystem(self.layout, products, self.classes)
+
+    def factorize(self, lambdas):
+        """Eliminate the random effects at the relative factor ``lambdas[0]`` (q, q)."""
+        return SingleFactorization(self, lambdas[0])
+
+    def level_moments(self):
+        """Z'Z and Z'[X y] by level, (q, q, J) and (q, J, m), in lists of one."""
+        return [self.own], [self.rhs]
+
+
+def _classes(own, width):
+    """Classes of levels with identical blocks, or None where there are too many to gain by merging."""
+    q, _, j = own.shape
+    keys = own.reshape(q * q, j).T
+    probe = keys[:: max(1, j // _PROBE)]
+    if np.unique(probe, axis=0).shape[0] * width > max(0.5 * probe.shape[0], 2 * width) and j > 2 * _PROBE:
+        return None
+    if q == 1:
+        _, first, member = np.unique(keys[:, 0], return_index=True, return_inverse=True)
+    else:
+        _, first, member = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    member = member.ravel()
+    if first.size * width > 0.5 * j and first.size > 4:
+        return None
+    order = np.argsort(member, kind="stable")
+    starts = np.searchsorted(member[order], np.arange(first.size))
+    return first, member, order, starts
+
+
+class SingleFactorization:
+    """The model with one grouping factor eliminated at one theta.
+
+    Attributes
+    ----------
+    logdet : float
+        log|M|.
+    gram : ndarray
+        K (m, m).
+    """
+
+    def __init__(self, system, lam):
+        self.system = system
+        self.lam = lam
+        level = self.level = factor_levels(system.blocks, lam)
+        q, m = lam.shape[0], system.gram.shape[0]
+        if system.moments is None:
+            self.logdet = float(level.logdet.sum())
+            self.gram = system.gram - rows_gram(apply(level.h, system.rhs))
+            return
+        self.logdet = float(level.logdet @ system.count)
+        moments = system.moments.reshape(-1, q, m, q, m)
+        self.gram = system.gram.copy()
+        for a in range(q):
+            for b in range(q):
+                self.gram -= np.tensordot(level.w[a, b], moments[:, a, :, b], axes=1)
+
+    def _scores(self):
+        return apply(self.level.icw, self.system.rhs)
+
+    def _residual_moments(self, weights):
+        """Sum over levels (or by class) of G_j weights G_j' (q, q, classes)."""
+        level, system = self.level, self.system
+        q, m = self.lam.shape[0], system.gram.shape[0]
+        moments = system.moments.reshape(-1, q, m, q, m)
+        inner = np.einsum("uambn,mn->abu", moments, weights, optimize=False)
+        return product(product(level.icw, inner), level.icw.transpose(1, 0, 2))
+
+    def derivatives(self, weights):
+        """D (q, q) of log|M| + value(K), given d value / dK; a list of one."""
+        level, system = self.level, self.system
+        trace = product(level.icw, level.c)
+        if system.moments is None:
+            g = self._scores()
+            flat = g.reshape(g.shape[0], -1)
+            return [trace.sum(axis=2) - (g @ weights).reshape(g.shape[0], -1) @ flat.T]
+        return [trace @ system.count - self._residual_moments(weights).sum(axis=2)]
+
+    def scores(self, xi):
+        """Z'V^-1[X y] xi (q, J), a list of one."""
+        system = self.system
+        if system.moments is None:
+            return [self._scores() @ xi]
+        return [apply(self.level.icw[:, :, system.classes[1]], (system.rhs @ xi)[:, :, None])[:, :, 0]]
+
+    def information(self, directions, xi, cov_beta):
+        """A and b of the average information, see `DenseFactorization.information`."""
+        level, system = self.level, self.system
+        k = len(directions)
+        p = cov_beta.shape[0]
+        inner = product(level.icw, level.c)
+        if system.moments is None:
+            g = self._scores()
+            e = g @ xi
+            q = e.shape[0]
+            h = np.stack([d @ e for _, d in directions])
+            zvh = np.zeros_like(h)
+            for a in range(q):
+                for b in range(q):
+                    zvh[:, a] += inner[a, b] * h[:, b]
+            flat = h.reshape(k, -1)
+            ax = flat @ g.reshape(-1, g.shape[2])[:, :p]
+            return flat @ zvh.reshape(k, -1).T - ax @ cov_beta @ ax.T, flat @ e.ravel()
+        q, m = self.lam.shape[0], system.gram.shape[0]
+        moments = system.moments.reshape(-1, q, m, q, m)
+        by_column = np.einsum("uambn,n->uamb", moments, xi, optimize=False)
+        # Z'V^-1[X y] xi against Z'V^-1 X and against itself, summed over the levels of a class
+        cross = np.einsum("cau,uamb,dbu->cmdu", level.icw, by_column, level.icw, optimize=False)
+        ee = np.einsum("cmdu,m->cdu", cross, xi, optimize=False)
+        cross = cross.sum(axis=3)[:, :p]
+        e2 = ee.sum(axis=2)
+        a_mat, b = np.empty((k, k)), np.empty(k)
+        ax = np.empty((k, p))
+        for s, (_, ds) in enumerate(directions):
+            b[s] = np.vdot(ds, e2)
+            ax[s] = np.einsum("dc,cmd->m", ds, cross)
+            for t, (_, dt) in enumerate(directions[: s + 1]):
+                left = np.einsum("ab,bcu,cd->adu", ds.T, inner, dt)
+                a_mat[s, t] = a_mat[t, s] = np.vdot(left, ee)
+        return a_mat - ax @ cov_beta @ ax.T, b
+
+    def posterior_cov(self):
+        """(Sigma^-1 + Z'Z)^-1 by level (q, q, J), a list of one."""
+        w = self.level.w
+        return [w if self.system.moments is None else w[:, :, self.system.classes[1]]]
+
+    def solve(self, rhs):
+        """(Sigma^-1 + Z'Z)^-1 rhs for `rhs` (q * J, c)."""
+        q = self.lam.shape[0]
+        shaped = rhs.reshape(q, self.system.n_levels, -1)
+        return apply(self.posterior_cov()[0], shaped).reshape(rhs.shape)

@@ -1,0 +1,296 @@
+"""Grouping factors outside the nested chain: one dense or sparse Schur complement."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg.blas import dsymm
+from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
+from scipy.sparse.linalg import splu
+
+from mvmise_sm.core.structures import semidefinite_cholesky
+
+__all__ = ["DenseRemainder", "SparseRemainder", "logdet_derivatives"]
+
+# below this diagonal of Lambda, quantities that divide by Lambda are formed without it
+_SMALL_LAMBDA = 1e-4
+_PANEL = 256
+
+
+class _Remainder:
+    """Places and relative factors of the remainder's blocks."""
+
+    def __init__(self, structure, lambdas):
+        self.structure = structure
+        self.lambdas = lambdas
+        factors = [structure.layout.factors[r] for r in structure.layout.remainder]
+        offsets = [structure.offsets[r] for r in structure.layout.remainder]
+        self.blocks = [(o, f.q, f.n_levels) for o, f in zip(offsets, factors, strict=True)]
+        self.scalar = all(f.q == 1 for f in factors)
+        self.n = structure.n_rest
+
+    def apply(self, rows, transpose):
+        """Lambda' rows or Lambda rows for `rows` (n, c)."""
+        out = np.empty_like(rows)
+        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
+            stop = o + q * j
+            left = lam.T if transpose else lam
+            out[o:stop] = (left @ rows[o:stop].reshape(q, -1)).reshape(q * j, -1)
+        return out
+
+    @property
+    def diagonal(self):
+        """Lambda of scalar blocks (n,)."""
+        return np.repeat([lam[0, 0] for lam in self.lambdas], [j for _, _, j in self.blocks])
+
+
+class DenseRemainder(_Remainder):
+    """S = Z_R'V_chain^-1 Z_R as a dense matrix, lower triangle in Fortran order.
+
+    Attributes
+    ----------
+    logdet : float
+        log|Lambda'S Lambda + I|, after `factor`.
+    """
+
+    def __init__(self, structure, lambdas):
+        super().__init__(structure, lambdas)
+        self.s = structure.dense_rest_gram.copy(order="F")
+        self._n_inverse = self._phi = None
+
+    def subtract(self, kernel, level, values):
+        """Take off what one chain factor explains."""
+        kernel.subtract_gram(self.s, level, values)
+
+    def factor(self):
+        if self.scalar:
+            d = self.diagonal
+            m = self.s * d
+            m *= d[:, None]
+        else:
+            self.s = _symmetric(self.s)
+            rows = self.apply(np.ascontiguousarray(self.s), transpose=True)
+            m = self.apply(np.ascontiguousarray(rows.T), transpose=True).T
+        m[np.diag_indices(self.n)] += 1.0
+        self.l, info = dpotrf(m, lower=1, overwrite_a=1)
+        if info:
+            raise np.linalg.LinAlgError("M is not positive definite")
+        self.logdet = 2.0 * float(np.log(self.l.diagonal()).sum())
+
+    def _half(self, rest):
+        return dtrtrs(self.l, self.apply(rest, transpose=True), lower=1)[0]
+
+    def quadratic(self, rest):
+        """rest' W_R rest (c, c)."""
+        half = self._half(rest)
+        return half.T @ half
+
+    def solve(self, rest):
+        """W_R rest (n, c)."""
+        self._spherical = np.ascontiguousarray(dtrtrs(self.l, self._half(rest), lower=1, trans=1)[0])
+        return self.apply(self._spherical, transpose=False)
+
+    def residual(self, rest, solved):
+        """(I - S W_R) rest (n, c), without division by a singular Lambda."""
+        if min(_smallest(lam) for lam in self.lambdas) < _SMALL_LAMBDA:
+            return rest - dsymm(1.0, self.s, solved, lower=1)
+        out = np.empty_like(rest)
+        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
+            stop = o + q * j
+            out[o:stop] = np.linalg.solve(lam.T, self._spherical[o:stop].reshape(q, -1)).reshape(q * j, -1)
+        return out
+
+    @property
+    def n_inverse(self):
+        """M_R^-1, lower triangle."""
+        if self._n_inverse is None:
+            self._n_inverse = dpotri(self.l, lower=1)[0]
+        return self._n_inverse
+
+    def phi(self, full):
+        """Lambda M_R^-1 Lambda', the posterior covariance of the remainder; lower triangle unless `full`."""
+        if self._phi is None:
+            if self.scalar:
+                d = self.diagonal
+                self._phi = self.n_inverse * d
+                self._phi *= d[:, None]
+            else:
+                rows = self.apply(np.ascontiguousarray(_symmetric(self.n_inverse)), transpose=False)
+                self._phi = self.apply(np.ascontiguousarray(rows.T), transpose=False).T
+        return _symmetric(self._phi) if full and self.scalar else self._phi
+
+    def _level_blocks(self, matrix):
+        """Diagonal blocks by level (q, q, J) of a matrix with a valid lower triangle."""
+        for o, q, j in self.blocks:
+            at = o + np.arange(j)
+            out = np.empty((q, q, j))
+            for a in range(q):
+                for b in range(a + 1):
+                    out[a, b] = out[b, a] = matrix[at + a * j, at + b * j]
+            yield out
+
+    def traces(self):
+        """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor."""
+        out = []
+        inverse_blocks = list(self._level_blocks(self.n_inverse))
+        for (o, q, j), lam, inverse in zip(self.blocks, self.lambdas, inverse_blocks, strict=True):
+            if _smallest(lam) >= _SMALL_LAMBDA:
+                left = np.linalg.solve(lam.T, j * np.eye(q) - inverse.sum(axis=2))
+                out.append(np.linalg.solve(lam.T, left.T))
+            else:
+                out.append(self._trace_directly(o, q, j))
+        return out
+
+    def _trace_directly(self, o, q, j):
+        """sum_j (S - S Phi S)_jj for one factor, whatever its Lambda."""
+        s = _symmetric(self.s)
+        columns = s[:, o : o + q * j]
+        through = self.phi(full=True) @ columns
+        out = np.empty((q, q))
+        for a in range(q):
+            left = columns[:, a * j : (a + 1) * j]
+            for b in range(q):
+                own = s[np.arange(o + a * j, o + (a + 1) * j), np.arange(o + b * j, o + (b + 1) * j)].sum()
+                out[a, b] = own - np.vdot(left, through[:, b * j : (b + 1) * j])
+        return out
+
+    def posterior_blocks(self):
+        """Diagonal blocks of the posterior covariance by level (q, q, J), per factor."""
+        return list(self._level_blocks(self.phi(full=False)))
+
+    def quad(self, kernel, values):
+        """c_j Phi c_j' by level of a chain factor."""
+        return kernel.quad(self.phi(full=not hasattr(kernel, "key")), values)
+
+    def row_times(self, kernel, values):
+        """(c Phi) on the entries of a chain factor (q, nnz)."""
+        return kernel.row_times(self.phi(full=True), values)
+
+
+class SparseRemainder(_Remainder):
+    """S as a sparse matrix, factored by SuperLU in symmetric mode.
+
+    Attributes
+    ----------
+    logdet : float
+        log|Lambda'S Lambda + I|, after `factor`.
+    """
+
+    def __init__(self, structure, lambdas):
+        super().__init__(structure, lambdas)
+        self.s = structure.rest_gram
+        blocks = [sparse.kron(sparse.csc_matrix(lam), sparse.eye(j)) for (_, _, j), lam in zip(self.blocks, lambdas, strict=True)]
+        self.lam = sparse.block_diag(blocks, format="csc")
+
+    def subtract(self, kernel, level, values):
+        """Take off what one chain factor explains."""
+        self.s = self.s - kernel.gram(level, values)
+
+    def factor(self):
+        m = (self.lam.T @ self.s @ self.lam + sparse.eye(self.n)).tocsc()
+        self.lu = splu(m, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        pivots = self.lu.U.diagonal()
+        if (pivots <= 0.0).any():
+            raise np.linalg.LinAlgError("M is not positive definite")
+        self.logdet = float(np.log(pivots).sum())
+
+    def solve(self, rest):
+        """W_R rest (n, c)."""
+        return self.lam @ self.lu.solve(np.ascontiguousarray(self.lam.T @ rest))
+
+    def quadratic(self, rest):
+        """rest' W_R rest (c, c)."""
+        return rest.T @ self.solve(rest)
+
+    def residual(self, rest, solved):
+        """(I - S W_R) rest (n, c)."""
+        return rest - self.s @ solved
+
+    def _panels(self):
+        """Columns of the posterior covariance, a panel at a time."""
+        for lo in range(0, self.n, _PANEL):
+            hi = min(lo + _PANEL, self.n)
+            unit = np.zeros((self.n, hi - lo))
+            unit[np.arange(lo, hi), np.arange(hi - lo)] = 1.0
+            yield lo, hi, self.solve(unit)
+
+    def row_times(self, kernel, values):
+        """(c Phi) on the entries of a chain factor (q, nnz)."""
+        e = kernel.entries
+        out = np.empty_like(values)
+        rows = [e.matrix(v) for v in values]
+        for lo, hi, phi in self._panels():
+            at = np.flatnonzero((e.col >= lo) & (e.col < hi))
+            for a, matrix in enumerate(rows):
+                out[a, at] = (matrix @ phi)[e.row[at], e.col[at] - lo]
+        return out
+
+    def quad(self, kernel, values):
+        """c_j Phi c_j' by level of a chain factor."""
+        times, q = self.row_times(kernel, values), values.shape[0]
+        return np.array([[kernel.entries.row_sums(times[a] * values[b]) for b in range(q)] for a in range(q)])
+
+    def traces(self):
+        """Not formed: with a sparse remainder derivatives come from `logdet_derivatives`."""
+        return [None] * len(self.blocks)
+
+    def posterior_blocks(self):
+        """Diagonal blocks of the posterior covariance by level (q, q, J), per factor."""
+        out = [np.empty((q, q, j)) for _, q, j in self.blocks]
+        for lo, hi, phi in self._panels():
+            for (o, q, j), block in zip(self.blocks, out, strict=True):
+                for b in range(q):
+                    col = np.arange(max(lo, o + b * j), min(hi, o + (b + 1) * j))
+                    for a in range(q):
+                        level = col - o - b * j
+                        block[a, b, level] = phi[o + a * j + level, col - lo]
+        return out
+
+
+def logdet_derivatives(system, lambdas, value):
+    """d log|M| / dSigma_k (q, q) per factor by fourth-order differences of the factorisation.
+
+    Steps go along positive semidefinite directions v v' and are one-sided where Sigma_k is near the boundary.
+    """
+    out = []
+    for k, lam in enumerate(lambdas):
+        q = lam.shape[0]
+        sigma = lam @ lam.T
+        small = float(np.linalg.eigvalsh(sigma)[0])
+        d = np.zeros((q, q))
+        along = {}
+        for a in range(q):
+            for b in range(a + 1):
+                v = np.zeros(q)
+                v[[a, b]] = 1.0
+
+                def at(t, k=k, v=v, sigma=sigma):
+                    moved = list(lambdas)
+                    moved[k] = semidefinite_cholesky(sigma + t * np.outer(v, v))
+                    return system.factorize(moved).logdet
+
+                along[a, b] = _slope(at, small / (v @ v), value)
+        for a in range(q):
+            d[a, a] = along[a, a]
+            for b in range(a):
+                d[a, b] = d[b, a] = 0.5 * (along[a, b] - along[a, a] - along[b, b])
+        out.append(d)
+    return out
+
+
+def _slope(f, room, value):
+    """Derivative at 0 of f, where steps below ``-room`` leave the domain."""
+    if room > 1e-6:
+        h = min(0.2 * room, 1e-2 * (1.0 + room))
+        return (8.0 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12.0 * h)
+    h = 1e-5
+    return (-25.0 * value + 48.0 * f(h) - 36.0 * f(2 * h) + 16.0 * f(3 * h) - 3.0 * f(4 * h)) / (12.0 * h)
+
+
+def _smallest(lam):
+    return float(np.abs(lam.diagonal()).min())
+
+
+def _symmetric(lower):
+    """The full matrix of a lower triangle."""
+    return np.tril(lower) + np.tril(lower, -1).T

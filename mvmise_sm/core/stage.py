@@ -1,0 +1,119 @@
+"""The problem in (beta, sigma2) that remains at one theta, without priors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
+
+__all__ = ["FlatStage", "Stage", "StageSolution"]
+
+_LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StageSolution:
+    """Optimum over (beta, sigma2) at one theta, working coordinates.
+
+    Attributes
+    ----------
+    value : float
+        The objective without log|M| and without the constant of the prior weights.
+    penalty : float
+        The part of `value` that is -2 log prior.
+    beta : ndarray
+        (p,).
+    sigma2 : float
+        Residual variance.
+    r2 : float
+        Residual quadratic form at beta.
+    nu : float
+        Degrees of freedom of the profile.
+    logdet_x : float
+        log|X'V^-1X| in the user's coordinates.
+    gram_weights : ndarray
+        d value / d gram (m, m), symmetric.
+    sigma_gradients : tuple or None
+        Explicit d value / d Sigma of every term in the user's coordinates (q, q), None where there is none.
+    sigma_curvatures : tuple or None
+        Curvature of the covariance priors for the Newton step, see `Stage`.
+    cov_beta : ndarray
+        Unscaled covariance of beta (p, p).
+    curvature_c : float
+        c of the average information A / sigma2 - c b b' / sigma2**2.
+    """
+
+    value: float
+    penalty: float
+    beta: np.ndarray
+    sigma2: float
+    r2: float
+    nu: float
+    logdet_x: float
+    gram_weights: np.ndarray
+    cov_beta: np.ndarray
+    curvature_c: float
+    sigma_gradients: tuple | None = None
+    sigma_curvatures: tuple | None = None
+
+
+class Stage(Protocol):
+    """What the deviance asks of the problem in (beta, sigma2)."""
+
+    def solve(self, gram: np.ndarray, sigmas) -> StageSolution:
+        """Minimise over (beta, sigma2) given the gram matrix K (m, m) and the terms' relative covariances."""
+
+
+class FlatStage:
+    """Maximum likelihood or REML without priors (blme paper, equations 6 and 8).
+
+    Parameters
+    ----------
+    nobs, k_fe : int
+        Rows and fixed effects.
+    reml : bool
+        Integrate beta.
+    logdet_a : float
+        log |det A| of the working coordinates.
+    """
+
+    barrier = False
+
+    def __init__(self, nobs, k_fe, reml, logdet_a):
+        self.p = k_fe
+        self.reml = reml
+        self.nu = float(nobs - k_fe if reml else nobs)
+        self.logdet_a = logdet_a
+        self.uses_sigmas = False
+
+    def solve(self, gram, sigmas=None):
+        p, nu = self.p, self.nu
+        kxy, kyy = gram[:p, p], gram[p, p]
+        if p:
+            factor, info = dpotrf(gram[:p, :p], lower=1)
+            if info:
+                raise np.linalg.LinAlgError("X'V^-1X is not positive definite")
+            half = dtrtrs(factor, kxy, lower=1)[0]
+            beta = dpotrs(factor, kxy, lower=1)[0]
+            r2 = float(kyy - half @ half)
+            logdet_x = 2.0 * float(np.log(factor.diagonal()).sum())
+            lower = dpotri(factor, lower=1)[0]
+            cov_beta = np.tril(lower) + np.tril(lower, -1).T
+        else:
+            beta, r2, logdet_x, cov_beta = np.zeros(0), float(kyy), 0.0, np.zeros((0, 0))
+        r2 = max(r2, 1e-300)
+        sigma2 = r2 / nu
+        xi = np.empty(p + 1)
+        xi[:p] = -beta
+        xi[p] = 1.0
+        weights = np.multiply.outer(xi, xi / sigma2)
+        value = nu * (1.0 + _LOG_2PI + float(np.log(sigma2)))
+        logdet_user = logdet_x - 2.0 * self.logdet_a
+        if self.reml:
+            value += logdet_user
+            weights[:p, :p] += cov_beta
+        return StageSolution(
+            value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu
+        )

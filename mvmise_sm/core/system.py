@@ -1,0 +1,64 @@
+"""Choice of the elimination that fits a model's size and structure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mvmise_sm.core.chain import ChainSystem
+from mvmise_sm.core.crossprod import cross_products, replace_response, scaled
+from mvmise_sm.core.dense import DenseSystem
+from mvmise_sm.core.merged import SingleSystem
+
+__all__ = ["ProblemTooLargeError", "build_system", "system_with_response"]
+
+# a dense Schur complement of this many columns takes 0.5 GB and its factorisation some ten seconds
+_DENSE_REMAINDER = 8_000
+_SPARSE_REMAINDER_CELLS = 60_000_000
+
+
+class ProblemTooLargeError(ValueError):
+    """The random effects fit no elimination: the message says how large the problem is."""
+
+
+def build_system(layout, basis, X, y, origin, weights):
+    """Run the data pass and choose dense, single factor, chain, or chain with dense or sparse remainder."""
+    if layout.dense:
+        return DenseSystem.build(layout, basis, X, y, origin, weights)
+    products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
+    if len(layout.factors) == 1:
+        return SingleSystem(layout, products)
+    return ChainSystem(layout, products, _remainder(layout))
+
+
+def system_with_response(system, basis, X, y, origin, weights):
+    """The same design with another response."""
+    if isinstance(system, DenseSystem):
+        return system.with_response(basis, X, y, origin, weights)
+    products = replace_response(system.products, system.layout, basis, X, y, origin, weights)
+    return system.with_response(products)
+
+
+def _remainder(layout):
+    n_rest = sum(layout.factors[r].size for r in layout.remainder)
+    if n_rest == 0:
+        return "none"
+    if n_rest <= _DENSE_REMAINDER:
+        return "dense"
+    cells = _schur_cells(layout)
+    if cells <= _SPARSE_REMAINDER_CELLS:
+        return "sparse"
+    sizes = ", ".join(f"{layout.random.factors[f.index].name} {f.size:,}" for f in layout.factors)
+    raise ProblemTooLargeError(
+        f"the crossed random effects are too many for an exact fit: {layout.n_random:,} in all ({sizes}), of which {n_rest:,} remain "
+        f"after the largest factor is eliminated and share about {cells:,} non-zero pairs; at most {_DENSE_REMAINDER:,} are solved "
+        f"densely and {_SPARSE_REMAINDER_CELLS:,} pairs sparsely"
+    )
+
+
+def _schur_cells(layout):
+    """An upper bound of the non-zero pairs of the Schur complement, before fill."""
+    factors = layout.factors
+    per_level = np.zeros(factors[0].n_levels)
+    for r in layout.remainder:
+        per_level += np.diff(layout.patterns[0, r].indptr) * factors[r].q
+    return int(np.square(per_level).sum())
