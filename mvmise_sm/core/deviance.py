@@ -15,6 +15,9 @@ from mvmise_sm.core.system import build_system, system_with_response
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 
 _MIN_START = 0.1
+_SINGULAR = 1e-4
+_CERTIFICATE = 1e-3
+_ESCAPE_STEPS = np.array([1.0, 0.1, 1e-2, 1e-3, 1e-4])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,6 +191,53 @@ class ProfiledDeviance:
         return out
 
     # working theta
+
+    @property
+    def barrier(self):
+        """Whether a prior keeps theta off the boundary."""
+        return self._stage.barrier
+
+    def is_singular(self, theta):
+        """Whether a working theta is on the boundary."""
+        return bool((theta[self.lower == 0.0] < _SINGULAR).any())
+
+    def escapes(self, evaluation, only_check=False):
+        """Working thetas off the boundary in directions in which the objective falls.
+
+        An optimum over the positive semidefinite cone has D positive semidefinite where Sigma is singular; a negative eigenvalue
+        of D with vector v makes Sigma + t v v' better for small t.
+
+        Returns
+        -------
+        list of ndarray
+            Candidates (k_theta,), the steepest direction first; with `only_check` not empty where the certificate fails clearly.
+        """
+        out = []
+        for term, at, d in zip(self.random.terms, self.random.theta_slices, evaluation.slopes, strict=True):
+            theta = evaluation.theta[at]
+            if (theta[term.structure.lower == 0.0] > _SINGULAR).all():
+                continue
+            lam = term.structure.factor(theta)
+            sigma = lam @ lam.T
+            if term.structure.invariance == "linear":
+                values, vectors = np.linalg.eigh(d)
+            else:
+                order = np.argsort(d.diagonal())
+                values, vectors = d.diagonal()[order], np.eye(term.q)[:, order]
+            scale = max(float(np.trace(sigma)), 1e-2)
+            for w, v in zip(values, vectors.T, strict=True):
+                if w >= -1e-6 or (only_check and -w * scale < _CERTIFICATE):
+                    break
+                for t in scale * _ESCAPE_STEPS:
+                    candidate = evaluation.theta.copy()
+                    candidate[at] = term.structure.theta_from(sigma + t * np.outer(v, v))
+                    out.append(candidate)
+        return out
+
+    def second_starts(self, evaluation):
+        """Other starts for a fit that ended on the boundary."""
+        wide = np.where(self.lower == 0.0, 1.0, 0.0)
+        return [wide, np.maximum(0.3 * wide, np.where(self.lower == 0.0, evaluation.theta, 0.0))]
 
     def _factors(self, theta):
         """Relative factors of the grouping factors in elimination order, and of the terms."""

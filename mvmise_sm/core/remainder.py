@@ -280,10 +280,10 @@ def logdet_derivatives(system, lambdas, value):
 
 def _slope(f, room, value):
     """Derivative at 0 of f, where steps below ``-room`` leave the domain."""
-    if room > 1e-6:
-        h = min(0.2 * room, 1e-2 * (1.0 + room))
+    if room > 3e-3:
+        h = min(0.03 * room, 1e-2)
         return (8.0 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12.0 * h)
-    h = 1e-5
+    h = 1e-4
     return (-25.0 * value + 48.0 * f(h) - 36.0 * f(2 * h) + 16.0 * f(3 * h) - 3.0 * f(4 * h)) / (12.0 * h)
 
 

@@ -1,0 +1,265 @@
+"""Minimisation of a criterion over theta: average-information Newton with a certificate on the boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize
+
+__all__ = ["METHODS", "Optimum", "minimize"]
+
+_DECREMENT = 1e-9
+_STATIONARY = 1e-5
+_SNAP = 1e-3
+_SINGULAR = 1e-4
+_MAX_DAMPING = 1e10
+_ESCAPES = 6
+
+METHODS = {
+    "newton": None,
+    "lbfgs": "L-BFGS-B",
+    "bfgs": "L-BFGS-B",
+    "l-bfgs-b": "L-BFGS-B",
+    "tnc": "TNC",
+    "slsqp": "SLSQP",
+    "nm": "Nelder-Mead",
+    "powell": "Powell",
+    "bobyqa": "COBYQA",
+    "cobyqa": "COBYQA",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Optimum:
+    """Outcome of a minimisation.
+
+    Attributes
+    ----------
+    theta : ndarray
+        User's theta (k_theta,).
+    working : ndarray
+        Parameters in working coordinates, a warm start for a neighbouring problem.
+    value : float
+        Objective at the optimum.
+    converged : bool
+        Whether the point is stationary (Newton decrement of the free parameters, derivative in Sigma positive semidefinite on the
+        boundary); unrelated to `singular`.
+    singular : bool
+        Whether a covariance matrix is on the boundary.
+    message : str
+    retvals : dict
+        ``n_evaluations``, ``n_iterations``, ``n_starts``, ``decrement``, ``gradient_norm``, ``warnflag``, ``converged``, ``fopt``.
+    settings : dict
+        ``optimizer``, ``maxiter`` and options.
+    """
+
+    theta: np.ndarray
+    working: np.ndarray
+    value: float
+    converged: bool
+    singular: bool
+    message: str
+    retvals: dict
+    settings: dict
+
+
+class _Counter:
+    """A criterion that counts its evaluations."""
+
+    def __init__(self, criterion):
+        self.criterion = criterion
+        self.lower = criterion.lower
+        self.count = 0
+        self.iterations = 0
+
+    def value(self, theta):
+        self.count += 1
+        try:
+            value = self.criterion.value(theta)
+        except np.linalg.LinAlgError:
+            return np.inf
+        return value if np.isfinite(value) else np.inf
+
+    def evaluate(self, theta):
+        return self.criterion.evaluate(theta)
+
+
+def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREMENT, **options):
+    """Minimise a criterion.
+
+    Parameters
+    ----------
+    criterion : ProfiledDeviance or alike
+        Answers ``lower``, ``start()``, ``value``, ``evaluate``, ``escapes``, ``second_starts``, ``barrier``, ``user_theta`` and
+        ``is_singular`` in working coordinates.
+    start : ndarray, optional
+        Working start; a moment estimate by default.
+    method : str, optional
+        ``"newton"``, or a scipy optimiser as a cross-check: ``"lbfgs"``, ``"tnc"``, ``"slsqp"``, ``"nm"``, ``"powell"``, ``"bobyqa"``.
+    maxiter : int, optional
+        Newton iterations per start, or the optimiser's own limit.
+    tol : float, optional
+        Newton decrement, in units of the deviance, at which to stop.
+    **options
+        Passed to the scipy optimiser.
+
+    Returns
+    -------
+    Optimum
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(sorted(METHODS))}, got {method!r}")
+    counter = _Counter(criterion)
+    begin = np.asarray(criterion.start() if start is None else start, dtype=float)
+    starts = 1
+    if method == "newton":
+        best = _with_escapes(counter, begin, maxiter, tol)
+        if start is None and not criterion.barrier and criterion.is_singular(best.theta):
+            for other in criterion.second_starts(best):
+                starts += 1
+                trial = _with_escapes(counter, other, maxiter, tol)
+                if trial.value < best.value - 1e-7:
+                    best = trial
+    else:
+        best = _with_scipy(counter, begin, METHODS[method], maxiter, options)
+    _, decrement, _ = _newton_step(counter, best, 0.0)
+    noise = 64.0 * np.finfo(float).eps * abs(best.value)
+    converged = bool(decrement <= max(_STATIONARY, noise)) and not criterion.escapes(best, only_check=True)
+    message = "stationary point" if converged else f"not stationary: Newton decrement {decrement:.2g} after {counter.iterations} iterations"
+    retvals = {
+        "fopt": best.value,
+        "n_evaluations": counter.count,
+        "n_iterations": counter.iterations,
+        "iterations": counter.iterations,
+        "n_starts": starts,
+        "decrement": decrement,
+        "gradient_norm": float(np.abs(best.gradient[_free(counter, best)]).max(initial=0.0)),
+        "converged": converged,
+        "warnflag": 0 if converged else 1,
+    }
+    singular = criterion.is_singular(best.theta)
+    settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
+    return Optimum(criterion.user_theta(best.theta), best.theta, best.value, converged, singular, message, retvals, settings)
+
+
+def _with_escapes(counter, start, maxiter, tol):
+    """Newton from one start; where the derivative in Sigma shows a descent direction off the boundary, follow it and go on."""
+    criterion = counter.criterion
+    best = _newton(counter, start, maxiter, tol)
+    if criterion.barrier:
+        return best
+    for _ in range(_ESCAPES):
+        best = _snap(counter, best)
+        for theta in criterion.escapes(best):
+            if counter.value(theta) < best.value - 1e-8:
+                best = _newton(counter, theta, maxiter, tol)
+                break
+        else:
+            return best
+    return best
+
+
+def _free(counter, evaluation):
+    """Parameters that are not held at their bound."""
+    return ~((evaluation.theta <= counter.lower) & (evaluation.gradient >= 0.0))
+
+
+def _newton_step(counter, evaluation, damping):
+    """Step on the free parameters and its decrement g'H^-1 g."""
+    free = _free(counter, evaluation)
+    step = np.zeros_like(evaluation.theta)
+    g = evaluation.gradient[free]
+    if g.size == 0:
+        return step, 0.0, free
+    h = evaluation.information[np.ix_(free, free)]
+    diagonal = h.diagonal().copy()
+    floor = max(float(diagonal.max(initial=0.0)) * 1e-12, 1e-12)
+    h = h + np.diag(damping * np.maximum(diagonal, floor) + floor)
+    try:
+        part = np.linalg.solve(h, g)
+    except np.linalg.LinAlgError:
+        part = np.linalg.lstsq(h, g, rcond=None)[0]
+    step[free] = part
+    return step, float(g @ part), free
+
+
+def _newton(counter, start, maxiter, tol):
+    """Damped Newton from a working start; the result is an Evaluation."""
+    value = counter.value(start)
+    for _ in range(60):
+        if np.isfinite(value):
+            break
+        start = 0.5 * start
+        value = counter.value(start)
+    current = counter.evaluate(start)
+    damping = 0.0
+    barrier = counter.criterion.barrier
+    for _ in range(maxiter):
+        step, decrement, _ = _newton_step(counter, current, damping)
+        noise = 8.0 * np.finfo(float).eps * abs(current.value)
+        if decrement < max(tol, noise) and damping == 0.0:
+            break
+        if decrement <= 0.0 or damping > _MAX_DAMPING:
+            break
+        counter.iterations += 1
+        theta = current.theta - step
+        low = counter.lower + (0.1 * (current.theta - counter.lower) if barrier else 0.0)
+        theta = np.where(np.isfinite(counter.lower), np.maximum(theta, low), theta)
+        value = counter.value(theta)
+        taken = current.theta - theta
+        predicted = float(current.gradient @ taken - 0.5 * taken @ current.information @ taken)
+        gain = current.value - value
+        if gain >= -noise and (gain > 1e-4 * predicted or predicted <= 4.0 * noise):
+            damping = _less(damping, gain, predicted)
+            current = counter.evaluate(theta)
+        elif decrement <= 4.0 * noise:
+            break
+        else:
+            damping = max(4.0 * damping, 0.1)
+    return current
+
+
+def _less(damping, gain, predicted):
+    """Damping after an accepted step."""
+    if damping < 1e-3:
+        return 0.0
+    return damping * (0.1 if gain > 0.5 * predicted else 0.5)
+
+
+def _snap(counter, evaluation):
+    """Set small scale-like parameters to zero where the objective does not rise."""
+    small = np.flatnonzero((counter.lower == 0.0) & (evaluation.theta > 0.0) & (evaluation.theta < _SNAP))
+    for i in small:
+        theta = evaluation.theta.copy()
+        theta[i] = 0.0
+        if counter.value(theta) <= evaluation.value + 1e-9:
+            evaluation = counter.evaluate(theta)
+    return evaluation
+
+
+def _with_scipy(counter, start, method, maxiter, options):
+    """One of scipy's optimisers on the working parameters."""
+    lower = counter.lower
+    bounds = [(None if np.isneginf(b) else b, None) for b in lower]
+
+    def score(theta):
+        return counter.evaluate(theta).gradient
+
+    uses_gradient = method in {"L-BFGS-B", "TNC", "SLSQP"}
+    # iterations of derivative-free methods are cheap, and their own limits are per dimension
+    settings = {"maxiter": maxiter if uses_gradient else max(maxiter, 500 * start.size), **options}
+    if method == "L-BFGS-B":
+        settings = {"ftol": 1e-14, "gtol": 1e-8, **settings}
+    elif method == "Nelder-Mead":
+        settings = {"xatol": 1e-8, "fatol": 1e-10, **settings}
+    elif method == "COBYQA":
+        settings = {"final_tr_radius": 1e-8, **settings}
+    out = optimize.minimize(counter.value, start, method=method, jac=score if uses_gradient else None, bounds=bounds, options=settings)
+    counter.iterations += int(getattr(out, "nit", 0))
+    return _snap(counter, counter.evaluate(np.maximum(out.x, lower)))
