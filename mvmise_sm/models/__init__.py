@@ -1,0 +1,1 @@
+"""Models: statsmodels classes around the numerics."""

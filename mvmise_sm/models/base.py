@@ -1,0 +1,318 @@
+"""What linear and generalized linear mixed models share before they are fitted."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pandas as pd
+from statsmodels.base.data import handle_data
+from statsmodels.base.model import LikelihoodModel
+
+from mvmise_sm.exceptions import DataError, RankWarning
+from mvmise_sm.grouping import check_random_effects
+from mvmise_sm.models import fixed
+from mvmise_sm.models.rows import level_codes, read_rows, row_vector
+from mvmise_sm.rank import independent_columns
+from mvmise_sm.results.prediction import NewRows
+from mvmise_sm.results.variance import layout_of
+
+__all__ = ["MixedModelBase"]
+
+
+class MixedModelBase(LikelihoodModel):
+    """A model with fixed and random effects; subclasses say what is minimised.
+
+    Parameters
+    ----------
+    endog : array_like
+        Response (nobs,).
+    exog : array_like
+        Fixed-effects design (nobs, k_fe); a constant is not added.
+    random_effects : array_like, dict or RandomEffects
+        Group labels (nobs,) for a random intercept, a dict from the name of a grouping factor to labels or to a pair
+        (labels, exog_re), or a `RandomEffects`.
+    groups, exog_re : array_like, optional
+        The same for one factor in the words of ``MixedLM``: labels and random-effects design (nobs, q).
+    weights : array_like, optional
+        Prior weights (nobs,), positive.
+    offset : array_like, optional
+        Known part of the linear predictor (nobs,).
+    missing : {"drop", "raise", "none"}, optional
+        Whether rows with a missing value in any of the above are dropped; otherwise they are an error.
+    hasconst : bool, optional
+        Whether the design spans a constant; found from the data by default.
+    cov_prior, fixef_prior, resid_prior : optional
+        Priors of the random-effects covariances, the fixed effects and the residual variance, see `mvmise_sm.priors`.
+
+    Attributes
+    ----------
+    endog, exog : ndarray
+        Response (nobs,) and design (nobs, k_fe) without dropped columns.
+    random_effects : RandomEffects
+        Terms with their rows.
+    random_layout : RandomEffects
+        The same without rows; it survives ``remove_data``.
+    dropped : tuple of str
+        Columns of the design that earlier columns determine.
+    priors : Priors or None
+        The priors bound to this model.
+
+    Raises
+    ------
+    DataError
+        If lengths differ, a value is infinite, or weights are not positive.
+    MissingDataError
+        If values are missing and may not be, or no row is complete.
+    RandomEffectsError
+        If the random effects cannot be identified.
+    """
+
+    _title = "Mixed Model"
+    _has_residual = True
+
+    def __init__(
+        self,
+        endog,
+        exog,
+        random_effects=None,
+        *,
+        groups=None,
+        exog_re=None,
+        weights=None,
+        offset=None,
+        missing="drop",
+        hasconst=None,
+        cov_prior=None,
+        fixef_prior=None,
+        resid_prior=None,
+        **kwargs,
+    ):
+        self._check_kwargs(kwargs, keys_extra=["design"], error=True)
+        rows = read_rows(endog, exog, random_effects, groups, exog_re, weights, offset, missing)
+        const = fixed.constant_column(rows.X)
+        kept = independent_columns(rows.X)
+        drop = tuple(np.setdiff1d(np.arange(rows.X.shape[1]), kept)) if len(kept) < rows.X.shape[1] else ()
+        super().__init__(rows.endog, _without(rows.exog, drop), **kwargs)
+        self._name_columns(rows, const, drop, hasconst)
+        self.nobs = len(rows.X)
+        self.random_effects = rows.random
+        self.random_layout = layout_of(rows.random)
+        self.weights, self.offset = rows.weights, rows.offset
+        self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
+        check_random_effects(rows.random, self.nobs, residual="estimated" if self._has_residual else "known")
+        self.priors = self._bind_priors()
+        self._init_keys = [*_INIT_KEYS]
+        self._data_attr.extend(["random_effects", "weights", "offset"])
+        if drop:
+            warnings.warn(_rank_message(self.dropped), RankWarning, stacklevel=3 + ("design" in kwargs))
+
+    def _handle_data(self, endog, exog, missing, hasconst, design=None, **kwargs):
+        if design is not None:
+            return FormulaData(endog, exog, design)
+        return handle_data(endog, exog, "none", False, **kwargs)
+
+    def _name_columns(self, rows, const, drop, hasconst):
+        """Set names, constant and dropped columns; statsmodels' own search costs passes over the data."""
+        p = rows.X.shape[1]
+        design = getattr(self.data, "design", None)
+        if design is not None:
+            names = list(design.exog_names)
+        elif isinstance(rows.exog, pd.DataFrame):
+            names = [str(c) for c in rows.exog.columns]
+        else:
+            names = fixed.default_names(p, const)
+        self.dropped = tuple(names[j] for j in drop)
+        self.kept_columns = None if not drop else np.delete(np.arange(p), drop)
+        self.data.xnames = [name for j, name in enumerate(names) if j not in drop]
+        self.data.const_idx = None if const is None else const - sum(j < const for j in drop)
+        if hasconst is None:
+            hasconst = const is not None or fixed.spans_constant(self.exog)
+        self.k_constant = self.data.k_constant = int(hasconst)
+
+    def _bind_priors(self):
+        return None
+
+    # --- new data
+
+    def inverse_link(self, linear):
+        """Mean at a linear predictor (m,)."""
+        raise NotImplementedError
+
+    def predict(self, params, exog=None, which="mean", offset=None):
+        """Predict without random effects.
+
+        Parameters
+        ----------
+        params : array_like
+            Fixed effects (k_fe,).
+        exog : array_like, optional
+            Design (m, k_fe); the model's own by default, then with its offset.
+        which : {"mean", "linear"}, optional
+            Scale of the prediction.
+        offset : array_like, optional
+            (m,).
+
+        Returns
+        -------
+        ndarray
+            (m,).
+        """
+        if exog is None:
+            exog, offset = self.exog, self.offset if offset is None else offset
+        linear = np.asarray(exog) @ np.asarray(params)
+        if offset is not None:
+            linear = linear + offset
+        return linear if which == "linear" else self.inverse_link(linear)
+
+    def own_rows(self):
+        """The rows of the model as `NewRows`."""
+        random = tuple(
+            (t.factor.codes, np.column_stack([np.ones(self.nobs) if c is None else c for c in t.columns]))
+            for t in self.random_effects.terms
+        )
+        return NewRows(self.exog, random, self.offset, self.data.row_labels)
+
+    def new_rows(self, exog, terms, *, transform=True, groups=None, exog_re=None, offset=None):
+        """Evaluate new data for a prediction.
+
+        Parameters
+        ----------
+        exog : DataFrame or array_like
+            A frame for formula models, otherwise the design (m, k_fe).
+        terms : tuple of int
+            Positions of the random-effects terms that are needed.
+        transform, groups, exog_re, offset
+            As in `MixedModelResults.predict`.
+
+        Returns
+        -------
+        NewRows
+        """
+        design = getattr(self.data, "design", None)
+        if design is not None and transform and not isinstance(exog, (np.ndarray, list)):
+            return self._frame_rows(design, exog, terms, offset)
+        X, index = _design_rows(exog, self.exog_names)
+        if groups is not None:
+            random = tuple(
+                self._labelled(i, groups, exog_re, len(X)) if i in terms else self._no_effect(i, len(X))
+                for i in range(len(self.random_layout.terms))
+            )
+        elif terms and self.exog is not None and self.random_effects is not None:
+            random = self._recognised(X)
+        else:
+            random = tuple(self._no_effect(i, len(X)) for i in range(len(self.random_layout.terms)))
+        return NewRows(X, random, row_vector(offset, "offset", len(X)), index)
+
+    def _no_effect(self, i, m):
+        return np.zeros(m, dtype=np.intp), np.zeros((m, self.random_layout.terms[i].q))
+
+    def _labelled(self, i, groups, exog_re, m):
+        """Codes and columns of term `i` from labels and random-effects columns by grouping factor."""
+        term = self.random_layout.terms[i]
+        name = term.factor.name
+        if isinstance(groups, dict):
+            if name not in groups:
+                raise DataError(f"groups must have labels of {name!r}, found {list(groups)}")
+            groups = groups[name]
+        codes = level_codes(term.factor.levels, groups)
+        if len(codes) != m:
+            raise DataError(f"groups has {len(codes)} labels of {name!r} for {m} rows")
+        columns = exog_re.get(name) if isinstance(exog_re, dict) else exog_re
+        if columns is None:
+            if term.names != ("Intercept",):
+                raise DataError(f"term {term.text} has the columns {list(term.names)}; give them as exog_re")
+            return codes, np.ones((m, 1))
+        columns = np.asarray(columns, dtype=float).reshape(m, -1)
+        if columns.shape[1] != term.q:
+            raise DataError(f"exog_re for {name!r} has {columns.shape[1]} columns, expected {list(term.names)}")
+        return codes, columns
+
+    def _recognised(self, X):
+        """Random effects of the rows that are rows of the model's data by value; no effect for all others."""
+        own = self.own_rows()
+        if X.shape == self.exog.shape and np.array_equal(X, self.exog):
+            return own.random
+        first, position = _matching_rows(self.exog, X)
+        random = []
+        ambiguous = np.zeros(len(self.exog), dtype=bool)
+        for codes, columns in own.random:
+            ambiguous |= (codes != codes[first]) | (columns != columns[first]).any(axis=1)
+        unclear = np.zeros(len(self.exog), dtype=bool)
+        unclear[first[ambiguous]] = True
+        found = (position >= 0) & ~unclear[position]
+        for codes, columns in own.random:
+            random.append((np.where(found, codes[position], 0), columns[position] * found[:, None]))
+        return tuple(random)
+
+    # --- refitting
+
+    def with_endog(self, endog):
+        """Return the same model for another response (nobs,); design, random effects and data are shared."""
+        out = copy.copy(self)
+        out.data = copy.copy(self.data)
+        out.data._cache = dict(self.data._cache)
+        out.endog = out.data.endog = endog
+        return out
+
+    def _fit_zeros(self, keep_index=None, start_params=None, return_auxiliary=False, k_params=None, **fit_kwds):
+        """Fit with the fixed effects outside `keep_index` held at zero; the result is that of the smaller model."""
+        small = self.__class__(self.endog, self.exog[:, keep_index], **self._get_init_kwds())
+        if start_params is not None:
+            fit_kwds["start_params"] = np.asarray(start_params)[keep_index]
+        constrained = small.fit(**fit_kwds)
+        return constrained._results.widened(self, np.arange(self.exog.shape[1])[keep_index], constrained)
+
+
+_INIT_KEYS = ("random_effects", "weights", "offset", "cov_prior", "fixef_prior", "resid_prior")
+
+
+def _without(exog, drop):
+    """Return `exog` without the columns at the positions `drop`."""
+    if not drop:
+        return exog
+    keep = np.delete(np.arange(exog.shape[1]), drop)
+    return exog.iloc[:, keep] if isinstance(exog, pd.DataFrame) else exog[:, keep]
+
+
+def _rank_message(dropped):
+    columns = ", ".join(repr(name) for name in dropped)
+    return f"the fixed effects are rank deficient; dropped {columns}, which earlier columns determine"
+
+
+def _design_rows(exog, names):
+    """Design rows (m, k_fe) and their labels from an array, a frame or one row."""
+    index = exog.index if isinstance(exog, (pd.DataFrame, pd.Series)) else None
+    X = np.asarray(exog, dtype=float)
+    if X.ndim < 2:
+        if len(names) == 1:
+            X = X.reshape(-1, 1)
+        else:
+            X = X.reshape(1, -1)
+            index = None if index is None else pd.Index([exog.name])
+    if X.ndim != 2 or X.shape[1] != len(names):
+        raise DataError(f"exog must have the {len(names)} columns {list(names)}, found shape {X.shape}")
+    return X, index
+
+
+def _matching_rows(own, new):
+    """First row of `own` equal to each row of `own` (nobs,) and to each row of `new` (m,), -1 for none."""
+    both = np.ascontiguousarray(np.vstack([own, new])) + 0.0
+    keys = both.view(np.dtype((np.void, both.dtype.itemsize * both.shape[1]))).ravel()
+    _, where, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    first = where[inverse.ravel()]
+    n = len(own)
+    return first[:n], np.where(first[n:] < n, first[n:], -1)
+
+
+def refuse_covariance(cov_type):
+    """Refuse robust covariances of the fixed effects, which are not available.
+
+    Raises
+    ------
+    NotImplementedError
+        Naming the option.
+    """
+    if cov_type != "nonrobust":
+        raise NotImplementedError(f"cov_type={cov_type!r} is not available for mixed models; use cov_type='nonrobust'")

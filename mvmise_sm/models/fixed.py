@@ -1,0 +1,43 @@
+"""What the fixed-effects design contains: finite values, a constant, names."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["all_finite", "constant_column", "default_names", "spans_constant"]
+
+_SAMPLE = 2048
+
+
+def all_finite(a: np.ndarray) -> bool:
+    """Whether every element is finite: one sum, elementwise only when that overflows or is not a number."""
+    return bool(np.isfinite(np.add.reduce(a, axis=None)) or np.isfinite(a).all())
+
+
+def constant_column(X: np.ndarray) -> int | None:
+    """Position of the first column that is constant and not zero."""
+    n = len(X)
+    if not n:
+        return None
+    probe = X[:: max(1, n // 16)]
+    for j in np.flatnonzero((probe == X[0]).all(axis=0) & (X[0] != 0.0)):
+        column = X[:, j]
+        if n <= 16 or (column == column[0]).all():
+            return int(j)
+    return None
+
+
+def spans_constant(X: np.ndarray) -> bool:
+    """Whether a combination of the columns is constant, as with ``0 + C(f)``."""
+    sample = X[:: max(1, len(X) // _SAMPLE)]
+    coef = np.linalg.lstsq(sample, np.ones(len(sample)), rcond=None)[0]
+    return bool(np.allclose(sample @ coef, 1.0, atol=1e-8) and np.allclose(X @ coef, 1.0, atol=1e-8))
+
+
+def default_names(p: int, const: int | None) -> list[str]:
+    """Names as statsmodels gives to array columns: ``const`` and ``x1, x2, ...``."""
+    if const is None:
+        return [f"x{i + 1}" for i in range(p)]
+    names = [f"x{i}" for i in range(1, p)]
+    names.insert(const, "const")
+    return names

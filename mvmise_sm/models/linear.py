@@ -1,0 +1,171 @@
+"""The linear mixed model."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from mvmise_sm.core.deviance import ProfiledDeviance
+from mvmise_sm.core.newton import minimize
+from mvmise_sm.exceptions import ConvergenceWarning, SingularFitWarning
+from mvmise_sm.models.base import MixedModelBase, refuse_covariance
+from mvmise_sm.results.linear import LinearMixedModelResults, LinearMixedModelResultsWrapper
+
+__all__ = ["LinearMixedModel"]
+
+
+class LinearMixedModel(MixedModelBase):
+    """Linear mixed model: y = X beta + Z b + e with b ~ N(0, sigma^2 Sigma), e ~ N(0, sigma^2 / weights).
+
+    Parameters
+    ----------
+    endog : array_like
+        Response (nobs,).
+    exog : array_like
+        Fixed-effects design (nobs, k_fe); a constant is not added.
+    random_effects : array_like, dict or RandomEffects
+        Group labels (nobs,) for a random intercept, a dict from the name of a grouping factor to labels or to a pair
+        (labels, exog_re), or a `RandomEffects`.
+    **kwargs
+        ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior``, ``fixef_prior`` and
+        ``resid_prior`` as in `MixedModelBase`.
+
+    References
+    ----------
+    Bates, Maechler, Bolker and Walker (2015). Fitting linear mixed-effects models using lme4. Journal of Statistical
+    Software 67(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mvmise_sm.models.linear import LinearMixedModel
+    >>> rng = np.random.default_rng(0)
+    >>> group = np.repeat(np.arange(20), 5)
+    >>> x = rng.normal(size=100)
+    >>> y = 1 + 2 * x + rng.normal(size=20)[group] + rng.normal(size=100)
+    >>> result = LinearMixedModel(y, np.column_stack([np.ones(100), x]), group).fit()
+    >>> result.n_groups
+    {'group': 20}
+    """
+
+    _title = "Linear Mixed Model"
+
+    def inverse_link(self, linear):
+        return linear
+
+    def criterion(self, reml=True):
+        """Return what `fit` minimises.
+
+        Parameters
+        ----------
+        reml : bool, optional
+            The REML criterion, or -2 log L.
+
+        Returns
+        -------
+        ProfiledDeviance
+            A callable of theta with ``gradient`` and ``solve``.
+        """
+        return ProfiledDeviance(
+            self.endog,
+            np.asarray(self.exog, dtype=float),
+            self.random_effects,
+            priors=self.priors,
+            reml=reml,
+            weights=self.weights,
+            offset=self.offset,
+        )
+
+    def fit(
+        self,
+        start_params=None,
+        reml=True,
+        method="newton",
+        maxiter=100,
+        disp=False,
+        cov_type="nonrobust",
+        use_t=False,
+        *,
+        start_theta=None,
+        **options,
+    ):
+        """Fit by REML or maximum likelihood.
+
+        Parameters
+        ----------
+        start_params : array_like, optional
+            Accepted for compatibility: the fixed effects are profiled out and need no start.
+        reml : bool, optional
+            REML, or maximum likelihood.
+        method : str, optional
+            ``"newton"``, or an optimiser of statsmodels or scipy.
+        maxiter : int, optional
+            Largest number of iterations.
+        disp : bool, optional
+            Whether to print how the optimiser ended.
+        cov_type : {"nonrobust"}, optional
+            Covariance of the fixed effects.
+        use_t : bool, optional
+            Whether Wald tests use Student's t with nobs - k_fe degrees of freedom.
+        start_theta : array_like, optional
+            Start of theta (k_theta,); a moment estimate by default.
+        **options
+            Passed to the optimiser.
+
+        Returns
+        -------
+        LinearMixedModelResults
+            The model is left as it was.
+
+        Raises
+        ------
+        NotImplementedError
+            For a robust `cov_type`.
+        """
+        refuse_covariance(cov_type)
+        settings = {
+            "optimizer": method,
+            "start_params": np.zeros(self.exog.shape[1]) if start_params is None else np.array(start_params, float),
+            "start_theta": start_theta,
+            "maxiter": maxiter,
+            "reml": bool(reml),
+            **options,
+        }
+        result = self.estimated(self.criterion(bool(reml)), settings, use_t)
+        if disp:
+            print(result.message)
+        return result
+
+    def estimated(self, criterion, settings, use_t=False):
+        """Minimise a criterion of this model, solve at the optimum and report.
+
+        Parameters
+        ----------
+        criterion : ProfiledDeviance
+            From `criterion`, or that one's ``refitted``.
+        settings : dict
+            As ``mle_settings`` of a result.
+        use_t : bool, optional
+            As in `fit`.
+
+        Returns
+        -------
+        LinearMixedModelResults
+        """
+        options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
+        optimum = minimize(
+            criterion, settings["start_theta"], method=settings["optimizer"], maxiter=settings["maxiter"], **options
+        )
+        solution = criterion.solve(optimum.theta)
+        if not optimum.converged:
+            warnings.warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning, stacklevel=3)
+        if optimum.singular:
+            warnings.warn(_SINGULAR, SingularFitWarning, stacklevel=3)
+        result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
+        result._criterion = criterion
+        return LinearMixedModelResultsWrapper(result)
+
+
+_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "reml"))
+_SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"

@@ -1,0 +1,313 @@
+"""What linear and generalized linear mixed models report in common."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import statsmodels.base.wrapper as wrap
+from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
+from statsmodels.tools._decorators import cache_readonly
+
+from mvmise_sm.results import tables, variance
+from mvmise_sm.results.prediction import prediction_results, predicted
+
+__all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
+
+
+class MixedModelResults(LikelihoodModelResults):
+    """Results of a mixed model; `params` holds the fixed effects only.
+
+    Parameters
+    ----------
+    model : MixedModelBase
+        The model that was fitted.
+    solution : PLSSolution
+        Everything at the optimum: theta, beta, b, sigma2, cov_beta, criterion, penalty.
+    optimum : Optimum
+        What the optimiser reports.
+    settings : dict
+        How the model was fitted; kept as `mle_settings`.
+    cov_type : {"nonrobust"}
+        Covariance of `params`.
+    use_t : bool
+        Whether Wald tests use Student's t and F with `df_resid` degrees of freedom.
+
+    Attributes
+    ----------
+    theta : ndarray
+        Relative covariance parameters, terms in formula order (k_theta,).
+    criterion : float
+        The minimised criterion without the priors.
+    penalty : float
+        Contribution of the priors, -2 log prior.
+    llf : float
+        Log-likelihood (REML fits: of the REML criterion).
+    converged, singular : bool
+        Stationarity of the optimum; whether a covariance matrix is on the boundary.
+    n_groups : dict
+        Number of levels of each grouping factor.
+    k_params : int
+        Number of estimated parameters: fixed effects, theta and, where the family has one, the scale.
+    dropped : tuple of str
+        Columns of the fixed-effects design that were dropped as linear combinations of earlier ones.
+    """
+
+    _k_scale = 1
+
+    def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
+        super().__init__(
+            model,
+            solution.beta,
+            normalized_cov_params=solution.cov_beta,
+            scale=float(solution.sigma2),
+            cov_type=cov_type,
+            use_t=use_t,
+        )
+        self._cache = {}
+        self._criterion = None
+        self._solution = solution
+        self.cov_params_default = self.scale * solution.cov_beta
+        self.theta = solution.theta
+        self.criterion = float(solution.criterion)
+        self.penalty = float(solution.penalty)
+        self.method = settings["optimizer"]
+        self.mle_settings = settings
+        self.mle_retvals = optimum.retvals
+        self.converged = bool(optimum.converged)
+        self.singular = bool(optimum.singular)
+        self.message = optimum.message
+        self.nobs = model.nobs
+        self.k_fe = len(solution.beta)
+        self.k_params = self.k_fe + len(solution.theta) + self._k_scale
+        self.df_model = float(self.k_fe - model.k_constant)
+        self.df_resid = float(self.nobs - self.k_fe)
+        self.n_groups = model.random_layout.n_groups
+        self.dropped = model.dropped
+
+    # --- likelihood
+
+    @property
+    def llf(self):
+        """Log-likelihood, R's ``logLik``."""
+        return -0.5 * self.criterion
+
+    @property
+    def aic(self):
+        """Akaike's criterion, ``-2 llf + 2 k_params``; from the REML criterion after REML."""
+        return -2.0 * self.llf + 2.0 * self.k_params
+
+    @property
+    def bic(self):
+        """Schwarz's criterion, ``-2 llf + log(nobs) k_params``."""
+        return -2.0 * self.llf + np.log(self.nobs) * self.k_params
+
+    @property
+    def priors(self):
+        """The priors of the model, None without any."""
+        return self.model.priors
+
+    # --- variance components and random effects
+
+    @cache_readonly
+    def varcorr(self):
+        """Variance components as a DataFrame with columns ``grp, var1, var2, vcov, sdcor``."""
+        return variance.variance_frame(self._variance_rows(), self.scale if self._k_scale else None)
+
+    def _variance_rows(self):
+        return variance.variance_rows(self.model.random_layout, self.theta, self.scale)
+
+    @cache_readonly
+    def cov_re(self):
+        """Covariance matrix of the random effects of each grouping factor, dict of DataFrame."""
+        return variance.covariance_frames(self.model.random_layout, self.theta, self.scale)
+
+    @cache_readonly
+    def random_effects(self):
+        """Conditional modes of each grouping factor, dict of DataFrame (levels by terms)."""
+        return variance.mode_frames(self.model.random_layout, self._solution.b)
+
+    # --- fit and prediction
+
+    @cache_readonly
+    def fittedvalues(self):
+        """Fitted mean of every row, conditional on the random effects (nobs,)."""
+        return self.model.inverse_link(self._linear_predictor())
+
+    @cache_readonly
+    def resid(self):
+        """Response residuals, conditional on the random effects (nobs,)."""
+        return self.model.endog - self.fittedvalues
+
+    def _linear_predictor(self, b=None):
+        model = self.model
+        linear = model.exog @ self.params + model.random_effects.linear(self._solution.b if b is None else b)
+        return linear if model.offset is None else linear + model.offset
+
+    def predict(
+        self,
+        exog=None,
+        transform=True,
+        *,
+        random="all",
+        allow_new_levels=False,
+        which="mean",
+        groups=None,
+        exog_re=None,
+        offset=None,
+    ):
+        """Predict, by default conditional on the random effects.
+
+        Parameters
+        ----------
+        exog : DataFrame or array_like, optional
+            Formula models take a frame with the columns of the formula, grouping factors included. Array models take
+            the fixed-effects design (m, k_fe). The default is the data of the model.
+        transform : bool, optional
+            Whether `exog` is passed through the formula.
+        random : {"all", "none"} or list of str, optional
+            Random effects to include, by name of the grouping factor; ``"none"`` gives the marginal linear predictor.
+        allow_new_levels : bool, optional
+            Whether a level that was not in the data is predicted with effect 0; otherwise it is an error.
+        which : {"mean", "linear"}, optional
+            Scale of the prediction.
+        groups : array_like or dict, optional
+            Array models: group labels of the new rows, or a dict from grouping factor to labels. Without them a row
+            that is, by its values, a row of the model's data keeps its own random effects, and every other row
+            has a random effect of 0.
+        exog_re : array_like or dict, optional
+            Array models with more than random intercepts: random-effects design of the new rows.
+        offset : array_like, optional
+            Offset of the new rows; formula models evaluate an ``offset()`` of the formula themselves.
+
+        Returns
+        -------
+        ndarray or Series
+            A Series with the row labels of a frame. Rows with missing values are NaN.
+
+        Raises
+        ------
+        NewLevelError
+            If a level was not in the data and `allow_new_levels` is false.
+        """
+        return predicted(
+            self, exog, transform, random, allow_new_levels, which, groups=groups, exog_re=exog_re, offset=offset
+        )
+
+    def get_prediction(
+        self,
+        exog=None,
+        which="mean",
+        transform=True,
+        row_labels=None,
+        *,
+        random="all",
+        allow_new_levels=False,
+        groups=None,
+        exog_re=None,
+        offset=None,
+    ):
+        """Predict with standard errors that include the uncertainty of the random effects.
+
+        Parameters
+        ----------
+        exog, which, transform, random, allow_new_levels, groups, exog_re, offset
+            As in `predict`.
+        row_labels : sequence, optional
+            Labels of the rows of the summary frame.
+
+        Returns
+        -------
+        PredictionResults
+            With ``summary_frame(alpha)``. The variance is that of x'(beta_hat - beta) + z'(b_hat - b) at the estimated
+            theta; a new level contributes the variance of its random effect.
+        """
+        return prediction_results(
+            self,
+            exog,
+            transform,
+            random,
+            allow_new_levels,
+            which,
+            row_labels=row_labels,
+            groups=groups,
+            exog_re=exog_re,
+            offset=offset,
+        )
+
+    # --- tables
+
+    def summary(self, yname=None, xname=None, title=None, alpha=0.05):
+        """Summarise the fit.
+
+        Parameters
+        ----------
+        yname : str, optional
+            Name of the response.
+        xname : list of str, optional
+            Names of the fixed effects.
+        title : str, optional
+            Title of the first table.
+        alpha : float, optional
+            One minus the coverage of the intervals.
+
+        Returns
+        -------
+        statsmodels.iolib.summary.Summary
+            With ``as_text``, ``as_html``, ``as_latex`` and ``as_csv``.
+        """
+        return tables.summary(self, yname=yname, xname=xname, title=title, alpha=alpha)
+
+    def summary2(self, yname=None, xname=None, title=None, alpha=0.05, float_format="%.4f"):
+        """Summarise the fit in statsmodels' second layout; parameters as in `summary`."""
+        return tables.summary2(self, yname, xname, title, alpha, float_format)
+
+    def tidy(self, effects="fixed", conf_int=False, alpha=0.05):
+        """Return the estimates as a frame, one row each.
+
+        Parameters
+        ----------
+        effects : {"fixed", "random", "all"}, optional
+            Fixed effects, standard deviations and correlations, or both.
+        conf_int : bool, optional
+            Whether to add ``conf_low`` and ``conf_high`` (Wald; NaN for random rows).
+        alpha : float, optional
+            One minus the coverage of the intervals.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``effect, group, term, estimate, std_error, statistic, df, p_value``.
+        """
+        return tables.tidy(self, effects, conf_int, alpha)
+
+    def glance(self):
+        """Return a one-row frame that describes the whole fit."""
+        return tables.glance(self)
+
+    def _repr_html_(self):
+        return self.summary().as_html()
+
+    # --- storage
+
+    def __getstate__(self):
+        return {**self.__dict__, "_criterion": None}
+
+    def remove_data(self):
+        """Remove the arrays with one entry per row; `summary` and population predictions still work."""
+        self._criterion = None
+        super().remove_data()
+
+
+class MixedModelResultsWrapper(LikelihoodResultsWrapper):
+    """Attach pandas labels to the arrays of a result."""
+
+    _wrap_attrs = wrap.union_dicts(LikelihoodResultsWrapper._wrap_attrs, {"resid_pearson": "rows"})
+
+
+wrap.populate_wrapper(MixedModelResultsWrapper, MixedModelResults)
+
+
+def row_series(model, values):
+    """Return `values` (nobs,) with the row labels of the model's frame, as given without one."""
+    labels = model.data.row_labels
+    return values if labels is None else pd.Series(values, index=labels)

@@ -1,0 +1,173 @@
+"""Results of the linear mixed model."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pandas as pd
+import statsmodels.base.wrapper as wrap
+from statsmodels.regression._prediction import PredictionResults
+from statsmodels.tools._decorators import cache_readonly
+from statsmodels.tools.rng_qrng import check_random_state
+
+from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
+
+__all__ = ["LinearMixedModelResults", "LinearMixedModelResultsWrapper"]
+
+
+class LinearMixedModelResults(MixedModelResults):
+    """Results of a `LinearMixedModel`.
+
+    Attributes
+    ----------
+    scale : float
+        Residual variance sigma^2 of a row with weight 1.
+    reml : bool
+        Whether the criterion is that of REML.
+    """
+
+    def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
+        super().__init__(model, solution, optimum, settings, cov_type=cov_type, use_t=use_t)
+        self.reml = settings["reml"]
+        self._estimator = "REML" if self.reml else "ML"
+        self._criterion_name = "REML criterion" if self.reml else "-2 Log-Likelihood"
+
+    @property
+    def deviance(self):
+        """The criterion, as R's ``deviance`` (REML fits: ``REMLcrit``)."""
+        return self.criterion
+
+    @cache_readonly
+    def resid_pearson(self):
+        """Residuals times the square root of the weights (nobs,), as in lme4; not divided by sigma."""
+        weights = self.model.weights
+        return self.resid if weights is None else np.sqrt(weights) * self.resid
+
+    @cache_readonly
+    def random_effects_cov(self):
+        """Conditional covariances of the random effects given the data, dict of ndarray (n_levels, q, q)."""
+        blocks = self._deviance_function().conditional_cov(self.theta)
+        names = [factor.name for factor in self.model.random_layout.factors]
+        return {name: self.scale * block for name, block in zip(names, blocks, strict=True)}
+
+    def _deviance_function(self):
+        """The criterion as a function; rebuilt once after unpickling."""
+        if self._criterion is None:
+            self._criterion = self.model.criterion(self.reml)
+        return self._criterion
+
+    def _prediction(self, linear, variance, which, labels):
+        """Predictions with confidence intervals and, for an observation of weight 1, prediction intervals."""
+        dist = ("t", self.df_resid) if self.use_t else ("norm", None)
+        return PredictionResults(linear, variance, self.scale, df=dist[1], dist=dist[0], row_labels=labels)
+
+    def refit(self, endog):
+        """Fit the same model to another response.
+
+        Parameters
+        ----------
+        endog : array_like
+            Response (nobs,), rows as in the model.
+
+        Returns
+        -------
+        LinearMixedModelResults
+            A new result with a model of its own; this one is left as it was.
+
+        Raises
+        ------
+        DataError
+            If the length differs or a value is not finite.
+        """
+        y = complete_response(endog, self.nobs)
+        criterion = self._deviance_function().refitted(y)
+        return self.model.with_endog(y).estimated(criterion, self.mle_settings, self.use_t)
+
+    def simulate(self, n=1, rng=None, random="new"):
+        """Simulate responses from the fitted model.
+
+        Parameters
+        ----------
+        n : int, optional
+            Number of responses.
+        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
+            Source of randomness.
+        random : {"new", "conditional"}, optional
+            New random effects in every response, or those of the fit.
+
+        Returns
+        -------
+        DataFrame
+            One column per response (nobs, n), rows as in the model.
+        """
+        if random not in ("new", "conditional"):
+            raise OptionError(f"random must be 'new' or 'conditional', got {random!r}")
+        rng = check_random_state(rng)
+        model = self.model
+        sigma = np.sqrt(self.scale)
+        noise = sigma if model.weights is None else sigma / np.sqrt(model.weights)
+        layout = model.random_layout
+        out = np.empty((self.nobs, n), order="F")
+        for i in range(n):
+            if random == "new":
+                b = [
+                    sigma * rng.standard_normal((term.factor.n_levels, term.q)) @ lam.T
+                    for term, lam in zip(layout.terms, layout.lambdas(self.theta), strict=True)
+                ]
+                linear = self._linear_predictor(b)
+            else:
+                linear = self.fittedvalues
+            out[:, i] = linear + noise * rng.standard_normal(self.nobs)
+        return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
+
+    def widened(self, model, positions, wrapped):
+        """This result in a model with more columns, whose coefficients are held at zero.
+
+        Parameters
+        ----------
+        model : LinearMixedModel
+            The wider model.
+        positions : ndarray
+            Columns of the wider design that this result has estimated (k_fe,).
+        wrapped : LinearMixedModelResultsWrapper
+            This result as the user sees it, kept as ``results_constrained``.
+
+        Returns
+        -------
+        LinearMixedModelResultsWrapper
+        """
+        k = model.exog.shape[1]
+        beta, cov = np.zeros(k), np.zeros((k, k))
+        beta[positions] = self.params
+        cov[np.ix_(positions, positions)] = self.normalized_cov_params
+        out = copy.copy(self)
+        out._cache = {}
+        out.model, out.params, out.normalized_cov_params = model, beta, cov
+        out.cov_params_default = self.scale * cov
+        out.keep_index, out.results_constrained = positions, wrapped
+        out.k_constr = k - len(positions)
+        return LinearMixedModelResultsWrapper(out)
+
+
+class LinearMixedModelResultsWrapper(MixedModelResultsWrapper):
+    """Attach pandas labels to the arrays of a `LinearMixedModelResults`."""
+
+
+wrap.populate_wrapper(LinearMixedModelResultsWrapper, LinearMixedModelResults)
+
+
+def complete_response(endog, nobs):
+    """A new response as a float array (nobs,), finite."""
+    try:
+        y = np.asarray(endog, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError("the new response must be numeric") from None
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.shape != (nobs,):
+        raise DataError(f"the new response must have one value for each of the {nobs} rows, found shape {y.shape}")
+    if not np.isfinite(y).all():
+        raise DataError("the new response has missing or infinite values")
+    return y

@@ -1,0 +1,143 @@
+"""Predictions from a fit: new rows, new levels, chosen random effects, and their standard errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.exceptions import NewLevelError, OptionError
+
+__all__ = ["NewRows", "predicted", "prediction_results", "selected_terms"]
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Rows to predict for, as arrays.
+
+    Attributes
+    ----------
+    exog : ndarray
+        Fixed-effects design (m, k_fe); NaN where a variable is missing.
+    random : tuple
+        One pair per term: codes (m,), -1 for an unknown level, and columns (m, q).
+    offset : ndarray or None
+        Offset (m,).
+    index : Index or None
+        Row labels.
+    """
+
+    exog: np.ndarray
+    random: tuple
+    offset: np.ndarray | None = None
+    index: object = None
+
+
+def selected_terms(layout, random) -> tuple[int, ...]:
+    """Positions of the terms that `random` ("all", "none" or a list of names) selects."""
+    if isinstance(random, str) and random in ("all", "none"):
+        return tuple(range(len(layout.terms))) if random == "all" else ()
+    known = [factor.name for factor in layout.factors]
+    names = [random] if isinstance(random, str) else list(random)
+    for name in names:
+        if name not in known:
+            raise OptionError(f"random must be 'all', 'none' or a list of grouping factors among {known}, got {name!r}")
+    return tuple(i for i, term in enumerate(layout.terms) if term.factor.name in names)
+
+
+def _refuse_unknown(layout, rows, terms, frame_missing):
+    for i in terms:
+        unknown = (rows.random[i][0] == -1) & ~frame_missing
+        if unknown.any():
+            position = int(np.flatnonzero(unknown)[0])
+            name = layout.terms[i].factor.name
+            raise NewLevelError(
+                f"{int(unknown.sum())} of {len(unknown)} rows have a level of {name!r} that was not in the data (first at "
+                f"row {position}); use allow_new_levels=True to predict them with an effect of 0, or random='none'"
+            )
+
+
+def _missing(rows, terms) -> np.ndarray:
+    """Rows (m,) with a missing value in what the prediction needs; missing labels have code -2."""
+    missing = np.isnan(rows.exog).any(axis=1)
+    for i in terms:
+        codes, columns = rows.random[i]
+        missing |= (codes == -2) | np.isnan(columns).any(axis=1)
+    return missing
+
+
+def _random_part(rows, b, terms) -> np.ndarray:
+    out = np.zeros(len(rows.exog))
+    for i in terms:
+        codes, columns = rows.random[i]
+        known = np.flatnonzero(codes >= 0)
+        out[known] += np.einsum("ij,ij->i", b[i][codes[known]], columns[known])
+    return out
+
+
+def _linear(result, rows, terms):
+    linear = rows.exog @ result.params + _random_part(rows, result._solution.b, terms)
+    if rows.offset is not None:
+        linear = linear + rows.offset
+    linear[_missing(rows, terms)] = np.nan
+    return linear
+
+
+def _training_linear(result, terms):
+    b = [effects if i in terms else np.zeros_like(effects) for i, effects in enumerate(result._solution.b)]
+    return result._linear_predictor(b)
+
+
+def _on_scale(model, linear, which):
+    if which not in ("mean", "linear"):
+        raise OptionError(f"which must be 'mean' or 'linear', got {which!r}")
+    return linear if which == "linear" else model.inverse_link(linear)
+
+
+def predicted(result, exog, transform, random, allow_new_levels, which, **given):
+    """Predicted values; parameters as in `MixedModelResults.predict`."""
+    model = result.model
+    terms = selected_terms(model.random_layout, random)
+    if exog is None:
+        if len(terms) == len(model.random_layout.terms) and which == "mean":
+            values = result.fittedvalues
+        else:
+            values = _on_scale(model, _training_linear(result, terms), which)
+        index = model.data.row_labels
+    else:
+        rows = model.new_rows(exog, terms, transform=transform, **given)
+        if not allow_new_levels:
+            _refuse_unknown(model.random_layout, rows, terms, _missing(rows, terms))
+        values, index = _on_scale(model, _linear(result, rows, terms), which), rows.index
+    return values if index is None else pd.Series(values, index=index)
+
+
+def prediction_results(result, exog, transform, random, allow_new_levels, which, *, row_labels=None, **given):
+    """Predictions with standard errors; parameters as in `MixedModelResults.get_prediction`."""
+    model = result.model
+    terms = selected_terms(model.random_layout, random)
+    rows = model.own_rows() if exog is None else model.new_rows(exog, terms, transform=transform, **given)
+    missing = _missing(rows, terms)
+    if not allow_new_levels:
+        _refuse_unknown(model.random_layout, rows, terms, missing)
+    linear = _linear(result, rows, terms)
+    variance = np.full(len(linear), np.nan)
+    used = np.flatnonzero(~missing)
+    variance[used] = result.scale * _relative_variance(result, rows, terms, used)
+    labels = rows.index if row_labels is None else row_labels
+    return result._prediction(linear, variance, which, labels)
+
+
+def _relative_variance(result, rows, terms, used):
+    exog = rows.exog[used]
+    if not terms:
+        return np.einsum("ij,jk,ik->i", exog, result._solution.cov_beta, exog)
+    random = []
+    for i, term in enumerate(result.model.random_layout.terms):
+        if i in terms:
+            codes, columns = rows.random[i]
+            random.append((codes[used], columns[used]))
+        else:
+            random.append((np.zeros(len(used), dtype=np.intp), np.zeros((len(used), term.q))))
+    return result._deviance_function().prediction_variance(result.theta, exog, random)

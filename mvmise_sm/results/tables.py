@@ -1,0 +1,187 @@
+"""Tables of a fit: summary, tidy, glance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from statsmodels.iolib.table import SimpleTable
+from statsmodels.iolib.tableformatting import fmt_params
+
+from mvmise_sm.exceptions import OptionError
+
+__all__ = ["glance", "summary", "summary2", "tidy"]
+
+
+def _format(x: float) -> str:
+    """Format a variance or standard deviation to four significant digits at least."""
+    if not np.isfinite(x):
+        return ""
+    return f"{x:.4g}" if x != 0.0 and (abs(x) < 1e-3 or abs(x) >= 1e6) else f"{x:.4f}"
+
+
+def _random_cells(result):
+    """Rows of the random-effects table: group, name, variance, standard deviation, correlations."""
+    rows = result._variance_rows()
+    order = {}
+    for group, var1, var2, vcov, sdcor in rows:
+        if var2 is None:
+            order[group, var1] = [group, var1, _format(vcov), _format(sdcor)]
+    correlations = {}
+    for group, var1, var2, _, sdcor in rows:
+        if var2 is not None:
+            correlations.setdefault((group, var2), []).append(f"{sdcor:.2f}" if np.isfinite(sdcor) else "")
+    width = max((len(c) for c in correlations.values()), default=0)
+    cells, previous = [], None
+    for key, cell in order.items():
+        corr = correlations.get(key, [])
+        cells.append([cell[1], *cell[2:], *corr, *[""] * (width - len(corr))])
+        cells[-1].insert(0, "" if cell[0] == previous else cell[0])
+        previous = cell[0]
+    if result._k_scale:
+        cells.append(["Residual", "", _format(result.scale), _format(np.sqrt(result.scale)), *[""] * width])
+    header = ["", "Name", "Variance", "Std.Dev.", *(["Corr"] + [""] * (width - 1) if width else [])]
+    return header, cells
+
+
+def random_table(result) -> SimpleTable:
+    """Random-effects table: standard deviations and correlations by grouping factor."""
+    header, cells = _random_cells(result)
+    stubs = [row[0] for row in cells]
+    return SimpleTable([row[1:] for row in cells], header[1:], stubs, title="Random effects", txt_fmt=fmt_params)
+
+
+def notes(result) -> list[str]:
+    """Lines below the tables: groups, priors and what the reader must know about the fit."""
+    lines = ["Groups: " + ", ".join(f"{name}: {n}" for name, n in result.n_groups.items())]
+    if result.priors is not None:
+        lines += [str(line) for line in result.priors.describe()]
+        lines.append(f"Prior deviance: {result.penalty:.4f}")
+    if result.dropped:
+        lines.append("Rank deficient fixed effects; dropped: " + ", ".join(result.dropped))
+    if result.singular:
+        lines.append("Singular fit: a covariance matrix of the random effects is on the boundary.")
+    if not result.converged:
+        lines.append(f"Not converged: {result.message}")
+    return lines
+
+
+def _header(result):
+    left = [
+        ("Dep. Variable:", None),
+        ("Model:", None),
+        ("Method:", [result._estimator]),
+        ("Date:", None),
+        ("Time:", None),
+        ("No. Observations:", None),
+        ("Df Residuals:", None),
+    ]
+    right = [
+        (result._criterion_name + ":", [f"{result.criterion:.4f}"]),
+        ("Log-Likelihood:", [f"{result.llf:.4f}"]),
+        ("AIC:", [f"{result.aic:.4f}"]),
+        ("BIC:", [f"{result.bic:.4f}"]),
+        ("Scale:", [_format(result.scale)]),
+        ("Converged:", ["yes" if result.converged else "no"]),
+        ("Singular:", ["yes" if result.singular else "no"]),
+    ]
+    return left, right
+
+
+def summary(result, *, yname=None, xname=None, title=None, alpha=0.05):
+    """Build statsmodels' Summary; parameters as in `MixedModelResults.summary`."""
+    from statsmodels.iolib.summary import Summary
+
+    left, right = _header(result)
+    out = Summary()
+    out.add_table_2cols(
+        result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model._title} Results"
+    )
+    out.add_table_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t)
+    out.tables.append(random_table(result))
+    out.add_extra_txt(notes(result))
+    return out
+
+
+def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_format="%.4f"):
+    """Build statsmodels' second Summary; parameters as in `MixedModelResults.summary2`."""
+    from statsmodels.iolib import summary2 as iolib
+
+    out = iolib.Summary()
+    out.add_base(
+        result, alpha=alpha, float_format=float_format, xname=xname, yname=yname, title=title or f"{result.model._title} Results"
+    )
+    header, cells = _random_cells(result)
+    stubs = [row[0] or " " for row in cells]
+    out.add_df(pd.DataFrame([row[1:] for row in cells], index=stubs, columns=[h or " " for h in header[1:]]))
+    for line in notes(result):
+        out.add_text(line)
+    return out
+
+
+_TIDY = ["effect", "group", "term", "estimate", "std_error", "statistic", "df", "p_value"]
+
+
+def _fixed_rows(result):
+    df = result.df_resid if result.use_t else np.nan
+    return pd.DataFrame(
+        {
+            "effect": "fixed",
+            "group": None,
+            "term": list(result.model.exog_names),
+            "estimate": result.params,
+            "std_error": result.bse,
+            "statistic": result.tvalues,
+            "df": df,
+            "p_value": result.pvalues,
+        },
+        columns=_TIDY,
+    )
+
+
+def _random_rows(result):
+    rows = [
+        ("random", group, f"sd_{var1}" if var2 is None else f"cor_{var1}.{var2}", sdcor, *[np.nan] * 4)
+        for group, var1, var2, _, sdcor in result._variance_rows()
+    ]
+    if result._k_scale:
+        rows.append(("random", "Residual", "sigma", float(np.sqrt(result.scale)), *[np.nan] * 4))
+    return pd.DataFrame(rows, columns=_TIDY)
+
+
+def tidy(result, effects="fixed", conf_int=False, alpha=0.05):
+    """Build the tidy frame; parameters as in `MixedModelResults.tidy`."""
+    if effects not in ("fixed", "random", "all"):
+        raise OptionError(f"effects must be 'fixed', 'random' or 'all', got {effects!r}")
+    parts = []
+    if effects != "random":
+        fixed = _fixed_rows(result)
+        if conf_int:
+            fixed[["conf_low", "conf_high"]] = np.asarray(result.conf_int(alpha))
+        parts.append(fixed)
+    if effects != "fixed":
+        random = _random_rows(result)
+        if conf_int:
+            random[["conf_low", "conf_high"]] = np.nan
+        parts.append(random)
+    return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+
+
+def glance(result):
+    """Build the one-row frame of `MixedModelResults.glance`."""
+    return pd.DataFrame(
+        {
+            "nobs": [result.nobs],
+            "sigma": [float(np.sqrt(result.scale))],
+            "llf": [result.llf],
+            "aic": [result.aic],
+            "bic": [result.bic],
+            "criterion": [result.criterion],
+            "penalty": [result.penalty],
+            "deviance": [result.deviance],
+            "df_resid": [result.df_resid],
+            "n_params": [result.k_params],
+            "method": [result._estimator],
+            "converged": [result.converged],
+            "singular": [result.singular],
+        }
+    )

@@ -1,0 +1,114 @@
+"""Variance components of a fit as frames: what theta and sigma^2 say in the user's words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.structures import Diagonal
+
+__all__ = ["covariance_frames", "layout_of", "mode_frames", "term_covariances", "variance_frame", "variance_rows"]
+
+
+def layout_of(random: RandomEffects) -> RandomEffects:
+    """Return `random` without its rows: names, levels and structures, which summaries and predictions need."""
+    factors = {id(f): GroupingFactor(f.name, None, f.levels) for f in random.factors}
+    return RandomEffects(
+        [replace(t, factor=factors[id(t.factor)], columns=(None,) * t.q) for t in random.terms]
+    )
+
+
+def term_covariances(random: RandomEffects, theta: np.ndarray, sigma2: float) -> list[np.ndarray]:
+    """Covariance sigma^2 Lambda Lambda' (q, q) of every term."""
+    return [sigma2 * (lam @ lam.T) for lam in random.lambdas(theta)]
+
+
+def _term_labels(random: RandomEffects) -> list[str]:
+    """Group names made unique as R does: the second term on Subject is ``Subject.1``."""
+    seen: dict[str, int] = {}
+    labels = []
+    for term in random.terms:
+        count = seen.get(term.factor.name, 0)
+        seen[term.factor.name] = count + 1
+        labels.append(f"{term.factor.name}.{count}" if count else term.factor.name)
+    return labels
+
+
+def correlation(covariance: np.ndarray, i: int, j: int) -> float:
+    """Correlation of elements i and j; NaN where a variance is zero."""
+    scale = np.sqrt(covariance[i, i] * covariance[j, j])
+    return float(covariance[i, j] / scale) if scale > 0.0 else np.nan
+
+
+def variance_rows(random: RandomEffects, theta: np.ndarray, sigma2: float) -> list[tuple]:
+    """Rows ``(group, var1, var2, vcov, sdcor)``: per term variances first, then covariances by columns."""
+    rows = []
+    for label, term, cov in zip(_term_labels(random), random.terms, term_covariances(random, theta, sigma2), strict=True):
+        names = term.names
+        rows += [(label, names[i], None, float(cov[i, i]), float(np.sqrt(cov[i, i]))) for i in range(term.q)]
+        if isinstance(term.structure, Diagonal):
+            continue
+        rows += [
+            (label, names[j], names[i], float(cov[i, j]), correlation(cov, i, j))
+            for j in range(term.q)
+            for i in range(j + 1, term.q)
+        ]
+    return rows
+
+
+def variance_frame(rows: list[tuple], sigma2: float | None) -> pd.DataFrame:
+    """Frame with columns ``grp, var1, var2, vcov, sdcor`` as R's ``as.data.frame(VarCorr(fit))``.
+
+    Parameters
+    ----------
+    rows : list of tuple
+        From `variance_rows`.
+    sigma2 : float or None
+        Residual variance; None where the family has none, then there is no ``Residual`` row.
+    """
+    if sigma2 is not None:
+        rows = [*rows, ("Residual", None, None, float(sigma2), float(np.sqrt(sigma2)))]
+    return pd.DataFrame(rows, columns=["grp", "var1", "var2", "vcov", "sdcor"])
+
+
+def _factor_names(random: RandomEffects, factor) -> list[str]:
+    return [name for i in random.terms_of(factor) for name in random.terms[i].names]
+
+
+def covariance_frames(random: RandomEffects, theta: np.ndarray, sigma2: float) -> dict[str, pd.DataFrame]:
+    """Covariance of all random effects of each grouping factor, names on both sides."""
+    blocks = term_covariances(random, theta, sigma2)
+    frames = {}
+    for factor in random.factors:
+        names = _factor_names(random, factor)
+        full = np.zeros((len(names), len(names)))
+        start = 0
+        for i in random.terms_of(factor):
+            stop = start + random.terms[i].q
+            full[start:stop, start:stop] = blocks[i]
+            start = stop
+        frames[factor.name] = pd.DataFrame(full, index=names, columns=names)
+    return frames
+
+
+def mode_frames(random: RandomEffects, b) -> dict[str, pd.DataFrame]:
+    """Conditional modes of each grouping factor: levels by columns of all its terms.
+
+    Parameters
+    ----------
+    random : RandomEffects
+        May be without rows.
+    b : sequence of ndarray
+        One array (n_levels, q) per term.
+    """
+    return {
+        factor.name: pd.DataFrame(
+            np.hstack([b[i] for i in random.terms_of(factor)]),
+            index=pd.Index(factor.levels, name=factor.name),
+            columns=_factor_names(random, factor),
+        )
+        for factor in random.factors
+    }
