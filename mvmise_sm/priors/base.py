@@ -1,0 +1,300 @@
+"""What a prior is: a specification that model dimensions turn into a penalty on the deviance scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["CovariancePrior", "Dimensions", "Prior", "ScalePart"]
+
+ROLES = {"cov": "covariance", "fixef": "fixed-effect", "resid": "residual"}
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes that a hyperparameter may depend on.
+
+    Attributes
+    ----------
+    n_obs, n_fixef : int
+        Number of observations and of fixed effects.
+    level_dim, n_groups : int or None
+        Columns of the random-effects term and levels of its grouping factor; None outside covariance priors.
+    has_scale : bool
+        False where the model has no residual scale (generalised models).
+    fixef_names : tuple of str
+        Names of the fixed effects (n_fixef,).
+    """
+
+    n_obs: int
+    n_fixef: int
+    level_dim: int | None = None
+    n_groups: int | None = None
+    has_scale: bool = True
+    fixef_names: tuple[str, ...] = ()
+
+
+DIMENSION_NAMES = {
+    "level_dim": "level_dim",
+    "q_k": "level_dim",
+    "n_groups": "n_groups",
+    "n_grps": "n_groups",
+    "j_k": "n_groups",
+    "n_obs": "n_obs",
+    "n": "n_obs",
+    "n_fixef": "n_fixef",
+    "p": "n_fixef",
+}
+
+
+@dataclass
+class Hyperparameters:
+    """Values of one prior's arguments at given dimensions, worked out on demand.
+
+    Functions receive this object: they may read the dimensions and the prior's other arguments as attributes.
+    """
+
+    owner: str
+    given: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    dims: Dimensions
+    _open: list = field(default_factory=list)
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in DIMENSION_NAMES:
+            value = getattr(self.dims, DIMENSION_NAMES[name])
+            if value is None:
+                raise ValueError(f"{self.owner}: '{name}' is only known to covariance priors.")
+            return value
+        if name not in self.defaults:
+            known = ", ".join([*DIMENSION_NAMES, *self.defaults])
+            raise ValueError(f"{self.owner}: '{name}' is not a dimension or an argument; known names are {known}.")
+        if name in self._open:
+            raise ValueError(f"{self.owner}: '{name}' is defined in terms of itself.")
+        self._open.append(name)
+        try:
+            value = self.given.get(name)
+            if value is None:
+                value = self.defaults[name]
+            return value(self) if callable(value) else value
+        finally:
+            self._open.pop()
+
+    def given_by_user(self, name) -> bool:
+        return self.given.get(name) is not None
+
+    def number(self, name, *, minimum=None, strict=False, infinite=False) -> float:
+        """Argument `name` as a float, at least (or, if `strict`, above) `minimum`."""
+        value = getattr(self, name)
+        try:
+            array = np.asarray(value, dtype=float)
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.owner}: {name} must be a number, got {value!r}.") from None
+        if array.size != 1:
+            raise ValueError(f"{self.owner}: {name} must be a single number, got {array.size} values.")
+        number = float(array.reshape(()) if array.ndim == 0 else array.ravel()[0])
+        if math.isnan(number) or (math.isinf(number) and not infinite):
+            raise ValueError(f"{self.owner}: {name} must be finite, got {number}.")
+        if minimum is not None and (number < minimum or (strict and number == minimum)):
+            raise ValueError(f"{self.owner}: {name} must be {'above' if strict else 'at least'} {minimum:g}, got {number:g}.")
+        return number
+
+    def choice(self, name, allowed) -> str:
+        """Argument `name`, one of the words `allowed`."""
+        value = getattr(self, name)
+        if value not in allowed:
+            words = " or ".join(repr(w) for w in allowed)
+            raise ValueError(f"{self.owner}: {name} must be {words}, got {value!r}.")
+        return value
+
+    def common_scale(self, role) -> bool:
+        """The common_scale argument, refused where it has no meaning."""
+        if self.given_by_user("common_scale") and (role == "resid" or not self.dims.has_scale):
+            reason = "a residual prior" if role == "resid" else "a model without a residual scale"
+            raise ValueError(f"{self.owner}: common_scale does not apply to {reason}.")
+        value = self.defaults["common_scale"] if not self.dims.has_scale else self.__getattr__("common_scale")
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{self.owner}: common_scale must be True or False, got {value!r}.")
+        return bool(value)
+
+
+class Prior:
+    """Specification of a prior; `covariance`, `fixef` and `residual` bind it to a model's dimensions.
+
+    A subclass implements the roles that it can play. The bound object of a covariance or residual prior is a
+    `CovariancePrior`, that of a fixed-effect prior a tuple of `mvmise_sm.priors.fixed.QuadraticPenalty`.
+
+    Attributes
+    ----------
+    name : str
+        Name of the distribution in text and printouts (blme's).
+    positions : dict
+        For every role that text may use, the argument names in the order of positional arguments.
+    """
+
+    name = ""
+    positions: dict[str, tuple[str, ...]] = {}
+
+    def __init__(self, **arguments):
+        self.arguments = {k: v for k, v in arguments.items() if v is not None}
+
+    def __repr__(self):
+        inside = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
+        return f"{type(self).__name__}({inside})"
+
+    def __eq__(self, other):
+        return type(self) is type(other) and repr(self) == repr(other)
+
+    def __hash__(self):
+        return hash(repr(self))
+
+    def covariance(self, dims: Dimensions) -> CovariancePrior:
+        """Bind as the prior of a random-effects covariance; ValueError if it is none."""
+        raise self._not_for("cov")
+
+    def fixef(self, dims: Dimensions) -> tuple:
+        """Bind as the prior of the fixed effects; ValueError if it is none."""
+        raise self._not_for("fixef")
+
+    def residual(self, dims: Dimensions) -> CovariancePrior:
+        """Bind as the prior of the residual variance; ValueError if it is none."""
+        raise self._not_for("resid")
+
+    def _not_for(self, role):
+        return ValueError(f"{self.name or type(self).__name__} is not a {ROLES[role]} prior.")
+
+    def _hyperparameters(self, defaults, dims) -> Hyperparameters:
+        return Hyperparameters(self.name, self.arguments, defaults, dims)
+
+
+class ScalePart(NamedTuple):
+    """Dependence of a prior on sigma: `value(s2 * S) = value(S-part) + log * log(s2) + coefficient * sigma**power`.
+
+    Attributes
+    ----------
+    log : float
+    power : {-2, -1, 0, 1, 2}
+    coefficient : float
+        Non-negative; 0 with power 0.
+    """
+
+    log: float
+    power: int
+    coefficient: float
+
+
+class CovariancePrior(Prior):
+    """Penalty on one covariance matrix S, on the deviance scale (-2 log density).
+
+    Subclass it for a prior of your own: `value` is required, the rest has defaults by differences.
+
+    Attributes
+    ----------
+    common_scale : bool
+        True: S is the covariance relative to the residual variance; False: S is the covariance itself.
+    scalar : bool
+        True if S must be a variance (1, 1).
+    fixed : float or None
+        Residual role only: the residual variance, if the prior is a point mass.
+    """
+
+    common_scale = True
+    scalar = False
+    fixed: float | None = None
+
+    def value(self, s: np.ndarray) -> float:
+        """Return -2 log density at S (q, q); inf where the density is zero."""
+        raise NotImplementedError
+
+    def gradient(self, s: np.ndarray) -> np.ndarray:
+        """Return the symmetric derivative of `value` in S (q, q)."""
+        return difference_gradient(self.value, s)
+
+    def evaluate(self, s: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return value and gradient at S (q, q)."""
+        return self.value(s), self.gradient(s)
+
+    def hessian(self, s: np.ndarray) -> np.ndarray:
+        """Return the second derivative (q, q, q, q) of `value` in S: E : H : E is the curvature along symmetric E."""
+        return difference_hessian(self.gradient, s)
+
+    def scale_part(self, s: np.ndarray) -> ScalePart | None:
+        """Return how `value(s2 * S)` depends on sigma, or None if only evaluation can tell."""
+        return None
+
+    def covariance(self, dims: Dimensions) -> CovariancePrior:
+        return self
+
+    def residual(self, dims: Dimensions) -> CovariancePrior:
+        return self
+
+    def describe(self) -> str:
+        """Return the text that results print."""
+        return f"{self.name or type(self).__name__.lower()}(common.scale = {r_text(self.common_scale)})"
+
+
+def difference_gradient(f: Callable[[np.ndarray], float], s: np.ndarray) -> np.ndarray:
+    """Derivative of `f` in a symmetric matrix S (q, q), from points S + h v v' that never leave the cone.
+
+    Central differences with one Richardson step inside the cone, forward differences on its boundary.
+    """
+    q = s.shape[0]
+    scale = max(float(np.trace(s)) / q, 1e-8)
+    margin = float(np.linalg.eigvalsh(s)[0])
+    h = 1e-3 * margin if margin > 1e-7 * scale else 0.0
+    base = 0.0 if h else f(s)
+    along = np.empty((q, q))
+    for i in range(q):
+        for j in range(i, q):
+            v = np.zeros(q)
+            v[i] = v[j] = 1.0
+            e = np.outer(v, v) * (1.0 if i == j else 0.5)
+            if h:
+                wide, narrow = (f(s + 2 * h * e) - f(s - 2 * h * e)) / 4, (f(s + h * e) - f(s - h * e)) / 2
+                along[i, j] = (4 * narrow - wide) / (3 * h)
+            else:
+                along[i, j] = (f(s + 1e-6 * scale * e) - base) / (1e-6 * scale)
+            along[j, i] = along[i, j]
+    # v = e_i + e_j mixes D_ii and D_jj into D_ij
+    diagonal = np.diag(along)
+    out = along - 0.5 * (diagonal[:, None] + diagonal[None, :])
+    np.fill_diagonal(out, diagonal)
+    return out
+
+
+def difference_hessian(gradient: Callable[[np.ndarray], np.ndarray], s: np.ndarray) -> np.ndarray:
+    """Derivative of `gradient` in S by central differences, (q, q, q, q)."""
+    q = s.shape[0]
+    out = np.empty((q, q, q, q))
+    margin = float(np.linalg.eigvalsh(s)[0])
+    if margin <= 0.0:
+        return np.zeros((q, q, q, q))
+    h = 1e-4 * margin
+    for i in range(q):
+        for j in range(i, q):
+            e = np.zeros((q, q))
+            e[i, j] = e[j, i] = 1.0 if i == j else 0.5
+            out[:, :, i, j] = (gradient(s + h * e) - gradient(s - h * e)) / (2 * h)
+            out[:, :, j, i] = out[:, :, i, j]
+    return out
+
+
+def r_text(value) -> str:
+    """Format a hyperparameter as R prints it, to four significant digits."""
+    if isinstance(value, (bool, np.bool_)):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, str):
+        return value
+    array = np.asarray(value, dtype=float)
+    if array.ndim:
+        return "c(" + ", ".join(r_text(v) for v in array.ravel(order="F")) + ")"
+    number = float(array)
+    if math.isinf(number):
+        return "Inf" if number > 0 else "-Inf"
+    return f"{float(f'{number:.4g}'):.12g}"

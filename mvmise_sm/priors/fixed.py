@@ -1,0 +1,396 @@
+"""Priors on fixed effects: functions of quadratic forms of beta, hence scale mixtures of normals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import exp1, gammaln
+
+from mvmise_sm.priors.base import Dimensions, Prior, r_text
+from mvmise_sm.priors.covariance import positive_definite
+
+__all__ = ["Coefficients", "Horseshoe", "Normal", "QuadraticPenalty", "StudentT"]
+
+
+class Gaussian:
+    """phi(x) = x: the normal distribution."""
+
+    gaussian = True
+    spike = False
+
+    def phi(self, x: float) -> tuple[float, float, float]:
+        """Return phi, its first and its second derivative at x >= 0."""
+        return x, 1.0, 0.0
+
+    def at_finite_bound(self):
+        """Return the unbounded form for evaluation at given parameters."""
+        return self
+
+
+@dataclass(frozen=True)
+class Student:
+    """phi(x) = (df + rank) log(1 + x / df): the multivariate t distribution."""
+
+    df: float
+    rank: int
+    gaussian = False
+    spike = False
+
+    def phi(self, x):
+        total, inside = self.df + self.rank, self.df + x
+        return total * math.log1p(x / self.df), total / inside, -total / inside**2
+
+    def at_finite_bound(self):
+        return self
+
+
+@dataclass(frozen=True)
+class HorseshoeMixing:
+    """phi(x) = -2 log(exp(u) E1(u)), u = (x + width**2) / 2: the horseshoe of one coefficient, bounded if width > 0."""
+
+    width: float
+    gaussian = False
+    spike = True
+
+    def phi(self, x):
+        u = 0.5 * (x + self.width**2)
+        if u <= 0.0:
+            return -math.inf, math.inf, -math.inf
+        scaled = scaled_exp1(u)
+        slope = 1.0 - 1.0 / (u * scaled)  # d log(exp(u) E1(u)) / du
+        bend = 1.0 / (u**2 * scaled) + slope / (u * scaled)
+        return -2.0 * math.log(scaled), -slope, -0.5 * bend
+
+    def at_finite_bound(self):
+        return HorseshoeMixing(0.0)
+
+
+def scaled_exp1(u: float) -> float:
+    """exp(u) E1(u) without overflow."""
+    if u < 50.0:
+        return float(math.exp(u) * exp1(u))
+    # continued fraction (Abramowitz and Stegun 5.1.22), 20 terms reach machine precision from u = 50 on
+    tail = 0.0
+    for k in range(20, 0, -1):
+        tail = k / (1.0 + k / (u + tail))
+    return 1.0 / (u + tail)
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticPenalty:
+    """-2 log prior = constant + phi(x / s2**c) + c rank log(s2), x = (beta - mean)' precision (beta - mean).
+
+    Here c is 1 on the common scale and 0 otherwise. phi must be concave and increasing (a scale mixture of normals).
+
+    Attributes
+    ----------
+    precision : ndarray
+        (p, p), positive semidefinite, in the user's coordinates.
+    mean : ndarray
+        (p,)
+    rank : int
+        Number of coefficients that the penalty touches.
+    constant : float
+    common_scale : bool
+    mixing : object
+        Has `phi(x)`, `gaussian`, `spike` and `at_finite_bound()`, see `Gaussian`.
+    text : str
+        What results print.
+    """
+
+    precision: np.ndarray
+    mean: np.ndarray
+    rank: int
+    constant: float
+    common_scale: bool
+    mixing: object
+    text: str
+
+
+class _FixedEffectPrior(Prior):
+    """What the fixed-effect priors share: vectors and matrices over the coefficients they apply to."""
+
+    def fixef(self, dims: Dimensions, coefficients=None) -> tuple[QuadraticPenalty, ...]:
+        """Bind to the fixed effects, or to the positions `coefficients` of them."""
+        index = np.arange(dims.n_fixef) if coefficients is None else np.asarray(coefficients)
+        if index.size == 0:
+            return ()
+        return self._bind(self._hyperparameters(self._defaults(), dims), index)
+
+    def _vector(self, name, value, dims, index, missing=math.inf):
+        """Values (len(index),) from a number, two numbers (first coefficient, others), a full vector or a dict by name."""
+        if isinstance(value, Mapping):
+            return self._by_name(name, value, dims, index, missing)
+        try:
+            array = np.asarray(value, dtype=float)
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.name}: {name} must be numeric, got {value!r}.") from None
+        if array.ndim > 1 and 1 in array.shape:
+            array = array.ravel()
+        if array.size == 1:
+            return np.full(index.size, float(array.ravel()[0]))
+        if array.ndim == 1 and array.size == index.size:
+            return array
+        if array.ndim == 1 and array.size == 2:
+            return np.where(index == 0, array[0], array[1])
+        shape = f"{array.size} values" if array.ndim == 1 else f"a matrix of shape {array.shape}"
+        raise ValueError(f"{self.name}: {name} must have 1, 2 or {index.size} values for {index.size} fixed effects, got {shape}.")
+
+    def _by_name(self, name, value, dims, index, missing):
+        names = [dims.fixef_names[i] for i in index] if dims.fixef_names else []
+        for key in value:
+            if key not in names:
+                raise ValueError(f"{self.name}: {name} names {key!r}, which is not a fixed effect ({', '.join(names)}).")
+        return np.array([float(value.get(n, missing)) for n in names])
+
+    def _mean(self, h, index):
+        """Prior means (len(index),), by the rule of `_vector`."""
+        mean = self._vector("mean", h.mean, h.dims, index, missing=0.0)
+        if not np.all(np.isfinite(mean)):
+            raise ValueError(f"{self.name}: mean must be finite, got {h.mean!r}.")
+        return mean
+
+    def _precision(self, label, cov_or_variances):
+        """Precision (k, k), rank and log-determinant of the covariance over the coefficients with finite variance."""
+        array = np.asarray(cov_or_variances, dtype=float)
+        if array.ndim == 2:
+            matrix = positive_definite(label, array)
+            return np.linalg.inv(matrix), array.shape[0], float(np.linalg.slogdet(matrix)[1])
+        if np.any(np.isnan(array)) or np.any(array <= 0.0):
+            raise ValueError(f"{label} must be positive, got {r_text(array)}.")
+        finite = np.isfinite(array)
+        return np.diag(np.where(finite, 1.0 / array, 0.0)), int(finite.sum()), float(np.log(array[finite]).sum())
+
+
+def _embed(precision, mean, index, p):
+    full, center = np.zeros((p, p)), np.zeros(p)
+    full[np.ix_(index, index)] = precision
+    center[index] = mean
+    return full, center
+
+
+class Normal(_FixedEffectPrior):
+    r"""Normal prior on the fixed effects.
+
+    :math:`\beta \mid \sigma \sim N(m, \sigma^2 \Sigma_\beta)` on the common scale (the default for linear models), else
+    :math:`\beta \sim N(m, \Sigma_\beta)`.
+
+    Parameters
+    ----------
+    sd : float, array_like, dict or callable, optional
+        Standard deviations: one for all, two (the first fixed effect, all others), one each, or a dict by coefficient
+        name; infinite ones leave their coefficient without a prior. Default (10, 2.5).
+    cov : float, array_like or callable, optional
+        Instead of `sd`: a variance, variances (p,) or a covariance matrix (p, p).
+    common_scale : bool, optional
+        Whether the covariance is relative to the residual variance (default True in linear models).
+    mean : float, array_like, dict or callable, optional
+        Prior mean: one for all, two (the first fixed effect, all others), one each, or a dict by name; default 0.
+
+    References
+    ----------
+    Dorie, blme: Profiled Maximum A Posteriori Estimation, sections 3.2 and 5.2.
+
+    Examples
+    --------
+    >>> Normal(sd=(10, 2.5), common_scale=False)
+    Normal(sd=(10, 2.5), common_scale=False)
+    """
+
+    name = "normal"
+    positions = {"fixef": ("sd", "cov", "common_scale")}
+
+    def __init__(self, sd=None, cov=None, common_scale=None, *, mean=None):
+        if sd is not None and cov is not None:
+            raise ValueError("normal: give either sd or cov, not both.")
+        super().__init__(sd=sd, cov=cov, common_scale=common_scale, mean=mean)
+
+    @staticmethod
+    def _defaults():
+        return {"sd": (10.0, 2.5), "cov": None, "common_scale": True, "mean": 0.0}
+
+    def _bind(self, h, index):
+        dims = h.dims
+        common = h.common_scale("fixef") and dims.has_scale
+        if h.given_by_user("cov"):
+            array = np.asarray(h.cov, dtype=float)
+            k = index.size
+            if array.size == 1:
+                array = np.full(k, float(array.ravel()[0]))
+            if array.shape not in ((k,), (k, k)):
+                raise ValueError(f"normal: cov must be a variance, {k} variances or a {k} x {k} matrix, got shape {array.shape}.")
+            precision, rank, logdet = self._precision("normal: cov", array)
+            sd = np.sqrt(array if array.ndim == 1 else array.diagonal())
+        else:
+            sd = self._vector("sd", h.sd, dims, index)
+            if np.any(np.isnan(sd)) or np.any(sd <= 0.0):
+                raise ValueError(f"normal: sd must be positive, got {r_text(sd)}.")
+            array = sd**2
+            precision, rank, logdet = self._precision("normal: sd", array)
+        full, mean = _embed(precision, self._mean(h, index), index, dims.n_fixef)
+        constant = rank * math.log(2.0 * math.pi) + logdet
+        text = f"normal(sd = {_first(sd, 2)}{_correlations(array)}{_mean_text(mean[index])}, common.scale = {r_text(common)})"
+        return (QuadraticPenalty(full, mean, rank, constant, common, Gaussian(), text),)
+
+
+def _first(values, n):
+    """The first n values as blme abbreviates them."""
+    values = np.asarray(values, dtype=float)
+    if values.size <= n:
+        return r_text(values if values.size > 1 else float(values[0]))
+    return "c(" + ", ".join(r_text(v) for v in values[:n]) + ", ...)"
+
+
+def _correlations(cov):
+    k = cov.shape[0]
+    if k == 1:
+        return ""
+    corr = np.zeros((k, k)) if cov.ndim == 1 else cov / np.sqrt(np.outer(cov.diagonal(), cov.diagonal()))
+    first = r_text(float(corr[1, 0]))
+    return f", corr = {first}" if k == 2 else f", corr = c({first} ...)"
+
+
+def _mean_text(mean):
+    return f", mean = {r_text(mean if mean.size > 1 else float(mean[0]))}" if np.any(mean) else ""
+
+
+class StudentT(_FixedEffectPrior):
+    r"""Multivariate t prior on the fixed effects (linear models: maximum likelihood only).
+
+    :math:`p(\beta) \propto [1 + (\beta - m)' \Sigma_\beta^{-1} (\beta - m) / \nu]^{-(\nu + p)/2}`, with
+    :math:`\sigma^2 \Sigma_\beta` for :math:`\Sigma_\beta` on the common scale.
+
+    Parameters
+    ----------
+    df : float or callable, optional
+        Positive; default 3.
+    scale : float, array_like, dict or callable, optional
+        Diagonal of the scale matrix (squared scales): one value, two (the first fixed effect, all others), one each or
+        a dict by coefficient name, or a positive definite matrix (p, p). Default (100, 6.25).
+    common_scale : bool, optional
+        Whether the scale is relative to the residual variance (default True in linear models).
+    mean : float, array_like, dict or callable, optional
+        Location, in the forms of `scale` without a matrix; default 0.
+
+    References
+    ----------
+    Dorie, blme: Profiled Maximum A Posteriori Estimation, sections 3.2 and 5.2.
+
+    Examples
+    --------
+    >>> StudentT(df=1, scale=2.5**2)
+    StudentT(df=1, scale=6.25)
+    """
+
+    name = "t"
+    positions = {"fixef": ("df", "scale", "common_scale")}
+
+    def __init__(self, df=None, scale=None, common_scale=None, *, mean=None):
+        super().__init__(df=df, scale=scale, common_scale=common_scale, mean=mean)
+
+    @staticmethod
+    def _defaults():
+        return {"df": 3.0, "scale": (100.0, 6.25), "common_scale": True, "mean": 0.0}
+
+    def _bind(self, h, index):
+        dims, k = h.dims, index.size
+        df = h.number("df", minimum=0.0, strict=True)
+        common = h.common_scale("fixef") and dims.has_scale
+        array = h.scale if isinstance(h.scale, Mapping) else np.asarray(h.scale, dtype=float)
+        if isinstance(array, Mapping) or array.ndim < 2 or array.size == 1 or array.shape != (k, k):
+            array = self._vector("scale", array, dims, index)
+        precision, rank, logdet = self._precision("t: scale", array)
+        full, mean = _embed(precision, self._mean(h, index), index, dims.n_fixef)
+        constant = logdet - 2.0 * (gammaln(0.5 * (df + rank)) - gammaln(0.5 * df) - 0.5 * rank * math.log(df * math.pi))
+        shown = f"diag(scale) = {r_text(array)}" if array.ndim == 1 and k > 1 else f"scale = {r_text(array if k > 1 else float(array.ravel()[0]))}"
+        center = r_text(mean[index] if k > 1 else float(mean[index][0]))
+        text = f"t(df = {r_text(df)}, mean = {center}, {shown}, common.scale = {r_text(common)})"
+        return (QuadraticPenalty(full, mean, rank, constant, common, Student(df, rank), text),)
+
+
+class Horseshoe(_FixedEffectPrior):
+    r"""Horseshoe prior on every fixed effect (linear models: maximum likelihood only).
+
+    :math:`p(\beta_j) = (2 \pi^3 \tau^2)^{-1/2} e^u E_1(u)`, :math:`u = (\beta_j - m_j)^2 / (2 \tau^2)`, with
+    :math:`\tau` the global shrinkage, times sigma on the common scale. The density is infinite at the mean, so it has
+    no proper mode: the prior can be evaluated anywhere else, and fits use the bounded density in which
+    :math:`(\beta_j - m_j)^2 / \tau^2` is replaced by :math:`(\beta_j - m_j)^2 / \tau^2 + w^2`.
+
+    Parameters
+    ----------
+    mean : float, array_like, dict or callable, optional
+        Locations: one for all, two (the first fixed effect, all others), one each, or a dict by name; default 0.
+    global_shrinkage : float or callable, optional
+        tau, positive; default 2.5.
+    common_scale : bool, optional
+        Whether tau is relative to the residual standard deviation (default True in linear models).
+    width : float or callable, optional
+        w of the bounded density that fits use, positive; default 0.01. A coefficient within about w tau of its mean is
+        shrunk onto it.
+
+    References
+    ----------
+    Carvalho, Polson and Scott (2010), The horseshoe estimator for sparse signals, Biometrika 97, 465-480.
+
+    Examples
+    --------
+    >>> Horseshoe(global_shrinkage=1.5)
+    Horseshoe(global_shrinkage=1.5)
+    """
+
+    name = "horseshoe"
+    positions = {"fixef": ("mean", "global_shrinkage", "common_scale")}
+
+    def __init__(self, mean=None, global_shrinkage=None, common_scale=None, *, width=None):
+        super().__init__(mean=mean, global_shrinkage=global_shrinkage, common_scale=common_scale, width=width)
+
+    @staticmethod
+    def _defaults():
+        return {"mean": 0.0, "global_shrinkage": 2.5, "common_scale": True, "width": 0.01}
+
+    def _bind(self, h, index):
+        tau = h.number("global_shrinkage", minimum=0.0, strict=True)
+        width = h.number("width", minimum=0.0, strict=True)
+        common = h.common_scale("fixef") and h.dims.has_scale
+        means = self._mean(h, index)
+        center = r_text(means if index.size > 1 else float(means[0]))
+        text = f"horseshoe(mean = {center}, global.shrinkage = {r_text(tau)}, common.scale = {r_text(common)})"
+        constant = math.log(2.0 * math.pi**3 * tau**2)
+        blocks = []
+        for position, value in zip(index, means, strict=True):
+            full, mean = _embed(np.array([[tau**-2]]), np.array([value]), np.array([position]), h.dims.n_fixef)
+            blocks.append(QuadraticPenalty(full, mean, 1, constant, common, HorseshoeMixing(width), text))
+        return tuple(blocks)
+
+
+class Coefficients(Prior):
+    """A prior of its own for some of the fixed effects; the others stay flat.
+
+    Parameters
+    ----------
+    by_name : dict
+        Coefficient name -> fixed-effect prior. A prior with several values takes them by position of the coefficient.
+    """
+
+    name = "coefficients"
+
+    def __init__(self, by_name):
+        super().__init__(**{str(k): v for k, v in by_name.items()})
+        self.by_name = dict(by_name)
+
+    def fixef(self, dims: Dimensions) -> tuple[QuadraticPenalty, ...]:
+        names = list(dims.fixef_names)
+        blocks = []
+        for name, prior in self.by_name.items():
+            if name not in names:
+                raise ValueError(f"fixef_prior names {name!r}, which is not a fixed effect of the model ({', '.join(names)}).")
+            if prior is None:
+                continue
+            if not isinstance(prior, _FixedEffectPrior):
+                raise ValueError(f"fixef_prior for {name!r} must be one of normal, t, horseshoe, got {prior!r}.")
+            bound = prior.fixef(dims, coefficients=[names.index(name)])
+            blocks.extend(replace(b, text=f"{name} ~ {b.text}") for b in bound)
+        return tuple(blocks)

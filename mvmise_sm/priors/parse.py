@@ -1,0 +1,390 @@
+"""blme's prior text, `"g.1 ~ wishart(df = level.dim + 2)"`: tokens, a recursive-descent parser, and its expressions.
+
+Grammar::
+
+    priors     := "list" "(" item ("," item)* ")" | item
+    item       := [name "~"] distribution
+    distribution := word ["(" [argument ("," argument)*] ")"] | "flat" | "NULL"
+    argument   := [word "="] sum
+    sum        := product (("+" | "-") product)*
+    product    := unary (("*" | "/") unary)*
+    unary      := ("+" | "-") unary | power
+    power      := atom [("^" | "**") unary]
+    atom       := number | string | word | word "(" arguments ")" | "(" sum ")"
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mvmise_sm.priors.base import DIMENSION_NAMES, ROLES, Prior
+
+__all__ = ["Expression", "PriorSyntaxError", "parse_priors"]
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?L?)"
+    r"|(?P<string>\"[^\"]*\"|'[^']*')"
+    r"|(?P<word>`[^`]+`|[A-Za-z.][A-Za-z0-9._]*)"
+    r"|(?P<sign>\*\*|[-+*/^(),=~:]))"
+)
+_CONSTANTS = {"TRUE": True, "True": True, "FALSE": False, "False": False, "Inf": math.inf, "inf": math.inf, "pi": math.pi}
+_WORDS = ("sd", "var", "cov", "sqrt", "none", "log", "dev")
+
+
+class PriorSyntaxError(ValueError):
+    """Prior text that cannot be read; the message shows the text and points at the character.
+
+    Attributes
+    ----------
+    text : str
+    position : int
+        Index of the character in `text`.
+    """
+
+    def __init__(self, problem: str, text: str, position: int):
+        super().__init__(f"{problem}, at character {position + 1}:\n    {text}\n    {' ' * position}^")
+        self.text = text
+        self.position = position
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A hyperparameter written as text; called with the dimensions, it returns its value."""
+
+    text: str
+    node: tuple
+
+    def __call__(self, names) -> Any:
+        return _evaluate(self.node, names, self.text)
+
+    def __repr__(self):
+        return f"<{self.text}>"
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    position: int
+
+
+def _tokens(text: str) -> list[_Token]:
+    out, position = [], 0
+    end = len(text.rstrip())
+    while position < end:
+        match = _TOKEN.match(text, position)
+        if match is None:
+            start = position + len(text[position:]) - len(text[position:].lstrip())
+            raise PriorSyntaxError(f"unexpected character {text[start]!r} in a prior", text, start)
+        kind = match.lastgroup
+        out.append(_Token(kind, match.group(kind), match.start(kind)))
+        position = match.end()
+    out.append(_Token("end", "", end))
+    return out
+
+
+def parse_priors(text: str, role: str, classes: dict[str, type]) -> list[tuple[str | None, Prior | None]]:
+    """Read one prior or a list of priors.
+
+    Parameters
+    ----------
+    text : str
+    role : {"cov", "fixef", "resid"}
+    classes : dict
+        Distribution name -> prior class with this role.
+
+    Returns
+    -------
+    list of (name or None, Prior or None)
+        The name left of "~" (a grouping factor or a coefficient), and the prior (None for flat).
+
+    Raises
+    ------
+    PriorSyntaxError
+        If the text cannot be read.
+    """
+    return _Parser(text, role, classes).priors()
+
+
+class _Parser:
+    def __init__(self, text, role, classes):
+        self.text, self.role, self.classes = text, role, classes
+        self.target = None
+        tilde = text.find("~")
+        # names left of "~" may be anything a model calls a factor or a coefficient, so one item is split first
+        if tilde >= 0 and text.count("~") == 1 and not re.match(r"\s*(list|c)\s*\(", text):
+            self.target = text[:tilde].strip().strip("`")
+            if not self.target:
+                raise PriorSyntaxError("expected a name before '~'", text, tilde)
+            self.tokens = _tokens(" " * (tilde + 1) + text[tilde + 1 :])
+        else:
+            self.tokens = _tokens(text)
+        self.index = 0
+
+    @property
+    def token(self):
+        return self.tokens[self.index]
+
+    def fail(self, problem, position=None):
+        raise PriorSyntaxError(problem, self.text, self.token.position if position is None else position)
+
+    def accept(self, *signs):
+        if self.token.kind == "sign" and self.token.text in signs:
+            self.index += 1
+            return self.tokens[self.index - 1]
+        return None
+
+    def expect(self, sign):
+        if not self.accept(sign):
+            found = repr(self.token.text) if self.token.text else "the end of the text"
+            self.fail(f"expected {sign!r}, found {found}")
+
+    def word(self, what):
+        if self.token.kind != "word":
+            found = repr(self.token.text) if self.token.text else "the end of the text"
+            self.fail(f"expected {what}, found {found}")
+        self.index += 1
+        return self.tokens[self.index - 1]
+
+    def priors(self):
+        if self.target is None and self.token.text == "list" and self.tokens[self.index + 1].text == "(":
+            self.index += 2
+            out = [self.item()]
+            while self.accept(","):
+                out.append(self.item())
+            self.expect(")")
+        else:
+            out = [self.item()]
+        if self.token.kind != "end":
+            self.fail(f"unexpected {self.token.text!r} after the prior")
+        return out
+
+    def item(self):
+        name = self.target
+        ahead = self.index
+        while self.tokens[ahead].kind in ("word", "number") or self.tokens[ahead].text == ":":
+            ahead += 1
+        if name is None and ahead > self.index and self.tokens[ahead].text == "~":
+            name = "".join(t.text.strip("`") for t in self.tokens[self.index : ahead])
+            self.index = ahead + 1
+        return name, self.distribution()
+
+    def distribution(self):
+        token = self.word(f"the name of a {ROLES[self.role]} prior")
+        if token.text in ("flat", "NULL", "None"):
+            if self.accept("("):
+                self.expect(")")
+            return None
+        if token.text not in self.classes:
+            names = ", ".join([*self.classes, "flat"])
+            self.fail(f"unknown {ROLES[self.role]} prior {token.text!r} (known: {names})", token.position)
+        cls = self.classes[token.text]
+        if self.role not in cls.positions:
+            self.fail(f"{token.text} cannot be written as text, use the class {cls.__name__}", token.position)
+        arguments = self.arguments(cls) if self.accept("(") else {}
+        try:
+            return cls(**arguments)
+        except ValueError as error:
+            self.fail(str(error).rstrip("."), token.position)
+
+    def arguments(self, cls):
+        names = [*cls.positions[self.role], *_named_only(cls, self.role)]
+        allowed = {n.replace("_", "."): n for n in names} | {n: n for n in names}
+        out: dict[str, Any] = {}
+        free = list(cls.positions[self.role])
+        if self.accept(")"):
+            return out
+        while True:
+            position = self.token.position
+            name = None
+            if self.token.kind == "word" and self.tokens[self.index + 1].text == "=":
+                if self.token.text not in allowed:
+                    known = ", ".join(n.replace("_", ".") for n in names)
+                    self.fail(f"{cls.name} has no argument {self.token.text!r} (known: {known})")
+                name = allowed[self.token.text]
+                self.index += 2
+            else:
+                name = next((n for n in free if n not in out), None)
+                if name is None:
+                    self.fail(f"too many arguments for {cls.name}")
+            if name in out:
+                self.fail(f"argument {name.replace('_', '.')!r} is given twice", position)
+            start = self.token.position
+            node = self.sum(set(names))
+            out[name] = self.value(node, start)
+            if self.accept(")"):
+                return out
+            self.expect(",")
+
+    def value(self, node, start):
+        """A constant where the expression is one, an `Expression` where it needs the dimensions."""
+        text = self.text[start : self.token.position].strip().rstrip(",").strip()
+        if not _has_names(node):
+            return _evaluate(node, None, self.text)
+        return Expression(text, node)
+
+    def sum(self, names):
+        node = self.product(names)
+        while sign := self.accept("+", "-"):
+            node = ("binary", sign.text, node, self.product(names), sign.position)
+        return node
+
+    def product(self, names):
+        node = self.unary(names)
+        while sign := self.accept("*", "/"):
+            node = ("binary", sign.text, node, self.unary(names), sign.position)
+        return node
+
+    def unary(self, names):
+        if sign := self.accept("+", "-"):
+            return ("unary", sign.text, self.unary(names))
+        node = self.atom(names)
+        if sign := self.accept("^", "**"):
+            return ("binary", "^", node, self.unary(names), sign.position)
+        return node
+
+    def atom(self, names):
+        token = self.token
+        if token.kind == "number":
+            self.index += 1
+            return ("constant", float(token.text.rstrip("L")))
+        if token.kind == "string":
+            self.index += 1
+            return ("constant", token.text[1:-1])
+        if self.accept("("):
+            node = self.sum(names)
+            self.expect(")")
+            return node
+        token = self.word("a number or an expression")
+        if self.accept("("):
+            if token.text not in _FUNCTIONS:
+                self.fail(f"unknown function {token.text!r} (known: {', '.join(_FUNCTIONS)})", token.position)
+            return ("call", token.text, *self.call_arguments(names), token.position)
+        if token.text in _CONSTANTS:
+            return ("constant", _CONSTANTS[token.text])
+        name = token.text.replace(".", "_")
+        if name in names or name in DIMENSION_NAMES:
+            return ("name", name)
+        if token.text in _WORDS:
+            return ("constant", token.text)
+        known = [d.replace("_", ".") for d in DIMENSION_NAMES] + sorted(n.replace("_", ".") for n in names)
+        self.fail(f"unknown name {token.text!r} (known: {', '.join(known)})", token.position)
+
+    def call_arguments(self, names):
+        positional, named = [], {}
+        if self.accept(")"):
+            return positional, named
+        while True:
+            if self.token.kind == "word" and self.tokens[self.index + 1].text == "=":
+                key = self.token.text
+                self.index += 2
+                named[key] = self.sum(names)
+            else:
+                positional.append(self.sum(names))
+            if self.accept(")"):
+                return positional, named
+            self.expect(",")
+
+
+def _named_only(cls, role):
+    """Arguments that text must name: those of the constructor beyond the positional ones."""
+    code = cls.__init__.__code__
+    every = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    hidden = {"common_scale"} if role == "resid" else set()
+    return [n for n in every if n not in cls.positions[role] and n not in hidden]
+
+
+def _has_names(node):
+    kind = node[0]
+    if kind == "name":
+        return True
+    if kind == "binary":
+        return _has_names(node[2]) or _has_names(node[3])
+    if kind == "unary":
+        return _has_names(node[2])
+    return kind == "call" and any(_has_names(n) for n in [*node[2], *node[3].values()])
+
+
+def _evaluate(node, names, text):
+    kind = node[0]
+    if kind == "constant":
+        return node[1]
+    if kind == "name":
+        return getattr(names, node[1])
+    if kind == "unary":
+        value = _numeric(_evaluate(node[2], names, text))
+        return -value if node[1] == "-" else value
+    position = node[-1]
+    try:
+        if kind == "binary":
+            left, right = (_numeric(_evaluate(n, names, text)) for n in node[2:4])
+            with np.errstate(all="ignore"):
+                return _plain(_OPERATORS[node[1]](left, right))
+        positional = [_evaluate(n, names, text) for n in node[2]]
+        named = {k: _evaluate(n, names, text) for k, n in node[3].items()}
+        return _plain(_FUNCTIONS[node[1]](*positional, **named))
+    except PriorSyntaxError:
+        raise
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise PriorSyntaxError(f"cannot evaluate {node[1]!r} ({error})", text, position) from None
+
+
+def _numeric(value):
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is not a number")
+    return np.asarray(value, dtype=float)
+
+
+def _plain(value):
+    value = np.asarray(value, dtype=float)
+    return float(value) if value.ndim == 0 else value
+
+
+def _c(*values):
+    return np.concatenate([np.atleast_1d(_numeric(v)).ravel(order="F") for v in values])
+
+
+def _matrix(data, nrow=None, ncol=None, byrow=False):
+    data = np.atleast_1d(_numeric(data)).ravel(order="F")
+    if nrow is None and ncol is None:
+        nrow = data.size
+    rows = round(float(nrow)) if nrow is not None else math.ceil(data.size / float(ncol))
+    cols = round(float(ncol)) if ncol is not None else math.ceil(data.size / rows)
+    if (rows * cols) % data.size:
+        raise ValueError(f"{data.size} values do not fill a {rows} x {cols} matrix")
+    return np.resize(data, rows * cols).reshape((rows, cols), order="C" if byrow else "F")
+
+
+def _diag(x, nrow=None, ncol=None):
+    x = _numeric(x)
+    if x.ndim == 2:
+        return x.diagonal()
+    if x.size == 1 and nrow is None:
+        return np.eye(round(float(x.ravel()[0])))
+    n = x.size if nrow is None else round(float(nrow))
+    return np.diag(np.resize(x.ravel(), n))
+
+
+def _rep(x, times):
+    return np.tile(np.atleast_1d(_numeric(x)), round(float(times)))
+
+
+_OPERATORS: dict[str, Callable] = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "^": np.power}
+_FUNCTIONS: dict[str, Callable] = {
+    "c": _c,
+    "matrix": _matrix,
+    "diag": _diag,
+    "rep": _rep,
+    "sqrt": lambda x: np.sqrt(_numeric(x)),
+    "exp": lambda x: np.exp(_numeric(x)),
+    "log": lambda x: np.log(_numeric(x)),
+    "abs": lambda x: np.abs(_numeric(x)),
+    "min": lambda *x: min(_c(*x)),
+    "max": lambda *x: max(_c(*x)),
+}

@@ -1,0 +1,229 @@
+"""The prior keywords of a model -> one bound prior per term, for the fixed effects and for the residual."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mvmise_sm.priors.base import ROLES, CovariancePrior, Dimensions, Prior
+from mvmise_sm.priors.covariance import Custom, Gamma, Independent, InverseGamma, InverseWishart, Wishart
+from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Normal, QuadraticPenalty, StudentT
+from mvmise_sm.priors.parse import parse_priors
+from mvmise_sm.priors.residual import Point
+from mvmise_sm.priors.stage import PriorStage
+
+__all__ = ["PriorSet", "TermShape", "resolve_priors"]
+
+DISTRIBUTIONS: dict[str, tuple[type[Prior], ...]] = {
+    "cov": (Gamma, InverseGamma, Wishart, InverseWishart, Custom),
+    "fixef": (Normal, StudentT, Horseshoe),
+    "resid": (Gamma, InverseGamma, Point),
+}
+
+
+@dataclass(frozen=True)
+class TermShape:
+    """What resolution needs to know of a random-effects term.
+
+    Attributes
+    ----------
+    factor : str
+        Name of the grouping factor.
+    q : int
+        Number of columns.
+    n_groups : int
+        Number of levels of the factor.
+    independent : bool
+        Columns are independent, as in ``(x || g)``: every column gets a prior of its own.
+    """
+
+    factor: str
+    q: int
+    n_groups: int
+    independent: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PriorSet:
+    """The bound priors of a model.
+
+    Attributes
+    ----------
+    cov : tuple
+        For every random-effects term a `CovariancePrior` or None.
+    fixef : tuple of QuadraticPenalty
+        Independent penalties on beta; empty if flat.
+    resid : CovariancePrior or None
+    factors : tuple of str
+        Grouping factor of every term.
+    """
+
+    cov: tuple[CovariancePrior | None, ...]
+    fixef: tuple[QuadraticPenalty, ...] = ()
+    resid: CovariancePrior | None = None
+    factors: tuple[str, ...] = ()
+
+    @property
+    def flat(self) -> bool:
+        """True if there is no prior at all."""
+        return not self.fixef and self.resid is None and all(c is None for c in self.cov)
+
+    def stage(self, nobs, k_fe, reml, a, b0) -> PriorStage:
+        """The (beta, sigma2) problem for `core.deviance.ProfiledDeviance`; its arguments are those of `PriorStage`."""
+        logdet_a = float(np.linalg.slogdet(a)[1]) if k_fe else 0.0
+        return PriorStage(self, nobs, k_fe, reml, logdet_a, a, b0)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Label and text of every prior as blme prints them, for example ("Cov prior", "Subject ~ wishart(...)")."""
+        texts = [f"{f} ~ {c.describe()}" for f, c in zip(self.factors, self.cov, strict=True) if c is not None]
+        out = [("Cov prior" if i == 0 else "", text) for i, text in enumerate(texts)]
+        fixef = list(dict.fromkeys(b.text for b in self.fixef))
+        out += [("Fixef prior" if i == 0 else "", text) for i, text in enumerate(fixef)]
+        if self.resid is not None:
+            out.append(("Resid prior", self.resid.describe()))
+        return out
+
+    def __repr__(self):
+        if self.flat:
+            return "PriorSet(flat)"
+        return "\n".join(f"{label:<11}: {text}" for label, text in self.lines())
+
+
+def resolve_priors(
+    cov=None,
+    fixef=None,
+    resid=None,
+    *,
+    terms: Sequence[TermShape],
+    nobs: int,
+    fixef_names: Sequence[str],
+    has_scale: bool = True,
+) -> PriorSet:
+    """Bind the prior keywords of a model to its dimensions.
+
+    Parameters
+    ----------
+    cov : Prior, str, dict, sequence or None
+        One prior for every term that it fits, a dict by grouping factor, blme's text or a list of texts or priors.
+        None and "flat" mean no prior.
+    fixef : Prior, str, dict or None
+        One prior, text, or a dict by coefficient name.
+    resid : Prior, str or None
+        One prior or text.
+    terms : sequence of TermShape
+    nobs : int
+    fixef_names : sequence of str
+    has_scale : bool, optional
+        False for models without a residual scale; they take no residual prior and no common_scale.
+
+    Returns
+    -------
+    PriorSet
+
+    Raises
+    ------
+    ValueError
+        If a prior is invalid, names something that is not in the model, or does not fit.
+    """
+    dims = Dimensions(nobs, len(fixef_names), has_scale=has_scale, fixef_names=tuple(fixef_names))
+    if not has_scale and _items(resid, "resid"):
+        raise ValueError("resid_prior does not apply: this model has no residual variance.")
+    return PriorSet(
+        _resolve_covariances(_items(cov, "cov"), terms, dims),
+        _resolve_fixef(_items(fixef, "fixef"), dims),
+        _resolve_residual(_items(resid, "resid"), dims),
+        tuple(t.factor for t in terms),
+    )
+
+
+def _items(value, role) -> list[tuple[str | None, Prior | None]]:
+    """Flatten a prior keyword to (name or None, prior or None) pairs; nothing for an unnamed flat prior."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        classes = {cls.name: cls for cls in DISTRIBUTIONS[role]}
+        found = parse_priors(value, role, classes)
+        return [(name, prior) for name, prior in found if name is not None or prior is not None]
+    if isinstance(value, Prior):
+        return [(None, value)]
+    if isinstance(value, type) and issubclass(value, Prior):
+        return [(None, value())]
+    if isinstance(value, Mapping):
+        return [(str(name), prior) for name, given in value.items() for prior in _one(given, role, name)]
+    if isinstance(value, Sequence):
+        return [item for given in value for item in _items(given, role)]
+    names = ", ".join(cls.__name__ for cls in DISTRIBUTIONS[role])
+    raise ValueError(f"{role}_prior must be a prior ({names}), text, a dict, or None, got {value!r}.")
+
+
+def _one(given, role, name):
+    """The single prior of a dict entry, [None] for a flat one."""
+    items = _items(given, role)
+    if len(items) > 1 or any(inner is not None for inner, _ in items):
+        raise ValueError(f"{role}_prior for {name!r} must be one prior without a name of its own, got {given!r}.")
+    return [items[0][1]] if items else [None]
+
+
+def _resolve_covariances(items, terms, dims):
+    defaults = [prior for name, prior in items if name is None]
+    if len(defaults) > 1:
+        raise ValueError(
+            f"cov_prior has {len(defaults)} priors without a grouping factor ({', '.join(map(repr, defaults))}); "
+            "give one default and name the factors of the others."
+        )
+    factors = list(dict.fromkeys(t.factor for t in terms))
+    named: dict[str, Prior | None] = {}
+    for name, prior in items:
+        if name is None:
+            continue
+        if name not in factors:
+            raise ValueError(f"cov_prior names grouping factor {name!r}, which is not in the model ({', '.join(factors)}).")
+        if name in named:
+            raise ValueError(f"cov_prior names grouping factor {name!r} twice.")
+        named[name] = prior
+    bound: list[CovariancePrior | None] = [None] * len(terms)
+    for name, prior in named.items():
+        mine = [i for i, t in enumerate(terms) if t.factor == name]
+        _spread(prior, mine, terms, dims, bound, f"cov_prior for {name!r}")
+    if defaults:
+        rest = [i for i, t in enumerate(terms) if t.factor not in named]
+        _spread(defaults[0], rest, terms, dims, bound, "cov_prior")
+    return tuple(bound)
+
+
+def _spread(prior, positions, terms, dims, bound, label):
+    """Bind one prior to those of the terms that it fits; ValueError if it fits none."""
+    if prior is None or not positions:
+        return
+    if not isinstance(prior, Prior):
+        raise ValueError(f"{label} must be a prior, got {prior!r}.")
+    scalar_only = isinstance(prior, (Gamma, InverseGamma)) or getattr(prior, "scalar", False)
+    fits = [i for i in positions if not scalar_only or terms[i].q == 1 or terms[i].independent]
+    if not fits:
+        sizes = ", ".join(f"{terms[i].factor} has {terms[i].q}" for i in positions)
+        raise ValueError(f"{label}: {prior.name} is a prior for terms with one column, but {sizes}; use wishart or invwishart.")
+    for i in fits:
+        term = terms[i]
+        mine = replace(dims, level_dim=1 if term.independent else term.q, n_groups=term.n_groups)
+        if term.independent and term.q > 1:
+            bound[i] = Independent([prior.covariance(mine) for _ in range(term.q)])
+        else:
+            bound[i] = prior.covariance(mine)
+
+
+def _resolve_fixef(items, dims):
+    named = {name: prior for name, prior in items if name is not None}
+    unnamed = [prior for name, prior in items if name is None]
+    if len(unnamed) > 1 or (unnamed and named) or len(named) < len(items) - len(unnamed):
+        raise ValueError("fixef_prior must be one prior, or a dict with one prior for each named coefficient.")
+    if named:
+        return Coefficients(named).fixef(dims)
+    return unnamed[0].fixef(dims) if unnamed else ()
+
+
+def _resolve_residual(items, dims):
+    if len(items) > 1 or any(name is not None for name, _ in items):
+        raise ValueError(f"resid_prior must be one {ROLES['resid']} prior.")
+    return items[0][1].residual(dims) if items else None

@@ -1,0 +1,329 @@
+"""The problem in (beta, sigma2) at one theta with priors: what `core.stage.FlatStage` is without them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
+
+from mvmise_sm.core.stage import StageSolution
+from mvmise_sm.priors.mixture import MixtureProblem
+from mvmise_sm.priors.scale import ScaleProfile, find_minimum
+
+__all__ = ["PriorStage"]
+
+_LOG_2PI = math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inner:
+    """Solution of the (beta, rho) problem: working beta, rho = log sigma2, (X'V^-1X + prior)^-1, its log-determinant
+    and the curvature of the objective in rho with beta profiled."""
+
+    beta: np.ndarray
+    rho: float
+    inverse: np.ndarray
+    logdet: float
+    curvature: float
+
+
+class PriorStage:
+    """Posterior mode in (beta, sigma2), or in sigma2 with beta integrated (REML), given the gram matrix.
+
+    Parameters
+    ----------
+    priors : PriorSet
+        Bound priors, see `mvmise_sm.priors.resolve`.
+    nobs, k_fe : int
+        Rows and fixed effects.
+    reml : bool
+        Integrate beta.
+    logdet_a : float
+        log |det A| of the working coordinates.
+    a, b0 : ndarray, optional
+        beta_user = A beta_working + b0; default the identity and 0.
+
+    Raises
+    ------
+    ValueError
+        If a t or horseshoe prior is combined with REML.
+
+    Notes
+    -----
+    Everything that the data say about (beta, sigma2) is the gram matrix K = [X y]'V^-1[X y], so every prior that does
+    not depend on the random effects is an inner problem of dimension p + 1 given K, and the derivative of its optimum
+    in K is (-beta, 1)(-beta, 1)' / sigma2 by the envelope theorem, plus (X'V^-1X + prior)^-1 with REML. Normal priors on
+    the common scale are solved in closed form (paper, section 3.2), normal priors on the absolute scale by one search in
+    log sigma, t and horseshoe priors by Newton's method in (beta, log sigma).
+    """
+
+    def __init__(self, priors, nobs, k_fe, reml, logdet_a=0.0, a=None, b0=None):
+        self.p = k_fe
+        self.nobs = nobs
+        self.reml = reml
+        self.nu = float(nobs - k_fe if reml else nobs)
+        self.logdet_a = logdet_a
+        self.relative = [(t, c) for t, c in enumerate(priors.cov) if c is not None and c.common_scale]
+        self.absolute = [(t, c) for t, c in enumerate(priors.cov) if c is not None and not c.common_scale]
+        self.resid = priors.resid
+        self.fixed_rho = None if self.resid is None or self.resid.fixed is None else math.log(self.resid.fixed)
+        self.blocks = [_WorkingBlock(b, a, b0, k_fe) for b in priors.fixef]
+        mixtures = [b for b in self.blocks if not b.mixing.gaussian]
+        if reml and mixtures:
+            raise ValueError(
+                "fixef_prior: t and horseshoe priors cannot be integrated over the fixed effects as REML does; "
+                "use fit(reml=False)."
+            )
+        self.constant = sum(b.constant for b in self.blocks)
+        self.uses_sigmas = bool(self.relative or self.absolute)
+        self.barrier = self.uses_sigmas
+        self._profile = self._constant_profile()
+        absolute = [b for b in self.blocks if not b.common]
+        self._inner = _mixture if mixtures else (_absolute_normal if absolute else _conjugate)
+
+    def _constant_profile(self):
+        """The part of the rho problem that is the same at every theta."""
+        profile = ScaleProfile(self.nu + sum(b.rank for b in self.blocks if b.common))
+        if self.resid is not None and self.fixed_rho is None:
+            _add_scale_part(profile, self.resid, np.ones((1, 1)))
+        return profile
+
+    def solve(self, gram, sigmas=None) -> StageSolution:
+        """Minimise over (beta, sigma2), see `mvmise_sm.core.stage.Stage`."""
+        penalty = self.constant
+        gradients = curvatures = None
+        if self.uses_sigmas:
+            gradients, curvatures = [None] * len(sigmas), [None] * len(sigmas)
+            for t, prior in self.relative:
+                value, gradients[t] = prior.evaluate(sigmas[t])
+                curvatures[t] = prior.hessian(sigmas[t])
+                penalty += value
+        profile = self._profile
+        if self.absolute:
+            profile = profile.copy()
+            for t, prior in self.absolute:
+                _add_scale_part(profile, prior, sigmas[t])
+        if not math.isfinite(penalty) or not math.isfinite(sum(profile.powers)):
+            return self._infinite(gram, gradients)
+        inner = self._inner(self, gram, profile)
+        s2 = math.exp(inner.rho)
+        for t, prior in self.absolute:
+            value, slope = prior.evaluate(s2 * sigmas[t])
+            penalty += value
+            gradients[t] = s2 * slope
+            curvatures[t] = s2 * s2 * prior.hessian(s2 * sigmas[t])
+        return self._assemble(gram, inner, s2, penalty, gradients, curvatures)
+
+    def _assemble(self, gram, inner, s2, penalty, gradients, curvatures):
+        p, beta = self.p, inner.beta
+        xi = np.empty(p + 1)
+        xi[:p] = -beta
+        xi[p] = 1.0
+        residual = float(xi @ gram @ xi)
+        r2 = residual
+        for block in self.blocks:
+            x = block.quadratic(xi)
+            penalty += block.mixing.phi(x / s2)[0] + block.rank * inner.rho if block.common else block.mixing.phi(x)[0]
+            if block.common and block.mixing.gaussian:
+                r2 += x
+        if self.resid is not None:
+            penalty += self.resid.value(np.array([[s2]]))
+        weights = np.multiply.outer(xi, xi / s2)
+        value = self.nu * (_LOG_2PI + inner.rho) + residual / s2 + penalty
+        logdet = inner.logdet - 2.0 * self.logdet_a
+        if self.reml:
+            value += logdet
+            weights[:p, :p] += inner.inverse
+        c = 0.0 if self.fixed_rho is not None or inner.curvature <= 0.0 else 1.0 / inner.curvature
+        return StageSolution(
+            value, penalty, beta, s2, r2, self._profile.log, logdet, weights, inner.inverse, c, gradients, curvatures
+        )
+
+    def _infinite(self, gram, gradients):
+        """A covariance outside the priors' support: the objective is infinite there."""
+        p = self.p
+        # +inf at a pole of an improper density too: the mode that is looked for is in the interior
+        return StageSolution(
+            math.inf, math.inf, np.zeros(p), 1.0, float(gram[p, p]), self.nu, 0.0, np.zeros_like(gram), np.eye(p), 0.0,
+            gradients, None,
+        )
+
+    def evaluate(self, gram, sigmas, beta, sigma2=None) -> tuple[float, float, float]:
+        """Criterion (without log|M|), penalty and sigma2 at given working `beta` (p,), maximum likelihood only.
+
+        `sigma2` is profiled if None. Bounded densities (horseshoe) are evaluated without their bound.
+        """
+        xi = np.append(-np.asarray(beta, dtype=float), 1.0)
+        residual = float(xi @ gram @ xi)
+        penalty = self.constant + sum(c.value(sigmas[t]) for t, c in self.relative)
+        profile = self._profile.copy()
+        for t, prior in self.absolute:
+            _add_scale_part(profile, prior, sigmas[t])
+        exact = [(b, b.mixing.at_finite_bound(), b.quadratic(xi)) for b in self.blocks]
+        if sigma2 is None and self.fixed_rho is not None:
+            sigma2 = math.exp(self.fixed_rho)
+        if sigma2 is None:
+            profile.powers[0] += residual
+            for block, mixing, x in exact:
+                if block.common:
+                    profile.functions.append(lambda rho, m=mixing, x=x: _common_term(m, x, rho))
+            sigma2 = math.exp(profile.minimise()[0])
+        rho = math.log(sigma2)
+        for block, mixing, x in exact:
+            penalty += mixing.phi(x / sigma2)[0] + block.rank * rho if block.common else mixing.phi(x)[0]
+        penalty += sum(c.value(sigma2 * sigmas[t]) for t, c in self.absolute)
+        if self.resid is not None:
+            penalty += self.resid.value(np.array([[sigma2]]))
+        return self.nobs * (_LOG_2PI + rho) + residual / sigma2, penalty, sigma2
+
+
+def _common_term(mixing, x, rho):
+    scaled = x * math.exp(-rho)
+    value, d1, d2 = mixing.phi(scaled)
+    return value, -d1 * scaled, d2 * scaled**2 + d1 * scaled
+
+
+def _add_scale_part(profile, prior, s):
+    """Add how `prior` at s2 * S depends on rho."""
+    part = prior.scale_part(s)
+    if part is not None:
+        profile.add(part)
+        return
+
+    def along(rho):
+        s2 = math.exp(rho)
+        value, slope = prior.evaluate(s2 * s)
+        first = float((slope * s).sum()) * s2
+        step = 1e-4
+        ahead, behind = (float((prior.gradient(math.exp(r) * s) * s).sum()) * math.exp(r) for r in (rho + step, rho - step))
+        return value, first, (ahead - behind) / (2.0 * step)
+
+    profile.functions.append(along)
+
+
+class _WorkingBlock:
+    """A `QuadraticPenalty` in working coordinates: x = xi' G xi with xi = (-beta, 1)."""
+
+    __slots__ = ("common", "constant", "g", "mixing", "rank")
+
+    def __init__(self, block, a, b0, p):
+        shift = block.mean if b0 is None else block.mean - b0
+        rows = np.column_stack([np.eye(p) if a is None else a, shift])
+        self.g = rows.T @ block.precision @ rows
+        self.constant = block.constant
+        self.common = block.common_scale
+        self.mixing = block.mixing
+        self.rank = block.rank
+
+    def quadratic(self, xi):
+        return max(float(xi @ self.g @ xi), 0.0)
+
+
+def _factor(matrix):
+    factor, info = dpotrf(matrix, lower=1)
+    if info:
+        raise np.linalg.LinAlgError("X'V^-1X is not positive definite")
+    return factor
+
+
+def _least_squares(gram, p):
+    """beta, residual, inverse, log-determinant and Cholesky factor of the normal equations in a gram matrix."""
+    kxy, kyy = gram[:p, p], float(gram[p, p])
+    if p == 0:
+        return np.zeros(0), max(kyy, 1e-300), np.zeros((0, 0)), 0.0, np.zeros((0, 0))
+    factor = _factor(gram[:p, :p])
+    half = dtrtrs(factor, kxy, lower=1)[0]
+    beta = dpotrs(factor, kxy, lower=1)[0]
+    lower = dpotri(factor, lower=1)[0]
+    inverse = np.tril(lower) + np.tril(lower, -1).T
+    return beta, max(kyy - float(half @ half), 1e-300), inverse, 2.0 * float(np.log(factor.diagonal()).sum()), factor
+
+
+def _conjugate(stage, gram, profile):
+    """Flat or normal priors on the common scale: pseudo rows, then the rho problem in closed form where it has one."""
+    for block in stage.blocks:
+        gram = gram + block.g
+    beta, r2, inverse, logdet, _ = _least_squares(gram, stage.p)
+    if stage.fixed_rho is not None:
+        return _Inner(beta, stage.fixed_rho, inverse, logdet, math.inf)
+    if profile is stage._profile:
+        profile = profile.copy()
+    profile.powers[0] += r2
+    rho, curvature = profile.minimise()
+    return _Inner(beta, rho, inverse, logdet, curvature)
+
+
+def _absolute_normal(stage, gram, profile):
+    """Normal priors, some on the absolute scale: diagonalise the two quadratic forms, then search in rho."""
+    p = stage.p
+    plus = sum(block.g for block in stage.blocks if not block.common)
+    for block in stage.blocks:
+        if block.common:
+            gram = gram + block.g
+    beta, r2, _, logdet, factor = _least_squares(gram, p)
+    root = dtrtrs(factor, plus[:p, :p], lower=1)[0]
+    weights, basis = np.linalg.eigh(dtrtrs(factor, root.T, lower=1)[0])
+    weights = np.maximum(weights, 0.0)
+    # the prior pulls gamma = basis' L' (beta - beta_hat) towards z with precision weights * s2
+    slope = basis.T @ dtrtrs(factor, plus[:p, p] - plus[:p, :p] @ beta, lower=1)[0]
+    z = np.divide(slope, weights, out=np.zeros(p), where=weights > 1e-14 * weights.max(initial=0.0))
+    pull = weights * z * z
+
+    def derivatives(rho):
+        s2 = math.exp(rho)
+        t = weights * s2
+        share = 1.0 / (1.0 + t)
+        first = -r2 / s2 - float((pull * t * share**2).sum())
+        second = r2 / s2 - float((pull * t * (1.0 - t) * share**3).sum())
+        if stage.reml:
+            first += float((t * share).sum())
+            second += float((t * share**2).sum())
+        more = profile.derivatives(rho)
+        return first + more[0], second + more[1]
+
+    def value(rho):
+        s2 = math.exp(rho)
+        t = weights * s2
+        return r2 / s2 + float((pull / (1.0 + t)).sum()) + stage.reml * float(np.log1p(t).sum()) + profile.value(rho)
+
+    if stage.fixed_rho is not None:
+        rho, curvature = stage.fixed_rho, math.inf
+    else:
+        # a prior in conflict with the data gives two modes: near the data's sigma and near that of beta at its prior mean
+        far = r2 + float((z * z).sum())
+        starts = {math.log(r2 / profile.log), math.log(far / profile.log)} if profile.log > 0.0 else {0.0}
+        rho, curvature = min((find_minimum(derivatives, s) for s in sorted(starts)), key=lambda found: value(found[0]))
+    t = weights * math.exp(rho)
+    # L' (beta - beta_hat) = basis gamma
+    half = dtrtrs(factor, basis, lower=1, trans=1)[0]
+    beta = beta + half @ (t * z / (1.0 + t))
+    inverse = (half / (1.0 + t)) @ half.T
+    return _Inner(beta, rho, inverse, logdet + float(np.log1p(t).sum()), curvature)
+
+
+def _mixture(stage, gram, profile):
+    """t and horseshoe priors: Newton in (beta, rho), from the least-squares estimate and from the prior's centre."""
+    p = stage.p
+    problem = MixtureProblem(stage.blocks, gram, profile, stage.fixed_rho)
+    beta, r2, inverse, logdet, _ = _least_squares(gram, p)
+    rho = stage.fixed_rho if stage.fixed_rho is not None else math.log(r2 / max(profile.log, 1.0))
+    centred = problem.shrunk([b.mixing.phi(1e-4)[1] for b in stage.blocks], rho)
+    best = min((problem.minimise(start, rho) for start in (beta, centred)), key=lambda found: found[0])
+    spread = float(np.trace(gram[:p, :p])) / p
+    for j, block in enumerate(stage.blocks):
+        if block.mixing.spike:
+            # one coefficient at a time, try the mode at its prior mean
+            xi = np.append(-best[1], 1.0)
+            scale = [math.exp(-best[2]) if b.common else 1.0 for b in stage.blocks]
+            forces = [b.mixing.phi(b.quadratic(xi) * c)[1] for b, c in zip(stage.blocks, scale, strict=True)]
+            forces[j] = 1e10 * spread / max(float(np.trace(block.g[:p, :p])), 1e-300)
+            found = problem.minimise(problem.shrunk(forces, best[2]), best[2])
+            best = found if found[0] < best[0] - 1e-12 else best
+    _, beta, rho = best
+    curvature = math.inf
+    if stage.fixed_rho is None:
+        _, hessian = problem.derivatives(beta, rho)
+        curvature = float(hessian[p, p] - hessian[p, :p] @ np.linalg.solve(hessian[:p, :p], hessian[:p, p]))
+    return _Inner(beta, rho, inverse, logdet, curvature)
