@@ -13,6 +13,7 @@ from statsmodels.base.model import LikelihoodModel
 from mvmise_sm.exceptions import DataError, RankWarning
 from mvmise_sm.grouping import check_random_effects
 from mvmise_sm.models import fixed
+from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.rows import level_codes, read_rows, row_vector
 from mvmise_sm.rank import independent_columns
 from mvmise_sm.results.prediction import NewRows

@@ -10,7 +10,10 @@ from mvmise_sm.core.deviance import ProfiledDeviance
 from mvmise_sm.core.newton import minimize
 from mvmise_sm.exceptions import ConvergenceWarning, SingularFitWarning
 from mvmise_sm.models.base import MixedModelBase, refuse_covariance
-from mvmise_sm.results.linear import LinearMixedModelResults, LinearMixedModelResultsWrapper
+from mvmise_sm.results.linear import (
+    LinearMixedModelResults,
+    LinearMixedModelResultsWrapper,
+)
 
 __all__ = ["LinearMixedModel"]
 
@@ -154,8 +157,10 @@ class LinearMixedModel(MixedModelBase):
         LinearMixedModelResults
         """
         options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
+        start = settings["start_theta"]
+        start = None if start is None else criterion.working_theta(np.asarray(start, dtype=float))
         optimum = minimize(
-            criterion, settings["start_theta"], method=settings["optimizer"], maxiter=settings["maxiter"], **options
+            criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options
         )
         solution = criterion.solve(optimum.theta)
         if not optimum.converged:

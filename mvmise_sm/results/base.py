@@ -9,7 +9,7 @@ from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrap
 from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.results import tables, variance
-from mvmise_sm.results.prediction import prediction_results, predicted
+from mvmise_sm.results.prediction import predicted, prediction_results
 
 __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 
