@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 
-__all__ = ["FixedBasis", "TermBasis", "fixed_basis", "response_origin", "sample_rows", "term_basis"]
+__all__ = ["FixedBasis", "ResponseOrigin", "TermBasis", "fixed_basis", "sample_rows", "term_basis"]
 
 _SAMPLE = 20_000
 _ILL_CONDITIONED = 1e3
@@ -115,15 +115,24 @@ def fixed_basis(X):
     return FixedBasis(shift, rotation, scale, a, logdet)
 
 
-def response_origin(X, y):
-    """Coefficients b0 (p,) of a least-squares fit to a sample of rows, taken off y before cross-products are formed."""
-    step = sample_rows(X.shape[0])
-    rows, target = X[step], y[step]
-    if rows.shape[1] == 0:
-        return np.zeros(0)
-    size = np.sqrt(np.square(rows).sum(axis=0))
-    size[size == 0.0] = 1.0
-    return np.linalg.lstsq(rows / size, target, rcond=1e-12)[0] / size
+class ResponseOrigin:
+    """Least-squares coefficients b0 (p,) of a sample of rows, taken off y before cross-products are formed.
+
+    Parameters
+    ----------
+    X : ndarray
+        (n, p); factored once, so that refits cost one product.
+    """
+
+    def __init__(self, X):
+        self._rows = sample_rows(X.shape[0])
+        sample = X[self._rows]
+        size = np.sqrt(np.square(sample).sum(axis=0))
+        size[size == 0.0] = 1.0
+        self._solve = np.linalg.pinv(sample / size, rcond=1e-12) / size[:, None] if X.shape[1] else np.zeros((0, sample.shape[0]))
+
+    def __call__(self, y):
+        return self._solve @ y[self._rows]
 
 
 def term_basis(term):

@@ -43,9 +43,11 @@ class ChainSystem:
         """Eliminate the random effects at relative factors `lambdas`, one (q, q) per grouping factor."""
         return ChainFactorization(self, lambdas)
 
-    def level_moments(self):
-        """Z_k'Z_k and Z_k'[X y] by level, (q, q, J) and (q, J, m) per factor."""
-        return list(self.products.own), list(self.products.rhs)
+    def level_products(self):
+        """Z_k'Z_k diagonals (q, J) and Z_k'[X y] (q, J, m) per factor."""
+        own = [c.diagonal(axis1=0, axis2=1).T for c in self.products.own]
+        return list(zip(own, self.products.rhs, strict=True))
+
 
 
 class ChainStructure:

@@ -56,7 +56,7 @@ def cross_products(layout, basis, X, y, origin, weights=None, rows=None):
     y : ndarray
         (nobs,), offset already taken off.
     origin : ndarray
-        b0 (p,), see `response_origin`.
+        b0 (p,), see `ResponseOrigin`.
     weights : ndarray, optional
         Prior weights (nobs,).
     rows : tuple of int, optional

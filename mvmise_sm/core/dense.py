@@ -88,14 +88,11 @@ class DenseSystem:
         """Eliminate the random effects at relative factors `lambdas`, one (q, q) per grouping factor."""
         return DenseFactorization(self, lambdas)
 
-    def level_moments(self):
-        """Z_k'Z_k and Z_k'[X y] by level, (q, q, J) and (q, J, m) per factor."""
-        own, rhs = [], []
-        for o, q, j in self.blocks:
-            block = self.s[o : o + q * j, o : o + q * j].reshape(q, j, q, j)
-            own.append(block.diagonal(axis1=1, axis2=3))
-            rhs.append(self.s[o : o + q * j, self.n :].reshape(q, j, -1))
-        return own, rhs
+    def level_products(self):
+        """Z_k'Z_k diagonals (q, J) and Z_k'[X y] (q, J, m) per factor."""
+        diagonal, rhs = self.s.diagonal(), self.s[:, self.n :]
+        return [(diagonal[o : o + q * j].reshape(q, j), rhs[o : o + q * j].reshape(q, j, -1)) for o, q, j in self.blocks]
+
 
 
 def _assemble(layout, products):

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mvmise_sm.core.basis import fixed_basis, response_origin
+from mvmise_sm.core.basis import ResponseOrigin, fixed_basis
 from mvmise_sm.core.layout import Layout
 from mvmise_sm.core.stage import FlatStage
 from mvmise_sm.core.system import build_system, system_with_response
@@ -123,7 +123,8 @@ class ProfiledDeviance:
         self._layout = Layout(random)
         self._basis = fixed_basis(X)
         target = y if offset is None else y - offset
-        self._origin = response_origin(X, target)
+        self._origin_of = ResponseOrigin(X)
+        self._origin = self._origin_of(target)
         self._system = build_system(self._layout, self._basis, X, target, self._origin, weights)
         self._set_stage()
 
@@ -148,7 +149,7 @@ class ProfiledDeviance:
     def refitted(self, y):
         """The same model for another response (n,); only the cross-products with y are formed anew."""
         target = y if self._offset is None else y - self._offset
-        origin = response_origin(self._X, target)
+        origin = self._origin_of(target)
         system = system_with_response(self._system, self._basis, self._X, target, origin, self._weights)
         return self._copy(_origin=origin, _system=system)
 
@@ -288,20 +289,24 @@ class ProfiledDeviance:
         gradient = np.empty(self.k_theta)
         directions, curvature = [], np.zeros((self.k_theta, self.k_theta))
         for t, (term, at) in enumerate(zip(self.random.terms, self.random.theta_slices, strict=True)):
-            lam = terms[t]
-            gradient[at] = term.structure.pullback(theta[at], 2.0 * (slopes[t] @ lam))
-            tangents = term.structure.tangents(theta[at])
+            lam, slope = terms[t], slopes[t]
             k, place, q = where[t]
-            for tangent in tangents:
-                small = tangent @ lam.T
-                small = small + small.T
+            if q == 1:
+                gradient[at] = 2.0 * slope[0, 0] * lam[0, 0]
+                curvature[at, at] = 2.0 * max(slope[0, 0], 0.0)
+                directions.append((k, 2.0 * lam))
+                continue
+            gradient[at] = term.structure.pullback(theta[at], 2.0 * (slope @ lam))
+            tangents = term.structure.tangents(theta[at])
+            for small in tangents @ lam.T:
+                direction = small + small.T
                 if q != term.q:
                     wide = np.zeros((q, q))
-                    wide[place, place] = small
-                    small = wide
-                directions.append((k, small))
-            positive = _positive_part(slopes[t])
-            curvature[at, at] = 2.0 * np.einsum("sac,ab,tbc->st", tangents, positive, tangents)
+                    wide[place, place] = direction
+                    direction = wide
+                directions.append((k, direction))
+            flat = tangents.reshape(len(tangents), -1)
+            curvature[at, at] = 2.0 * (_positive_part(slope) @ tangents).reshape(len(tangents), -1) @ flat.T
         xi = np.append(-solution.beta, 1.0)
         a, b = factorization.information(directions, xi, solution.cov_beta)
         s2 = solution.sigma2
@@ -404,8 +409,7 @@ class ProfiledDeviance:
         order = np.argsort(row, kind="stable")
         row, col, value = row[order], col[order], value[order]
         n_random = self._layout.n_random
-        own, rhs = self._system.level_moments()
-        zx = np.concatenate([b[:, :, : self.k_fe].reshape(-1, self.k_fe) for b in rhs])
+        zx = np.concatenate([b[:, :, : self.k_fe].reshape(-1, self.k_fe) for _, b in self._system.level_products()])
         explained = factorization.solve(np.ascontiguousarray(zx))
         panel = max(1, min(m, 20_000_000 // max(n_random, 1)))
         x = exog @ self._basis.a
@@ -423,22 +427,24 @@ class ProfiledDeviance:
         """A moment estimate of the working theta (k_theta,), never at the boundary."""
         gram = self._system.gram
         p = self.k_fe
-        beta = np.linalg.solve(gram[:p, :p], gram[:p, p]) if p else np.zeros(0)
+        beta = np.linalg.solve(gram[:p, :p], gram[:p, p])
         total = max(float(gram[p, p] - beta @ gram[:p, p]), 1e-300) / self.nobs
         xi = np.append(-beta, 1.0)
-        own, rhs = self._system.level_moments()
-        ratios = []
-        for f, c, b in zip(self._layout.factors, own, rhs, strict=True):
-            score = b @ xi
-            size = np.array([np.maximum(c[a, a], 1e-300) for a in range(f.q)])
-            n0 = np.maximum(size.mean(axis=1), 1.0 + 1e-6)
-            between = (np.square(score) / size).mean(axis=1) / total
-            ratios.append(((between - 1.0) / (n0 - 1.0 + 1e-3), n0))
-        taken = sum(float(np.clip(r, 0.0, None).sum()) for r, _ in ratios)
+        ratios, floors, taken = [], [], 0.0
+        for size, rhs in self._system.level_products():
+            size = np.maximum(size, 1e-300)
+            score = rhs @ xi
+            levels = size.shape[1]
+            n0 = np.maximum(size.sum(axis=1) / levels, 1.0 + 1e-6)
+            between = (score * score / size).sum(axis=1) / (levels * total)
+            ratio = (between - 1.0) / (n0 - 1.0 + 1e-3)
+            taken += float(ratio[ratio > 0.0].sum())
+            ratios.append(ratio)
+            floors.append(_MIN_START / n0)
         left = max(1.0 - taken, 0.2)
         theta = np.empty(self.k_theta)
-        for f, (ratio, n0) in zip(self._layout.factors, ratios, strict=True):
-            variances = np.maximum(ratio / left, _MIN_START / n0)
+        for f, ratio, floor in zip(self._layout.factors, ratios, floors, strict=True):
+            variances = np.maximum(ratio / left, floor)
             for t, place in zip(f.terms, f.places, strict=True):
                 theta[self.random.theta_slices[t]] = self.random.terms[t].structure.theta_from(np.diag(variances[place]))
         return theta

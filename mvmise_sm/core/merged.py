@@ -52,9 +52,10 @@ class SingleSystem:
         """Eliminate the random effects at the relative factor ``lambdas[0]`` (q, q)."""
         return SingleFactorization(self, lambdas[0])
 
-    def level_moments(self):
-        """Z'Z and Z'[X y] by level, (q, q, J) and (q, J, m), in lists of one."""
-        return [self.own], [self.rhs]
+    def level_products(self):
+        """Z'Z diagonals (q, J) and Z'[X y] (q, J, m), a list of one."""
+        return [(self.own.diagonal(axis1=0, axis2=1).T, self.rhs)]
+
 
 
 def _classes(own, width):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize
+from scipy.linalg.lapack import dposv
 
 __all__ = ["METHODS", "Optimum", "minimize"]
 
@@ -128,7 +129,7 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
                     best = trial
     else:
         best = _with_scipy(counter, begin, METHODS[method], maxiter, options)
-    _, decrement, _ = _newton_step(counter, best, 0.0)
+    decrement = _newton_step(counter, best, 0.0)[1]
     noise = 64.0 * np.finfo(float).eps * abs(best.value)
     converged = bool(decrement <= max(_STATIONARY, noise)) and not criterion.escapes(best, only_check=True)
     message = "stationary point" if converged else f"not stationary: Newton decrement {decrement:.2g} after {counter.iterations} iterations"
@@ -173,20 +174,23 @@ def _free(counter, evaluation):
 def _newton_step(counter, evaluation, damping):
     """Step on the free parameters and its decrement g'H^-1 g."""
     free = _free(counter, evaluation)
-    step = np.zeros_like(evaluation.theta)
-    g = evaluation.gradient[free]
-    if g.size == 0:
-        return step, 0.0, free
-    h = evaluation.information[np.ix_(free, free)]
-    diagonal = h.diagonal().copy()
-    floor = max(float(diagonal.max(initial=0.0)) * 1e-12, 1e-12)
-    h = h + np.diag(damping * np.maximum(diagonal, floor) + floor)
-    try:
-        part = np.linalg.solve(h, g)
-    except np.linalg.LinAlgError:
+    if free.all():
+        g, h = evaluation.gradient, evaluation.information.copy()
+    elif not free.any():
+        return np.zeros_like(evaluation.theta), 0.0
+    else:
+        g, h = evaluation.gradient[free], evaluation.information[np.ix_(free, free)]
+    diagonal = h.diagonal()
+    floor = max(float(diagonal.max()) * 1e-12, 1e-12)
+    h.flat[:: g.size + 1] += damping * np.maximum(diagonal, floor) + floor
+    part, info = dposv(h, g)[1:]
+    if info:
         part = np.linalg.lstsq(h, g, rcond=None)[0]
+    if g.size == evaluation.theta.size:
+        return part, float(g @ part)
+    step = np.zeros_like(evaluation.theta)
     step[free] = part
-    return step, float(g @ part), free
+    return step, float(g @ part)
 
 
 def _newton(counter, start, maxiter, tol):
@@ -201,7 +205,7 @@ def _newton(counter, start, maxiter, tol):
     damping = 0.0
     barrier = counter.criterion.barrier
     for _ in range(maxiter):
-        step, decrement, _ = _newton_step(counter, current, damping)
+        step, decrement = _newton_step(counter, current, damping)
         noise = 8.0 * np.finfo(float).eps * abs(current.value)
         if decrement < max(tol, noise) and damping == 0.0:
             break

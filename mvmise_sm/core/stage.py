@@ -100,7 +100,8 @@ class FlatStage:
             r2 = float(kyy - half @ half)
             logdet_x = 2.0 * float(np.log(factor.diagonal()).sum())
             lower = dpotri(factor, lower=1)[0]
-            cov_beta = np.tril(lower) + np.tril(lower, -1).T
+            cov_beta = lower + lower.T
+            cov_beta.flat[:: p + 1] *= 0.5
         else:
             beta, r2, logdet_x, cov_beta = np.zeros(0), float(kyy), 0.0, np.zeros((0, 0))
         r2 = max(r2, 1e-300)

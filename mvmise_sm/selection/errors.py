@@ -130,7 +130,7 @@ class ErrorLikelihood:
         self.part: MechanismPart = mechanism_part(data, mechanism, missing_y)
         self.first_sample_variance = first_sample_variance
         self.coordinates = LogCholesky(data.n_outcomes) if coordinates is None else coordinates
-        self.group, self._indicator = variance_groups(data, first_sample_variance)
+        self.group, self.indicator = variance_groups(data, first_sample_variance)
         p, q = data.X.shape[2], data.Z.shape[2]
         widths = [p, q, self.coordinates.size, int(first_sample_variance), self.part.free.size]
         edges = np.cumsum([0, *widths])
@@ -141,7 +141,7 @@ class ErrorLikelihood:
         self._y = np.where(seen, data.Y, 0.0)
         self._seen = seen.astype(float)
         self._n_seen_row = self._seen.sum(axis=1)
-        self._x_flat = data.X.reshape(-1, p)
+        self.x_flat = data.X.reshape(-1, p)
         self._patterns, self._pattern = np.unique(seen, axis=0, return_inverse=True)
         self._pattern = self._pattern.ravel()
         mask = self._patterns.astype(float)
@@ -227,7 +227,7 @@ class ErrorLikelihood:
             return None
         A = np.linalg.inv(block) * self._both
         s = params.sigma2[self.group]
-        residual = (self._y - (self._x_flat @ params.beta).reshape(self._y.shape)) * self._seen
+        residual = (self._y - (self.x_flat @ params.beta).reshape(self._y.shape)) * self._seen
         rows = A[self._pattern]
         scaled = _times(rows, residual) / s[:, None]
         AZ = rows @ Z
@@ -311,7 +311,7 @@ class ErrorLikelihood:
             slope += extra[0]
             in_D += extra[1]
         gradient = SelectionParams(
-            beta=general.ravel() @ self._x_flat,
+            beta=general.ravel() @ self.x_flat,
             sigma2=self._sigma2_gradient(state, general, AZP, extra),
             phi=gradient_phi,
             D=0.5 * in_D,
@@ -352,7 +352,7 @@ class ErrorLikelihood:
             Sigma, s = state.params.error_cov, state.s
             rows = ((general @ Sigma) * general).sum(axis=1) * s + ((Sigma @ state.AZ) * AZP).sum(axis=(1, 2))
             rows += 0.0 if extra is None else extra[2]
-            out[1] = 0.5 * (((rows - self._n_seen_row) / s) @ self._indicator[:, 1])
+            out[1] = 0.5 * (((rows - self._n_seen_row) / s) @ self.indicator[:, 1])
         return out
 
     def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -374,7 +374,7 @@ class ErrorLikelihood:
         out = np.zeros((self.size, self.size))
         AX = (state.A[self._pattern] @ data.X) / state.s[:, None, None]
         ZWX = data.cluster_sum(data.Z.transpose(0, 2, 1) @ AX)
-        beta = AX.reshape(-1, p).T @ self._x_flat - np.einsum("iqa,iqr,irb->ab", ZWX, state.P, ZWX)
+        beta = AX.reshape(-1, p).T @ self.x_flat - np.einsum("iqa,iqr,irb->ab", ZWX, state.P, ZWX)
         out[cut["beta"], cut["beta"]] = beta
         diagonal = np.arange(self.size)
         known = np.einsum("iab,iba->a", state.H, state.ZWZ) / data.n_clusters
@@ -383,7 +383,7 @@ class ErrorLikelihood:
         out[cut["error_cov"], cut["error_cov"]] = self.coordinates.metric(theta[cut["error_cov"]], data.n_rows * share)
         if self.first_sample_variance:
             index = diagonal[cut["log_sigma2"]]
-            out[index, index] = 0.5 * (self._n_seen_row @ self._indicator[:, 1])
+            out[index, index] = 0.5 * (self._n_seen_row @ self.indicator[:, 1])
         if self.part.free.size:
             blocks = data.missing_blocks
             expected = self.missing_law(state).mean[blocks.cluster, blocks.outcome]

@@ -78,11 +78,11 @@ class FactorLikelihood:
         self._x = data.X * self._seen[:, :, None]
         self._x_flat = self._x.reshape(-1, p)
         # observed entries by variance group: per cluster and outcome, and in total
-        self._counts = np.stack([data.cluster_sum(self._seen * column[:, None]) for column in indicator.T])
-        self._n_seen = self._counts.sum(axis=(1, 2))
+        self.counts = np.stack([data.cluster_sum(self._seen * column[:, None]) for column in indicator.T])
+        self.n_seen = self.counts.sum(axis=(1, 2))
         # Var(block mean | b) = _mean_var @ sigma2
         self._mean_var = np.stack([data.cluster_sum(c) for c in indicator.T], axis=1) / data.sizes[:, None] ** 2
-        self._indicator = indicator
+        self.indicator = indicator
         blocks = data.missing_blocks
         self.blocks = blocks
         self._touched, self._block_starts = np.unique(blocks.cluster, return_index=True)
@@ -113,7 +113,7 @@ class FactorLikelihood:
         """Moment start: least squares, loadings from the spread of block means, a constant missingness rate."""
         data = self.data
         beta, resid = least_squares(data)
-        count = self._counts.sum(axis=0)
+        count = self.counts.sum(axis=0)
         mean = data.cluster_sum(resid) / np.maximum(count, 1.0)
         within = np.where(data.observed, resid - mean[data.cluster], 0.0)
         degrees = max(count.sum() - (count > 0).sum(), 1.0)
@@ -125,21 +125,21 @@ class FactorLikelihood:
         # loadings of opposite sign are found from the block means' leading direction
         lead = np.linalg.eigh(mean.T @ mean)[1][:, -1]
         tau *= np.where(lead * np.sign(lead.sum() or 1.0) < 0, -1.0, 1.0)
-        g = self._indicator.shape[1]
+        g = self.indicator.shape[1]
         return np.concatenate([beta, tau, np.full(g, np.log(sigma2)), start_phi(self.part, data)])
 
-    def _gaussian(self, theta: np.ndarray):
+    def gaussian(self, theta: np.ndarray):
         """Observed-outcome part: parameters, weighted residuals and the normal posterior of b."""
         params = self.params(theta)
         resid = self._y - (self._x_flat @ params.beta).reshape(self._y.shape)
         weight = 1.0 / params.sigma2
         weighted = resid * weight[self.group][:, None]
         resid_sum = self.data.cluster_sum(weighted)
-        weight_sum = np.tensordot(weight, self._counts, axes=1)
+        weight_sum = np.tensordot(weight, self.counts, axes=1)
         precision = 1.0 + weight_sum @ params.tau**2
         return params, resid, weighted, resid_sum, weight_sum, resid_sum @ params.tau / precision, 1.0 / precision
 
-    def _posterior(self, params: SelectionParams, bh: np.ndarray, P: np.ndarray) -> FactorPosterior:
+    def posterior(self, params: SelectionParams, bh: np.ndarray, P: np.ndarray) -> FactorPosterior:
         """Integrate the missing blocks over b, cluster by cluster in one batch."""
         blocks, phi = self.blocks, params.phi
         if not len(blocks) or not self.part.free.size:
@@ -196,11 +196,11 @@ class FactorLikelihood:
         seen_value, seen_score = self.part.observed(self.part.expand(theta[self.slices["phi"]]))
         if not np.isfinite(seen_value) or np.abs(theta[self.slices["log_sigma2"]]).max() > MAX_LOG_VARIANCE:
             return -np.inf, None
-        params, resid, weighted, resid_sum, weight_sum, bh, P = self._gaussian(theta)
-        posterior = self._posterior(params, bh, P)
+        params, resid, weighted, resid_sum, weight_sum, bh, P = self.gaussian(theta)
+        posterior = self.posterior(params, bh, P)
         value = -0.5 * (
-            self._n_seen.sum() * LOG_2PI
-            + self._n_seen @ np.log(params.sigma2)
+            self.n_seen.sum() * LOG_2PI
+            + self.n_seen @ np.log(params.sigma2)
             - np.log(P).sum()
             + (weighted * resid).sum()
             - (bh**2 / P).sum()
@@ -218,7 +218,7 @@ class FactorLikelihood:
             phi = seen_score + np.array([block[:, 0].sum(), in_y, block[:, 0] @ blocks.covariate])
         gradient = SelectionParams(
             beta=(weighted - shift).ravel() @ self._x_flat + phi1 * (block[:, 0] @ blocks.x_mean),
-            sigma2=0.5 * (square - self._n_seen) / params.sigma2
+            sigma2=0.5 * (square - self.n_seen) / params.sigma2
             + phi1**2 * (block[:, 2] @ self._mean_var[blocks.cluster]),
             phi=phi,
             tau=b @ resid_sum - tau * (b2 @ weight_sum) + pulled,
@@ -234,20 +234,20 @@ class FactorLikelihood:
         """Whether the uncapped mechanism gives the missing blocks a "probability" above one."""
         if self.part.mechanism.bounded or not len(self.blocks):
             return False
-        params, *_, bh, P = self._gaussian(theta)
-        return self._posterior(params, bh, P).log_missing > 0.0
+        params, *_, bh, P = self.gaussian(theta)
+        return self.posterior(params, bh, P).log_missing > 0.0
 
     def _squares(self, params, resid, b, b2) -> np.ndarray:
         """Expected squared standardised errors of the observed entries by variance group, (g,)."""
         tau = params.tau
-        raw = np.array([(column @ resid**2).sum() for column in self._indicator.T])
-        cross = np.array([b @ (self.data.cluster_sum(resid * c[:, None]) @ tau) for c in self._indicator.T])
-        squared = np.array([b2 @ (counts @ tau**2) for counts in self._counts])
+        raw = np.array([(column @ resid**2).sum() for column in self.indicator.T])
+        cross = np.array([b @ (self.data.cluster_sum(resid * c[:, None]) @ tau) for c in self.indicator.T])
+        squared = np.array([b2 @ (counts @ tau**2) for counts in self.counts])
         return (raw - 2.0 * cross + squared) / params.sigma2
 
     def metric(self, theta: np.ndarray) -> np.ndarray:
         """Block-diagonal approximation of the information, the maximiser's first Hessian."""
-        params, _, _, _, weight_sum, bh, P = self._gaussian(theta)
+        params, _, _, _, weight_sum, bh, P = self.gaussian(theta)
         cut, weight = self.slices, (1.0 / params.sigma2)[self.group]
         out = np.zeros((self.size, self.size))
         p = params.beta.size
@@ -258,7 +258,7 @@ class FactorLikelihood:
         diagonal = np.arange(self.size)[cut["tau"]]
         out[diagonal, diagonal] = (bh**2 + P) @ np.maximum(own, 0.2 * weight_sum) + 1e-8
         diagonal = np.arange(self.size)[cut["log_sigma2"]]
-        out[diagonal, diagonal] = 0.5 * self._n_seen
+        out[diagonal, diagonal] = 0.5 * self.n_seen
         if self.part.free.size:
             blocks = self.blocks
             expected = blocks.x_mean @ params.beta + params.tau[blocks.outcome] * bh[blocks.cluster]
