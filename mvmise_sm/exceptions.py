@@ -1,0 +1,71 @@
+"""Errors and warnings of the package; each says in one sentence what was found and what is allowed."""
+
+from __future__ import annotations
+
+from statsmodels.tools import sm_exceptions
+
+__all__ = [
+    "ConvergenceWarning",
+    "DataError",
+    "DataWarning",
+    "FormulaError",
+    "MissingDataError",
+    "NewLevelError",
+    "OptionError",
+    "PriorWarning",
+    "RandomEffectsError",
+    "RankWarning",
+    "SingularFitWarning",
+    "UnknownColumnError",
+]
+
+
+class FormulaError(ValueError):
+    """The formula text is not in the grammar, or one of its expressions cannot be evaluated."""
+
+
+class UnknownColumnError(FormulaError, KeyError):
+    """A name is neither a column of the data nor a variable of the caller."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DataError(ValueError):
+    """The data do not fit the model: wrong type, wrong length, infinite or out of range."""
+
+
+class MissingDataError(DataError, sm_exceptions.MissingDataError):
+    """Values are missing where they may not be, or nothing is left once incomplete rows are dropped."""
+
+
+class NewLevelError(DataError):
+    """New data hold a level that the model has not seen."""
+
+
+class RandomEffectsError(DataError):
+    """The random effects cannot be identified from the data."""
+
+
+class OptionError(ValueError):
+    """An option has a value that is not allowed, or does not go with another one."""
+
+
+class ConvergenceWarning(sm_exceptions.ConvergenceWarning):
+    """The optimiser stopped before its stationarity test was met."""
+
+
+class SingularFitWarning(sm_exceptions.ModelWarning):
+    """The estimate lies on the boundary: some variance is zero or some correlation is one."""
+
+
+class RankWarning(sm_exceptions.CollinearityWarning):
+    """Columns of the fixed-effects design were dropped because earlier columns determine them."""
+
+
+class PriorWarning(sm_exceptions.SpecificationWarning):
+    """A prior was ignored or overridden by another one."""
+
+
+class DataWarning(sm_exceptions.SpecificationWarning):
+    """The data are unusual for the model, for example non-integer binomial counts."""

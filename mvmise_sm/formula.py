@@ -1,0 +1,319 @@
+"""Formula text to its parts: responses, fixed effects, random-effects terms and offsets; no data are seen here.
+
+Everything left of a bar and every fixed term is patsy's language. On top of it stand R's spellings: dotted names, ``^``,
+``log(x)``, ``offset(x)``, ``cbind(a, b)``, and lme4's random terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from mvmise_sm.exceptions import FormulaError
+from mvmise_sm.formula_tree import (
+    Atom,
+    Binary,
+    Node,
+    Token,
+    Unary,
+    call_parts,
+    parse,
+    spell,
+    split_arguments,
+    tokenize,
+    translate,
+    unparse,
+)
+
+__all__ = ["FormulaParts", "RandomSpec", "expand_terms", "parse_formula"]
+
+Structure = Literal["us", "diag"]
+
+# Covariance structures as wrappers around a random term; None marks those the grammar knows but no class implements.
+_STRUCTURES: dict[str, Structure | None] = {"us": "us", "diag": "diag", "cs": None, "ar1": None}
+
+
+@dataclass(frozen=True, slots=True)
+class RandomSpec:
+    """One random-effects term ``(effects | factors)``.
+
+    Attributes
+    ----------
+    effects : str
+        Right-hand side for patsy, for example ``"1 + x"`` or ``"0 + x"``.
+    factors : tuple of str
+        Grouping expressions whose interaction is the grouping factor: ``("batch", "cask")`` for ``batch:cask``.
+    structure : {"us", "diag"}
+        Unstructured or diagonal covariance of the term's columns.
+    text : str
+        The term with parentheses, for messages.
+    """
+
+    effects: str
+    factors: tuple[str, ...]
+    structure: Structure
+    text: str
+
+    @property
+    def group(self) -> str:
+        """Name of the grouping factor, ``"batch:cask"``."""
+        return ":".join(self.factors)
+
+
+@dataclass(frozen=True, slots=True)
+class FormulaParts:
+    """A formula taken apart.
+
+    Attributes
+    ----------
+    text : str
+        The whole formula as the user wrote it.
+    responses : tuple of str
+        Response expressions: one, or several for ``a + b ~`` and ``cbind(a, b) ~``.
+    response : str
+        Left-hand side as one text.
+    rhs : str
+        Fixed effects, right-hand side only: the random terms and offsets are gone.
+    random : tuple of RandomSpec
+        Terms in formula order, with ``/``, ``*`` and ``||`` expanded; empty if the formula has none.
+    offsets : tuple of str
+        Expressions inside ``offset(...)``.
+    """
+
+    text: str
+    responses: tuple[str, ...]
+    response: str
+    rhs: str
+    random: tuple[RandomSpec, ...]
+    offsets: tuple[str, ...]
+
+    @property
+    def fixed(self) -> str:
+        """The two-sided formula without random terms and offsets."""
+        return f"{self.response} ~ {self.rhs}"
+
+
+@lru_cache(maxsize=512)
+def parse_formula(text: str) -> FormulaParts:
+    """Take a mixed-model formula apart.
+
+    Parameters
+    ----------
+    text : str
+        For example ``"y ~ x + (1 + x | g) + (1 | a/b)"``.
+
+    Returns
+    -------
+    FormulaParts
+
+    Raises
+    ------
+    FormulaError
+        If the text is not in the grammar; the sentence says where and what is allowed.
+    """
+    if not isinstance(text, str):
+        raise FormulaError(f"a formula is a text such as 'y ~ x + (1 | g)', not {type(text).__name__}")
+    tokens = tokenize(text)
+    tildes = [i for i, token in enumerate(tokens) if token.text == "~"]
+    if len(tildes) != 1 or tildes[0] in (0, len(tokens) - 1):
+        raise FormulaError(f"formula {text!r}: write a response, one '~' and the terms, as in 'y ~ x + (1 | g)'")
+    response = tokens[: tildes[0]]
+    tree = parse(tokens[tildes[0] + 1 :], text)
+    _refuse_loose_bar(tree, text)
+    collector = _Collector(text)
+    rest = collector.prune(tree)
+    random = tuple(dict.fromkeys(collector.random))
+    return FormulaParts(
+        text=text,
+        responses=_responses(response, text),
+        response=spell(response),
+        rhs="1" if rest is None else unparse(rest),
+        random=random,
+        offsets=tuple(collector.offsets),
+    )
+
+
+@lru_cache(maxsize=512)
+def expand_terms(rhs: str, columns: frozenset[str] = frozenset()) -> tuple:
+    """Expand the right-hand side of a formula into patsy terms.
+
+    Parameters
+    ----------
+    rhs : str
+        Formula text without ``~``.
+    columns : frozenset of str, optional
+        Dotted names that are columns of the data.
+
+    Returns
+    -------
+    tuple of patsy.Term
+        Their factors keep the user's spelling as name.
+    """
+    from patsy import ModelDesc, PatsyError, Term
+
+    code, quoted = translate(rhs, columns)
+    try:
+        terms = ModelDesc.from_formula("~ " + code).rhs_termlist
+    except PatsyError as error:
+        raise FormulaError(f"formula terms {rhs!r}: {error.message}") from None
+    except SyntaxError as error:
+        raise FormulaError(f"formula terms {rhs!r}: {error.msg}") from None
+    if not quoted:
+        return tuple(terms)
+    return tuple(Term([named_factor(f.code, quoted) for f in term.factors]) for term in terms)
+
+
+def named_factor(code: str, quoted: dict[str, str]):
+    """Return a patsy factor for `code` whose name shows columns as the user wrote them."""
+    factor_class = _named_factor_class()
+    factor = factor_class(code)
+    for spelled, name in quoted.items():
+        factor.shown = factor.shown.replace(spelled, name)
+    return factor
+
+
+@lru_cache(maxsize=1)
+def _named_factor_class():
+    from patsy import EvalFactor
+
+    class NamedFactor(EvalFactor):
+        """A patsy factor that is shown under another name than its code, equal to others by its code."""
+
+        def __init__(self, code):
+            super().__init__(code)
+            self.shown = self.code
+
+        def name(self):
+            return self.shown
+
+    return NamedFactor
+
+
+def _responses(tokens: tuple[Token, ...], text: str) -> tuple[str, ...]:
+    call = call_parts(Atom(tokens))
+    pieces = tuple(split_arguments(call[1])) if call and call[0] == "cbind" else tuple(split_arguments(tokens, "+"))
+    if any(not piece for piece in pieces):
+        raise FormulaError(f"formula {text!r}: an outcome is missing left of the '~'")
+    return tuple(spell(piece) for piece in pieces)
+
+
+def _refuse_loose_bar(tree: Node, text: str) -> None:
+    if isinstance(tree, Binary) and tree.op in ("|", "||") and not tree.grouped:
+        left, right = unparse(tree.left), unparse(tree.right)
+        raise FormulaError(
+            f"formula {text!r}: put random terms in parentheses, for example '... + ({left} {tree.op} {right})'; "
+            f"without them everything right of the '~' would be a random effect"
+        )
+
+
+class _Collector:
+    """Takes random terms and offsets out of a tree."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self.random: list[RandomSpec] = []
+        self.offsets: list[str] = []
+
+    def prune(self, node: Node) -> Node | None:
+        """Return `node` without random terms and offsets, None if nothing is left."""
+        if self._take(node):
+            return None
+        if isinstance(node, Binary) and node.op in "+-":
+            left = self.prune(node.left)
+            right = node.right
+            if node.op == "-":
+                self._refuse(right)
+                return Unary("-", right) if left is None else replace(node, left=left)
+            pruned = self.prune(right)
+            if left is None or pruned is None:
+                return pruned if left is None else left
+            return replace(node, left=left, right=pruned)
+        if isinstance(node, Unary) and node.op == "+":
+            return self.prune(node.operand)
+        self._refuse(node)
+        return node
+
+    def _take(self, node: Node) -> bool:
+        """Store `node` if it is a random term or an offset."""
+        if isinstance(node, Binary) and node.op in ("|", "||"):
+            self.random += _random_specs(node, "us", self.text)
+            return True
+        call = call_parts(node)
+        if call is None:
+            return False
+        name, inner = call
+        if name == "offset":
+            if not inner:
+                raise FormulaError(f"formula {self.text!r}: offset() needs an expression")
+            self.offsets.append(spell(inner))
+            return True
+        bar = _bar_inside(inner) if name in _STRUCTURES else False
+        if bar:
+            self._take_structured(name, inner, node)
+        return bar
+
+    def _take_structured(self, name: str, inner: tuple[Token, ...], node: Node) -> None:
+        structure = _STRUCTURES[name]
+        if structure is None:
+            raise FormulaError(
+                f"covariance structure {name!r} in {unparse(node)} is not available; allowed are us(...) or plain "
+                f"parentheses (unstructured), diag(...) and '||' (diagonal)"
+            )
+        first, *options = split_arguments(inner)
+        if options:
+            raise FormulaError(f"{unparse(node)}: {name}() takes one random term and no further arguments")
+        bar = parse(first, self.text)
+        if not isinstance(bar, Binary) or bar.op != "|":
+            raise FormulaError(f"{unparse(node)}: write {name}(terms | group)")
+        self.random += _random_specs(bar, structure, self.text)
+
+    def _refuse(self, node: Node) -> None:
+        """Fail if a random term or an offset hides where it has no meaning."""
+        if self._holds_special(node):
+            raise FormulaError(
+                f"formula {self.text!r}: random terms and offset() can only be added, as in 'y ~ x + (1 | g)', "
+                f"not used inside {unparse(node)}"
+            )
+
+    def _holds_special(self, node: Node) -> bool:
+        if isinstance(node, Binary):
+            return node.op in ("|", "||") or self._holds_special(node.left) or self._holds_special(node.right)
+        if isinstance(node, Unary):
+            return self._holds_special(node.operand)
+        call = call_parts(node)
+        return call is not None and (call[0] == "offset" or (call[0] in _STRUCTURES and _bar_inside(call[1])))
+
+
+def _bar_inside(tokens: tuple[Token, ...]) -> bool:
+    """Whether a bar stands outside all brackets of `tokens`."""
+    return any(len(list(split_arguments(tokens, bar))) > 1 for bar in ("|", "||"))
+
+
+def _random_specs(node: Binary, structure: Structure, text: str) -> list[RandomSpec]:
+    """Expand one ``(effects | group)`` node; ``||`` gives one term per formula term, as lme4 documents."""
+    effects = unparse(replace(node.left, grouped=False))
+    group = unparse(replace(node.right, grouped=False))
+    shown = f"({effects} {node.op} {group})"
+    for side in (node.left, node.right):
+        if isinstance(side, Binary) and side.op in ("|", "||"):
+            raise FormulaError(f"formula {text!r}: a random term has one bar, found {shown}")
+    grouping = _group_factors(group, shown)
+    terms = expand_terms(effects)
+    if not terms:
+        raise FormulaError(f"random term {shown} has no effects left of the bar; write (1 | {group}) for an intercept")
+    split = [f"0 + {term.name()}" if term.factors else "1" for term in terms]
+    pieces = split if node.op == "||" else [effects]
+    return [
+        RandomSpec(piece, factors, structure, f"({piece} | {':'.join(factors)})")
+        for factors in grouping
+        for piece in pieces
+    ]
+
+
+def _group_factors(group: str, shown: str) -> list[tuple[str, ...]]:
+    """Expand ``a/b``, ``a*b`` and ``a:b`` right of the bar as patsy expands terms."""
+    terms = expand_terms("0 + " + group)
+    if not terms or any(not term.factors for term in terms):
+        raise FormulaError(f"random term {shown}: the right side of the bar must name a grouping factor")
+    return [tuple(factor.name() for factor in term.factors) for term in terms]

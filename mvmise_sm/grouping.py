@@ -1,0 +1,248 @@
+"""Grouping factors from columns or arrays: labels become integer codes, as cheaply as the labels allow."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects, RandomTerm
+from mvmise_sm.core.structures import Diagonal, Unstructured
+from mvmise_sm.exceptions import DataError, MissingDataError, RandomEffectsError
+
+__all__ = ["check_random_effects", "encode_labels", "grouping_factor", "interact_labels", "random_effects_from_arrays"]
+
+
+def encode_labels(values: Any) -> tuple[np.ndarray, pd.Index]:
+    """Turn labels into codes.
+
+    Integers in a small range go through a table, categoricals use their own codes, everything else is hashed once and
+    the levels sorted. Levels that do not occur are left out. The input array itself is returned as codes when it
+    already holds 0 .. J-1 as platform integers.
+
+    Parameters
+    ----------
+    values : array_like
+        Labels (n,): Series, Categorical or array of any type.
+
+    Returns
+    -------
+    codes : ndarray
+        Level of each row (n,), intp; -1 marks a missing label.
+    levels : pandas.Index
+        Labels (J,), in category order or sorted.
+    """
+    if hasattr(values, "contrast") and hasattr(values, "levels"):  # patsy's box around C(...)
+        values = values.data if values.levels is None else pd.Categorical(values.data, categories=values.levels)
+    array = getattr(values, "array", values)
+    if isinstance(array, pd.Categorical):
+        return _drop_unused(np.asarray(array.codes, dtype=np.intp), array.categories)
+    if isinstance(array, pd.api.extensions.ExtensionArray) and not isinstance(array, pd.arrays.NumpyExtensionArray):
+        return _factorize(array)
+    plain = np.asarray(array)
+    if plain.ndim != 1:
+        raise DataError(f"a grouping factor must be one column, found an array of shape {plain.shape}")
+    if plain.dtype.kind in "iu" and plain.size:
+        low, high = int(plain.min()), int(plain.max())
+        if high - low < 4 * plain.size + 1024:
+            codes = plain if low == 0 else plain - low
+            return _drop_unused(codes.astype(np.intp, copy=False), pd.RangeIndex(low, high + 1))
+    return _factorize(plain)
+
+
+def _factorize(values: Any) -> tuple[np.ndarray, pd.Index]:
+    try:
+        codes, levels = pd.factorize(values, sort=True)
+    except TypeError:  # labels of mixed types have no order
+        codes, levels = pd.factorize(values)
+    return codes, pd.Index(levels)
+
+
+def _drop_unused(codes: np.ndarray, levels: pd.Index) -> tuple[np.ndarray, pd.Index]:
+    """Renumber codes (n,) so that every level occurs; -1 stays."""
+    missing = bool(codes.size) and codes.min() < 0
+    counts = np.bincount(codes + 1, minlength=len(levels) + 1)[1:] if missing else np.bincount(codes, None, len(levels))
+    used = counts > 0
+    if used.all():
+        return codes, levels
+    table = np.append(np.cumsum(used) - 1, -1)
+    return table[codes], levels[np.flatnonzero(used)]
+
+
+def interact_labels(parts: Sequence[tuple[np.ndarray, pd.Index]]) -> tuple[np.ndarray, pd.Index]:
+    """Codes of the interaction of several factors; only combinations that occur become levels, labelled ``"A:a"``.
+
+    Parameters
+    ----------
+    parts : sequence of (codes, levels)
+        As returned by `encode_labels`, at least one.
+
+    Returns
+    -------
+    codes : ndarray
+        (n,), -1 where any part is missing.
+    levels : pandas.Index
+        Labels in the order of the parts' levels, the last part running fastest.
+    """
+    codes, levels = parts[0]
+    for other, other_levels in parts[1:]:
+        cells = codes * len(other_levels) + other
+        if cells.size and (codes.min() < 0 or other.min() < 0):
+            cells[(codes < 0) | (other < 0)] = -1
+        size = len(levels) * len(other_levels)
+        if size <= 4 * cells.size + 1024:
+            codes, kept = _drop_unused(cells, pd.RangeIndex(size))
+        else:
+            present = cells >= 0
+            codes = np.full(cells.size, -1, dtype=np.intp)
+            codes[present], kept = _factorize(cells[present])
+        cell = kept.to_numpy().astype(np.intp)
+        first = np.asarray(levels.astype(str), dtype=object)[cell // len(other_levels)]
+        second = np.asarray(other_levels.astype(str), dtype=object)[cell % len(other_levels)]
+        levels = pd.Index(first + ":" + second)
+    return codes, levels
+
+
+def grouping_factor(values: Any, name: str = "group") -> GroupingFactor:
+    """Build a grouping factor from labels.
+
+    Parameters
+    ----------
+    values : array_like
+        Labels (nobs,) without missing values.
+    name : str, optional
+        Name of the factor.
+
+    Returns
+    -------
+    GroupingFactor
+
+    Raises
+    ------
+    MissingDataError
+        If a label is missing.
+    """
+    codes, levels = encode_labels(values)
+    if codes.size and codes.min() < 0:
+        raise MissingDataError(f"grouping factor {name!r} has missing labels; drop those rows first")
+    return GroupingFactor(name, codes, levels)
+
+
+def random_effects_from_arrays(
+    groups: Any,
+    exog_re: Any = None,
+    *,
+    structure: str = "us",
+) -> RandomEffects:
+    """Build random effects without a formula.
+
+    Parameters
+    ----------
+    groups : array_like or dict
+        Labels (nobs,) of one grouping factor, called ``"group"`` unless it is a named Series; or a dict
+        name -> labels for several.
+    exog_re : array_like or dict, optional
+        Columns (nobs, q) with random coefficients, an intercept included if one is wanted; a dict gives them by
+        grouping factor. Factors without columns get a random intercept.
+    structure : {"us", "diag"}, optional
+        Covariance of the columns of each term.
+
+    Returns
+    -------
+    RandomEffects
+
+    Raises
+    ------
+    DataError
+        If lengths differ, a column is not finite, or a name in `exog_re` is not in `groups`.
+    """
+    if structure not in ("us", "diag"):
+        raise DataError(f"structure must be 'us' or 'diag', not {structure!r}")
+    if not isinstance(groups, Mapping):
+        groups = {getattr(groups, "name", None) or "group": groups}
+    if not groups:
+        raise RandomEffectsError("groups is empty; give at least one grouping factor")
+    if not isinstance(exog_re, Mapping):
+        if exog_re is not None and len(groups) > 1:
+            raise DataError(f"with several groups {list(groups)} exog_re must be a dict with these names")
+        exog_re = {} if exog_re is None else {next(iter(groups)): exog_re}
+    unknown = [name for name in exog_re if name not in groups]
+    if unknown:
+        raise DataError(f"exog_re names {unknown}, but groups has {list(groups)}")
+    terms = []
+    nobs = None
+    for name, labels in groups.items():
+        factor = grouping_factor(labels, str(name))
+        nobs = len(factor.codes) if nobs is None else nobs
+        if len(factor.codes) != nobs:
+            raise DataError(f"grouping factor {name!r} has {len(factor.codes)} rows, the first one has {nobs}")
+        columns, names = _effect_columns(exog_re.get(name), nobs, name)
+        make = Unstructured if structure == "us" else Diagonal
+        shown = f"({' + '.join(names)} | {name})"
+        terms.append(RandomTerm(factor, columns, names, make(len(columns)), shown))
+    return RandomEffects(terms)
+
+
+def _effect_columns(exog: Any, nobs: int, name: Hashable) -> tuple[tuple, tuple[str, ...]]:
+    """Columns and names of one term; a column of ones becomes None."""
+    if exog is None:
+        return (None,), ("Intercept",)
+    labels = getattr(exog, "columns", None)
+    if labels is None and getattr(exog, "name", None) is not None:
+        labels = [exog.name]
+    array = np.asarray(exog, dtype=float)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or array.shape[0] != nobs or array.shape[1] == 0:
+        raise DataError(f"exog_re for {name!r} has shape {np.shape(exog)}, expected ({nobs}, q) with q at least 1")
+    columns: list[np.ndarray | None] = []
+    names = []
+    for j in range(array.shape[1]):
+        column = np.ascontiguousarray(array[:, j])
+        if not np.isfinite(column).all():
+            raise DataError(f"exog_re for {name!r}: column {j} holds missing or infinite values")
+        constant = column[0] == 1.0 and column[-1] == 1.0 and bool((column == 1.0).all())
+        columns.append(None if constant else column)
+        default = "Intercept" if constant else f"z{j + 1}"
+        names.append(str(labels[j]) if labels is not None else default)
+    return tuple(columns), tuple(names)
+
+
+def check_random_effects(random: RandomEffects, nobs: int, *, residual: str = "estimated") -> None:
+    """Refuse random effects that the data cannot identify.
+
+    Parameters
+    ----------
+    random : RandomEffects
+        Terms of the model.
+    nobs : int
+        Number of rows.
+    residual : {"estimated", "known"}, optional
+        ``"known"`` for GLMMs without a free scale and for a fixed residual variance: then one level per row is fine.
+
+    Raises
+    ------
+    RandomEffectsError
+        If a factor has one level, as many levels as rows, or a term as many effects as rows.
+    """
+    for factor in random.factors:
+        if factor.n_levels < 2:
+            raise RandomEffectsError(
+                f"grouping factor {factor.name!r} must have at least 2 levels in the data, found {factor.n_levels}"
+            )
+    if residual == "known":
+        return
+    for factor in random.factors:
+        if factor.n_levels >= nobs:
+            raise RandomEffectsError(
+                f"grouping factor {factor.name!r} has {factor.n_levels} levels for {nobs} rows; it must have fewer "
+                f"levels than rows, otherwise its variance cannot be told from the residual variance"
+            )
+    for term in random.terms:
+        effects = term.factor.n_levels * term.q
+        if effects >= nobs:
+            raise RandomEffectsError(
+                f"random term {term.text} has {effects} effects for {nobs} rows; there must be fewer effects than "
+                f"rows, otherwise their variances cannot be told from the residual variance"
+            )

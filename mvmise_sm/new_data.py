@@ -1,0 +1,179 @@
+"""Design columns, random-effects rows and offsets of a fitted design on new data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from patsy import DesignInfo, EvalEnvironment, EvalFactor
+
+from mvmise_sm import design_info as coding
+from mvmise_sm.design import Design, GroupSpec, as_frame
+from mvmise_sm.design_columns import Encoded, Source, codes_for, column_of, encode, evaluate, names_in, unknown_column
+from mvmise_sm.exceptions import DataError, NewLevelError, UnknownColumnError
+from mvmise_sm.grouping import interact_labels
+
+__all__ = ["new_exog", "new_offset", "new_random_rows"]
+
+
+def new_exog(design: Design, frame: Any) -> pd.DataFrame:
+    """Evaluate the fixed effects on new data.
+
+    Parameters
+    ----------
+    design : Design
+        Design of the fit.
+    frame : DataFrame
+        New rows (m), with the columns that the fixed effects use.
+
+    Returns
+    -------
+    DataFrame
+        (m, p), index of `frame`; a row with a missing value is NaN throughout the columns concerned.
+
+    Raises
+    ------
+    UnknownColumnError
+        If a column is missing.
+    NewLevelError
+        If a categorical column has a level that the fit did not see.
+    """
+    frame = as_frame(frame)
+    source = Source(frame, EvalEnvironment([]))
+    encoded = _encode_new(design.model_spec, source)
+    matrix = coding.matrix(design.model_spec, encoded, source.nobs)
+    return pd.DataFrame(matrix, index=frame.index, columns=design.model_spec.column_names)
+
+
+def new_offset(design: Design, frame: Any) -> np.ndarray | None:
+    """Evaluate the offset on new data.
+
+    Returns
+    -------
+    ndarray or None
+        (m,), None if the design has no offset.
+
+    Raises
+    ------
+    DataError
+        If the fit had an offset given as an array, which is not known for new rows.
+    """
+    if isinstance(design.offset_argument, np.ndarray):
+        raise DataError("the model's offset was an array, so it is not known for new data; pass offset=")
+    if not design.offset_specs:
+        return None
+    source = Source(as_frame(frame), EvalEnvironment([]))
+    return np.sum([_encode_factor(factor, state, source).values for factor, state in design.offset_specs], axis=0)
+
+
+def new_random_rows(
+    design: Design, frame: Any, allow_new_levels: bool = False
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Evaluate the random effects on new data.
+
+    Parameters
+    ----------
+    design : Design
+        Design of the fit, with random effects.
+    frame : DataFrame
+        New rows (m).
+    allow_new_levels : bool, optional
+        Give unknown levels of grouping factors the code -1 instead of failing.
+
+    Returns
+    -------
+    list of (codes, columns)
+        One pair per term: codes (m,), intp, -1 for a new level; columns (m, q). A row whose label or column is missing
+        has NaN columns.
+
+    Raises
+    ------
+    NewLevelError
+        If a level is unknown and not allowed.
+    """
+    source = Source(as_frame(frame), EvalEnvironment([]))
+    rows = []
+    coded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for term, info, spec in zip(design.random.terms, design.random_specs, design.group_specs, strict=True):
+        if id(term.factor) not in coded:
+            coded[id(term.factor)] = _new_codes(spec, term.factor, source, allow_new_levels)
+        codes, missing = coded[id(term.factor)]
+        columns = coding.matrix(info, _encode_new(info, source), source.nobs)
+        columns[missing] = np.nan
+        rows.append((codes, columns))
+    return rows
+
+
+def _new_codes(spec: GroupSpec, factor: Any, source: Source, allow: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (m,) with -1 for unknown levels, and the rows (m,) whose label is missing."""
+    parts = []
+    missing = np.zeros(source.nobs, dtype=bool)
+    for expression, state, levels in zip(spec.factors, spec.states, spec.part_levels, strict=True):
+        codes = codes_for(_value(expression, state, source), levels, expression.name(), unknown="mark")
+        missing |= codes == -1
+        parts.append((np.maximum(codes, -1), levels))
+    codes, levels = interact_labels(parts)
+    codes = codes if levels.equals(factor.levels) else np.append(factor.levels.get_indexer(levels), -1)[codes]
+    new = (codes < 0) & ~missing
+    if new.any() and not allow:
+        row = int(np.argmax(new))
+        labels = [str(np.asarray(_value(e, s, source))[row]) for e, s in zip(spec.factors, spec.states, strict=True)]
+        raise NewLevelError(
+            f"grouping factor {factor.name!r}: level {':'.join(labels)!r} was not in the data of the fit; "
+            f"allow_new_levels=True gives new levels an effect of 0"
+        )
+    return codes, missing
+
+
+def _value(factor: EvalFactor, state: dict | None, source: Source) -> Any:
+    name = column_of(factor)
+    if state is None or (name is not None and name in source):
+        _require(factor, state, source)
+        return source.frame[name]
+    _require(factor, state, source)
+    value = evaluate(factor, state, source)
+    return value.data if hasattr(value, "contrast") else value
+
+
+def _require(factor: EvalFactor, state: dict | None, source: Source) -> None:
+    """Fail if a name that the factor uses is neither a new column nor stored with the fit."""
+    names, quoted = names_in(factor)
+    stored = state["eval_env"].namespace if state else {}
+    plain = column_of(factor)
+    for name in [*quoted, *sorted(names)]:
+        known_elsewhere = name != plain and (name in stored or Source.is_language(name))
+        if name not in source and not known_elsewhere:
+            raise UnknownColumnError(unknown_column(name, source.frame.columns))
+
+
+def _encode_factor(factor: EvalFactor, state: dict | None, source: Source) -> Encoded:
+    name = column_of(factor)
+    _require(factor, state, source)
+    if name is not None and name in source:
+        return source.column(name)
+    return encode(evaluate(factor, state or {}, source), source.nobs, factor.name())
+
+
+def _encode_new(info: DesignInfo, source: Source) -> dict[EvalFactor, Encoded]:
+    """Encode new rows as the fit's factors were: same type, same levels, same number of columns."""
+    encoded = {}
+    for factor, described in info.factor_infos.items():
+        if described.type == "categorical":
+            levels = pd.Index(list(described.categories))
+            value = _value(factor, described.state, source)
+            try:
+                codes = codes_for(value, levels, factor.name())
+            except DataError as error:
+                raise NewLevelError(str(error)) from None
+            encoded[factor] = Encoded(codes, levels)
+            continue
+        value = _encode_factor(factor, described.state, source)
+        if value.categories is not None and len(value.categories) and value.values.max() >= 0:
+            raise DataError(f"{factor.name()} was numeric in the fit, but holds labels in the new data")
+        if value.categories is not None:  # nothing but missing values
+            value = Encoded(np.full(source.nobs, np.nan))
+        if value.n_columns != described.num_columns:
+            raise DataError(f"{factor.name()} has {value.n_columns} columns, {described.num_columns} in the fit")
+        encoded[factor] = value
+    return encoded
