@@ -110,6 +110,11 @@ class Design:
         """The two-sided formula of the fixed effects."""
         return self.parts.fixed
 
+    @property
+    def exog_names(self) -> list[str]:
+        """Names of the fixed-effects columns (p)."""
+        return self.model_spec.column_names
+
     def __reduce__(self):
         plan = _plan(self.parts, self.offset_argument, None, _dotted(self.frame))
         mentioned = set().union(*(set().union(*names_in(factor)) for factor in plan.factors))

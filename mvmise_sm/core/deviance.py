@@ -9,6 +9,7 @@ import numpy as np
 
 from mvmise_sm.core.basis import ResponseOrigin, fixed_basis
 from mvmise_sm.core.layout import Layout
+from mvmise_sm.core.prior_shape import positive_definite_part, prior_shape
 from mvmise_sm.core.stage import FlatStage
 from mvmise_sm.core.system import build_system, system_with_response
 
@@ -126,6 +127,9 @@ class ProfiledDeviance:
         self._origin_of = ResponseOrigin(X)
         self._origin = self._origin_of(target)
         self._system = build_system(self._layout, self._basis, X, target, self._origin, weights)
+        self._structures = tuple(t.structure for t in random.terms)
+        if any(t.q > 1 for t in random.terms):
+            self._structures = self._ordered(self._moments)
         self._set_stage()
 
     def _set_stage(self):
@@ -138,7 +142,7 @@ class ProfiledDeviance:
 
     def _copy(self, **changes):
         out = object.__new__(ProfiledDeviance)
-        out.__dict__.update({k: v for k, v in self.__dict__.items() if k != "_last"}, **changes)
+        out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments")}, **changes)
         out._set_stage()
         return out
 
@@ -153,11 +157,20 @@ class ProfiledDeviance:
         system = system_with_response(self._system, self._basis, self._X, target, origin, self._weights)
         return self._copy(_origin=origin, _system=system)
 
+    def _ordered(self, variances):
+        """Structures of the terms, factored with the largest of the working `variances` first."""
+        return tuple(s.ordered_by(v) for s, v in zip(self._structures, variances, strict=True))
+
+    def reordered(self, theta):
+        """The same criterion in the parametrisation that suits the working `theta`, or None where that is this one."""
+        structures = self._ordered([np.square(lam).sum(axis=1) for lam in self._factors(theta)[1]])
+        return None if structures == self._structures else self._copy(_structures=structures)
+
     # user's theta
 
-    @property
+    @cached_property
     def lower(self):
-        """Lower bounds of theta (k_theta,)."""
+        """Lower bounds of theta (k_theta,), the same for the user's and the working theta."""
         return self.random.lower
 
     def __call__(self, theta):
@@ -178,29 +191,34 @@ class ProfiledDeviance:
 
     def working_theta(self, theta):
         """Theta of the working coordinates for the user's theta."""
-        return self._convert(theta, [t.a_inv for t in self._layout.term_bases])
+        maps = [t.a_inv for t in self._layout.term_bases]
+        return self._convert(theta, maps, [t.structure for t in self.random.terms], self._structures)
 
     def user_theta(self, theta):
         """The user's theta for a working theta."""
-        return self._convert(theta, [t.a for t in self._layout.term_bases])
+        maps = [t.a for t in self._layout.term_bases]
+        return self._convert(theta, maps, self._structures, [t.structure for t in self.random.terms])
 
-    def _convert(self, theta, maps):
+    def _convert(self, theta, maps, given, wanted):
         out = np.empty(self.k_theta)
-        for term, at, a in zip(self.random.terms, self.random.theta_slices, maps, strict=True):
-            lam = a @ term.structure.factor(theta[at])
-            out[at] = term.structure.theta_from(lam @ lam.T)
+        for at, a, before, after in zip(self.random.theta_slices, maps, given, wanted, strict=True):
+            lam = a @ before.factor(theta[at])
+            out[at] = after.theta_from(lam @ lam.T)
         return out
 
     # working theta
 
-    @property
-    def barrier(self):
-        """Whether a prior keeps theta off the boundary."""
-        return self._stage.barrier
+    @cached_property
+    def guarded(self):
+        """Elements of theta that a prior keeps off their lower bound (k_theta,)."""
+        out = np.zeros(self.k_theta, dtype=bool)
+        for term, at, repels in zip(self.random.terms, self.random.theta_slices, self._stage.repels, strict=False):
+            out[at] = repels & (term.structure.lower == 0.0)
+        return out
 
     def is_singular(self, theta):
         """Whether a working theta is on the boundary."""
-        return bool((theta[self.lower == 0.0] < _SINGULAR).any())
+        return bool((theta[(self.lower == 0.0) & ~self.guarded] < _SINGULAR).any())
 
     def escapes(self, evaluation, only_check=False):
         """Working thetas off the boundary in directions in which the objective falls.
@@ -214,24 +232,24 @@ class ProfiledDeviance:
             Candidates (k_theta,), the steepest direction first; with `only_check` not empty where the certificate fails clearly.
         """
         out = []
-        for term, at, d in zip(self.random.terms, self.random.theta_slices, evaluation.slopes, strict=True):
+        for structure, at, d in zip(self._structures, self.random.theta_slices, evaluation.slopes, strict=True):
             theta = evaluation.theta[at]
-            if (theta[term.structure.lower == 0.0] > _SINGULAR).all():
+            if (theta[structure.lower == 0.0] > _SINGULAR).all():
                 continue
-            lam = term.structure.factor(theta)
+            lam = structure.factor(theta)
             sigma = lam @ lam.T
-            if term.structure.invariance == "linear":
+            if structure.invariance == "linear":
                 values, vectors = np.linalg.eigh(d)
             else:
                 order = np.argsort(d.diagonal())
-                values, vectors = d.diagonal()[order], np.eye(term.q)[:, order]
+                values, vectors = d.diagonal()[order], np.eye(structure.q)[:, order]
             scale = max(float(np.trace(sigma)), 1e-2)
             for w, v in zip(values, vectors.T, strict=True):
                 if w >= -1e-6 or (only_check and -w * scale < _CERTIFICATE):
                     break
                 for t in scale * _ESCAPE_STEPS:
                     candidate = evaluation.theta.copy()
-                    candidate[at] = term.structure.theta_from(sigma + t * np.outer(v, v))
+                    candidate[at] = structure.theta_from(sigma + t * np.outer(v, v))
                     out.append(candidate)
         return out
 
@@ -242,7 +260,7 @@ class ProfiledDeviance:
 
     def _factors(self, theta):
         """Relative factors of the grouping factors in elimination order, and of the terms."""
-        terms = [t.structure.factor(theta[s]) for t, s in zip(self.random.terms, self.random.theta_slices, strict=True)]
+        terms = [s.factor(theta[at]) for s, at in zip(self._structures, self.random.theta_slices, strict=True)]
         merged = []
         for f in self._layout.factors:
             if len(f.terms) == 1:
@@ -288,7 +306,7 @@ class ProfiledDeviance:
                     slopes[t] = slopes[t] + basis.a.T @ extra @ basis.a
         gradient = np.empty(self.k_theta)
         directions, curvature = [], np.zeros((self.k_theta, self.k_theta))
-        for t, (term, at) in enumerate(zip(self.random.terms, self.random.theta_slices, strict=True)):
+        for t, (structure, at) in enumerate(zip(self._structures, self.random.theta_slices, strict=True)):
             lam, slope = terms[t], slopes[t]
             k, place, q = where[t]
             if q == 1:
@@ -296,11 +314,11 @@ class ProfiledDeviance:
                 curvature[at, at] = 2.0 * max(slope[0, 0], 0.0)
                 directions.append((k, 2.0 * lam))
                 continue
-            gradient[at] = term.structure.pullback(theta[at], 2.0 * (slope @ lam))
-            tangents = term.structure.tangents(theta[at])
+            gradient[at] = structure.pullback(theta[at], 2.0 * (slope @ lam))
+            tangents = structure.tangents(theta[at])
             for small in tangents @ lam.T:
                 direction = small + small.T
-                if q != term.q:
+                if q != structure.q:
                     wide = np.zeros((q, q))
                     wide[place, place] = direction
                     direction = wide
@@ -310,7 +328,13 @@ class ProfiledDeviance:
         xi = np.append(-solution.beta, 1.0)
         a, b = factorization.information(directions, xi, solution.cov_beta)
         s2 = solution.sigma2
-        information = a / s2 - (solution.curvature_c / s2**2) * np.multiply.outer(b, b) + curvature
+        information, cross = a / s2 + curvature, b / s2
+        if solution.sigma_curvatures is not None:
+            extra, mixed = prior_shape(self.random, self._layout.term_bases, theta, terms, solution)
+            information, cross = information + extra, cross + mixed
+        information -= solution.curvature_c * np.multiply.outer(cross, cross)
+        if solution.sigma_curvatures is not None:
+            information = positive_definite_part(information)
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     def solve(self, theta):
@@ -423,8 +447,9 @@ class ProfiledDeviance:
             out[lo:hi] = (unit * solved).sum(axis=0) + ((rest @ stage.cov_beta) * rest).sum(axis=1)
         return out + fresh
 
-    def start(self):
-        """A moment estimate of the working theta (k_theta,), never at the boundary."""
+    @cached_property
+    def _moments(self):
+        """Moment estimates of the relative variances of every term's columns, working coordinates (q,) each."""
         gram = self._system.gram
         p = self.k_fe
         beta = np.linalg.solve(gram[:p, :p], gram[:p, p])
@@ -442,11 +467,18 @@ class ProfiledDeviance:
             ratios.append(ratio)
             floors.append(_MIN_START / n0)
         left = max(1.0 - taken, 0.2)
-        theta = np.empty(self.k_theta)
+        out = [None] * len(self.random.terms)
         for f, ratio, floor in zip(self._layout.factors, ratios, floors, strict=True):
             variances = np.maximum(ratio / left, floor)
             for t, place in zip(f.terms, f.places, strict=True):
-                theta[self.random.theta_slices[t]] = self.random.terms[t].structure.theta_from(np.diag(variances[place]))
+                out[t] = variances[place]
+        return out
+
+    def start(self):
+        """A moment estimate of the working theta (k_theta,), never at the boundary."""
+        theta = np.empty(self.k_theta)
+        for structure, at, variances in zip(self._structures, self.random.theta_slices, self._moments, strict=True):
+            theta[at] = structure.theta_from(np.diag(variances))
         return theta
 
 

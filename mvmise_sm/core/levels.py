@@ -58,7 +58,7 @@ def factor_levels(c, lam):
             m[i, i] -= m[i, k] * m[i, k]
         m[i, i] = np.sqrt(m[i, i])
         logdet += np.log(m[i, i])
-        for a in range(i, q):
+        for a in range(q):
             h[i, a] = lam[a, i]
         for k in range(i):
             for a in range(q):

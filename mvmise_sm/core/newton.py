@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize
@@ -16,6 +16,7 @@ _SNAP = 1e-3
 _SINGULAR = 1e-4
 _MAX_DAMPING = 1e10
 _ESCAPES = 6
+_SLOW = 12
 
 METHODS = {
     "newton": None,
@@ -92,7 +93,7 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     Parameters
     ----------
     criterion : ProfiledDeviance or alike
-        Answers ``lower``, ``start()``, ``value``, ``evaluate``, ``escapes``, ``second_starts``, ``barrier``, ``user_theta`` and
+        Answers ``lower``, ``start()``, ``value``, ``evaluate``, ``escapes``, ``second_starts``, ``guarded``, ``user_theta`` and
         ``is_singular`` in working coordinates.
     start : ndarray, optional
         Working start; a moment estimate by default.
@@ -121,8 +122,9 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     starts = 1
     if method == "newton":
         best = _with_escapes(counter, begin, maxiter, tol)
-        if start is None and not criterion.barrier and criterion.is_singular(best.theta):
-            for other in criterion.second_starts(best):
+        if start is None and criterion.is_singular(best.theta):
+            counter, best = _reordered(counter, best, maxiter, tol)
+            for other in counter.criterion.second_starts(best):
                 starts += 1
                 trial = _with_escapes(counter, other, maxiter, tol)
                 if trial.value < best.value - 1e-7:
@@ -131,7 +133,7 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
         best = _with_scipy(counter, begin, METHODS[method], maxiter, options)
     decrement = _newton_step(counter, best, 0.0)[1]
     noise = 64.0 * np.finfo(float).eps * abs(best.value)
-    converged = bool(decrement <= max(_STATIONARY, noise)) and not criterion.escapes(best, only_check=True)
+    converged = bool(decrement <= max(_STATIONARY, noise)) and not counter.criterion.escapes(best, only_check=True)
     message = "stationary point" if converged else f"not stationary: Newton decrement {decrement:.2g} after {counter.iterations} iterations"
     retvals = {
         "fopt": best.value,
@@ -144,25 +146,35 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
         "converged": converged,
         "warnflag": 0 if converged else 1,
     }
-    singular = criterion.is_singular(best.theta)
+    singular = counter.criterion.is_singular(best.theta)
+    theta = counter.criterion.user_theta(best.theta)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
-    return Optimum(criterion.user_theta(best.theta), best.theta, best.value, converged, singular, message, retvals, settings)
+    working = best.theta if counter.criterion is criterion else criterion.working_theta(theta)
+    return Optimum(theta, working, best.value, converged, singular, message, retvals, settings)
+
+
+def _reordered(counter, best, maxiter, tol):
+    """Go on from `best` in the parametrisation that suits it, where that is another one."""
+    criterion = counter.criterion.reordered(best.theta)
+    if criterion is None:
+        return counter, best
+    theta = criterion.working_theta(counter.criterion.user_theta(best.theta))
+    other = _Counter(criterion)
+    other.count, other.iterations = counter.count, counter.iterations
+    trial = _with_escapes(other, theta, maxiter, tol)
+    return other, trial
 
 
 def _with_escapes(counter, start, maxiter, tol):
     """Newton from one start; where the derivative in Sigma shows a descent direction off the boundary, follow it and go on."""
     criterion = counter.criterion
     best = _newton(counter, start, maxiter, tol)
-    if criterion.barrier:
-        return best
     for _ in range(_ESCAPES):
         best = _snap(counter, best)
-        for theta in criterion.escapes(best):
-            if counter.value(theta) < best.value - 1e-8:
-                best = _newton(counter, theta, maxiter, tol)
-                break
-        else:
-            return best
+        found = [(counter.value(theta), i, theta) for i, theta in enumerate(criterion.escapes(best))]
+        if not found or min(found)[0] >= best.value - 1e-8:
+            break
+        best = _newton(counter, min(found)[2], maxiter, tol)
     return best
 
 
@@ -203,8 +215,10 @@ def _newton(counter, start, maxiter, tol):
         value = counter.value(start)
     current = counter.evaluate(start)
     damping = 0.0
-    barrier = counter.criterion.barrier
-    for _ in range(maxiter):
+    guarded = counter.criterion.guarded
+    for iteration in range(maxiter):
+        if iteration >= _SLOW:
+            current = replace(current, information=_exact_information(counter, current))
         step, decrement = _newton_step(counter, current, damping)
         noise = 8.0 * np.finfo(float).eps * abs(current.value)
         if decrement < max(tol, noise) and damping == 0.0:
@@ -213,8 +227,7 @@ def _newton(counter, start, maxiter, tol):
             break
         counter.iterations += 1
         theta = current.theta - step
-        low = counter.lower + (0.1 * (current.theta - counter.lower) if barrier else 0.0)
-        theta = np.where(np.isfinite(counter.lower), np.maximum(theta, low), theta)
+        theta = np.maximum(theta, np.where(guarded, 0.1 * current.theta, counter.lower))
         value = counter.value(theta)
         taken = current.theta - theta
         predicted = float(current.gradient @ taken - 0.5 * taken @ current.information @ taken)
@@ -229,6 +242,21 @@ def _newton(counter, start, maxiter, tol):
     return current
 
 
+def _exact_information(counter, evaluation):
+    """The Hessian by differences of the gradient, made positive definite; where the average information is a poor model."""
+    theta = evaluation.theta
+    size = theta.size
+    hessian = np.empty((size, size))
+    for i in range(size):
+        moved = theta.copy()
+        moved[i] += 1e-5 * max(abs(theta[i]), 0.1)
+        counter.value(moved)
+        hessian[i] = (counter.evaluate(moved).gradient - evaluation.gradient) / (moved[i] - theta[i])
+    values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
+    values = np.maximum(np.abs(values), 1e-8 * np.abs(values).max())
+    return (vectors * values) @ vectors.T
+
+
 def _less(damping, gain, predicted):
     """Damping after an accepted step."""
     if damping < 1e-3:
@@ -238,7 +266,8 @@ def _less(damping, gain, predicted):
 
 def _snap(counter, evaluation):
     """Set small scale-like parameters to zero where the objective does not rise."""
-    small = np.flatnonzero((counter.lower == 0.0) & (evaluation.theta > 0.0) & (evaluation.theta < _SNAP))
+    small = (counter.lower == 0.0) & (evaluation.theta > 0.0) & (evaluation.theta < _SNAP)
+    small = np.flatnonzero(small & ~counter.criterion.guarded)
     for i in small:
         theta = evaluation.theta.copy()
         theta[i] = 0.0

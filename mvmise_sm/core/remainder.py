@@ -288,7 +288,8 @@ def _slope(f, room, value):
 
 
 def _smallest(lam):
-    return float(np.abs(lam.diagonal()).min())
+    """The smallest singular value of a relative factor."""
+    return abs(float(lam[0, 0])) if lam.size == 1 else float(np.linalg.norm(lam, -2))
 
 
 def _symmetric(lower):

@@ -38,7 +38,9 @@ class StageSolution:
     sigma_gradients : tuple or None
         Explicit d value / d Sigma of every term in the user's coordinates (q, q), None where there is none.
     sigma_curvatures : tuple or None
-        Curvature of the covariance priors for the Newton step, see `Stage`.
+        Second derivative of the covariance priors in Sigma of every term at fixed sigma2 (q, q, q, q), None where there is none.
+    sigma_crosses : tuple or None
+        Mixed derivative of the covariance priors in Sigma and log sigma2 (q, q), None where there is none.
     cov_beta : ndarray
         Unscaled covariance of beta (p, p).
     curvature_c : float
@@ -57,10 +59,22 @@ class StageSolution:
     curvature_c: float
     sigma_gradients: tuple | None = None
     sigma_curvatures: tuple | None = None
+    sigma_crosses: tuple | None = None
 
 
 class Stage(Protocol):
-    """What the deviance asks of the problem in (beta, sigma2)."""
+    """What the deviance asks of the problem in (beta, sigma2).
+
+    Attributes
+    ----------
+    uses_sigmas : bool
+        Whether `solve` needs the relative covariances.
+    repels : tuple of bool
+        For every term, whether a prior makes a singular covariance impossible; empty without priors.
+    """
+
+    uses_sigmas: bool
+    repels: tuple
 
     def solve(self, gram: np.ndarray, sigmas) -> StageSolution:
         """Minimise over (beta, sigma2) given the gram matrix K (m, m) and the terms' relative covariances."""
@@ -79,7 +93,7 @@ class FlatStage:
         log |det A| of the working coordinates.
     """
 
-    barrier = False
+    repels = ()
 
     def __init__(self, nobs, k_fe, reml, logdet_a):
         self.p = k_fe

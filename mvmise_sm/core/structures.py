@@ -71,10 +71,13 @@ class CovarianceStructure(Protocol):
     def theta_from(self, sigma: np.ndarray) -> np.ndarray:
         """Return theta (k_theta,) of the member of the family nearest to Sigma (q, q), exact for a member."""
 
+    def ordered_by(self, variances: np.ndarray) -> CovarianceStructure:
+        """Return the same family in the parametrisation that suits columns of these variances (q,) best."""
+
 
 @dataclass(frozen=True)
 class _Linear:
-    """A structure whose Lambda holds theta at fixed places."""
+    """A structure whose Lambda holds theta at fixed places (`rows`, `cols`)."""
 
     q: int
 
@@ -99,27 +102,53 @@ class _Linear:
     def k_theta(self):
         return self.rows.size
 
-    @cached_property
-    def lower(self):
-        return np.where(self.rows == self.cols, 0.0, -np.inf)
-
 
 @dataclass(frozen=True)
 class Unstructured(_Linear):
-    """Any positive semidefinite covariance; theta is the lower triangle of Lambda by columns, as in lme4."""
+    """Any positive semidefinite covariance; theta is the lower triangle of a Cholesky factor by columns, as in lme4.
+
+    Parameters
+    ----------
+    q : int
+        Columns.
+    order : tuple of int, optional
+        Order in which the columns are factored. With the largest variance first the factor stays well conditioned near the boundary;
+        the rows of Lambda keep the order of the columns, so Lambda is triangular only after permuting its rows.
+    """
+
+    order: tuple[int, ...] | None = None
 
     invariance = "linear"
 
     @cached_property
+    def _triangle(self):
+        cols = np.concatenate([np.full(self.q - j, j) for j in range(self.q)])
+        rows = np.concatenate([np.arange(j, self.q) for j in range(self.q)])
+        return rows, cols
+
+    @cached_property
     def rows(self):
-        return np.concatenate([np.arange(j, self.q) for j in range(self.q)])
+        rows = self._triangle[0]
+        return rows if self.order is None else np.array(self.order)[rows]
 
     @cached_property
     def cols(self):
-        return np.concatenate([np.full(self.q - j, j) for j in range(self.q)])
+        return self._triangle[1]
+
+    @cached_property
+    def lower(self):
+        rows, cols = self._triangle
+        return np.where(rows == cols, 0.0, -np.inf)
 
     def theta_from(self, sigma):
-        return semidefinite_cholesky(sigma)[self.rows, self.cols]
+        if self.order is not None:
+            sigma = sigma[np.ix_(self.order, self.order)]
+        return semidefinite_cholesky(sigma)[self._triangle]
+
+    def ordered_by(self, variances):
+        """The same family, factored in decreasing order of `variances` (q,)."""
+        order = tuple(int(i) for i in np.argsort(-np.asarray(variances), kind="stable"))
+        return Unstructured(self.q, None if order == tuple(range(self.q)) else order)
 
 
 @dataclass(frozen=True)
@@ -136,5 +165,13 @@ class Diagonal(_Linear):
     def cols(self):
         return np.arange(self.q)
 
+    @cached_property
+    def lower(self):
+        return np.zeros(self.q)
+
     def theta_from(self, sigma):
         return np.sqrt(np.maximum(np.diag(sigma), 0.0))
+
+    def ordered_by(self, variances):
+        """Itself: the order of independent columns does not matter."""
+        return self

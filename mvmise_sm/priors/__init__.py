@@ -10,7 +10,7 @@ from mvmise_sm.priors.covariance import Custom, Gamma, InverseGamma, InverseWish
 from mvmise_sm.priors.fixed import Horseshoe, Normal, StudentT
 from mvmise_sm.priors.parse import PriorSyntaxError
 from mvmise_sm.priors.residual import Point
-from mvmise_sm.priors.resolve import PriorSet, TermShape, resolve_priors
+from mvmise_sm.priors.resolve import PriorSet, TermShape, resolve_priors, term_shapes
 
 __all__ = [
     "CovariancePrior",
@@ -29,4 +29,5 @@ __all__ = [
     "TermShape",
     "Wishart",
     "resolve_priors",
+    "term_shapes",
 ]

@@ -202,11 +202,14 @@ class CovariancePrior(Prior):
         True if S must be a variance (1, 1).
     fixed : float or None
         Residual role only: the residual variance, if the prior is a point mass.
+    repels : bool
+        True if the density is zero at every singular S, so that an estimate cannot be singular.
     """
 
     common_scale = True
     scalar = False
     fixed: float | None = None
+    repels = False
 
     def value(self, s: np.ndarray) -> float:
         """Return -2 log density at S (q, q); inf where the density is zero."""

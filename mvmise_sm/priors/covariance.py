@@ -59,6 +59,7 @@ class PowerPenalty(CovariancePrior):
         self.constant = float(constant)
         self.common_scale = common_scale
         self.scalar = scalar
+        self.repels = self.log_power < 0.0 or (weight is not None and exponent < 0)
         self.text = text
 
     def describe(self):
@@ -93,7 +94,7 @@ class PowerPenalty(CovariancePrior):
 
     def _on_boundary(self, s):
         """Limit of value and gradient at a singular S; the gradient is 0 where the value is infinite."""
-        if self.log_power < 0.0 or (self.exponent < 0 and self.weight is not None):
+        if self.repels:
             return math.inf, np.zeros_like(s)
         if self.log_power > 0.0:
             return -math.inf, np.zeros_like(s)
@@ -575,6 +576,7 @@ class Independent(CovariancePrior):
         super().__init__()
         self.parts = tuple(parts)
         self.common_scale = self.parts[0].common_scale
+        self.repels = all(p.repels for p in self.parts)
 
     def value(self, s):
         return sum(p.value(s[j : j + 1, j : j + 1]) for j, p in enumerate(self.parts))

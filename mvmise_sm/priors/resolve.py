@@ -14,7 +14,7 @@ from mvmise_sm.priors.parse import parse_priors
 from mvmise_sm.priors.residual import Point
 from mvmise_sm.priors.stage import PriorStage
 
-__all__ = ["PriorSet", "TermShape", "resolve_priors"]
+__all__ = ["PriorSet", "TermShape", "resolve_priors", "term_shapes"]
 
 DISTRIBUTIONS: dict[str, tuple[type[Prior], ...]] = {
     "cov": (Gamma, InverseGamma, Wishart, InverseWishart, Custom),
@@ -70,8 +70,8 @@ class PriorSet:
         """True if there is no prior at all."""
         return not self.fixef and self.resid is None and all(c is None for c in self.cov)
 
-    def stage(self, nobs, k_fe, reml, a, b0) -> PriorStage:
-        """The (beta, sigma2) problem for `core.deviance.ProfiledDeviance`; its arguments are those of `PriorStage`."""
+    def __call__(self, nobs, k_fe, reml, a, b0) -> PriorStage:
+        """Return the (beta, sigma2) problem, as `core.deviance.ProfiledDeviance` asks for it; see `PriorStage`."""
         logdet_a = float(np.linalg.slogdet(a)[1]) if k_fe else 0.0
         return PriorStage(self, nobs, k_fe, reml, logdet_a, a, b0)
 
@@ -85,10 +85,17 @@ class PriorSet:
             out.append(("Resid prior", self.resid.describe()))
         return out
 
+    def describe(self) -> list[str]:
+        """One line of text for every prior, as blme prints them."""
+        return [f"{label:<11}: {text}" for label, text in self.lines()]
+
     def __repr__(self):
-        if self.flat:
-            return "PriorSet(flat)"
-        return "\n".join(f"{label:<11}: {text}" for label, text in self.lines())
+        return "PriorSet(flat)" if self.flat else "\n".join(self.describe())
+
+
+def term_shapes(random) -> list[TermShape]:
+    """Shapes of the terms of a `RandomEffects`."""
+    return [TermShape(t.factor.name, t.q, t.factor.n_levels, t.structure.invariance == "diagonal") for t in random.terms]
 
 
 def resolve_priors(

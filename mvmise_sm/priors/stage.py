@@ -78,7 +78,7 @@ class PriorStage:
             )
         self.constant = sum(b.constant for b in self.blocks)
         self.uses_sigmas = bool(self.relative or self.absolute)
-        self.barrier = self.uses_sigmas
+        self.repels = tuple(c is not None and c.repels for c in priors.cov)
         self._profile = self._constant_profile()
         absolute = [b for b in self.blocks if not b.common]
         self._inner = _mixture if mixtures else (_absolute_normal if absolute else _conjugate)
@@ -93,9 +93,9 @@ class PriorStage:
     def solve(self, gram, sigmas=None) -> StageSolution:
         """Minimise over (beta, sigma2), see `mvmise_sm.core.stage.Stage`."""
         penalty = self.constant
-        gradients = curvatures = None
+        gradients = curvatures = crosses = None
         if self.uses_sigmas:
-            gradients, curvatures = [None] * len(sigmas), [None] * len(sigmas)
+            gradients, curvatures, crosses = ([None] * len(sigmas) for _ in range(3))
             for t, prior in self.relative:
                 value, gradients[t] = prior.evaluate(sigmas[t])
                 curvatures[t] = prior.hessian(sigmas[t])
@@ -114,9 +114,10 @@ class PriorStage:
             penalty += value
             gradients[t] = s2 * slope
             curvatures[t] = s2 * s2 * prior.hessian(s2 * sigmas[t])
-        return self._assemble(gram, inner, s2, penalty, gradients, curvatures)
+            crosses[t] = gradients[t] + np.tensordot(curvatures[t], sigmas[t])
+        return self._assemble(gram, inner, s2, penalty, (gradients, curvatures, crosses))
 
-    def _assemble(self, gram, inner, s2, penalty, gradients, curvatures):
+    def _assemble(self, gram, inner, s2, penalty, shape):
         p, beta = self.p, inner.beta
         xi = np.empty(p + 1)
         xi[:p] = -beta
@@ -138,7 +139,7 @@ class PriorStage:
             weights[:p, :p] += inner.inverse
         c = 0.0 if self.fixed_rho is not None or inner.curvature <= 0.0 else 1.0 / inner.curvature
         return StageSolution(
-            value, penalty, beta, s2, r2, self._profile.log, logdet, weights, inner.inverse, c, gradients, curvatures
+            value, penalty, beta, s2, r2, self._profile.log, logdet, weights, inner.inverse, c, *shape
         )
 
     def _infinite(self, gram, gradients):
