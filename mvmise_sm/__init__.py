@@ -1,0 +1,20 @@
+"""mvmise_sm: linear, generalized linear and selection mixed models with the results of statsmodels.
+
+Names are imported when they are first used, so ``import mvmise_sm`` itself loads neither pandas nor statsmodels.
+"""
+
+from mvmise_sm.api import __all__ as _names
+from mvmise_sm.api import find
+
+__version__ = "0.1.0"
+__all__ = [*_names, "__version__"]
+
+
+def __getattr__(name: str):
+    value = find(name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,92 @@
+"""The public names, and where each one comes from."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+__all__ = [
+    "ErrorSelectionModel",
+    "FactorSelectionModel",
+    "GeneralizedLinearMixedModel",
+    "LinearMixedModel",
+    "anova",
+    "bglmer",
+    "blmer",
+    "compare",
+    "datasets",
+    "exceptions",
+    "glmer",
+    "glmer_nb",
+    "lmer",
+    "load",
+    "mvmise_b",
+    "mvmise_e",
+    "permutation_test",
+    "priors",
+    "scan",
+]
+
+_MODULES = {"datasets", "exceptions", "priors"}
+
+_OBJECTS = {
+    "LinearMixedModel": "mvmise_sm.models.linear",
+    "GeneralizedLinearMixedModel": "mvmise_sm.models.generalized",
+    "FactorSelectionModel": "mvmise_sm.models.selection",
+    "ErrorSelectionModel": "mvmise_sm.models.selection",
+    "anova": "mvmise_sm.inference.anova",
+    "compare": "mvmise_sm.inference.anova",
+    "permutation_test": "mvmise_sm.inference.permutation",
+    "scan": "mvmise_sm.scan",
+}
+
+# Entry points are classmethods bound to a class; a partial adds no stack frame, so that formulas still see the caller.
+_ENTRY_POINTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lmer": ("LinearMixedModel", {}),
+    "blmer": ("LinearMixedModel", {"cov_prior": "wishart"}),
+    "glmer": ("GeneralizedLinearMixedModel", {}),
+    "bglmer": ("GeneralizedLinearMixedModel", {"cov_prior": "wishart"}),
+    "glmer_nb": ("GeneralizedLinearMixedModel", {"family": "negativebinomial"}),
+    "mvmise_b": ("FactorSelectionModel", {}),
+    "mvmise_e": ("ErrorSelectionModel", {}),
+}
+
+
+def find(name: str) -> Any:
+    """Import a public name.
+
+    Parameters
+    ----------
+    name : str
+        One of ``__all__``, which lists the package's names and leaves this function out.
+
+    Returns
+    -------
+    object
+        A class, function, bound classmethod or module.
+
+    Raises
+    ------
+    AttributeError
+        If the name is not public.
+    """
+    if name in _MODULES:
+        return import_module(f"mvmise_sm.{name}")
+    if name in _OBJECTS:
+        return getattr(import_module(_OBJECTS[name]), name)
+    if name in _ENTRY_POINTS:
+        class_name, defaults = _ENTRY_POINTS[name]
+        method = find(class_name).from_formula
+        return _with_defaults(name, class_name, method, defaults) if defaults else method
+    if name == "load":
+        return import_module("statsmodels.iolib.smpickle").load_pickle
+    raise AttributeError(f"module 'mvmise_sm' has no attribute {name!r}")
+
+
+def _with_defaults(name: str, class_name: str, method: Any, defaults: dict[str, Any]) -> partial:
+    entry = partial(method, **defaults)
+    shown = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
+    entry.__doc__ = f"``{class_name}.from_formula`` with the default {shown}.\n\n{method.__doc__ or ''}"
+    entry.__name__ = entry.__qualname__ = name  # type: ignore[attr-defined]
+    return entry

@@ -1,0 +1,126 @@
+"""Small data sets that come with the package; every loader returns a fresh DataFrame and says where the data are from."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+import pandas as pd
+
+__all__ = ["load_culcita", "load_pastes", "load_penicillin", "load_sleepstudy", "load_tmt"]
+
+
+def _read(name: str, categories: dict[str, list[str] | None]) -> pd.DataFrame:
+    """Read a bundled file; columns in `categories` become categorical, None taking the levels in file order."""
+    with as_file(files(__name__) / "data" / f"{name}.csv") as path:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(categories, "str"))
+    for column, levels in categories.items():
+        frame[column] = pd.Categorical(frame[column], categories=frame[column].unique() if levels is None else levels)
+    return frame
+
+
+def load_sleepstudy() -> pd.DataFrame:
+    """Reaction times under sleep deprivation, 18 subjects on 10 days.
+
+    Returns
+    -------
+    DataFrame
+        180 rows: ``Reaction`` (mean reaction time, ms), ``Days`` (0 to 9), ``Subject`` (categorical, 18).
+
+    Notes
+    -----
+    Belenky, G. et al. (2003), Patterns of performance degradation and restoration during sleep restriction and
+    subsequent recovery, Journal of Sleep Research 12, 1-12; the subset of subjects on three hours of sleep that the R
+    package lme4 distributes as ``sleepstudy``.
+    """
+    return _read("sleepstudy", {"Subject": None})
+
+
+def load_penicillin() -> pd.DataFrame:
+    """Growth inhibition by six penicillin samples on 24 plates, fully crossed.
+
+    Returns
+    -------
+    DataFrame
+        144 rows: ``diameter`` (of the inhibited zone, mm), ``plate`` (categorical, 24), ``sample`` (categorical, 6).
+
+    Notes
+    -----
+    Davies, O. L. and Goldsmith, P. L. (eds., 1972), Statistical Methods in Research and Production, 4th edition,
+    section 6.6; as ``Penicillin`` in the R package lme4.
+    """
+    return _read("penicillin", {"plate": None, "sample": sorted("ABCDEF")})
+
+
+def load_pastes() -> pd.DataFrame:
+    """Strength of a chemical paste, two measurements on each of three casks from ten batches.
+
+    Returns
+    -------
+    DataFrame
+        60 rows: ``strength``, ``batch`` (categorical, 10), ``cask`` (categorical, 3, within batch), ``sample``
+        (categorical, 30, the combination ``batch:cask``).
+
+    Notes
+    -----
+    Davies, O. L. and Goldsmith, P. L. (eds., 1972), Statistical Methods in Research and Production, 4th edition,
+    section 6.6; as ``Pastes`` in the R package lme4.
+    """
+    return _read("pastes", {"batch": None, "cask": ["a", "b", "c"], "sample": None})
+
+
+def load_culcita() -> pd.DataFrame:
+    """Attacks of the sea star *Culcita* on corals guarded by crabs, shrimp, both or none, in ten blocks.
+
+    Returns
+    -------
+    DataFrame
+        80 rows: ``block`` (categorical, 10), ``predation`` (0 or 1), ``ttt`` (categorical: none, crabs, shrimp, both),
+        and ``tttcrabs``, ``tttshrimp``, ``tttboth``, the dummies of ``ttt`` centred at their means.
+
+    Notes
+    -----
+    McKeon, C. S., Stier, A. C., McIlroy, S. E. and Bolker, B. M. (2012), Multiple defender effects: synergistic coral
+    defense by mutualist crustaceans, Oecologia 169, 1095-1103; the copy in the test data of the R package lme4.
+    """
+    return _read("culcita", {"block": None, "ttt": ["none", "crabs", "shrimp", "both"]})
+
+
+def load_tmt(shape: str = "long") -> pd.DataFrame:
+    """Simulated peptide intensities of a TMT experiment in which whole batches of a peptide are missing.
+
+    Eight channels of ten batches measure 15 peptides of five proteins. A peptide is either quantified in all channels
+    of a batch or in none; the lower its mean in the batch, the likelier it is missing. Proteins ``P1`` and ``P2``
+    differ between the conditions by 0.8 and -0.6, the others do not.
+
+    Parameters
+    ----------
+    shape : {"long", "wide"}, optional
+        One row per sample and peptide, or one row per sample and one column per peptide.
+
+    Returns
+    -------
+    DataFrame
+        Long: 1200 rows with ``protein``, ``peptide``, ``batch``, ``channel``, ``sample``, ``condition`` (categorical:
+        control, case), ``age`` (years, centred) and ``intensity`` (log2, NaN where missing). Wide: 80 rows with
+        ``sample``, ``batch``, ``channel``, ``condition``, ``age`` and the columns ``P1_a`` to ``P5_c``.
+
+    Raises
+    ------
+    ValueError
+        If `shape` is neither of the two.
+
+    Notes
+    -----
+    Simulated for this package by ``make_tmt.py`` beside the data, with a fixed seed.
+    """
+    if shape not in ("long", "wide"):
+        raise ValueError(f"shape must be 'long' or 'wide', not {shape!r}")
+    names = {name: None for name in ("protein", "peptide", "batch", "channel", "sample")}
+    long = _read("tmt", {**names, "condition": ["control", "case"]})
+    if shape == "long":
+        return long
+    keys = ["sample", "batch", "channel", "condition", "age"]
+    samples = long[keys].drop_duplicates("sample").reset_index(drop=True)
+    table = long.pivot(index="sample", columns="peptide", values="intensity").astype(float)
+    columns = pd.DataFrame(table.to_numpy(), columns=[str(name) for name in table.columns])
+    return pd.concat([samples, columns], axis=1)
