@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from statsmodels.base.data import handle_data
 from statsmodels.base.model import LikelihoodModel
 
-from mvmise_sm.exceptions import DataError, RankWarning
+from mvmise_sm.core.random_effects import RandomEffects
+from mvmise_sm.design import as_frame, build_design, caller_environment
+from mvmise_sm.exceptions import DataError, NewLevelError, OptionError, RandomEffectsError, RankWarning
+from mvmise_sm.formula import parse_formula
 from mvmise_sm.grouping import check_random_effects
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
-from mvmise_sm.models.rows import level_codes, read_rows, row_vector
+from mvmise_sm.models.rows import design_rows, level_codes, read_rows, row_vector
+from mvmise_sm.new_data import new_exog, new_offset, new_random_rows
+from mvmise_sm.priors import resolve_priors, term_shapes
 from mvmise_sm.rank import independent_columns
 from mvmise_sm.results.prediction import NewRows
 from mvmise_sm.results.variance import layout_of
@@ -72,6 +79,7 @@ class MixedModelBase(LikelihoodModel):
 
     _title = "Mixed Model"
     _has_residual = True
+    _design_options: ClassVar[dict] = {}
 
     def __init__(
         self,
@@ -91,10 +99,14 @@ class MixedModelBase(LikelihoodModel):
         **kwargs,
     ):
         self._check_kwargs(kwargs, keys_extra=["design"], error=True)
-        rows = read_rows(endog, exog, random_effects, groups, exog_re, weights, offset, missing)
+        design = kwargs.get("design")
+        if design is None:
+            rows = read_rows(endog, exog, random_effects, groups, exog_re, weights, offset, missing)
+            kept = independent_columns(rows.X)
+            drop = () if len(kept) == rows.X.shape[1] else tuple(np.setdiff1d(np.arange(rows.X.shape[1]), kept))
+        else:
+            rows, drop = design_rows(design), ()
         const = fixed.constant_column(rows.X)
-        kept = independent_columns(rows.X)
-        drop = tuple(np.setdiff1d(np.arange(rows.X.shape[1]), kept)) if len(kept) < rows.X.shape[1] else ()
         super().__init__(rows.endog, _without(rows.exog, drop), **kwargs)
         self._name_columns(rows, const, drop, hasconst)
         self.nobs = len(rows.X)
@@ -102,12 +114,83 @@ class MixedModelBase(LikelihoodModel):
         self.random_layout = layout_of(rows.random)
         self.weights, self.offset = rows.weights, rows.offset
         self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
-        check_random_effects(rows.random, self.nobs, residual="estimated" if self._has_residual else "known")
         self.priors = self._bind_priors()
-        self._init_keys = [*_INIT_KEYS]
+        check_random_effects(rows.random, self.nobs, residual="estimated" if self._residual_is_free() else "known")
+        self._init_keys = list(_INIT_KEYS)
         self._data_attr.extend(["random_effects", "weights", "offset"])
-        if drop:
-            warnings.warn(_rank_message(self.dropped), RankWarning, stacklevel=3 + ("design" in kwargs))
+        if design is not None:
+            self.formula = design.parts.text
+        if self.dropped:
+            warnings.warn(_rank_message(self.dropped), RankWarning, stacklevel=2 + (design is not None))
+
+    @classmethod
+    def from_formula(
+        cls,
+        formula,
+        data,
+        subset=None,
+        drop_cols=None,
+        *,
+        weights=None,
+        offset=None,
+        missing="drop",
+        groups=None,
+        re_formula=None,
+        eval_env=None,
+        **kwargs,
+    ):
+        """Create a model from a formula and a frame.
+
+        Parameters
+        ----------
+        formula : str
+            For example ``"y ~ x + (1 + x | g)"``.
+        data : DataFrame
+            One row per observation.
+        subset : array_like or str, optional
+            Rows to use: booleans, index labels, or an expression that gives booleans.
+        drop_cols : None
+            Not available; leave the columns out of the formula.
+        weights, offset : str or array_like, optional
+            A column, an expression in columns, or values for the rows of `data`.
+        missing : {"drop", "raise"}, optional
+            What to do with rows that have a missing value in anything the model uses.
+        groups, re_formula : str, optional
+            One random-effects term in the words of ``MixedLM``: the grouping column and the formula of its columns,
+            ``"~x"`` for an intercept and a slope.
+        eval_env : int, mapping or EvalEnvironment, optional
+            Where expressions look for variables that are not columns; the caller by default.
+        **kwargs
+            Passed to the class.
+
+        Returns
+        -------
+        model
+            Not fitted; ``.fit()`` fits it.
+
+        Raises
+        ------
+        FormulaError, UnknownColumnError, DataError, MissingDataError, RandomEffectsError
+        """
+        if drop_cols is not None and len(drop_cols):
+            raise OptionError("drop_cols is not available; leave the columns out of the formula")
+        if groups is not None or re_formula is not None:
+            formula = f"{formula} + ({_bar_text(groups, re_formula)})"
+        design = build_design(
+            parse_formula(formula),
+            data,
+            missing=missing,
+            weights=weights,
+            offset=offset,
+            subset=subset,
+            namespace=caller_environment(eval_env),
+            **cls._design_options,
+        )
+        if design.random is None:
+            raise RandomEffectsError(
+                f"formula {formula!r} has no random-effects term such as '(1 | g)'; without one use statsmodels' OLS or GLM"
+            )
+        return cls(design.endog, design.exog, design.random, design=design, **kwargs)
 
     def _handle_data(self, endog, exog, missing, hasconst, design=None, **kwargs):
         if design is not None:
@@ -124,8 +207,7 @@ class MixedModelBase(LikelihoodModel):
             names = [str(c) for c in rows.exog.columns]
         else:
             names = fixed.default_names(p, const)
-        self.dropped = tuple(names[j] for j in drop)
-        self.kept_columns = None if not drop else np.delete(np.arange(p), drop)
+        self.dropped = tuple(names[j] for j in drop) if design is None else design.dropped_columns
         self.data.xnames = [name for j, name in enumerate(names) if j not in drop]
         self.data.const_idx = None if const is None else const - sum(j < const for j in drop)
         if hasconst is None:
@@ -133,7 +215,29 @@ class MixedModelBase(LikelihoodModel):
         self.k_constant = self.data.k_constant = int(hasconst)
 
     def _bind_priors(self):
-        return None
+        """The priors at the dimensions of the model, None for a flat one."""
+        given = (self.cov_prior, self.fixef_prior, self.resid_prior)
+        if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in given):
+            return None
+        priors = resolve_priors(
+            *given,
+            terms=term_shapes(self.random_effects),
+            nobs=self.nobs,
+            fixef_names=self.data.xnames,
+            has_scale=self._has_residual,
+        )
+        return None if priors.flat else priors
+
+    def _residual_is_free(self):
+        """Whether the residual variance is estimated, so that one random effect per row cannot be told from it."""
+        return self._has_residual and (
+            self.priors is None or self.priors.resid is None or self.priors.resid.fixed is None
+        )
+
+    def __repr__(self):
+        terms = " + ".join(term.text for term in self.random_layout.terms)
+        what = getattr(self, "formula", None) or f"{self.endog_names} ~ {' + '.join(self.exog_names)} + {terms}"
+        return f"<{type(self).__name__}: {what}; {self.nobs} rows; not fitted, .fit() fits it>"
 
     # --- new data
 
@@ -175,7 +279,9 @@ class MixedModelBase(LikelihoodModel):
         )
         return NewRows(self.exog, random, self.offset, self.data.row_labels)
 
-    def new_rows(self, exog, terms, *, transform=True, groups=None, exog_re=None, offset=None):
+    def new_rows(
+        self, exog, terms, *, transform=True, allow_new_levels=False, groups=None, exog_re=None, offset=None
+    ):
         """Evaluate new data for a prediction.
 
         Parameters
@@ -184,7 +290,7 @@ class MixedModelBase(LikelihoodModel):
             A frame for formula models, otherwise the design (m, k_fe).
         terms : tuple of int
             Positions of the random-effects terms that are needed.
-        transform, groups, exog_re, offset
+        transform, allow_new_levels, groups, exog_re, offset
             As in `MixedModelResults.predict`.
 
         Returns
@@ -193,11 +299,11 @@ class MixedModelBase(LikelihoodModel):
         """
         design = getattr(self.data, "design", None)
         if design is not None and transform and not isinstance(exog, (np.ndarray, list)):
-            return self._frame_rows(design, exog, terms, offset)
-        X, index = _design_rows(exog, self.exog_names)
+            return self._frame_rows(design, exog, terms, allow_new_levels, offset)
+        X, index = _exog_rows(exog, self.exog_names)
         if groups is not None:
             random = tuple(
-                self._labelled(i, groups, exog_re, len(X)) if i in terms else self._no_effect(i, len(X))
+                self._labelled(i, groups, exog_re, len(X), allow_new_levels) if i in terms else self._no_effect(i, len(X))
                 for i in range(len(self.random_layout.terms))
             )
         elif terms and self.exog is not None and self.random_effects is not None:
@@ -206,10 +312,26 @@ class MixedModelBase(LikelihoodModel):
             random = tuple(self._no_effect(i, len(X)) for i in range(len(self.random_layout.terms)))
         return NewRows(X, random, row_vector(offset, "offset", len(X)), index)
 
+    def _frame_rows(self, design, frame, terms, allow_new_levels, offset):
+        frame = as_frame(frame)
+        exog = new_exog(design, frame)
+        random = [self._no_effect(i, len(exog)) for i in range(len(self.random_layout.terms))]
+        if terms:
+            needed = replace(
+                design,
+                random=RandomEffects([self.random_layout.terms[i] for i in terms]),
+                random_specs=tuple(design.random_specs[i] for i in terms),
+                group_specs=tuple(design.group_specs[i] for i in terms),
+            )
+            for i, row in zip(terms, new_random_rows(needed, frame, allow_new_levels), strict=True):
+                random[i] = row
+        given = new_offset(design, frame) if offset is None else row_vector(offset, "offset", len(exog))
+        return NewRows(exog.to_numpy(), tuple(random), given, exog.index)
+
     def _no_effect(self, i, m):
         return np.zeros(m, dtype=np.intp), np.zeros((m, self.random_layout.terms[i].q))
 
-    def _labelled(self, i, groups, exog_re, m):
+    def _labelled(self, i, groups, exog_re, m, allow_new_levels):
         """Codes and columns of term `i` from labels and random-effects columns by grouping factor."""
         term = self.random_layout.terms[i]
         name = term.factor.name
@@ -217,15 +339,21 @@ class MixedModelBase(LikelihoodModel):
             if name not in groups:
                 raise DataError(f"groups must have labels of {name!r}, found {list(groups)}")
             groups = groups[name]
-        codes = level_codes(term.factor.levels, groups)
+        codes, missing = level_codes(term.factor.levels, groups)
         if len(codes) != m:
             raise DataError(f"groups has {len(codes)} labels of {name!r} for {m} rows")
+        unknown = (codes < 0) & ~missing
+        if unknown.any() and not allow_new_levels:
+            raise NewLevelError(
+                f"grouping factor {name!r}: level {np.asarray(groups)[np.argmax(unknown)]!r} was not in the data of the "
+                "fit; allow_new_levels=True gives new levels an effect of 0"
+            )
         columns = exog_re.get(name) if isinstance(exog_re, dict) else exog_re
         if columns is None:
             if term.names != ("Intercept",):
                 raise DataError(f"term {term.text} has the columns {list(term.names)}; give them as exog_re")
-            return codes, np.ones((m, 1))
-        columns = np.asarray(columns, dtype=float).reshape(m, -1)
+            return codes, np.where(missing, np.nan, 1.0)[:, None]
+        columns = np.where(missing[:, None], np.nan, np.asarray(columns, dtype=float).reshape(m, -1))
         if columns.shape[1] != term.q:
             raise DataError(f"exog_re for {name!r} has {columns.shape[1]} columns, expected {list(term.names)}")
         return codes, columns
@@ -277,12 +405,19 @@ def _without(exog, drop):
     return exog.iloc[:, keep] if isinstance(exog, pd.DataFrame) else exog[:, keep]
 
 
+def _bar_text(groups, re_formula):
+    """Random-effects term from the words of ``MixedLM``."""
+    if not isinstance(groups, str):
+        raise OptionError("groups must name a column of the data; in a formula write '(1 | g)'")
+    return f"{'1' if re_formula is None else str(re_formula).lstrip().removeprefix('~')} | {groups}"
+
+
 def _rank_message(dropped):
     columns = ", ".join(repr(name) for name in dropped)
     return f"the fixed effects are rank deficient; dropped {columns}, which earlier columns determine"
 
 
-def _design_rows(exog, names):
+def _exog_rows(exog, names):
     """Design rows (m, k_fe) and their labels from an array, a frame or one row."""
     index = exog.index if isinstance(exog, (pd.DataFrame, pd.Series)) else None
     X = np.asarray(exog, dtype=float)

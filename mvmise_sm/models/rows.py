@@ -13,7 +13,7 @@ from mvmise_sm.exceptions import DataError, MissingDataError, OptionError
 from mvmise_sm.grouping import random_effects_from_arrays
 from mvmise_sm.models import fixed
 
-__all__ = ["ModelRows", "level_codes", "read_rows", "row_vector"]
+__all__ = ["ModelRows", "design_rows", "level_codes", "read_rows", "row_vector"]
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,30 @@ def _missing_rows(y, X, weights, offset, labels, columns):
     return missing
 
 
-def level_codes(levels, labels) -> np.ndarray:
-    """Codes (m,) of `labels` among `levels`: -1 for an unknown level, -2 for a missing label."""
+def level_codes(levels, labels):
+    """Codes (m,) of `labels` among `levels`, -1 for an unknown level, and which labels are missing (m,)."""
     labels = np.asarray(labels)
     codes = np.asarray(pd.Index(levels).get_indexer(pd.Index(labels)), dtype=np.intp)
-    codes[np.asarray(pd.isna(labels))] = -2
-    return codes
+    return codes, np.asarray(pd.isna(labels))
+
+
+def design_rows(design) -> ModelRows:
+    """The rows of a design, which has checked them.
+
+    Raises
+    ------
+    DataError
+        If there are several responses, or a weight is zero.
+    """
+    if design.endog.ndim != 1:
+        raise DataError(f"one response is needed, found {list(design.endog.columns)}")
+    _refuse_zero_weights(design.weights)
+    return ModelRows(design.endog, design.exog, design.exog.to_numpy(), design.random, design.weights, design.offset)
+
+
+def _refuse_zero_weights(weights):
+    if weights is not None and not (weights > 0).all():
+        raise DataError(f"weights must be positive, the smallest is {weights.min():g}; leave such rows out with subset=")
 
 
 def _refuse_infinite(**arrays):
@@ -188,8 +206,7 @@ def read_rows(endog, exog, random_effects, groups, exog_re, weights, offset, mis
     if n == 0:
         raise MissingDataError("the data have no rows")
     _refuse_infinite(endog=np.asarray(endog), exog=X, weights=weights, offset=offset)
-    if weights is not None and not (weights > 0).all():
-        raise DataError(f"weights must be positive, the smallest is {weights.min():g}")
+    _refuse_zero_weights(weights)
     return ModelRows(endog, exog, X, random, weights, offset)
 
 

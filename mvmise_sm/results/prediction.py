@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.exceptions import NewLevelError, OptionError
+from mvmise_sm.exceptions import OptionError
 
 __all__ = ["NewRows", "predicted", "prediction_results", "selected_terms"]
 
@@ -21,7 +21,7 @@ class NewRows:
     exog : ndarray
         Fixed-effects design (m, k_fe); NaN where a variable is missing.
     random : tuple
-        One pair per term: codes (m,), -1 for an unknown level, and columns (m, q).
+        One pair per term: codes (m,), -1 for an unknown level, and columns (m, q), NaN where something is missing.
     offset : ndarray or None
         Offset (m,).
     index : Index or None
@@ -46,25 +46,12 @@ def selected_terms(layout, random) -> tuple[int, ...]:
     return tuple(i for i, term in enumerate(layout.terms) if term.factor.name in names)
 
 
-def _refuse_unknown(layout, rows, terms, frame_missing):
-    for i in terms:
-        unknown = (rows.random[i][0] == -1) & ~frame_missing
-        if unknown.any():
-            position = int(np.flatnonzero(unknown)[0])
-            name = layout.terms[i].factor.name
-            raise NewLevelError(
-                f"{int(unknown.sum())} of {len(unknown)} rows have a level of {name!r} that was not in the data (first at "
-                f"row {position}); use allow_new_levels=True to predict them with an effect of 0, or random='none'"
-            )
-
-
 def _missing(rows, terms) -> np.ndarray:
-    """Rows (m,) with a missing value in what the prediction needs; missing labels have code -2."""
+    """Rows (m,) with a missing value in what the prediction needs; a missing label makes its columns missing."""
     missing = np.isnan(rows.exog).any(axis=1)
     for i in terms:
-        codes, columns = rows.random[i]
-        missing |= (codes == -2) | np.isnan(columns).any(axis=1)
-    return missing
+        missing |= np.isnan(rows.random[i][1]).any(axis=1)
+    return missing if rows.offset is None else missing | np.isnan(rows.offset)
 
 
 def _random_part(rows, b, terms) -> np.ndarray:
@@ -106,9 +93,7 @@ def predicted(result, exog, transform, random, allow_new_levels, which, **given)
             values = _on_scale(model, _training_linear(result, terms), which)
         index = model.data.row_labels
     else:
-        rows = model.new_rows(exog, terms, transform=transform, **given)
-        if not allow_new_levels:
-            _refuse_unknown(model.random_layout, rows, terms, _missing(rows, terms))
+        rows = model.new_rows(exog, terms, transform=transform, allow_new_levels=allow_new_levels, **given)
         values, index = _on_scale(model, _linear(result, rows, terms), which), rows.index
     return values if index is None else pd.Series(values, index=index)
 
@@ -117,10 +102,11 @@ def prediction_results(result, exog, transform, random, allow_new_levels, which,
     """Predictions with standard errors; parameters as in `MixedModelResults.get_prediction`."""
     model = result.model
     terms = selected_terms(model.random_layout, random)
-    rows = model.own_rows() if exog is None else model.new_rows(exog, terms, transform=transform, **given)
+    if exog is None:
+        rows = model.own_rows()
+    else:
+        rows = model.new_rows(exog, terms, transform=transform, allow_new_levels=allow_new_levels, **given)
     missing = _missing(rows, terms)
-    if not allow_new_levels:
-        _refuse_unknown(model.random_layout, rows, terms, missing)
     linear = _linear(result, rows, terms)
     variance = np.full(len(linear), np.nan)
     used = np.flatnonzero(~missing)
