@@ -1,0 +1,54 @@
+"""Reference data and results for all tests."""
+
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@cache
+def _json(name):
+    with gzip.open(REFERENCE / f"{name}.json.gz", "rt", encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+@cache
+def _frame(name):
+    path = next(p for p in (REFERENCE / "data" / f"{name}.csv", REFERENCE / "data" / f"{name}.csv.gz") if p.exists())
+    levels = _json("data/levels").get(name, {})
+    frame = pd.read_csv(path, dtype=dict.fromkeys(levels, "str"), keep_default_na=False, na_values=[""])
+    for column, order in levels.items():
+        frame[column] = pd.Categorical(frame[column], categories=order["levels"], ordered=order["ordered"])
+    return frame
+
+
+def reference_cases(name):
+    """Cases of one reference file, for parametrization."""
+    return _json(name)["cases"]
+
+
+def reference_frame(name):
+    """A fresh copy of a reference data set, factors as categoricals with R's level order."""
+    return _frame(name).copy()
+
+
+@pytest.fixture(scope="session")
+def frames():
+    """Return a function that gives a fresh copy of a reference data set."""
+    return reference_frame
+
+
+@pytest.fixture(scope="session")
+def cases():
+    """Return a function that gives the cases of a reference file."""
+    return reference_cases
+
+
+@pytest.fixture
+def sleepstudy():
+    return reference_frame("sleepstudy")
