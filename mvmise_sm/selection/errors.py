@@ -142,18 +142,18 @@ class ErrorLikelihood:
         self._seen = seen.astype(float)
         self._n_seen_row = self._seen.sum(axis=1)
         self.x_flat = data.X.reshape(-1, p)
-        self._patterns, self._pattern = np.unique(seen, axis=0, return_inverse=True)
-        self._pattern = self._pattern.ravel()
+        self._patterns, self.pattern = np.unique(seen, axis=0, return_inverse=True)
+        self.pattern = self.pattern.ravel()
         mask = self._patterns.astype(float)
         self._both = mask[:, :, None] * mask[:, None, :]
         self._absent = np.eye(data.n_outcomes) * (1.0 - mask)[:, :, None]
-        self._pattern_rows = np.bincount(self._pattern, minlength=len(mask)).astype(float)
+        self._pattern_rows = np.bincount(self.pattern, minlength=len(mask)).astype(float)
         self._missing = data.block_missing.astype(float)
         self._x_mean = data.cluster_mean(data.X)
         self._z_mean = data.cluster_mean(data.Z)
-        self._cov_mean = np.zeros_like(self._missing) if data.cov_miss is None else data.cluster_mean(data.cov_miss)
+        self.cov_mean = np.zeros_like(self._missing) if data.cov_miss is None else data.cluster_mean(data.cov_miss)
         self._row_share = 1.0 / data.sizes[data.cluster]
-        self._has_tilt = bool(len(data.missing_blocks)) and bool(self.part.free.size)
+        self.has_tilt = bool(len(data.missing_blocks)) and bool(self.part.free.size)
 
     def params(self, theta: np.ndarray) -> SelectionParams:
         """Natural parameters of a point; the error covariance is None outside its domain."""
@@ -228,7 +228,7 @@ class ErrorLikelihood:
         A = np.linalg.inv(block) * self._both
         s = params.sigma2[self.group]
         residual = (self._y - (self.x_flat @ params.beta).reshape(self._y.shape)) * self._seen
-        rows = A[self._pattern]
+        rows = A[self.pattern]
         scaled = _times(rows, residual) / s[:, None]
         AZ = rows @ Z
         ZWZ = data.cluster_sum(Z.transpose(0, 2, 1) @ (AZ / s[:, None, None]))
@@ -252,11 +252,11 @@ class ErrorLikelihood:
         sizes = data.sizes[:, None]
         bh = _times(state.P, state.score_b)
         centred = state.residual - _times(data.Z, bh[data.cluster])
-        imputed = _times(state.A[self._pattern], centred) @ Sigma
+        imputed = _times(state.A[self.pattern], centred) @ Sigma
         mean = self._x_mean @ state.params.beta + _times(self._z_mean, bh) + data.cluster_sum(imputed) / sizes
         unit = np.eye(len(Sigma)) - state.A @ Sigma
-        spread = (Sigma @ unit)[self._pattern] * state.s[:, None, None]
-        U = unit[self._pattern] * missing[data.cluster][:, None, :]
+        spread = (Sigma @ unit)[self.pattern] * state.s[:, None, None]
+        U = unit[self.pattern] * missing[data.cluster][:, None, :]
         loading = data.cluster_sum(U.transpose(0, 2, 1) @ data.Z) / sizes[:, :, None]
         cov = data.cluster_sum(spread) / sizes[:, :, None] ** 2
         cov = cov * missing[:, :, None] * missing[:, None, :] + loading @ state.P @ loading.transpose(0, 2, 1)
@@ -265,7 +265,7 @@ class ErrorLikelihood:
     def tilt(self, params: SelectionParams, law: MissingLaw) -> Tilt:
         """Log-probability of the missing blocks: closed form plus the marginal corrections of the cap."""
         missing, phi = self._missing > 0, params.phi
-        mean = (phi[0] + phi[1] * law.mean + phi[2] * self._cov_mean)[missing]
+        mean = (phi[0] + phi[1] * law.mean + phi[2] * self.cov_mean)[missing]
         cov = phi[1] ** 2 * law.cov
         var = np.diagonal(cov, axis1=1, axis2=2)[missing]
         others = cov.sum(axis=2)[missing] - var
@@ -289,7 +289,7 @@ class ErrorLikelihood:
         value = state.log_density + seen_value
         gradient_phi = seen_gradient
         extra = None
-        if self._has_tilt:
+        if self.has_tilt:
             law = self.missing_law(state)
             tilt = self.tilt(params, law)
             value += tilt.value
@@ -299,8 +299,8 @@ class ErrorLikelihood:
             gradient_phi = gradient_phi + self._phi_gradient(params, law, tilt)
             if self.part.mechanism.bounded:
                 extra = self._curvature_terms(state, law, tilt)
-        general = _times(state.A[self._pattern], state.residual - _times(data.Z, b[cluster])) / s[:, None]
-        if self._has_tilt:
+        general = _times(state.A[self.pattern], state.residual - _times(data.Z, b[cluster])) / s[:, None]
+        if self.has_tilt:
             general += self._row_share[:, None] * _times(law.U, pull[cluster])
         AZP = (state.AZ @ state.P[cluster]) / s[:, None, None]
         slope = (general * s[:, None]).T @ general + np.tensordot(AZP, state.AZ, ([0, 2], [0, 2]))
@@ -324,7 +324,7 @@ class ErrorLikelihood:
         quad = (weight * _times(law.cov, weight)).sum() - (slack * _times(law.cov, slack)).sum()
         quad += 2.0 * (tilt.spread * np.diagonal(law.cov, axis1=1, axis2=2)).sum()
         in_y = (weight * law.mean).sum() + params.phi[1] * quad
-        return np.array([weight.sum(), in_y, (weight * self._cov_mean).sum()])
+        return np.array([weight.sum(), in_y, (weight * self.cov_mean).sum()])
 
     def _curvature_terms(self, state: ErrorState, law: MissingLaw, tilt: Tilt):
         """The cap's second-order parts: of Sigma (K, K), of D (q,), and row traces with Sigma (N,) if they are needed."""
@@ -362,7 +362,7 @@ class ErrorLikelihood:
 
     def diverged(self, theta: np.ndarray) -> bool:
         """Whether the uncapped mechanism gives the missing blocks a "probability" above one."""
-        if self.part.mechanism.bounded or not self._has_tilt:
+        if self.part.mechanism.bounded or not self.has_tilt:
             return False
         state = self.state(theta)
         return state is not None and self.tilt(state.params, self.missing_law(state)).value > 0.0
@@ -372,7 +372,7 @@ class ErrorLikelihood:
         state, cut = self.state(theta), self.slices
         data, params, p = self.data, state.params, self.data.X.shape[2]
         out = np.zeros((self.size, self.size))
-        AX = (state.A[self._pattern] @ data.X) / state.s[:, None, None]
+        AX = (state.A[self.pattern] @ data.X) / state.s[:, None, None]
         ZWX = data.cluster_sum(data.Z.transpose(0, 2, 1) @ AX)
         beta = AX.reshape(-1, p).T @ self.x_flat - np.einsum("iqa,iqr,irb->ab", ZWX, state.P, ZWX)
         out[cut["beta"], cut["beta"]] = beta

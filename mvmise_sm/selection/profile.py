@@ -1,0 +1,131 @@
+"""The mechanism's dependence on the outcome: likelihood-ratio test, profile interval, sensitivity curve.
+
+phi1 is identified by normality alone, so its Wald interval is a rough one; here the likelihood itself is looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+from mvmise_sm.selection.maximise import Maximum, maximise
+from mvmise_sm.selection.objective import PenalisedObjective
+
+# how far the profile is followed, in Wald standard errors and in doublings of the first step
+MAX_DOUBLINGS = 12
+
+
+@dataclass(frozen=True)
+class RatioTest:
+    """Likelihood-ratio test of ``phi1 = value``.
+
+    Attributes
+    ----------
+    statistic, pvalue : float
+    restricted : Maximum
+        The fit with phi1 fixed.
+    """
+
+    statistic: float
+    pvalue: float
+    restricted: Maximum
+
+
+class MechanismProfile:
+    """Profile of an objective over phi1.
+
+    Parameters
+    ----------
+    objective : PenalisedObjective
+        Of a likelihood whose mechanism depends on the outcome.
+    maximum : Maximum
+        The unrestricted fit.
+    """
+
+    def __init__(self, objective: PenalisedObjective, maximum: Maximum) -> None:
+        part = objective.likelihood.part
+        if 1 not in part.free:
+            raise ValueError("The mechanism does not depend on the outcome, so there is no phi1 to look at.")
+        self.objective = objective
+        self.maximum = maximum
+        self.part = part
+        self._phi = objective.likelihood.slices["phi"]
+        self._index = self._phi.start + int(np.flatnonzero(part.free == 1)[0])
+        self._fits: dict[float, Maximum] = {}
+
+    @property
+    def estimate(self) -> float:
+        """phi1 at the maximum."""
+        return float(self.maximum.theta[self._index])
+
+    def restricted(self, value: float, *, information: bool = False) -> Maximum:
+        """Maximise with phi1 fixed, starting from the nearest fit that is known."""
+        if value == 0.0 and value not in self._fits:
+            starts = [self._near(value), self.objective.likelihood.start()]
+        else:
+            starts = [self._near(value)]
+        free = np.ones(self.maximum.theta.size, bool)
+        free[self._index] = False
+        best = None
+        for start in starts:
+            point = self._feasible(start, value)
+            metric = self.objective.likelihood.metric(point)
+            fit = maximise(self.objective, point, metric, free=free, tol=1e-9, information=information)
+            best = fit if best is None or fit.value > best.value else best
+        self._fits[value] = best
+        return best
+
+    def _near(self, value: float) -> np.ndarray:
+        known = {self.estimate: self.maximum, **self._fits}
+        return known[min(known, key=lambda at: abs(at - value))].theta
+
+    def _feasible(self, start: np.ndarray, value: float) -> np.ndarray:
+        """Move phi1 along the level of the observed blocks and keep their probabilities below one."""
+        theta = start.copy()
+        seen = self.part.seen
+        theta[self._phi.start] += (theta[self._index] - value) * seen[:, 1].mean()
+        theta[self._index] = value
+        top = float((seen @ self.part.expand(theta[self._phi])).max())
+        theta[self._phi.start] -= max(top + 0.05, 0.0)
+        return theta
+
+    def test(self, value: float = 0.0) -> RatioTest:
+        """Likelihood-ratio test; without priors the statistic is chi-squared with one degree of freedom."""
+        restricted = self.restricted(value)
+        statistic = max(2.0 * (self.maximum.value - restricted.value), 0.0)
+        return RatioTest(statistic, float(stats.chi2.sf(statistic, 1)), restricted)
+
+    def interval(self, alpha: float = 0.05, *, se: float) -> tuple[float, float]:
+        """Values of phi1 that the likelihood-ratio test at level alpha accepts; infinite where none is rejected.
+
+        Parameters
+        ----------
+        alpha : float, optional
+        se : float
+            Standard error that sets the first step.
+        """
+        cut = stats.chi2.ppf(1.0 - alpha, 1)
+        return self._end(cut, -se), self._end(cut, se)
+
+    def _end(self, cut: float, step: float) -> float:
+        def excess(value: float) -> float:
+            return 2.0 * (self.maximum.value - self.restricted(value).value) - cut
+
+        inner, width = self.estimate, step * np.sqrt(cut)
+        for _ in range(MAX_DOUBLINGS):
+            outer = inner + width
+            if excess(outer) > 0.0:
+                return float(brentq(excess, min(inner, outer), max(inner, outer), xtol=1e-5 * abs(step)))
+            inner, width = outer, 1.5 * width
+        return float(np.copysign(np.inf, step))
+
+    def path(self, values: np.ndarray, *, information: bool = True) -> list[Maximum]:
+        """Restricted fits over a grid, each started from its neighbour nearer to the maximum."""
+        order = np.argsort(np.abs(np.asarray(values, dtype=float) - self.estimate), kind="stable")
+        out: dict[int, Maximum] = {}
+        for index in order:
+            out[int(index)] = self.restricted(float(values[index]), information=information)
+        return [out[index] for index in range(len(values))]
