@@ -142,7 +142,7 @@ class ProfiledDeviance:
 
     def _copy(self, **changes):
         out = object.__new__(ProfiledDeviance)
-        out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments")}, **changes)
+        out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments", "guarded")}, **changes)
         out._set_stage()
         return out
 
@@ -212,8 +212,8 @@ class ProfiledDeviance:
     def guarded(self):
         """Elements of theta that a prior keeps off their lower bound (k_theta,)."""
         out = np.zeros(self.k_theta, dtype=bool)
-        for term, at, repels in zip(self.random.terms, self.random.theta_slices, self._stage.repels, strict=False):
-            out[at] = repels & (term.structure.lower == 0.0)
+        for structure, at, repels in zip(self._structures, self.random.theta_slices, self._stage.repels, strict=False):
+            out[at] = repels & (structure.lower == 0.0)
         return out
 
     def is_singular(self, theta):
@@ -330,7 +330,9 @@ class ProfiledDeviance:
         s2 = solution.sigma2
         information, cross = a / s2 + curvature, b / s2
         if solution.sigma_curvatures is not None:
-            extra, mixed = prior_shape(self.random, self._layout.term_bases, theta, terms, solution)
+            extra, mixed = prior_shape(
+                self._structures, self.random.theta_slices, self._layout.term_bases, theta, terms, slopes, self._sizes, solution
+            )
             information, cross = information + extra, cross + mixed
         information -= solution.curvature_c * np.multiply.outer(cross, cross)
         if solution.sigma_curvatures is not None:
@@ -446,6 +448,15 @@ class ProfiledDeviance:
             rest = x[lo:hi] - unit.T @ explained
             out[lo:hi] = (unit * solved).sum(axis=0) + ((rest @ stage.cov_beta) * rest).sum(axis=1)
         return out + fresh
+
+    @cached_property
+    def _sizes(self):
+        """Mean over the levels of the squared columns of every term, working coordinates (q,) each."""
+        out = [None] * len(self.random.terms)
+        for f, (size, _) in zip(self._layout.factors, self._system.level_products(), strict=True):
+            for t, place in zip(f.terms, f.places, strict=True):
+                out[t] = np.maximum(size[place].mean(axis=1), 1e-300)
+        return out
 
     @cached_property
     def _moments(self):
