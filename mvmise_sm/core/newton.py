@@ -131,7 +131,7 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
                     best = trial
     else:
         best = _with_scipy(counter, begin, METHODS[method], maxiter, options)
-    decrement = _newton_step(counter, best, 0.0)[1]
+    step, decrement = _newton_step(counter, best, 0.0)
     noise = 64.0 * np.finfo(float).eps * abs(best.value)
     converged = bool(decrement <= max(_STATIONARY, noise)) and not counter.criterion.escapes(best, only_check=True)
     message = "stationary point" if converged else f"not stationary: Newton decrement {decrement:.2g} after {counter.iterations} iterations"
@@ -147,9 +147,11 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
         "warnflag": 0 if converged else 1,
     }
     singular = counter.criterion.is_singular(best.theta)
-    theta = counter.criterion.user_theta(best.theta)
+    # the last step is at hand without another evaluation, and takes theta from half the digits of the objective to nearly all
+    last = np.maximum(best.theta - step, counter.lower) if decrement <= max(tol, noise) else best.theta
+    theta = counter.criterion.user_theta(last)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
-    working = best.theta if counter.criterion is criterion else criterion.working_theta(theta)
+    working = last if counter.criterion is criterion else criterion.working_theta(theta)
     return Optimum(theta, working, best.value, converged, singular, message, retvals, settings)
 
 
@@ -287,7 +289,11 @@ def _with_scipy(counter, start, method, maxiter, options):
     uses_gradient = method in {"L-BFGS-B", "TNC", "SLSQP"}
     # iterations of derivative-free methods are cheap, and their own limits are per dimension
     settings = {"maxiter": maxiter if uses_gradient else max(maxiter, 500 * start.size), **options}
-    if method == "L-BFGS-B":
+    if method == "TNC":
+        settings = {"maxfun": 20 * settings.pop("maxiter"), "ftol": 1e-14, **settings}
+    elif method == "Powell":
+        settings = {"ftol": 1e-12, "xtol": 1e-8, **settings}
+    elif method == "L-BFGS-B":
         settings = {"ftol": 1e-14, "gtol": 1e-8, **settings}
     elif method == "Nelder-Mead":
         settings = {"xatol": 1e-8, "fatol": 1e-10, **settings}
