@@ -55,7 +55,7 @@ def notes(result) -> list[str]:
     lines = ["Groups: " + ", ".join(f"{name}: {n}" for name, n in result.n_groups.items())]
     if result.priors is not None:
         lines += [str(line) for line in result.priors.describe()]
-        lines.append(f"Prior deviance: {result.penalty:.4f}")
+        lines.append(f"Prior dev  : {result.penalty:.4f}")
     if result.dropped:
         lines.append("Rank deficient fixed effects; dropped: " + ", ".join(result.dropped))
     if result.singular:
