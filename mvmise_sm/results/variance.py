@@ -71,9 +71,7 @@ def variance_frame(rows: list[tuple], sigma2: float | None) -> pd.DataFrame:
     """
     if sigma2 is not None:
         rows = [*rows, ("Residual", None, None, float(sigma2), float(np.sqrt(sigma2)))]
-    grp, var1, var2, vcov, sdcor = zip(*rows, strict=True)
-    names = {"grp": grp, "var1": var1, "var2": var2}
-    return pd.DataFrame({k: np.array(v, dtype=object) for k, v in names.items()} | {"vcov": vcov, "sdcor": sdcor})
+    return pd.DataFrame(rows, columns=["grp", "var1", "var2", "vcov", "sdcor"])
 
 
 def _factor_names(random: RandomEffects, factor) -> list[str]:
