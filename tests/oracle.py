@@ -130,7 +130,8 @@ class DenseDeviance:
         for factor in self.random.factors:
             index = np.column_stack(
                 [
-                    starts[i] + np.arange(factor.n_levels)[:, None] * self.random.terms[i].q
+                    starts[i]
+                    + np.arange(factor.n_levels)[:, None] * self.random.terms[i].q
                     + np.arange(self.random.terms[i].q)
                     for i in self.random.terms_of(factor)
                 ]
@@ -171,9 +172,13 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, **options):
     """Best of L-BFGS-B and Nelder-Mead from two starts, polished; slow and safe."""
     bounds = [(low if np.isfinite(low) else None, None) for low in criterion.lower]
     best = None
+    stages = [
+        ("L-BFGS-B", {"ftol": 1e-15, "gtol": 1e-9}),
+        ("Nelder-Mead", {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000}),
+    ]
     for scale in (1.0, 0.3):
         x = scale * criterion.start() if start is None else np.asarray(start, float)
-        for name, opts in (("L-BFGS-B", {"ftol": 1e-15, "gtol": 1e-9}), ("Nelder-Mead", {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000})):
+        for name, opts in stages:
             found = optimize.minimize(criterion, x, method=name, bounds=bounds, options=opts)
             x = found.x
             if best is None or found.fun < best.fun:

@@ -188,7 +188,7 @@ class MixedModelBase(LikelihoodModel):
         )
         if design.random is None:
             raise RandomEffectsError(
-                f"formula {formula!r} has no random-effects term such as '(1 | g)'; without one use statsmodels' OLS or GLM"
+                f"formula {formula!r} has no random-effects term such as '(1 | g)'; statsmodels' OLS and GLM need none"
             )
         return cls(design.endog, design.exog, design.random, design=design, **kwargs)
 
@@ -279,9 +279,7 @@ class MixedModelBase(LikelihoodModel):
         )
         return NewRows(self.exog, random, self.offset, self.data.row_labels)
 
-    def new_rows(
-        self, exog, terms, *, transform=True, allow_new_levels=False, groups=None, exog_re=None, offset=None
-    ):
+    def new_rows(self, exog, terms, *, transform=True, allow_new_levels=False, groups=None, exog_re=None, offset=None):
         """Evaluate new data for a prediction.
 
         Parameters
@@ -302,15 +300,14 @@ class MixedModelBase(LikelihoodModel):
             return self._frame_rows(design, exog, terms, allow_new_levels, offset)
         X, index = _exog_rows(exog, self.exog_names)
         if groups is not None:
-            random = tuple(
-                self._labelled(i, groups, exog_re, len(X), allow_new_levels) if i in terms else self._no_effect(i, len(X))
-                for i in range(len(self.random_layout.terms))
-            )
+            random = [self._no_effect(i, len(X)) for i in range(len(self.random_layout.terms))]
+            for i in terms:
+                random[i] = self._labelled(i, groups, exog_re, len(X), allow_new_levels)
         elif terms and self.exog is not None and self.random_effects is not None:
             random = self._recognised(X)
         else:
             random = tuple(self._no_effect(i, len(X)) for i in range(len(self.random_layout.terms)))
-        return NewRows(X, random, row_vector(offset, "offset", len(X)), index)
+        return NewRows(X, tuple(random), row_vector(offset, "offset", len(X)), index)
 
     def _frame_rows(self, design, frame, terms, allow_new_levels, offset):
         frame = as_frame(frame)
@@ -345,8 +342,8 @@ class MixedModelBase(LikelihoodModel):
         unknown = (codes < 0) & ~missing
         if unknown.any() and not allow_new_levels:
             raise NewLevelError(
-                f"grouping factor {name!r}: level {np.asarray(groups)[np.argmax(unknown)]!r} was not in the data of the "
-                "fit; allow_new_levels=True gives new levels an effect of 0"
+                f"grouping factor {name!r}: level {np.asarray(groups)[np.argmax(unknown)]!r} was not in the data of "
+                "the fit; allow_new_levels=True gives new levels an effect of 0"
             )
         columns = exog_re.get(name) if isinstance(exog_re, dict) else exog_re
         if columns is None:

@@ -10,8 +10,8 @@ __all__ = ["FormulaData"]
 class FormulaData(PandasData):
     """Labelled data of a formula model.
 
-    statsmodels' own holder evaluates the formula again when it is unpickled and guesses the caller's stack frame for the
-    variables in it; here the design brings its variables along.
+    statsmodels' own holder evaluates the formula again when it is unpickled and guesses the caller's stack frame for
+    the variables in it; here the design brings its variables along.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class FormulaData(PandasData):
 
     @property
     def model_spec(self):
-        """patsy's specification of the fixed effects."""
+        """Specification of the fixed effects, patsy's."""
         return self.design.model_spec
 
     def __getstate__(self):

@@ -55,6 +55,7 @@ class LinearMixedModel(MixedModelBase):
     _title = "Linear Mixed Model"
 
     def inverse_link(self, linear):
+        """Mean at a linear predictor (m,): the same."""
         return linear
 
     def criterion(self, reml=True):
@@ -159,9 +160,7 @@ class LinearMixedModel(MixedModelBase):
         options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
         start = settings["start_theta"]
         start = None if start is None else criterion.working_theta(np.asarray(start, dtype=float))
-        optimum = minimize(
-            criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options
-        )
+        optimum = minimize(criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options)
         solution = criterion.solve(optimum.theta)
         if not optimum.converged:
             warnings.warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning, stacklevel=3)

@@ -160,7 +160,7 @@ def design_rows(design) -> ModelRows:
 
 def _refuse_zero_weights(weights):
     if weights is not None and not (weights > 0).all():
-        raise DataError(f"weights must be positive, the smallest is {weights.min():g}; leave such rows out with subset=")
+        raise DataError(f"weights must be positive, the smallest is {weights.min():g}; leave such rows out")
 
 
 def _refuse_infinite(**arrays):

@@ -123,7 +123,7 @@ class LinearMixedModelResults(MixedModelResults):
         return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
 
     def widened(self, model, positions, wrapped):
-        """This result in a model with more columns, whose coefficients are held at zero.
+        """Show this result in a model with more columns, whose coefficients are held at zero.
 
         Parameters
         ----------

@@ -27,7 +27,7 @@ def _random_cells(result):
         if var2 is None:
             order[group, var1] = [group, var1, _format(vcov), _format(sdcor)]
     correlations = {}
-    for group, var1, var2, _, sdcor in rows:
+    for group, _, var2, _, sdcor in rows:
         if var2 is not None:
             correlations.setdefault((group, var2), []).append(f"{sdcor:.2f}" if np.isfinite(sdcor) else "")
     width = max((len(c) for c in correlations.values()), default=0)
@@ -107,9 +107,8 @@ def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_forma
     from statsmodels.iolib import summary2 as iolib
 
     out = iolib.Summary()
-    out.add_base(
-        result, alpha=alpha, float_format=float_format, xname=xname, yname=yname, title=title or f"{result.model._title} Results"
-    )
+    title = title or f"{result.model._title} Results"
+    out.add_base(result, alpha=alpha, float_format=float_format, xname=xname, yname=yname, title=title)
     header, cells = _random_cells(result)
     stubs = [row[0] or " " for row in cells]
     out.add_df(pd.DataFrame([row[1:] for row in cells], index=stubs, columns=[h or " " for h in header[1:]]))

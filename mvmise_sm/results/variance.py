@@ -16,9 +16,7 @@ __all__ = ["covariance_frames", "layout_of", "mode_frames", "term_covariances", 
 def layout_of(random: RandomEffects) -> RandomEffects:
     """Return `random` without its rows: names, levels and structures, which summaries and predictions need."""
     factors = {id(f): GroupingFactor(f.name, None, f.levels) for f in random.factors}
-    return RandomEffects(
-        [replace(t, factor=factors[id(t.factor)], columns=(None,) * t.q) for t in random.terms]
-    )
+    return RandomEffects([replace(t, factor=factors[id(t.factor)], columns=(None,) * t.q) for t in random.terms])
 
 
 def term_covariances(random: RandomEffects, theta: np.ndarray, sigma2: float) -> list[np.ndarray]:
@@ -46,7 +44,8 @@ def correlation(covariance: np.ndarray, i: int, j: int) -> float:
 def variance_rows(random: RandomEffects, theta: np.ndarray, sigma2: float) -> list[tuple]:
     """Rows ``(group, var1, var2, vcov, sdcor)``: per term variances first, then covariances by columns."""
     rows = []
-    for label, term, cov in zip(_term_labels(random), random.terms, term_covariances(random, theta, sigma2), strict=True):
+    blocks = term_covariances(random, theta, sigma2)
+    for label, term, cov in zip(_term_labels(random), random.terms, blocks, strict=True):
         names = term.names
         rows += [(label, names[i], None, float(cov[i, i]), float(np.sqrt(cov[i, i]))) for i in range(term.q)]
         if isinstance(term.structure, Diagonal):
