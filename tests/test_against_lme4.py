@@ -85,7 +85,7 @@ def skip_unless_same_optimum(case):
 
 
 def _plain(name):
-    """A name without blanks, the factors of an interaction in alphabetical order (R and patsy order them differently)."""
+    """A name without blanks, the factors of an interaction in alphabetical order: R and patsy differ there."""
     return tuple(sorted(re.sub(r"\s+", "", name).split(":")))
 
 
