@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from mvmise_sm.core.basis import ResponseOrigin, fixed_basis
 from mvmise_sm.core.layout import Layout
 from mvmise_sm.core.prior_shape import positive_definite_part, prior_shape
+from mvmise_sm.core.solution import Evaluation, PLSSolution
 from mvmise_sm.core.stage import FlatStage
 from mvmise_sm.core.system import build_system, system_with_response
 
@@ -19,76 +19,6 @@ _MIN_START = 0.1
 _SINGULAR = 1e-4
 _CERTIFICATE = 1e-3
 _ESCAPE_STEPS = np.array([1.0, 0.1, 1e-2, 1e-3, 1e-4])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PLSSolution:
-    """Penalised least squares at one theta, in the user's coordinates.
-
-    Attributes
-    ----------
-    theta : ndarray
-        (k_theta,).
-    beta : ndarray
-        (p,).
-    b : tuple of ndarray
-        Conditional modes of the random effects, one (n_levels, q) per term.
-    sigma2 : float
-        Residual variance.
-    cov_beta : ndarray
-        Covariance of beta over sigma2 (p, p).
-    logdet_m, logdet_x : float
-        log|M| and log|X'V^-1X|.
-    r2 : float
-        Penalised residual sum of squares.
-    nu : float
-        Degrees of freedom of the profile.
-    criterion : float
-        REML criterion or -2 log L, without the prior.
-    penalty : float
-        -2 log prior.
-    """
-
-    theta: np.ndarray
-    beta: np.ndarray
-    b: tuple
-    sigma2: float
-    cov_beta: np.ndarray
-    logdet_m: float
-    logdet_x: float
-    r2: float
-    nu: float
-    criterion: float
-    penalty: float
-
-    @property
-    def objective(self) -> float:
-        """What was minimised: criterion + penalty."""
-        return self.criterion + self.penalty
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Evaluation:
-    """The objective and its local shape at one working theta.
-
-    Attributes
-    ----------
-    theta : ndarray
-        Working theta (k_theta,).
-    value : float
-    gradient : ndarray
-        (k_theta,).
-    information : ndarray
-        Positive semidefinite approximation of the Hessian (k_theta, k_theta).
-    slopes : tuple of ndarray
-        D of every term (q, q): derivative of the objective in the working Sigma.
-    """
-
-    theta: np.ndarray
-    value: float
-    gradient: np.ndarray
-    information: np.ndarray
-    slopes: tuple
 
 
 class ProfiledDeviance:
@@ -369,6 +299,32 @@ class ProfiledDeviance:
             criterion=value - stage.penalty,
             penalty=stage.penalty,
         )
+
+    def evaluate_at(self, theta, beta, sigma2=None):
+        """-2 log L, penalty and sigma2 at given parameters; sigma2 is profiled if None.
+
+        Parameters
+        ----------
+        theta, beta : array_like
+            User's theta (k_theta,) and fixed effects (p,).
+        sigma2 : float, optional
+
+        Returns
+        -------
+        tuple of float
+
+        Raises
+        ------
+        ValueError
+            For the REML criterion, which has no beta.
+        """
+        if self.reml:
+            raise ValueError("the REML criterion integrates over the fixed effects; take criterion(reml=False)")
+        factorization, _, terms, _ = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))
+        sigmas = [(b.a @ lam) @ (b.a @ lam).T for b, lam in zip(self._layout.term_bases, terms, strict=True)]
+        working = np.linalg.solve(self._basis.a, np.asarray(beta, dtype=float) - self._origin)
+        value, penalty, sigma2 = self._stage.evaluate(factorization.gram, sigmas, working, sigma2)
+        return factorization.logdet + value + self._constant, penalty, sigma2
 
     def conditional_cov(self, theta):
         """Var(b | y, beta) / sigma2 by level.

@@ -97,6 +97,7 @@ class FlatStage:
 
     def __init__(self, nobs, k_fe, reml, logdet_a):
         self.p = k_fe
+        self.nobs = nobs
         self.reml = reml
         self.nu = float(nobs - k_fe if reml else nobs)
         self.logdet_a = logdet_a
@@ -132,3 +133,10 @@ class FlatStage:
         return StageSolution(
             value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu
         )
+
+    def evaluate(self, gram, sigmas, beta, sigma2=None):
+        """-2 log L without log|M|, penalty and sigma2 at given working `beta` (p,); sigma2 is profiled if None."""
+        xi = np.append(-beta, 1.0)
+        residual = float(xi @ gram @ xi)
+        sigma2 = residual / self.nobs if sigma2 is None else sigma2
+        return self.nobs * (_LOG_2PI + float(np.log(sigma2))) + residual / sigma2, 0.0, sigma2
