@@ -1,4 +1,4 @@
-"""Fits with priors against the results of blme and, where blme departs from its paper, against the paper's objective."""
+"""Fits with priors against the results of blme and, where blme departs from it, against the objective of its paper."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CASES = reference_cases("blme_lmm")
 FITTED = [case for case in CASES if not case.get("evaluate_only")]
 EVALUATED = [case for case in CASES if case.get("evaluate_only")]
 
-# The recorded objective may be beaten, never missed by more than its own accuracy. Parts of the objective and estimates move
-# with the square root of the accuracy that R's optimisers reached (see the tolerances of the reference).
+# The recorded objective may be beaten, never missed by more than its own accuracy. Parts of the objective and estimates
+# move with the square root of the accuracy that R's optimisers reached (see the tolerances of the reference).
 PARTS = 5e-5
 
 

@@ -10,10 +10,11 @@ __all__ = ["positive_definite_part", "prior_shape"]
 def prior_shape(structures, slices, bases, theta, lambdas, slopes, sizes, solution):
     """Second derivatives along the tangents of Sigma = Lambda Lambda' that the average information does not have.
 
-    They are the priors' own, and the amount by which the average information is off where a prior holds the estimate away
-    from the data's optimum. That amount is minus tr(D E G F), with D the data's part of the derivative in Sigma and G =
-    (Sigma + C^-1)^-1: exact for one factor with the same C at every level, and a model elsewhere. Of 2 D, the part that comes from
-    the curvature of Sigma in theta, the caller has the positive part; with a prior the negative part makes longer and safe steps.
+    They are the priors' own, and the amount by which the average information is off where a prior holds the estimate
+    away from the data's optimum. That amount is minus tr(D E G F), with D the data's part of the derivative in Sigma and
+    G = (Sigma + C^-1)^-1: exact for one factor with the same C at every level, and a model elsewhere. Of the part 2 D
+    that comes from the curvature of Sigma in theta, the caller has the positive part; with a prior the negative part
+    makes longer and safe steps.
 
     Parameters
     ----------

@@ -1,12 +1,13 @@
 """Priors for mixed models, Bayesian in the sense of blme: penalties whose posterior mode costs one likelihood fit.
 
-Covariance priors are `Gamma`, `InverseGamma` (terms with one column), `Wishart`, `InverseWishart` and `Custom`; fixed-effect
-priors `Normal`, `StudentT` and `Horseshoe`; residual priors `Gamma`, `InverseGamma` and `Point`. A subclass of
-`CovariancePrior` with a method `value` is a prior of your own.
+Covariance priors are `Gamma`, `InverseGamma` (terms with one column), `Wishart`, `InverseWishart` and `Custom`;
+fixed-effect priors `Normal`, `StudentT` and `Horseshoe`; residual priors `Gamma`, `InverseGamma` and `Point`. A subclass
+of `CovariancePrior` with a method `value` is a prior of your own.
 """
 
 from mvmise_sm.priors.base import CovariancePrior, Dimensions, Prior
-from mvmise_sm.priors.covariance import Custom, Gamma, InverseGamma, InverseWishart, Wishart
+from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
+from mvmise_sm.priors.custom import Custom
 from mvmise_sm.priors.fixed import Horseshoe, Normal, StudentT
 from mvmise_sm.priors.parse import PriorSyntaxError
 from mvmise_sm.priors.residual import Point

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -102,7 +102,9 @@ class Hyperparameters:
         if math.isnan(number) or (math.isinf(number) and not infinite):
             raise ValueError(f"{self.owner}: {name} must be finite, got {number}.")
         if minimum is not None and (number < minimum or (strict and number == minimum)):
-            raise ValueError(f"{self.owner}: {name} must be {'above' if strict else 'at least'} {minimum:g}, got {number:g}.")
+            raise ValueError(
+                f"{self.owner}: {name} must be {'above' if strict else 'at least'} {minimum:g}, got {number:g}."
+            )
         return number
 
     def choice(self, name, allowed) -> str:
@@ -139,7 +141,7 @@ class Prior:
     """
 
     name = ""
-    positions: dict[str, tuple[str, ...]] = {}
+    positions: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init__(self, **arguments):
         self.arguments = {k: v for k, v in arguments.items() if v is not None}
@@ -232,9 +234,11 @@ class CovariancePrior(Prior):
         return None
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
+        """Return itself: it is bound to no dimensions."""
         return self
 
     def residual(self, dims: Dimensions) -> CovariancePrior:
+        """Return itself: it is bound to no dimensions."""
         return self
 
     def describe(self) -> str:

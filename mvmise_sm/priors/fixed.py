@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import exp1, gammaln
@@ -121,7 +122,7 @@ class _FixedEffectPrior(Prior):
         return self._bind(self._hyperparameters(self._defaults(), dims), index)
 
     def _vector(self, name, value, dims, index, missing=math.inf):
-        """Values (len(index),) from a number, two numbers (first coefficient, others), a full vector or a dict by name."""
+        """Values (len(index),) from one number, two (first coefficient, others), a full vector or a dict by name."""
         if isinstance(value, Mapping):
             return self._by_name(name, value, dims, index, missing)
         try:
@@ -137,13 +138,17 @@ class _FixedEffectPrior(Prior):
         if array.ndim == 1 and array.size == 2:
             return np.where(index == 0, array[0], array[1])
         shape = f"{array.size} values" if array.ndim == 1 else f"a matrix of shape {array.shape}"
-        raise ValueError(f"{self.name}: {name} must have 1, 2 or {index.size} values for {index.size} fixed effects, got {shape}.")
+        raise ValueError(
+            f"{self.name}: {name} must have 1, 2 or {index.size} values for {index.size} fixed effects, got {shape}."
+        )
 
     def _by_name(self, name, value, dims, index, missing):
         names = [dims.fixef_names[i] for i in index] if dims.fixef_names else []
         for key in value:
             if key not in names:
-                raise ValueError(f"{self.name}: {name} names {key!r}, which is not a fixed effect ({', '.join(names)}).")
+                raise ValueError(
+                    f"{self.name}: {name} names {key!r}, which is not a fixed effect ({', '.join(names)})."
+                )
         return np.array([float(value.get(n, missing)) for n in names])
 
     def _mean(self, h, index):
@@ -201,7 +206,7 @@ class Normal(_FixedEffectPrior):
     """
 
     name = "normal"
-    positions = {"fixef": ("sd", "cov", "common_scale")}
+    positions: ClassVar = {"fixef": ("sd", "cov", "common_scale")}
 
     def __init__(self, sd=None, cov=None, common_scale=None, *, mean=None):
         if sd is not None and cov is not None:
@@ -221,7 +226,9 @@ class Normal(_FixedEffectPrior):
             if array.size == 1:
                 array = np.full(k, float(array.ravel()[0]))
             if array.shape not in ((k,), (k, k)):
-                raise ValueError(f"normal: cov must be a variance, {k} variances or a {k} x {k} matrix, got shape {array.shape}.")
+                raise ValueError(
+                    f"normal: cov must be a variance, {k} variances or a {k} x {k} matrix, got shape {array.shape}."
+                )
             precision, rank, logdet = self._precision("normal: cov", array)
             sd = np.sqrt(array if array.ndim == 1 else array.diagonal())
         else:
@@ -232,7 +239,8 @@ class Normal(_FixedEffectPrior):
             precision, rank, logdet = self._precision("normal: sd", array)
         full, mean = _embed(precision, self._mean(h, index), index, dims.n_fixef)
         constant = rank * math.log(2.0 * math.pi) + logdet
-        text = f"normal(sd = {_first(sd, 2)}{_correlations(array)}{_mean_text(mean[index])}, common.scale = {r_text(common)})"
+        shown = f"sd = {_first(sd, 2)}{_correlations(array)}{_mean_text(mean[index])}"
+        text = f"normal({shown}, common.scale = {r_text(common)})"
         return (QuadraticPenalty(full, mean, rank, constant, common, Gaussian(), text),)
 
 
@@ -286,7 +294,7 @@ class StudentT(_FixedEffectPrior):
     """
 
     name = "t"
-    positions = {"fixef": ("df", "scale", "common_scale")}
+    positions: ClassVar = {"fixef": ("df", "scale", "common_scale")}
 
     def __init__(self, df=None, scale=None, common_scale=None, *, mean=None):
         super().__init__(df=df, scale=scale, common_scale=common_scale, mean=mean)
@@ -305,7 +313,11 @@ class StudentT(_FixedEffectPrior):
         precision, rank, logdet = self._precision("t: scale", array)
         full, mean = _embed(precision, self._mean(h, index), index, dims.n_fixef)
         constant = logdet - 2.0 * (gammaln(0.5 * (df + rank)) - gammaln(0.5 * df) - 0.5 * rank * math.log(df * math.pi))
-        shown = f"diag(scale) = {r_text(array)}" if array.ndim == 1 and k > 1 else f"scale = {r_text(array if k > 1 else float(array.ravel()[0]))}"
+        shown = (
+            f"diag(scale) = {r_text(array)}"
+            if array.ndim == 1 and k > 1
+            else f"scale = {r_text(array if k > 1 else float(array.ravel()[0]))}"
+        )
         center = r_text(mean[index] if k > 1 else float(mean[index][0]))
         text = f"t(df = {r_text(df)}, mean = {center}, {shown}, common.scale = {r_text(common)})"
         return (QuadraticPenalty(full, mean, rank, constant, common, Student(df, rank), text),)
@@ -342,7 +354,7 @@ class Horseshoe(_FixedEffectPrior):
     """
 
     name = "horseshoe"
-    positions = {"fixef": ("mean", "global_shrinkage", "common_scale")}
+    positions: ClassVar = {"fixef": ("mean", "global_shrinkage", "common_scale")}
 
     def __init__(self, mean=None, global_shrinkage=None, common_scale=None, *, width=None):
         super().__init__(mean=mean, global_shrinkage=global_shrinkage, common_scale=common_scale, width=width)
@@ -382,11 +394,14 @@ class Coefficients(Prior):
         self.by_name = dict(by_name)
 
     def fixef(self, dims: Dimensions) -> tuple[QuadraticPenalty, ...]:
+        """Bind every prior to its coefficient."""
         names = list(dims.fixef_names)
         blocks = []
         for name, prior in self.by_name.items():
             if name not in names:
-                raise ValueError(f"fixef_prior names {name!r}, which is not a fixed effect of the model ({', '.join(names)}).")
+                raise ValueError(
+                    f"fixef_prior names {name!r}, which is not a fixed effect of the model ({', '.join(names)})."
+                )
             if prior is None:
                 continue
             if not isinstance(prior, _FixedEffectPrior):

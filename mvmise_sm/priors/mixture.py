@@ -32,6 +32,7 @@ class MixtureProblem:
         self.p = gram.shape[0] - 1
 
     def value(self, beta, rho):
+        """Return the objective at (beta, rho)."""
         xi = np.append(-beta, 1.0)
         out = float(xi @ self.gram @ xi) * math.exp(-rho) + self.profile.value(rho)
         return out + sum(b.mixing.phi(b.quadratic(xi) * self._scaling(b, rho))[0] for b in self.blocks)

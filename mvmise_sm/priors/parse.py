@@ -33,7 +33,15 @@ _TOKEN = re.compile(
     r"|(?P<word>`[^`]+`|[A-Za-z.][A-Za-z0-9._]*)"
     r"|(?P<sign>\*\*|[-+*/^(),=~:]))"
 )
-_CONSTANTS = {"TRUE": True, "True": True, "FALSE": False, "False": False, "Inf": math.inf, "inf": math.inf, "pi": math.pi}
+_CONSTANTS = {
+    "TRUE": True,
+    "True": True,
+    "FALSE": False,
+    "False": False,
+    "Inf": math.inf,
+    "inf": math.inf,
+    "pi": math.pi,
+}
 _WORDS = ("sd", "var", "cov", "sqrt", "none", "log", "dev")
 
 
@@ -61,6 +69,7 @@ class Expression:
     node: tuple
 
     def __call__(self, names) -> Any:
+        """Return the value at given dimensions."""
         return _evaluate(self.node, names, self.text)
 
     def __repr__(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,12 +33,13 @@ class Point(Prior):
     """
 
     name = "point"
-    positions = {"resid": ("value", "posterior_scale")}
+    positions: ClassVar = {"resid": ("value", "posterior_scale")}
 
     def __init__(self, value=None, posterior_scale=None):
         super().__init__(value=value, posterior_scale=posterior_scale)
 
     def residual(self, dims: Dimensions) -> CovariancePrior:
+        """Bind as a point mass."""
         h = self._hyperparameters({"value": 1.0, "posterior_scale": "sd"}, dims)
         value = h.number("value", minimum=0.0, strict=True)
         return PointMass(value**2 if h.choice("posterior_scale", ("sd", "var")) == "sd" else value)

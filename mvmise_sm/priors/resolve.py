@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvmise_sm.priors.base import ROLES, CovariancePrior, Dimensions, Prior
-from mvmise_sm.priors.covariance import Custom, Gamma, Independent, InverseGamma, InverseWishart, Wishart
+from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
+from mvmise_sm.priors.custom import Custom, Independent
 from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Normal, QuadraticPenalty, StudentT
 from mvmise_sm.priors.parse import parse_priors
 from mvmise_sm.priors.residual import Point
@@ -95,7 +96,9 @@ class PriorSet:
 
 def term_shapes(random) -> list[TermShape]:
     """Shapes of the terms of a `RandomEffects`."""
-    return [TermShape(t.factor.name, t.q, t.factor.n_levels, t.structure.invariance == "diagonal") for t in random.terms]
+    return [
+        TermShape(t.factor.name, t.q, t.factor.n_levels, t.structure.invariance == "diagonal") for t in random.terms
+    ]
 
 
 def resolve_priors(
@@ -186,7 +189,9 @@ def _resolve_covariances(items, terms, dims):
         if name is None:
             continue
         if name not in factors:
-            raise ValueError(f"cov_prior names grouping factor {name!r}, which is not in the model ({', '.join(factors)}).")
+            raise ValueError(
+                f"cov_prior names grouping factor {name!r}, which is not in the model ({', '.join(factors)})."
+            )
         if name in named:
             raise ValueError(f"cov_prior names grouping factor {name!r} twice.")
         named[name] = prior
@@ -210,7 +215,9 @@ def _spread(prior, positions, terms, dims, bound, label):
     fits = [i for i in positions if not scalar_only or terms[i].q == 1 or terms[i].independent]
     if not fits:
         sizes = ", ".join(f"{terms[i].factor} has {terms[i].q}" for i in positions)
-        raise ValueError(f"{label}: {prior.name} is a prior for terms with one column, but {sizes}; use wishart or invwishart.")
+        raise ValueError(
+            f"{label}: {prior.name} is a prior for terms with one column, but {sizes}; use wishart or invwishart."
+        )
     for i in fits:
         term = terms[i]
         mine = replace(dims, level_dim=1 if term.independent else term.q, n_groups=term.n_groups)

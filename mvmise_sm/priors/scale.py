@@ -30,6 +30,7 @@ class ScaleProfile:
         self.functions = [] if functions is None else functions
 
     def copy(self) -> ScaleProfile:
+        """Return an independent copy."""
         return ScaleProfile(self.log, list(self.powers), list(self.functions))
 
     def add(self, part) -> None:

@@ -20,7 +20,8 @@ _LOG_2PI = math.log(2.0 * math.pi)
 @dataclass(frozen=True, slots=True, eq=False)
 class _Inner:
     """Solution of the (beta, rho) problem: working beta, rho = log sigma2, (X'V^-1X + prior)^-1, its log-determinant
-    and the curvature of the objective in rho with beta profiled."""
+    and the curvature of the objective in rho with beta profiled.
+    """
 
     beta: np.ndarray
     rho: float
@@ -54,9 +55,9 @@ class PriorStage:
     -----
     Everything that the data say about (beta, sigma2) is the gram matrix K = [X y]'V^-1[X y], so every prior that does
     not depend on the random effects is an inner problem of dimension p + 1 given K, and the derivative of its optimum
-    in K is (-beta, 1)(-beta, 1)' / sigma2 by the envelope theorem, plus (X'V^-1X + prior)^-1 with REML. Normal priors on
-    the common scale are solved in closed form (paper, section 3.2), normal priors on the absolute scale by one search in
-    log sigma, t and horseshoe priors by Newton's method in (beta, log sigma).
+    in K is (-beta, 1)(-beta, 1)' / sigma2 by the envelope theorem, plus (X'V^-1X + prior)^-1 with REML. Normal priors
+    on the common scale are solved in closed form (paper, section 3.2), normal priors on the absolute scale by one
+    search in log sigma, t and horseshoe priors by Newton's method in (beta, log sigma).
     """
 
     def __init__(self, priors, nobs, k_fe, reml, logdet_a=0.0, a=None, b0=None):
@@ -138,17 +139,25 @@ class PriorStage:
             value += logdet
             weights[:p, :p] += inner.inverse
         c = 0.0 if self.fixed_rho is not None or inner.curvature <= 0.0 else 1.0 / inner.curvature
-        return StageSolution(
-            value, penalty, beta, s2, r2, self._profile.log, logdet, weights, inner.inverse, c, *shape
-        )
+        return StageSolution(value, penalty, beta, s2, r2, self._profile.log, logdet, weights, inner.inverse, c, *shape)
 
     def _infinite(self, gram, gradients):
         """A covariance outside the priors' support: the objective is infinite there."""
         p = self.p
         # +inf at a pole of an improper density too: the mode that is looked for is in the interior
         return StageSolution(
-            math.inf, math.inf, np.zeros(p), 1.0, float(gram[p, p]), self.nu, 0.0, np.zeros_like(gram), np.eye(p), 0.0,
-            gradients, None,
+            math.inf,
+            math.inf,
+            np.zeros(p),
+            1.0,
+            float(gram[p, p]),
+            self.nu,
+            0.0,
+            np.zeros_like(gram),
+            np.eye(p),
+            0.0,
+            gradients,
+            None,
         )
 
     def evaluate(self, gram, sigmas, beta, sigma2=None) -> tuple[float, float, float]:
@@ -198,7 +207,9 @@ def _add_scale_part(profile, prior, s):
         value, slope = prior.evaluate(s2 * s)
         first = float((slope * s).sum()) * s2
         step = 1e-4
-        ahead, behind = (float((prior.gradient(math.exp(r) * s) * s).sum()) * math.exp(r) for r in (rho + step, rho - step))
+        ahead, behind = (
+            float((prior.gradient(math.exp(r) * s) * s).sum()) * math.exp(r) for r in (rho + step, rho - step)
+        )
         return value, first, (ahead - behind) / (2.0 * step)
 
     profile.functions.append(along)
@@ -292,7 +303,7 @@ def _absolute_normal(stage, gram, profile):
     if stage.fixed_rho is not None:
         rho, curvature = stage.fixed_rho, math.inf
     else:
-        # a prior in conflict with the data gives two modes: near the data's sigma and near that of beta at its prior mean
+        # a prior in conflict with the data gives two modes: the data's sigma, and that of beta at its prior mean
         far = r2 + float((z * z).sum())
         starts = {math.log(r2 / profile.log), math.log(far / profile.log)} if profile.log > 0.0 else {0.0}
         rho, curvature = min((find_minimum(derivatives, s) for s in sorted(starts)), key=lambda found: value(found[0]))
@@ -305,7 +316,7 @@ def _absolute_normal(stage, gram, profile):
 
 
 def _mixture(stage, gram, profile):
-    """t and horseshoe priors: Newton in (beta, rho), from the least-squares estimate and from the prior's centre."""
+    """T and horseshoe priors: Newton in (beta, rho), from the least-squares estimate and from the prior's centre."""
     p = stage.p
     problem = MixtureProblem(stage.blocks, gram, profile, stage.fixed_rho)
     beta, r2, inverse, logdet, _ = _least_squares(gram, p)
