@@ -8,8 +8,9 @@ import numpy as np
 
 from mvmise_sm.core.deviance import ProfiledDeviance
 from mvmise_sm.core.newton import minimize
-from mvmise_sm.exceptions import ConvergenceWarning, SingularFitWarning
+from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
 from mvmise_sm.models.base import MixedModelBase, refuse_covariance
+from mvmise_sm.models.rows import complete_response
 from mvmise_sm.results.linear import (
     LinearMixedModelResults,
     LinearMixedModelResultsWrapper,
@@ -128,6 +129,8 @@ class LinearMixedModel(MixedModelBase):
             For a robust `cov_type`.
         """
         refuse_covariance(cov_type)
+        if method == "newton" and set(options) - {"tol"}:
+            raise OptionError(f"method='newton' takes the option tol, not {sorted(set(options) - {'tol'})}")
         settings = {
             "optimizer": method,
             "start_params": np.zeros(self.exog.shape[1]) if start_params is None else np.array(start_params, float),
@@ -136,36 +139,37 @@ class LinearMixedModel(MixedModelBase):
             "reml": bool(reml),
             **options,
         }
-        result = self.estimated(self.criterion(bool(reml)), settings, use_t)
+        criterion = self.criterion(bool(reml))
+        start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
+        result = self._report(criterion, _minimum(criterion, start, settings), settings, use_t)
         if disp:
             print(result.message)
         return result
 
-    def estimated(self, criterion, settings, use_t=False):
-        """Minimise a criterion of this model, solve at the optimum and report.
+    def refit(self, endog, result):
+        """Fit a result's model to another response, starting at that result; see `LinearMixedModelResults.refit`."""
+        y = complete_response(endog, self.nobs)
+        criterion, settings = result._deviance_function().refitted(y), result.mle_settings
+        optimum = _minimum(criterion, result._optimum, settings)
+        if optimum.singular or not optimum.converged:
+            # a start near the optimum skips the second starts that guard singular fits
+            other = _minimum(criterion, None, settings)
+            optimum = other if other.value < optimum.value else optimum
+        return self.with_endog(y)._report(criterion, optimum, settings, result.use_t, stacklevel=4)
 
-        Parameters
-        ----------
-        criterion : ProfiledDeviance
-            From `criterion`, or that one's ``refitted``.
-        settings : dict
-            As ``mle_settings`` of a result.
-        use_t : bool, optional
-            As in `fit`.
+    def _checked_theta(self, theta):
+        theta = np.asarray(theta, dtype=float)
+        if theta.shape != (self.random_layout.k_theta,):
+            raise OptionError(f"start_theta must have {self.random_layout.k_theta} elements, found shape {theta.shape}")
+        return theta
 
-        Returns
-        -------
-        LinearMixedModelResults
-        """
-        options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
-        start = settings["start_theta"]
-        start = None if start is None else criterion.working_theta(np.asarray(start, dtype=float))
-        optimum = minimize(criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options)
+    def _report(self, criterion, optimum, settings, use_t, stacklevel=3):
+        """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
         solution = criterion.solve(optimum.theta)
         if not optimum.converged:
-            warnings.warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning, stacklevel=3)
+            warnings.warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning, stacklevel=stacklevel)
         if optimum.singular:
-            warnings.warn(_SINGULAR, SingularFitWarning, stacklevel=3)
+            warnings.warn(_SINGULAR, SingularFitWarning, stacklevel=stacklevel)
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result._criterion = criterion
         return LinearMixedModelResultsWrapper(result)
@@ -173,3 +177,9 @@ class LinearMixedModel(MixedModelBase):
 
 _NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "reml"))
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
+
+
+def _minimum(criterion, start, settings):
+    """Minimise from a working start, None for the moment estimate; `settings` as ``mle_settings``."""
+    options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
+    return minimize(criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options)

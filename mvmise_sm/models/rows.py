@@ -13,7 +13,7 @@ from mvmise_sm.exceptions import DataError, MissingDataError, OptionError
 from mvmise_sm.grouping import random_effects_from_arrays
 from mvmise_sm.models import fixed
 
-__all__ = ["ModelRows", "design_rows", "level_codes", "read_rows", "row_vector"]
+__all__ = ["ModelRows", "complete_response", "design_rows", "level_codes", "read_rows", "row_vector"]
 
 
 @dataclass(frozen=True)
@@ -218,3 +218,18 @@ def _complete_rows(absent, missing):
     if absent.all():
         raise MissingDataError(f"all {n} rows have missing values")
     return ~absent
+
+
+def complete_response(endog, nobs):
+    """A new response as a float array (nobs,), finite."""
+    try:
+        y = np.asarray(endog, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError("the new response must be numeric") from None
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.shape != (nobs,):
+        raise DataError(f"the new response must have one value for each of the {nobs} rows, found shape {y.shape}")
+    if not np.isfinite(y).all():
+        raise DataError("the new response has missing or infinite values")
+    return y

@@ -11,7 +11,7 @@ from statsmodels.regression._prediction import PredictionResults
 from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
-from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 
 __all__ = ["LinearMixedModelResults", "LinearMixedModelResultsWrapper"]
@@ -30,6 +30,7 @@ class LinearMixedModelResults(MixedModelResults):
 
     def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
         super().__init__(model, solution, optimum, settings, cov_type=cov_type, use_t=use_t)
+        self._optimum = optimum.working
         self.reml = settings["reml"]
         self._estimator = "REML" if self.reml else "ML"
         self._criterion_name = "REML criterion" if self.reml else "-2 Log-Likelihood"
@@ -74,16 +75,14 @@ class LinearMixedModelResults(MixedModelResults):
         Returns
         -------
         LinearMixedModelResults
-            A new result with a model of its own; this one is left as it was.
+            A new result with a model of its own; this one is left as it was. The optimiser starts at this result.
 
         Raises
         ------
         DataError
             If the length differs or a value is not finite.
         """
-        y = complete_response(endog, self.nobs)
-        criterion = self._deviance_function().refitted(y)
-        return self.model.with_endog(y).estimated(criterion, self.mle_settings, self.use_t)
+        return self.model.refit(endog, self)
 
     def simulate(self, n=1, rng=None, random="new"):
         """Simulate responses from the fitted model.
@@ -156,18 +155,3 @@ class LinearMixedModelResultsWrapper(MixedModelResultsWrapper):
 
 
 wrap.populate_wrapper(LinearMixedModelResultsWrapper, LinearMixedModelResults)
-
-
-def complete_response(endog, nobs):
-    """A new response as a float array (nobs,), finite."""
-    try:
-        y = np.asarray(endog, dtype=float)
-    except (TypeError, ValueError):
-        raise DataError("the new response must be numeric") from None
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.shape != (nobs,):
-        raise DataError(f"the new response must have one value for each of the {nobs} rows, found shape {y.shape}")
-    if not np.isfinite(y).all():
-        raise DataError("the new response has missing or infinite values")
-    return y
