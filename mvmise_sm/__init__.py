@@ -3,11 +3,10 @@
 Names are imported when they are first used, so ``import mvmise_sm`` itself loads neither pandas nor statsmodels.
 """
 
-from mvmise_sm.api import __all__ as _names
-from mvmise_sm.api import find
+from mvmise_sm.api import PUBLIC, find
 
 __version__ = "0.1.0"
-__all__ = [*_names, "__version__"]
+__all__ = [*PUBLIC, "__version__"]
 
 
 def __getattr__(name: str):

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FAMILIES = {
-    "gaussian": None,
+    "gaussian": "Gaussian",
     "binomial": "Binomial",
     "poisson": "Poisson",
     "gamma": "Gamma",
     "inverse-gaussian": "InverseGaussian",
-    "negative-binomial": None,
+    "negative-binomial": "NegativeBinomial",
 }
 EXAMPLE = "Reaction ~ Days + (Days | Subject)"
 FIT_FAILED, BAD_INPUT = 1, 2
@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--family", choices=sorted(FAMILIES), default="gaussian", help="distribution of the response")
     fit.add_argument("--weights", help="column or expression with prior weights")
     fit.add_argument("--offset", help="column or expression with the offset")
-    fit.add_argument("--nagq", type=int, help="quadrature points for a generalized model: 0, 1 (Laplace, default) or more")
+    fit.add_argument(
+        "--nagq", type=int, help="quadrature points for a generalized model: 0, 1 (Laplace, default) or more"
+    )
     return parser
 
 

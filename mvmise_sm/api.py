@@ -6,27 +6,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-__all__ = [
-    "ErrorSelectionModel",
-    "FactorSelectionModel",
-    "GeneralizedLinearMixedModel",
-    "LinearMixedModel",
-    "anova",
-    "bglmer",
-    "blmer",
-    "compare",
-    "datasets",
-    "exceptions",
-    "glmer",
-    "glmer_nb",
-    "lmer",
-    "load",
-    "mvmise_b",
-    "mvmise_e",
-    "permutation_test",
-    "priors",
-    "scan",
-]
+__all__ = ["PUBLIC", "find"]
 
 _MODULES = {"datasets", "exceptions", "priors"}
 
@@ -53,13 +33,16 @@ _ENTRY_POINTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+PUBLIC = tuple(sorted({*_MODULES, *_OBJECTS, *_ENTRY_POINTS, "load"}))
+
+
 def find(name: str) -> Any:
     """Import a public name.
 
     Parameters
     ----------
     name : str
-        One of ``__all__``, which lists the package's names and leaves this function out.
+        One of `PUBLIC`.
 
     Returns
     -------

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -16,11 +15,11 @@ from patsy import DesignInfo, EvalEnvironment, EvalFactor
 from mvmise_sm import design_info as coding
 from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects, RandomTerm
 from mvmise_sm.core.structures import Diagonal, Unstructured
-from mvmise_sm.design_columns import Encoded, Source, column_of, encode, evaluate, known, learn, names_in, prepare
-from mvmise_sm.exceptions import DataError, FormulaError, MissingDataError, OptionError
-from mvmise_sm.formula import FormulaParts, expand_terms, named_factor, parse_formula
-from mvmise_sm.formula_tree import tokenize, translate
-from mvmise_sm.grouping import encode_labels, interact_labels
+from mvmise_sm.design_columns import Encoded, Source, known, names_in
+from mvmise_sm.design_values import Plan, Values, given_array, odd_names, plan_factors, subset_rows, with_variables
+from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.formula import FormulaParts, parse_formula
+from mvmise_sm.grouping import interact_labels
 from mvmise_sm.rank import independent_columns
 
 __all__ = ["Design", "GroupSpec", "as_frame", "build_design", "caller_environment"]
@@ -116,7 +115,7 @@ class Design:
         return self.model_spec.column_names
 
     def __reduce__(self):
-        plan = _plan(self.parts, self.offset_argument, None, _dotted(self.frame))
+        plan = plan_factors(self.parts, self.offset_argument, None, odd_names(self.frame))
         mentioned = set().union(*(set().union(*names_in(factor)) for factor in plan.factors))
         kept = [column for column in self.frame.columns if column in mentioned]
         named = {
@@ -152,7 +151,7 @@ def caller_environment(eval_env: int | Mapping | EvalEnvironment | None = None, 
 
 
 def as_frame(data: Any) -> pd.DataFrame:
-    """Return `data` as a DataFrame: frames as they are; dicts, record arrays and frames of other libraries converted."""
+    """Return `data` as a DataFrame; dicts, record arrays and frames of other libraries are converted."""
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, pd.Series):
@@ -164,56 +163,9 @@ def as_frame(data: Any) -> pd.DataFrame:
             return pd.DataFrame([dict(data)])
         return pd.DataFrame(data)
     except (ValueError, TypeError) as error:
-        raise DataError(f"data must be a DataFrame or a mapping of columns, not {type(data).__name__}: {error}") from None
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All factors of a model, for one set of columns."""
-
-    responses: tuple[EvalFactor, ...]
-    fixed: tuple
-    random: tuple[tuple, ...]
-    groups: tuple[tuple[EvalFactor, ...], ...]
-    offsets: tuple[EvalFactor, ...]
-    weights: EvalFactor | None
-
-    @property
-    def factors(self) -> Iterable[EvalFactor]:
-        """Every factor, grouping factors included."""
-        for terms in (self.fixed, *self.random):
-            for term in terms:
-                yield from term.factors
-        yield from self.responses + self.offsets
-        for group in self.groups:
-            yield from group
-        if self.weights is not None:
-            yield self.weights
-
-
-@lru_cache(maxsize=512)
-def _plan(parts: FormulaParts, offset: str | None, weights: str | None, dotted: frozenset[str]) -> _Plan:
-    offsets = parts.offsets if offset is None else (*parts.offsets, offset)
-    return _Plan(
-        responses=tuple(_expression(text, dotted) for text in parts.responses),
-        fixed=expand_terms(parts.rhs, dotted),
-        random=tuple(expand_terms(spec.effects, dotted) for spec in parts.random),
-        groups=tuple(tuple(_expression(text, dotted) for text in spec.factors) for spec in parts.random),
-        offsets=tuple(_expression(text, dotted) for text in offsets),
-        weights=None if weights is None else _expression(weights, dotted),
-    )
-
-
-def _expression(text: str, dotted: frozenset[str]) -> EvalFactor:
-    """A text that is one Python expression, formula operators being arithmetic."""
-    if not tokenize(text):
-        raise FormulaError("an expression is empty")
-    return named_factor(*translate(text, dotted))
-
-
-def _dotted(frame: pd.DataFrame) -> frozenset[str]:
-    """Columns that Python cannot name by themselves."""
-    return frozenset(c for c in frame.columns if isinstance(c, str) and not c.isidentifier())
+        raise DataError(
+            f"data must be a DataFrame or a mapping of columns, not {type(data).__name__}: {error}"
+        ) from None
 
 
 def build_design(
@@ -270,19 +222,19 @@ def build_design(
         raise OptionError(f"missing must be 'drop' or 'raise', not {missing!r}")
     environment = caller_environment(-1 if namespace is None else namespace)
     frame = as_frame(data)
-    plan = _plan(parts, *(v if isinstance(v, str) else None for v in (offset, weights)), _dotted(frame))
-    frame, used = _with_variables(frame, plan, environment)
+    plan = plan_factors(parts, *(v if isinstance(v, str) else None for v in (offset, weights)), odd_names(frame))
+    frame, used = with_variables(frame, plan, environment)
     source = Source(frame, environment)
     arrays = {
-        name: _given_array(value, name, frame)
+        name: given_array(value, name, frame)
         for name, value in (("weights", weights), ("offset", offset))
         if value is not None and not isinstance(value, str)
     }
     if subset is not None:
-        rows = _subset_rows(subset, source)
+        rows = subset_rows(subset, source)
         source = source.take(rows)
         arrays = {name: array[rows] for name, array in arrays.items()}
-    values = _Values(source, arrays)
+    values = Values(source, arrays)
     mask = values.complete(plan, missing, keep_missing_endog)
     endog, levels = _response(plan, parts, values, categorical_response)
     exog, info, dropped = _fixed_effects(plan, values)
@@ -309,158 +261,6 @@ def build_design(
     )
 
 
-def _with_variables(frame: pd.DataFrame, plan: _Plan, environment: EvalEnvironment) -> tuple[pd.DataFrame, dict]:
-    """Check all names; add array variables of the caller as columns and return the other ones."""
-    source = Source(frame, environment)
-    outside: set[str] = set()
-    for factor in plan.factors:
-        outside |= source.outside_names(factor)
-    added, used = {}, {}
-    for name in outside:
-        value = environment.namespace[name]
-        if np.ndim(value) == 1 and len(value) == len(frame) and not isinstance(value, str):
-            added[name] = _given_array(value, name, frame, numeric=False)
-        else:
-            used[name] = value
-    return (frame.assign(**added) if added else frame), used
-
-
-def _given_array(value: Any, name: str, frame: pd.DataFrame, numeric: bool = True) -> Any:
-    """Check an array that stands beside the frame: its length and, for a Series, its index."""
-    if isinstance(value, pd.Series) and not value.index.equals(frame.index):
-        raise DataError(f"{name} is a Series whose index differs from that of the data")
-    if np.ndim(value) != 1 or len(value) != len(frame):
-        raise DataError(f"{name} has shape {np.shape(value)}, but the data have {len(frame)} rows")
-    if not numeric:
-        return value
-    try:
-        return np.asarray(value, dtype=float)
-    except (ValueError, TypeError):
-        raise DataError(f"{name} must be numeric") from None
-
-
-def _subset_rows(subset: Any, source: Source) -> np.ndarray:
-    """Positions of the rows that `subset` selects."""
-    if isinstance(subset, str):
-        factor = _expression(subset, _dotted(source.frame))
-        source.outside_names(factor)
-        subset = np.asarray(evaluate(factor, prepare(factor, source)[0], source))
-        if subset.dtype != bool:
-            raise DataError("subset must be an expression that is true or false in every row")
-    positions = pd.Series(np.arange(source.nobs), index=source.frame.index)
-    try:
-        rows = positions.loc[subset]
-    except (KeyError, IndexError, ValueError) as error:
-        raise DataError(f"subset selects no rows of the data: {error}") from None
-    return np.atleast_1d(np.asarray(rows))
-
-
-class _Values:
-    """Values of all factors on the rows of the model.
-
-    Attributes
-    ----------
-    source : Source
-        The rows used.
-    encoded : dict
-        Factor -> Encoded.
-    labels : dict
-        Grouping expression -> (codes, levels).
-    states : dict
-        Factor -> patsy's state, for expressions.
-    arrays : dict
-        ``"weights"`` and ``"offset"`` if they were given as arrays.
-    """
-
-    def __init__(self, source: Source, arrays: dict[str, np.ndarray]):
-        self.source = source
-        self.arrays = arrays
-        self.encoded: dict[EvalFactor, Encoded] = {}
-        self.labels: dict[EvalFactor, tuple[np.ndarray, pd.Index]] = {}
-        self.states: dict[EvalFactor, dict] = {}
-
-    def complete(self, plan: _Plan, missing: str, keep_missing_endog: bool) -> np.ndarray | None:
-        """Evaluate everything and drop incomplete rows; return the mask of dropped rows, None if there are none."""
-        groups = [f for group in plan.groups for f in group]
-        grouping = set(groups)
-        regular = [f for term in (*plan.fixed, *(t for terms in plan.random for t in terms)) for f in term.factors]
-        regular += [*plan.responses, *plan.offsets, *([plan.weights] if plan.weights is not None else [])]
-        waiting = [f for f in dict.fromkeys(regular) if not self._evaluate(f)]
-        for factor in dict.fromkeys(groups):
-            self._label(factor)
-        found: dict[str, np.ndarray] = {}
-        skip = set(plan.responses) if keep_missing_endog else set()
-        for factor, value in self.encoded.items():
-            if factor not in skip:
-                self._note(found, factor.name(), value.missing())
-        for factor in grouping:
-            codes = self.labels[factor][0]
-            self._note(found, factor.name(), codes < 0 if codes.size and codes.min() < 0 else None)
-        for factor in waiting:
-            for name in set().union(*names_in(factor)) & set(self.source.frame.columns):
-                self._note(found, str(name), self.source.column(name).missing())
-        for name, array in self.arrays.items():
-            self._note(found, name, np.isnan(array) if np.isnan(array).any() else None)
-        mask = self._drop(found, missing)
-        for factor in waiting:
-            learn(factor, self.states[factor], self.source)
-            value = encode(evaluate(factor, self.states[factor], self.source), self.source.nobs, factor.name())
-            if value.missing() is not None:
-                raise DataError(f"{factor.name()} is missing in rows where its columns are not")
-            self.encoded[factor] = value
-        return mask
-
-    @staticmethod
-    def _note(found: dict[str, np.ndarray], name: str, mask: np.ndarray | None) -> None:
-        if mask is not None:
-            found[name] = mask
-
-    def _evaluate(self, factor: EvalFactor) -> bool:
-        """Encode a factor; False if it must see complete rows first."""
-        name = column_of(factor)
-        if name is not None and name in self.source:
-            self.encoded[factor] = self.source.column(name)
-            return True
-        self.states[factor], stateful = prepare(factor, self.source)
-        if stateful:
-            return False
-        value = evaluate(factor, self.states[factor], self.source)
-        self.encoded[factor] = encode(value, self.source.nobs, factor.name())
-        return True
-
-    def _label(self, factor: EvalFactor) -> None:
-        name = column_of(factor)
-        if name is not None and name in self.source:
-            self.labels[factor] = self.source.labels(name)
-            return
-        self.states[factor], stateful = prepare(factor, self.source)
-        if stateful:
-            raise FormulaError(f"grouping factor {factor.name()} must not depend on the whole column")
-        value = evaluate(factor, self.states[factor], self.source)
-        self.labels[factor] = encode_labels(value)
-        if len(self.labels[factor][0]) != self.source.nobs:
-            raise DataError(f"grouping factor {factor.name()} has another length than the data")
-
-    def _drop(self, found: dict[str, np.ndarray], missing: str) -> np.ndarray | None:
-        if self.source.nobs == 0:
-            raise MissingDataError("the data have no rows")
-        if not found:
-            return None
-        mask = np.logical_or.reduce(list(found.values()))
-        counts = ", ".join(f"{name} ({int(m.sum())} of {m.size} rows)" for name, m in found.items())
-        if missing != "drop":
-            raise MissingDataError(f"values are missing in {counts}; missing='drop' leaves these rows out")
-        if mask.all():
-            raise MissingDataError(f"no complete rows are left; values are missing in {counts}")
-        rows = np.flatnonzero(~mask)
-        self.source = self.source.take(rows)
-        self.encoded = {factor: value.take(rows) for factor, value in self.encoded.items()}
-        for factor, (codes, levels) in self.labels.items():
-            self.labels[factor] = encode_labels(pd.Categorical.from_codes(codes[rows], levels))
-        self.arrays = {name: array[rows] for name, array in self.arrays.items()}
-        return mask
-
-
 def _finite(values: np.ndarray, shown: str) -> None:
     """Refuse infinite values; NaN may stay where the caller allows it."""
     with np.errstate(invalid="ignore", over="ignore"):
@@ -471,7 +271,7 @@ def _finite(values: np.ndarray, shown: str) -> None:
 
 
 def _response(
-    plan: _Plan, parts: FormulaParts, values: _Values, categorical: bool
+    plan: Plan, parts: FormulaParts, values: Values, categorical: bool
 ) -> tuple[pd.Series | pd.DataFrame, pd.Index | None]:
     """Response as labelled floats, with the labels of a categorical one."""
     index = values.source.frame.index
@@ -501,7 +301,7 @@ def _response(
     return pd.DataFrame(np.column_stack(columns), index=index, columns=names), levels
 
 
-def _fixed_effects(plan: _Plan, values: _Values) -> tuple[pd.DataFrame, DesignInfo, tuple[str, ...]]:
+def _fixed_effects(plan: Plan, values: Values) -> tuple[pd.DataFrame, DesignInfo, tuple[str, ...]]:
     """Fixed-effects columns, those left out that earlier ones determine."""
     for term in plan.fixed:
         for factor in term.factors:
@@ -526,7 +326,7 @@ def _fixed_effects(plan: _Plan, values: _Values) -> tuple[pd.DataFrame, DesignIn
 
 
 def _random_effects(
-    plan: _Plan, parts: FormulaParts, values: _Values
+    plan: Plan, parts: FormulaParts, values: Values
 ) -> tuple[RandomEffects | None, tuple[DesignInfo, ...], tuple[GroupSpec, ...]]:
     """Random-effects terms; terms on one grouping factor share its object."""
     factors: dict[str, tuple[GroupingFactor, GroupSpec]] = {}
@@ -540,21 +340,21 @@ def _random_effects(
         for name, column in zip(info.column_names, columns, strict=True):
             if column is not None:
                 _finite(column, f"the column {name!r} of {spec.text}")
-        structure = Unstructured if spec.structure == "us" else Diagonal
+        structure: Any = Unstructured if spec.structure == "us" else Diagonal
         terms.append(RandomTerm(factor, columns, tuple(info.column_names), structure(len(columns)), spec.text))
         infos.append(info)
         specs.append(group_spec)
     return (RandomEffects(terms) if terms else None), tuple(infos), tuple(specs)
 
 
-def _grouping(name: str, group: Sequence[EvalFactor], values: _Values) -> tuple[GroupingFactor, GroupSpec]:
+def _grouping(name: str, group: Sequence[EvalFactor], values: Values) -> tuple[GroupingFactor, GroupSpec]:
     parts = [values.labels[factor] for factor in group]
     codes, levels = interact_labels(parts)
     states = tuple(values.states.get(factor) for factor in group)
     return GroupingFactor(name, codes, levels), GroupSpec(tuple(group), states, tuple(part[1] for part in parts))
 
 
-def _number(factor: EvalFactor, values: _Values, role: str) -> np.ndarray:
+def _number(factor: EvalFactor, values: Values, role: str) -> np.ndarray:
     value = values.encoded[factor]
     if value.categories is not None or value.values.ndim != 1:
         raise DataError(f"{role} {factor.name()!r} must be one numeric column")
@@ -562,7 +362,7 @@ def _number(factor: EvalFactor, values: _Values, role: str) -> np.ndarray:
     return value.values
 
 
-def _weights(plan: _Plan, values: _Values) -> np.ndarray | None:
+def _weights(plan: Plan, values: Values) -> np.ndarray | None:
     weights = values.arrays.get("weights")
     if plan.weights is not None:
         weights = _number(plan.weights, values, "weights")
@@ -574,7 +374,7 @@ def _weights(plan: _Plan, values: _Values) -> np.ndarray | None:
     return weights
 
 
-def _offset(plan: _Plan, values: _Values) -> np.ndarray | None:
+def _offset(plan: Plan, values: Values) -> np.ndarray | None:
     pieces = [_number(factor, values, "offset") for factor in plan.offsets]
     if "offset" in values.arrays:
         _finite(values.arrays["offset"], "offset")

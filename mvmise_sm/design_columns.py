@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from patsy import EvalEnvironment, EvalFactor, PatsyError, builtins as patsy_builtins
+from patsy import EvalEnvironment, EvalFactor, PatsyError
+from patsy import builtins as patsy_builtins
 
 from mvmise_sm.exceptions import DataError, FormulaError, UnknownColumnError
 from mvmise_sm.grouping import encode_labels
@@ -40,6 +41,7 @@ class Encoded:
 
     @property
     def n_columns(self) -> int:
+        """Number of columns k, 1 for codes."""
         return 1 if self.values.ndim == 1 else self.values.shape[1]
 
     def missing(self) -> np.ndarray | None:
@@ -204,6 +206,7 @@ class Source(Mapping):
 
     @cached_property
     def nobs(self) -> int:
+        """Number of rows."""
         return len(self.frame)
 
     def __getitem__(self, name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -199,7 +199,7 @@ class _SomeColumns(EvalFactor):
         return np.asarray(self.whole.eval(memorize_state, data))[:, self.kept]
 
 
-def keep_columns(info: DesignInfo, kept: Sequence[int]) -> DesignInfo:
+def keep_columns(info: DesignInfo, kept: Iterable[int]) -> DesignInfo:
     """Restrict a design info to some columns, so that its slices, names and predictions all leave the others out.
 
     Every kept column of a subterm with categorical factors becomes a subterm of its own with one-column contrasts; of a
@@ -209,15 +209,15 @@ def keep_columns(info: DesignInfo, kept: Sequence[int]) -> DesignInfo:
     ----------
     info : patsy.DesignInfo
         Design with p columns.
-    kept : sequence of int
+    kept : iterable of int
         Positions to keep, ascending.
 
     Returns
     -------
     patsy.DesignInfo
-        Design with ``len(kept)`` columns.
+        Design with the kept columns.
     """
-    wanted = set(int(k) for k in kept)
+    wanted = {int(k) for k in kept}
     infos: dict = {}
     codings: OrderedDict = OrderedDict()
     place = 0

@@ -1,7 +1,7 @@
 """Formula text to its parts: responses, fixed effects, random-effects terms and offsets; no data are seen here.
 
-Everything left of a bar and every fixed term is patsy's language. On top of it stand R's spellings: dotted names, ``^``,
-``log(x)``, ``offset(x)``, ``cbind(a, b)``, and lme4's random terms.
+Everything left of a bar and every fixed term is patsy's language. On top of it stand R's spellings: dotted names,
+``^``, ``log(x)``, ``offset(x)``, ``cbind(a, b)``, and lme4's random terms.
 """
 
 from __future__ import annotations

@@ -99,10 +99,16 @@ def interact_labels(parts: Sequence[tuple[np.ndarray, pd.Index]]) -> tuple[np.nd
             codes = np.full(cells.size, -1, dtype=np.intp)
             codes[present], kept = _factorize(cells[present])
         cell = kept.to_numpy().astype(np.intp)
-        first = np.asarray(levels.astype(str), dtype=object)[cell // len(other_levels)]
-        second = np.asarray(other_levels.astype(str), dtype=object)[cell % len(other_levels)]
-        levels = pd.Index(first + ":" + second)
+        first, second = np.divmod(cell, len(other_levels))
+        levels = pd.Index(_texts(levels, first) + ":" + _texts(other_levels, second))
     return codes, levels
+
+
+def _texts(levels: pd.Index, chosen: np.ndarray) -> np.ndarray:
+    """Labels at the positions `chosen` (J,) as an object array of text."""
+    if len(levels) <= len(chosen):
+        return np.asarray(levels.astype(str), dtype=object)[chosen]
+    return np.asarray(levels[chosen].astype(str), dtype=object)
 
 
 def grouping_factor(values: Any, name: str = "group") -> GroupingFactor:
@@ -179,7 +185,7 @@ def random_effects_from_arrays(
         if len(factor.codes) != nobs:
             raise DataError(f"grouping factor {name!r} has {len(factor.codes)} rows, the first one has {nobs}")
         columns, names = _effect_columns(exog_re.get(name), nobs, name)
-        make = Unstructured if structure == "us" else Diagonal
+        make: Any = Unstructured if structure == "us" else Diagonal
         shown = f"({' + '.join(names)} | {name})"
         terms.append(RandomTerm(factor, columns, names, make(len(columns)), shown))
     return RandomEffects(terms)

@@ -67,9 +67,7 @@ def new_offset(design: Design, frame: Any) -> np.ndarray | None:
     return np.sum([_encode_factor(factor, state, source).values for factor, state in design.offset_specs], axis=0)
 
 
-def new_random_rows(
-    design: Design, frame: Any, allow_new_levels: bool = False
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def new_random_rows(design: Design, frame: Any, allow_new_levels: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
     """Evaluate the random effects on new data.
 
     Parameters
@@ -93,6 +91,8 @@ def new_random_rows(
         If a level is unknown and not allowed.
     """
     source = Source(as_frame(frame), EvalEnvironment([]))
+    if design.random is None:
+        return []
     rows = []
     coded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for term, info, spec in zip(design.random.terms, design.random_specs, design.group_specs, strict=True):

@@ -1,4 +1,4 @@
-"""Small data sets that come with the package; every loader returns a fresh DataFrame and says where the data are from."""
+"""Small data sets that come with the package; every loader returns a fresh frame and says where the data are from."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def load_tmt(shape: str = "long") -> pd.DataFrame:
     """
     if shape not in ("long", "wide"):
         raise ValueError(f"shape must be 'long' or 'wide', not {shape!r}")
-    names = {name: None for name in ("protein", "peptide", "batch", "channel", "sample")}
+    names = dict.fromkeys(("protein", "peptide", "batch", "channel", "sample"))
     long = _read("tmt", {**names, "condition": ["control", "case"]})
     if shape == "long":
         return long

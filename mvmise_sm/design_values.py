@@ -1,0 +1,222 @@
+"""Every factor of a formula on the rows of a model: names checked, values encoded, incomplete rows dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from patsy import EvalEnvironment, EvalFactor, Term
+
+from mvmise_sm.design_columns import Encoded, Source, column_of, encode, evaluate, learn, names_in, prepare
+from mvmise_sm.exceptions import DataError, FormulaError, MissingDataError
+from mvmise_sm.formula import FormulaParts, expand_terms, named_factor
+from mvmise_sm.formula_tree import tokenize, translate
+from mvmise_sm.grouping import encode_labels
+
+__all__ = ["Plan", "Values", "given_array", "odd_names", "plan_factors", "subset_rows", "with_variables"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All factors of a model, for one set of columns."""
+
+    responses: tuple[EvalFactor, ...]
+    fixed: tuple[Term, ...]
+    random: tuple[tuple[Term, ...], ...]
+    groups: tuple[tuple[EvalFactor, ...], ...]
+    offsets: tuple[EvalFactor, ...]
+    weights: EvalFactor | None
+
+    @property
+    def factors(self) -> Iterable[EvalFactor]:
+        """Every factor, grouping factors included."""
+        for terms in (self.fixed, *self.random):
+            for term in terms:
+                yield from term.factors
+        yield from self.responses + self.offsets
+        for group in self.groups:
+            yield from group
+        if self.weights is not None:
+            yield self.weights
+
+
+@lru_cache(maxsize=512)
+def plan_factors(parts: FormulaParts, offset: str | None, weights: str | None, dotted: frozenset[str]) -> Plan:
+    """Turn a formula, an offset and weights given as text into factors; `dotted` are the columns with odd names."""
+    offsets = parts.offsets if offset is None else (*parts.offsets, offset)
+    return Plan(
+        responses=tuple(_expression(text, dotted) for text in parts.responses),
+        fixed=expand_terms(parts.rhs, dotted),
+        random=tuple(expand_terms(spec.effects, dotted) for spec in parts.random),
+        groups=tuple(tuple(_expression(text, dotted) for text in spec.factors) for spec in parts.random),
+        offsets=tuple(_expression(text, dotted) for text in offsets),
+        weights=None if weights is None else _expression(weights, dotted),
+    )
+
+
+def _expression(text: str, dotted: frozenset[str]) -> EvalFactor:
+    """A text that is one Python expression, formula operators being arithmetic."""
+    if not tokenize(text):
+        raise FormulaError("an expression is empty")
+    return named_factor(*translate(text, dotted))
+
+
+def odd_names(frame: pd.DataFrame) -> frozenset[str]:
+    """Columns that Python cannot name by themselves."""
+    return frozenset(c for c in frame.columns if isinstance(c, str) and not c.isidentifier())
+
+
+def with_variables(frame: pd.DataFrame, plan: Plan, environment: EvalEnvironment) -> tuple[pd.DataFrame, dict]:
+    """Check all names; add array variables of the caller as columns and return the other ones."""
+    source = Source(frame, environment)
+    outside: set[str] = set()
+    for factor in plan.factors:
+        outside |= source.outside_names(factor)
+    added, used = {}, {}
+    for name in outside:
+        value = environment.namespace[name]
+        if np.ndim(value) == 1 and len(value) == len(frame) and not isinstance(value, str):
+            added[name] = given_array(value, name, frame, numeric=False)
+        else:
+            used[name] = value
+    return (frame.assign(**added) if added else frame), used
+
+
+def given_array(value: Any, name: str, frame: pd.DataFrame, numeric: bool = True) -> Any:
+    """Check an array that stands beside the frame: its length and, for a Series, its index."""
+    if isinstance(value, pd.Series) and not value.index.equals(frame.index):
+        raise DataError(f"{name} is a Series whose index differs from that of the data")
+    if np.ndim(value) != 1 or len(value) != len(frame):
+        raise DataError(f"{name} has shape {np.shape(value)}, but the data have {len(frame)} rows")
+    if not numeric:
+        return value
+    try:
+        return np.asarray(value, dtype=float)
+    except (ValueError, TypeError):
+        raise DataError(f"{name} must be numeric") from None
+
+
+def subset_rows(subset: Any, source: Source) -> np.ndarray:
+    """Positions of the rows that `subset` selects."""
+    if isinstance(subset, str):
+        factor = _expression(subset, odd_names(source.frame))
+        source.outside_names(factor)
+        subset = np.asarray(evaluate(factor, prepare(factor, source)[0], source))
+        if subset.dtype != bool:
+            raise DataError("subset must be an expression that is true or false in every row")
+    positions = pd.Series(np.arange(source.nobs), index=source.frame.index)
+    try:
+        rows = positions.loc[subset]
+    except (KeyError, IndexError, ValueError) as error:
+        raise DataError(f"subset selects no rows of the data: {error}") from None
+    return np.atleast_1d(np.asarray(rows))
+
+
+class Values:
+    """Values of all factors on the rows of the model.
+
+    Attributes
+    ----------
+    source : Source
+        The rows used.
+    encoded : dict
+        Factor -> Encoded.
+    labels : dict
+        Grouping expression -> (codes, levels).
+    states : dict
+        Factor -> patsy's state, for expressions.
+    arrays : dict
+        ``"weights"`` and ``"offset"`` if they were given as arrays.
+    """
+
+    def __init__(self, source: Source, arrays: dict[str, np.ndarray]):
+        self.source = source
+        self.arrays = arrays
+        self.encoded: dict[EvalFactor, Encoded] = {}
+        self.labels: dict[EvalFactor, tuple[np.ndarray, pd.Index]] = {}
+        self.states: dict[EvalFactor, dict] = {}
+
+    def complete(self, plan: Plan, missing: str, keep_missing_endog: bool) -> np.ndarray | None:
+        """Evaluate everything and drop incomplete rows; return the mask of dropped rows, None if there are none."""
+        groups = [f for group in plan.groups for f in group]
+        grouping = set(groups)
+        regular = [f for term in (*plan.fixed, *(t for terms in plan.random for t in terms)) for f in term.factors]
+        regular += [*plan.responses, *plan.offsets, *([plan.weights] if plan.weights is not None else [])]
+        waiting = [f for f in dict.fromkeys(regular) if not self._evaluate(f)]
+        for factor in dict.fromkeys(groups):
+            self._label(factor)
+        found: dict[str, np.ndarray] = {}
+        skip = set(plan.responses) if keep_missing_endog else set()
+        for factor, value in self.encoded.items():
+            if factor not in skip:
+                self._note(found, factor.name(), value.missing())
+        for factor in grouping:
+            codes = self.labels[factor][0]
+            self._note(found, factor.name(), codes < 0 if codes.size and codes.min() < 0 else None)
+        for factor in waiting:
+            for name in set().union(*names_in(factor)) & set(self.source.frame.columns):
+                self._note(found, str(name), self.source.column(name).missing())
+        for name, array in self.arrays.items():
+            self._note(found, name, np.isnan(array) if np.isnan(array).any() else None)
+        mask = self._drop(found, missing)
+        for factor in waiting:
+            learn(factor, self.states[factor], self.source)
+            value = encode(evaluate(factor, self.states[factor], self.source), self.source.nobs, factor.name())
+            if value.missing() is not None:
+                raise DataError(f"{factor.name()} is missing in rows where its columns are not")
+            self.encoded[factor] = value
+        return mask
+
+    @staticmethod
+    def _note(found: dict[str, np.ndarray], name: str, mask: np.ndarray | None) -> None:
+        if mask is not None:
+            found[name] = mask
+
+    def _evaluate(self, factor: EvalFactor) -> bool:
+        """Encode a factor; False if it must see complete rows first."""
+        name = column_of(factor)
+        if name is not None and name in self.source:
+            self.encoded[factor] = self.source.column(name)
+            return True
+        self.states[factor], stateful = prepare(factor, self.source)
+        if stateful:
+            return False
+        value = evaluate(factor, self.states[factor], self.source)
+        self.encoded[factor] = encode(value, self.source.nobs, factor.name())
+        return True
+
+    def _label(self, factor: EvalFactor) -> None:
+        name = column_of(factor)
+        if name is not None and name in self.source:
+            self.labels[factor] = self.source.labels(name)
+            return
+        self.states[factor], stateful = prepare(factor, self.source)
+        if stateful:
+            raise FormulaError(f"grouping factor {factor.name()} must not depend on the whole column")
+        value = evaluate(factor, self.states[factor], self.source)
+        self.labels[factor] = encode_labels(value)
+        if len(self.labels[factor][0]) != self.source.nobs:
+            raise DataError(f"grouping factor {factor.name()} has another length than the data")
+
+    def _drop(self, found: dict[str, np.ndarray], missing: str) -> np.ndarray | None:
+        if self.source.nobs == 0:
+            raise MissingDataError("the data have no rows")
+        if not found:
+            return None
+        mask = np.logical_or.reduce(list(found.values()))
+        counts = ", ".join(f"{name} ({int(m.sum())} of {m.size} rows)" for name, m in found.items())
+        if missing != "drop":
+            raise MissingDataError(f"values are missing in {counts}; missing='drop' leaves these rows out")
+        if mask.all():
+            raise MissingDataError(f"no complete rows are left; values are missing in {counts}")
+        rows = np.flatnonzero(~mask)
+        self.source = self.source.take(rows)
+        self.encoded = {factor: value.take(rows) for factor, value in self.encoded.items()}
+        for factor, (codes, levels) in self.labels.items():
+            self.labels[factor] = encode_labels(pd.Categorical.from_codes(codes[rows], levels))
+        self.arrays = {name: array[rows] for name, array in self.arrays.items()}
+        return mask
