@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 
 import numpy as np
@@ -79,11 +80,12 @@ class ChainStructure:
             )
             for (k, m), par in layout.parent.items()
         }
-        self.entries, self.values, self.kernels, self.place = [], [], [], {}
+        self.entries, self.values, self.kernels, self.place, self._orders = [], [], [], {}, []
         if not self.n_rest:
             return
         for k in self.chain:
-            entries, values = self._rows(k)
+            entries, values, order = self._rows(k)
+            self._orders.append(order)
             self.entries.append(entries)
             self.values.append(values)
             if remainder == "sparse":
@@ -105,11 +107,44 @@ class ChainStructure:
                 cols.append(self.offsets[r] + b * f.n_levels + pattern.indices)
                 values.append(self.products.cross[k, r][:, b])
         row, col, value = np.concatenate(rows), np.concatenate(cols), np.concatenate(values, axis=1)
+        order = None
         if len(rows) > 1:
             order = np.argsort(row * self.n_rest + col)
             row, col, value = row[order], col[order], np.ascontiguousarray(value[:, order])
         indptr = np.searchsorted(row, np.arange(factors[k].n_levels + 1))
-        return Entries(indptr, row, col, self.n_rest), value
+        return Entries(indptr, row, col, self.n_rest), value, order
+
+    def with_products(self, products):
+        """The same pattern with other cross-products, as they come from other weights."""
+        out = copy.copy(self)
+        for name in ("rest_gram", "dense_rest_gram"):
+            out.__dict__.pop(name, None)
+        out.products = products
+        out.values = [self._entry_values(k, products) for k in self.chain] if self.n_rest else []
+        out.kernels = [kernel.with_values(v) for kernel, v in zip(self.kernels, out.values, strict=True)]
+        return out
+
+    def _entry_values(self, k, products):
+        """Values of the entries of chain factor `k` (q, nnz)."""
+        parts = [products.cross[k, r][:, b] for r in self.layout.remainder for b in range(self.layout.factors[r].q)]
+        if self._orders[k] is None:
+            return np.ascontiguousarray(parts[0])
+        return np.concatenate(parts, axis=1)[:, self._orders[k]]
+
+    @cached_property
+    def cell_entries(self):
+        """(k, r) -> entry of every cell of that pair and column of r (q_r, cells)."""
+        out = {}
+        for k, order in zip(self.chain, self._orders, strict=True):
+            place = np.arange(self.entries[k].row.size)
+            if order is not None:
+                place[order] = place.copy()
+            start = 0
+            for r in self.layout.remainder:
+                size, q = self.layout.patterns[k, r].nnz, self.layout.factors[r].q
+                out[k, r] = place[start : start + q * size].reshape(q, size)
+                start += q * size
+        return out
 
     @cached_property
     def dense_rest_gram(self):
@@ -189,8 +224,8 @@ class ChainFactorization:
         K (m, m).
     """
 
-    def __init__(self, system, lambdas):
-        self.system, self.lambdas = system, lambdas
+    def __init__(self, system, lambdas, keep_cross=False):
+        self.system, self.lambdas, self.keep_cross = system, lambdas, keep_cross
         structure = self.structure = system.structure
         self.levels, self.cross, self.rows = [], {}, []
         self.logdet = 0.0
@@ -317,7 +352,7 @@ class ChainFactorization:
 
     @cached_property
     def _posterior(self):
-        """Traces sum_j (Z_k'V^-1Z_k)_jj and (Sigma^-1 + Z'Z)^-1 by level, per factor."""
+        """Traces sum_j (Z_k'V^-1Z_k)_jj and (Sigma^-1 + Z'Z)^-1 by level, per factor; its blocks between factors."""
         structure, layout = self.structure, self.system.layout
         traces, blocks = [None] * len(layout.factors), [None] * len(layout.factors)
         pair, on_rest = {}, {}
@@ -330,9 +365,12 @@ class ChainFactorization:
             middle = np.zeros_like(level.w)
             times = {m: self._times_later(k, m, later, blocks, pair) for m in later}
             if self.rest is not None and not later:
-                middle += self.rest.quad(structure.kernels[k], self.values[k])
-                if k > 0:
-                    on_rest[k] = -self._by_entry(level.w, k, self.rest.row_times(structure.kernels[k], self.values[k]))
+                if k > 0 or self.keep_cross:
+                    row_times = self.rest.row_times(structure.kernels[k], self.values[k])
+                    middle += self._entry_products(k, row_times)
+                    on_rest[k] = -self._by_entry(level.w, k, row_times)
+                else:
+                    middle += self.rest.quad(structure.kernels[k], self.values[k])
             elif self.rest is not None:
                 middle += self._mixed_middle(k, later, level, times, on_rest)
             for m in later:
@@ -341,7 +379,7 @@ class ChainFactorization:
             blocks[k] = level.w + product(product(level.w, middle), level.w)
             t = product(level.icw, level.c) - product(product(level.icw, middle), level.icw.transpose(1, 0, 2))
             traces[k] = t.sum(axis=2)
-        return traces, blocks
+        return traces, blocks, pair, on_rest
 
     def _times_later(self, k, m, later, blocks, pair):
         """sum over n of C_kn Psi_nm by level of k."""
@@ -376,8 +414,14 @@ class ChainFactorization:
             for a in range(q):
                 extra[a] = entries.row_sums(values[a] * psi)
             times[m] = times[m] + extra
-        if k > 0:
+        if k > 0 or self.keep_cross:
             on_rest[k] = -self._by_entry(level.w, k, row_times)
+        return self._entry_products(k, row_times)
+
+    def _entry_products(self, k, row_times):
+        """Sum of row_times c' over the entries of each level of factor k (q, q, J)."""
+        entries, values = self.structure.entries[k], self.values[k]
+        q = values.shape[0]
         out = np.empty((q, q, entries.n_rows))
         for a in range(q):
             for b in range(q):
@@ -393,6 +437,21 @@ class ChainFactorization:
     def posterior_cov(self):
         """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""
         return self._posterior[1]
+
+    def posterior_cross(self, k, m):
+        """(Sigma^-1 + Z'Z)^-1 between factors k < m on the cells of the pair (q_k, q_m, cells); needs `keep_cross`."""
+        structure, layout = self.structure, self.system.layout
+        _, _, pair, on_rest = self._posterior
+        if (k, m) in pair:
+            return pair[k, m]
+        if k in on_rest:
+            return on_rest[k][:, structure.cell_entries[k, m]]
+        pattern, f, g = layout.patterns[k, m], layout.factors[k], layout.factors[m]
+        rows = structure.offsets[k] + pattern.rows
+        cols = structure.offsets[m] + pattern.indices
+        return np.array(
+            [[self.rest.posterior_at(rows + a * f.n_levels, cols + b * g.n_levels) for b in range(g.q)] for a in range(f.q)]
+        )
 
     def solve(self, rhs):
         """(Sigma^-1 + Z'Z)^-1 rhs for `rhs` (n, c), random effects by factor, column, level."""

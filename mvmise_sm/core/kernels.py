@@ -6,6 +6,7 @@ Row j of the factor holds sparse entries c_e (q,) at remainder columns r_e. Ever
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,17 +93,52 @@ class PairKernel:
         self.n_cols = entries.n_cols
         self.per_row = count * (count + 1) // 2
         self.starts = np.cumsum(self.per_row) - self.per_row
+        self.products = self._pair_products(values, first, second)
+        self.twice = np.where(first == second, 1.0, 2.0)
+        self.unit = values.shape[0] == 1 and (self.products[0, 0] == 1.0).all()
+        self._entries, self._pairs = entries, None
+
+    @staticmethod
+    def _pair_products(values, first, second):
         q = values.shape[0]
-        self.products = {}
+        products = {}
         for a in range(q):
             for b in range(a, q):
                 x = values[a][first] * values[b][second]
                 if a != b:
                     x += values[b][first] * values[a][second]
-                self.products[a, b] = x
-        self.twice = np.where(first == second, 1.0, 2.0)
-        unit = q == 1 and (self.products[0, 0] == 1.0).all()
-        self.unit = unit
+                products[a, b] = x
+        return products
+
+    @property
+    def pairs(self):
+        """First and second entry of every pair, formed when weights change or blocks between factors are needed."""
+        if self._pairs is None:
+            entries = self._entries
+            place = np.arange(entries.row.size) - entries.indptr[entries.row]
+            first = np.repeat(np.arange(entries.row.size), place + 1)
+            stops = np.cumsum(place + 1)
+            second = np.arange(first.size) - np.repeat(stops - (place + 1), place + 1) + entries.indptr[entries.row[first]]
+            self._pairs = first, second
+        return self._pairs
+
+    def with_values(self, values):
+        """The same pairs with other values of the entries (q, nnz)."""
+        out = copy.copy(self)
+        out._pairs = self.pairs
+        out.products = self._pair_products(values, *out._pairs)
+        out.unit = False
+        return out
+
+    def row_times(self, phi, values):
+        """(c Phi) at the places of the entries (q, nnz); `phi` is symmetric in Fortran order."""
+        first, second = self.pairs
+        weighted = phi.ravel(order="K")[self.key]
+        off = weighted * (first != second)
+        size = values.shape[1]
+        return np.array(
+            [np.bincount(first, weighted * v[second], minlength=size) + np.bincount(second, off * v[first], minlength=size) for v in values]
+        )
 
     def subtract_gram(self, s, level, values):
         """S -= sum_j c_j' W_j c_j on the lower triangle of `s` (n, n), Fortran order."""
@@ -150,6 +186,10 @@ class _RowTimes:
         for lo in range(0, e.n_rows, step):
             hi = min(lo + step, e.n_rows)
             yield lo, hi, slice(int(e.indptr[lo]), int(e.indptr[hi]))
+
+    def with_values(self, values):
+        """Itself: the values are handed over at every call."""
+        return self
 
     def row_times(self, phi, values):
         """(c Phi) at the places of the entries (q, nnz); `phi` is full and symmetric."""

@@ -158,6 +158,10 @@ class DenseRemainder(_Remainder):
         """Diagonal blocks of the posterior covariance by level (q, q, J), per factor."""
         return list(self._level_blocks(self.phi(full=False)))
 
+    def posterior_at(self, rows, cols):
+        """Elements of the posterior covariance (c,)."""
+        return self.phi(full=False)[np.maximum(rows, cols), np.minimum(rows, cols)]
+
     def quad(self, kernel, values):
         """c_j Phi c_j' by level of a chain factor."""
         return kernel.quad(self.phi(full=not hasattr(kernel, "key")), values)

@@ -9,7 +9,7 @@ from mvmise_sm.core.crossprod import cross_products, replace_response, scaled
 from mvmise_sm.core.dense import DenseSystem
 from mvmise_sm.core.merged import SingleSystem
 
-__all__ = ["ProblemTooLargeError", "build_system", "system_with_response"]
+__all__ = ["ProblemTooLargeError", "build_system", "remainder_kind", "system_with_response"]
 
 # a dense Schur complement of this many columns takes 0.5 GB and its factorisation some ten seconds
 _DENSE_REMAINDER = 8_000
@@ -27,7 +27,7 @@ def build_system(layout, basis, X, y, origin, weights):
     products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
     if len(layout.factors) == 1:
         return SingleSystem(layout, products)
-    return ChainSystem(layout, products, _remainder(layout))
+    return ChainSystem(layout, products, remainder_kind(layout))
 
 
 def system_with_response(system, basis, X, y, origin, weights):
@@ -38,7 +38,8 @@ def system_with_response(system, basis, X, y, origin, weights):
     return system.with_response(products)
 
 
-def _remainder(layout):
+def remainder_kind(layout):
+    """How the factors outside the chain are eliminated: "none", "dense" or "sparse"."""
     n_rest = sum(layout.factors[r].size for r in layout.remainder)
     if n_rest == 0:
         return "none"
