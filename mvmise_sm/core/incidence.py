@@ -1,0 +1,139 @@
+"""Products with Z and Z' row by row, without Z: what weights that change from one iteration to the next need."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["Incidence"]
+
+
+class Incidence:
+    """Z of all grouping factors in working coordinates.
+
+    Parameters
+    ----------
+    layout : Layout
+
+    Attributes
+    ----------
+    codes : list of ndarray
+        Level of every row, per factor in elimination order (nobs,).
+    columns : list of list
+        The q working columns of each factor (nobs,), None for ones.
+    """
+
+    def __init__(self, layout):
+        self.layout = layout
+        # bincount would convert other integers at every call
+        self.codes = [np.asarray(f.codes, dtype=np.intp) for f in layout.factors]
+        self.levels = [f.n_levels for f in layout.factors]
+        self.columns = [[self._column(f, a) for a in range(f.q)] for f in layout.factors]
+        self.nobs = self.codes[0].size
+        self._cells = None
+
+    @staticmethod
+    def _column(factor, a):
+        values = factor.values(a)
+        if values is None:
+            return None if factor.scale[a] == 1.0 else np.full(factor.codes.size, factor.scale[a])
+        return values * factor.scale[a]
+
+    def zeros(self):
+        """Random effects of zero, (q, J) per factor."""
+        return [np.zeros((len(z), j)) for z, j in zip(self.columns, self.levels, strict=True)]
+
+    def times(self, b):
+        """Z b (nobs,) for `b` with one (q, J) per factor."""
+        out = None
+        for codes, columns, effects in zip(self.codes, self.columns, b, strict=True):
+            for column, effect in zip(columns, effects, strict=True):
+                part = effect[codes]
+                if column is not None:
+                    part *= column
+                out = part if out is None else np.add(out, part, out=out)
+        return out
+
+    def transposed(self, v):
+        """Z'v, (q, J) per factor, for `v` (nobs,)."""
+        out = []
+        for codes, columns, j in zip(self.codes, self.columns, self.levels, strict=True):
+            block = np.empty((len(columns), j))
+            for a, column in enumerate(columns):
+                block[a] = np.bincount(codes, v if column is None else v * column, minlength=j)
+            out.append(block)
+        return out
+
+    def transposed_many(self, v):
+        """Z'V, (q, J, c) per factor, for `v` with c columns in rows (c, nobs)."""
+        out = [np.empty((len(z), j, len(v))) for z, j in zip(self.columns, self.levels, strict=True)]
+        for i, row in enumerate(v):
+            for block, part in zip(out, self.transposed(row), strict=True):
+                block[:, :, i] = part
+        return out
+
+    def own(self, w):
+        """Z_k' diag(w) Z_k by level, (q, q, J) per factor."""
+        out = []
+        for codes, columns, j in zip(self.codes, self.columns, self.levels, strict=True):
+            q = len(columns)
+            block = np.empty((q, q, j))
+            for a in range(q):
+                left = w if columns[a] is None else w * columns[a]
+                for b in range(a + 1):
+                    both = left if columns[b] is None else left * columns[b]
+                    block[a, b] = block[b, a] = np.bincount(codes, both, minlength=j)
+            out.append(block)
+        return out
+
+    @property
+    def cells(self):
+        """(k, l) -> cell of every row (nobs,) and number of cells; for a nested pair the cells are the levels of k."""
+        if self._cells is None:
+            layout, self._cells = self.layout, {}
+            for k in range(len(self.codes)):
+                for m in range(k + 1, len(self.codes)):
+                    if (k, m) in layout.parent:
+                        self._cells[k, m] = (self.codes[k], self.levels[k])
+                    else:
+                        pattern = layout.patterns[k, m]
+                        self._cells[k, m] = (np.asarray(pattern.cell, dtype=np.intp), pattern.nnz)
+        return self._cells
+
+    def cross(self, w):
+        """(k, l) -> Z_k' diag(w) Z_l on the cells of the pair (q_k, q_l, cells)."""
+        out = {}
+        for (k, m), (cell, n) in self.cells.items():
+            first, second = self.columns[k], self.columns[m]
+            block = np.empty((len(first), len(second), n))
+            for a, left in enumerate(first):
+                part = w if left is None else w * left
+                for b, right in enumerate(second):
+                    block[a, b] = np.bincount(cell, part if right is None else part * right, minlength=n)
+            out[k, m] = block
+        return out
+
+    def level_quadratic(self, k, blocks):
+        """z_k' B_j z_k of every row (nobs,) for blocks (q, q, J) of factor k."""
+        codes, columns = self.codes[k], self.columns[k]
+        out = 0.0
+        for a, left in enumerate(columns):
+            for b in range(a + 1):
+                part = blocks[a, b][codes] if a == b else 2.0 * blocks[a, b][codes]
+                for column in (left, columns[b]):
+                    if column is not None:
+                        part *= column
+                out = part if a == b == 0 else np.add(out, part, out=out)
+        return out
+
+    def cell_bilinear(self, k, m, blocks):
+        """z_k' B_c z_m of every row (nobs,) for blocks (q_k, q_m, cells) of a pair of factors."""
+        cell = self.cells[k, m][0]
+        out = np.zeros(self.nobs)
+        for a, left in enumerate(self.columns[k]):
+            for b, right in enumerate(self.columns[m]):
+                part = blocks[a, b][cell]
+                for column in (left, right):
+                    if column is not None:
+                        part *= column
+                out += part
+        return out

@@ -1,0 +1,230 @@
+"""Elimination of the random effects at weights that change: (Sigma^-1 + Z'WZ)^-1 on the tiers of the linear model.
+
+All three tiers answer ``logdet`` (of Lambda'Z'WZ Lambda + I), ``solve``, ``multiply``, ``traces``, ``leverage`` and ``posterior_cov``; none divides
+by Lambda, so that a singular Sigma is an ordinary value.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotrs
+
+from mvmise_sm.core.chain import ChainFactorization, ChainStructure, ChainSystem
+from mvmise_sm.core.crossprod import CrossProducts
+from mvmise_sm.core.levels import apply, factor_levels, product
+from mvmise_sm.core.system import remainder_kind
+
+__all__ = ["Eliminator"]
+
+
+class Eliminator:
+    """Chooses the tier once and eliminates for any weights.
+
+    Parameters
+    ----------
+    layout : Layout
+    incidence : Incidence
+    """
+
+    def __init__(self, layout, incidence):
+        self.layout, self.incidence = layout, incidence
+        if len(layout.factors) == 1:
+            self._tier = SingleElimination
+        elif layout.dense:
+            self._tier = DenseElimination
+        else:
+            self._tier = ChainElimination
+            self.remainder = remainder_kind(layout)
+            self._structure = None
+
+    def __call__(self, w, lambdas):
+        """Eliminate at weights `w` (nobs,) and relative factors, one (q, q) per factor in elimination order.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If Lambda'Z'WZ Lambda + I is not positive definite, which negative weights can cause.
+        """
+        return self._tier(self, w, lambdas)
+
+    def system(self, w):
+        """The chain's cross-products at weights `w`."""
+        inc = self.incidence
+        rhs = tuple(np.zeros((len(z), j, 0)) for z, j in zip(inc.columns, inc.levels, strict=True))
+        products = CrossProducts(np.zeros((0, 0)), tuple(inc.own(w)), rhs, inc.cross(w))
+        if self._structure is None:
+            self._structure = ChainStructure(self.layout, products, self.remainder)
+            return ChainSystem(self.layout, products, self.remainder, self._structure)
+        return ChainSystem(self.layout, products, self.remainder, self._structure.with_products(products))
+
+
+class SingleElimination:
+    """One grouping factor: its levels are independent."""
+
+    def __init__(self, owner, w, lambdas):
+        self.incidence = owner.incidence
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.level = factor_levels(self.incidence.own(w)[0], lambdas[0])
+        self.logdet = _checked(float(self.level.logdet.sum()))
+
+    def solve(self, rhs):
+        """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R for `rhs`, one (q, J, c) per factor; C = Z'WZ."""
+        return [apply(self.level.w, rhs[0])], [apply(self.level.icw, rhs[0])]
+
+    def multiply(self, h):
+        """C h."""
+        return [apply(self.level.c, h[0])]
+
+    def traces(self):
+        """Sum over levels of the diagonal blocks of C - C (Sigma^-1 + C)^-1 C, (q, q) per factor."""
+        return [product(self.level.icw, self.level.c).sum(axis=2)]
+
+    def leverage(self):
+        """z_i' (Sigma^-1 + C)^-1 z_i of every row (nobs,)."""
+        return self.incidence.level_quadratic(0, self.level.w)
+
+    def posterior_cov(self):
+        """Diagonal blocks of (Sigma^-1 + C)^-1 by level, (q, q, J) per factor."""
+        return [self.level.w]
+
+
+class DenseElimination:
+    """Several small grouping factors in one dense block."""
+
+    def __init__(self, owner, w, lambdas):
+        inc = self.incidence = owner.incidence
+        self.layout = owner.layout
+        stops = np.cumsum([0] + [f.size for f in self.layout.factors])
+        self.blocks = [(int(o), f.q, f.n_levels) for o, f in zip(stops[:-1], self.layout.factors, strict=True)]
+        self.n = int(stops[-1])
+        self.lambdas = lambdas
+        self.c = self._assemble(inc.own(w), inc.cross(w))
+        m = self._apply(np.ascontiguousarray(self._apply(self.c, True).T), True)
+        m.flat[:: self.n + 1] += 1.0
+        if not np.isfinite(m).all():
+            raise np.linalg.LinAlgError("the weights are not finite")
+        self.factor, info = dpotrf(m.T, lower=1, overwrite_a=1)
+        if info:
+            raise np.linalg.LinAlgError("M is not positive definite")
+        self.logdet = 2.0 * float(np.log(self.factor.diagonal()).sum())
+
+    def _assemble(self, own, cross):
+        c = np.zeros((self.n, self.n))
+        for (o, q, j), block in zip(self.blocks, own, strict=True):
+            at = o + np.arange(j)
+            for a in range(q):
+                for b in range(q):
+                    c[at + a * j, at + b * j] = block[a, b]
+        for (k, m), values in cross.items():
+            pattern = self.layout.patterns[k, m]
+            (o, _, j), (s, _, i) = self.blocks[k], self.blocks[m]
+            rows, cols = o + pattern.rows, s + pattern.indices
+            for a in range(values.shape[0]):
+                for b in range(values.shape[1]):
+                    c[rows + a * j, cols + b * i] = c[cols + b * i, rows + a * j] = values[a, b]
+        return c
+
+    def _apply(self, rows, transpose):
+        """Lambda' rows or Lambda rows."""
+        out = np.empty_like(rows)
+        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
+            left = lam.T if transpose else lam
+            np.matmul(left, rows[o : o + q * j].reshape(q, -1), out=out[o : o + q * j].reshape(q, -1))
+        return out
+
+    def _split(self, flat):
+        return [flat[o : o + q * j].reshape(q, j, -1) for o, q, j in self.blocks]
+
+    def solve(self, rhs):
+        """As `SingleElimination.solve`."""
+        flat = np.concatenate([r.reshape(-1, r.shape[2]) for r in rhs])
+        inner = dpotrs(self.factor, self._apply(flat, True), lower=1)[0]
+        coef = self._apply(np.ascontiguousarray(inner), False)
+        return self._split(coef), self._split(flat - self.c @ coef)
+
+    def multiply(self, h):
+        """C h."""
+        return self._split(self.c @ np.concatenate([x.reshape(-1, x.shape[2]) for x in h]))
+
+    @cached_property
+    def _posterior(self):
+        inner = dpotrs(self.factor, self._apply(np.eye(self.n), True), lower=1)[0]
+        return self._apply(np.ascontiguousarray(inner), False)
+
+    def traces(self):
+        """As `SingleElimination.traces`."""
+        through = self.c @ self._posterior
+        out = []
+        for o, q, j in self.blocks:
+            block = np.empty((q, q))
+            for a in range(q):
+                for b in range(q):
+                    at = np.arange(j)
+                    own = self.c[o + a * j + at, o + b * j + at].sum()
+                    rows = through[o + a * j : o + (a + 1) * j]
+                    block[a, b] = own - np.vdot(rows, self.c[:, o + b * j : o + (b + 1) * j].T)
+            out.append(block)
+        return out
+
+    def _diagonal(self, k):
+        o, q, j = self.blocks[k]
+        return self._posterior[o : o + q * j, o : o + q * j].reshape(q, j, q, j).diagonal(axis1=1, axis2=3)
+
+    def leverage(self):
+        """As `SingleElimination.leverage`."""
+        inc = self.incidence
+        out = sum(inc.level_quadratic(k, self._diagonal(k)) for k in range(len(self.blocks)))
+        for (k, m), pattern in self.layout.patterns.items():
+            (o, q, j), (s, r, i) = self.blocks[k], self.blocks[m]
+            rows, cols = o + pattern.rows, s + pattern.indices
+            values = np.array([[self._posterior[rows + a * j, cols + b * i] for b in range(r)] for a in range(q)])
+            out += 2.0 * inc.cell_bilinear(k, m, values)
+        return out
+
+    def posterior_cov(self):
+        """As `SingleElimination.posterior_cov`."""
+        return [self._diagonal(k) for k in range(len(self.blocks))]
+
+
+class ChainElimination:
+    """A nested chain of factors, crossed with a dense or sparse remainder."""
+
+    def __init__(self, owner, w, lambdas):
+        self.incidence = owner.incidence
+        self.layout = owner.layout
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.factorization = ChainFactorization(owner.system(w), lambdas, keep_cross=True)
+        self.logdet = _checked(self.factorization.logdet)
+
+    def solve(self, rhs):
+        """As `SingleElimination.solve`."""
+        f = self.factorization
+        return f._backward(*f._forward(rhs)[0])
+
+    def multiply(self, h):
+        """C h."""
+        return self.factorization.structure.multiply(h)
+
+    def traces(self):
+        """As `SingleElimination.traces`."""
+        return self.factorization.traces()
+
+    def leverage(self):
+        """As `SingleElimination.leverage`."""
+        inc, f = self.incidence, self.factorization
+        out = sum(inc.level_quadratic(k, block) for k, block in enumerate(f.posterior_cov()))
+        for pair in inc.cells:
+            out += 2.0 * inc.cell_bilinear(*pair, f.posterior_cross(*pair))
+        return out
+
+    def posterior_cov(self):
+        """As `SingleElimination.posterior_cov`."""
+        return self.factorization.posterior_cov()
+
+
+def _checked(logdet):
+    if not np.isfinite(logdet):
+        raise np.linalg.LinAlgError("M is not positive definite")
+    return logdet
