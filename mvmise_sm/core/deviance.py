@@ -8,7 +8,7 @@ import numpy as np
 
 from mvmise_sm.core.basis import ResponseOrigin, fixed_basis
 from mvmise_sm.core.layout import Layout
-from mvmise_sm.core.prior_shape import positive_definite_part, prior_shape
+from mvmise_sm.core.prior_shape import prior_shape, trusted
 from mvmise_sm.core.solution import Evaluation, PLSSolution
 from mvmise_sm.core.stage import FlatStage
 from mvmise_sm.core.system import build_system, system_with_response
@@ -258,15 +258,15 @@ class ProfiledDeviance:
         xi = np.append(-solution.beta, 1.0)
         a, b = factorization.information(directions, xi, solution.cov_beta)
         s2 = solution.sigma2
-        information, cross = a / s2 + curvature, b / s2
-        if solution.sigma_curvatures is not None:
-            extra, mixed = prior_shape(
-                self._structures, self.random.theta_slices, self._layout.term_bases, theta, terms, slopes, self._sizes, solution
-            )
-            information, cross = information + extra, cross + mixed
-        information -= solution.curvature_c * np.multiply.outer(cross, cross)
-        if solution.sigma_curvatures is not None:
-            information = positive_definite_part(information)
+        information = a / s2 + curvature
+        safe = information - (solution.curvature_c / s2**2) * np.multiply.outer(b, b)
+        if solution.sigma_curvatures is None:
+            return Evaluation(np.array(theta), value, gradient, safe, tuple(slopes))
+        places = self._structures, self.random.theta_slices, self._layout.term_bases
+        own, rest, cross = prior_shape(*places, theta, terms, slopes, self._sizes, solution)
+        cross += b / s2
+        exact = information + own + rest - solution.curvature_c * np.multiply.outer(cross, cross)
+        information = trusted(exact, safe + own)
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     def solve(self, theta):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["positive_definite_part", "prior_shape"]
+__all__ = ["prior_shape", "trusted"]
+
+_SHARE = 0.1
 
 
 def prior_shape(structures, slices, bases, theta, lambdas, slopes, sizes, solution):
     """Second derivatives along the tangents of Sigma = Lambda Lambda' that the average information does not have.
 
     They are the priors' own, and the amount by which the average information is off where a prior holds the estimate
-    away from the data's optimum. That amount is minus tr(D E G F), with D the data's part of the derivative in Sigma and
+    away from the data's optimum. That amount is minus tr(D E G F), D the data's part of the derivative in Sigma and
     G = (Sigma + C^-1)^-1: exact for one factor with the same C at every level, and a model elsewhere. Of the part 2 D
     that comes from the curvature of Sigma in theta, the caller has the positive part; with a prior the negative part
     makes longer and safe steps.
@@ -32,12 +34,15 @@ def prior_shape(structures, slices, bases, theta, lambdas, slopes, sizes, soluti
 
     Returns
     -------
-    hessian : ndarray
-        (k_theta, k_theta), block diagonal by term.
+    own : ndarray
+        The priors' own curvature, positive semidefinite (k_theta, k_theta), block diagonal by term.
+    rest : ndarray
+        What makes the model exact and may be negative (k_theta, k_theta).
     cross : ndarray
         Mixed derivative in theta and log sigma2 (k_theta,).
     """
-    hessian, cross = np.zeros((theta.size, theta.size)), np.zeros(theta.size)
+    own, rest = np.zeros((2, theta.size, theta.size))
+    cross = np.zeros(theta.size)
     for t, (structure, at) in enumerate(zip(structures, slices, strict=True)):
         tensor, mixed = solution.sigma_curvatures[t], solution.sigma_crosses[t]
         if tensor is None:
@@ -47,7 +52,9 @@ def prior_shape(structures, slices, bases, theta, lambdas, slopes, sizes, soluti
         if structure.q == 1:
             scale, root, total = float(a[0, 0]), float(lam[0, 0]), float(slopes[t][0, 0])
             off = float(data[0, 0]) / (root * root + 1.0 / float(sizes[t][0]))
-            hessian[at, at] = 4.0 * root * root * (scale**4 * tensor[0, 0, 0, 0] - off) + 2.0 * min(total, 0.0)
+            curvature = scale**4 * float(tensor[0, 0, 0, 0])
+            own[at, at] = 4.0 * root * root * max(curvature, 0.0)
+            rest[at, at] = 4.0 * root * root * (min(curvature, 0.0) - off) + 2.0 * min(total, 0.0)
             if mixed is not None:
                 cross[at] = 2.0 * scale * scale * root * float(mixed[0, 0])
             continue
@@ -61,18 +68,27 @@ def prior_shape(structures, slices, bases, theta, lambdas, slopes, sizes, soluti
         values, vectors = np.linalg.eigh(slopes[t])
         negative = (vectors * np.minimum(values, 0.0)) @ vectors.T
         bend = (negative @ tangents).reshape(k, size) @ tangents.reshape(k, size).T
-        hessian[at, at] = flat @ tensor.reshape(size, size) @ flat.T - 0.5 * (off + off.T) + 2.0 * bend
+        block = flat @ tensor.reshape(size, size) @ flat.T
+        own[at, at] = _positive_part(block)
+        rest[at, at] = block - own[at, at] - 0.5 * (off + off.T) + 2.0 * bend
         if mixed is not None:
             cross[at] = flat @ mixed.ravel()
-    return hessian, cross
+    return own, rest, cross
 
 
-def positive_definite_part(matrix):
-    """The matrix with its negative eigenvalues reflected, so that a Newton step descends."""
-    if matrix.shape[0] == 1:
-        return np.abs(matrix)
-    values, vectors = np.linalg.eigh(matrix)
-    if values[0] > 0.0:
-        return matrix
-    floor = 1e-10 * max(float(values[-1]), 1e-10)
-    return (vectors * np.maximum(np.abs(values), floor)) @ vectors.T
+def trusted(exact, safe):
+    """The exact model of the Hessian where it keeps a share of the safe one in every direction, else the safe one."""
+    if exact.shape[0] == 1:
+        return exact if exact[0, 0] > _SHARE * safe[0, 0] else safe
+    try:
+        np.linalg.cholesky(exact - _SHARE * safe)
+    except np.linalg.LinAlgError:
+        return safe
+    return exact
+
+
+def _positive_part(block):
+    values, vectors = np.linalg.eigh(block)
+    if values[0] >= 0.0:
+        return block
+    return (vectors * np.maximum(values, 0.0)) @ vectors.T

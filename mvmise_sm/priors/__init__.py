@@ -1,8 +1,8 @@
 """Priors for mixed models, Bayesian in the sense of blme: penalties whose posterior mode costs one likelihood fit.
 
 Covariance priors are `Gamma`, `InverseGamma` (terms with one column), `Wishart`, `InverseWishart` and `Custom`;
-fixed-effect priors `Normal`, `StudentT` and `Horseshoe`; residual priors `Gamma`, `InverseGamma` and `Point`. A subclass
-of `CovariancePrior` with a method `value` is a prior of your own.
+fixed-effect priors `Normal`, `StudentT` and `Horseshoe`; residual priors `Gamma`, `InverseGamma` and `Point`. Any
+subclass of `CovariancePrior` with a method `value` is a prior of your own.
 """
 
 from mvmise_sm.priors.base import CovariancePrior, Dimensions, Prior
