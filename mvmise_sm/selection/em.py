@@ -68,8 +68,9 @@ def run_em(
         if gain / (1.0 - rate) <= tol:
             converged, message = True, "converged"
             break
-        if likelihood.diverged(theta):
-            message = "the likelihood diverges: it has no maximum near the start"
+        reason = likelihood.diverged(theta)
+        if reason:
+            message = reason
             break
     value, score = objective(theta)
     info = None

@@ -19,6 +19,8 @@ from mvmise_sm.selection.covariance import CovarianceCoordinates, LogCholesky
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import (
     MAX_LOG_VARIANCE,
+    SINGULAR_ERRORS,
+    UNCAPPED_DIVERGES,
     MechanismPart,
     SelectionParams,
     least_squares,
@@ -27,6 +29,9 @@ from mvmise_sm.selection.likelihood import (
     variance_groups,
 )
 from mvmise_sm.selection.mechanism import LOG_2PI
+
+# smallest eigenvalue of the error correlations that is taken for an interior point
+SINGULAR = 1e-7
 
 
 @dataclass(frozen=True)
@@ -360,12 +365,17 @@ class ErrorLikelihood:
         value, gradient = self.evaluate(theta)
         return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
 
-    def diverged(self, theta: np.ndarray) -> bool:
-        """Whether the uncapped mechanism gives the missing blocks a "probability" above one."""
-        if self.part.mechanism.bounded or not self.has_tilt:
-            return False
+    def diverged(self, theta: np.ndarray) -> str:
+        """Why the likelihood has no maximum where this point is heading; empty when nothing speaks for that."""
         state = self.state(theta)
-        return state is not None and self.tilt(state.params, self.missing_law(state)).value > 0.0
+        if state is None:
+            return ""
+        sd = np.sqrt(np.diag(state.params.error_cov))
+        if np.linalg.eigvalsh(state.params.error_cov / np.outer(sd, sd))[0] < SINGULAR:
+            return SINGULAR_ERRORS
+        if self.part.mechanism.bounded or not self.has_tilt:
+            return ""
+        return UNCAPPED_DIVERGES if self.tilt(state.params, self.missing_law(state)).value > 0.0 else ""
 
     def metric(self, theta: np.ndarray) -> np.ndarray:
         """Block-diagonal approximation of the information, the maximiser's first Hessian."""

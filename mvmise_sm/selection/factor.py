@@ -14,6 +14,7 @@ import numpy as np
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import (
     MAX_LOG_VARIANCE,
+    UNCAPPED_DIVERGES,
     MechanismPart,
     SelectionParams,
     least_squares,
@@ -232,12 +233,12 @@ class FactorLikelihood:
         value, gradient = self.evaluate(theta)
         return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
 
-    def diverged(self, theta: np.ndarray) -> bool:
-        """Whether the uncapped mechanism gives the missing blocks a "probability" above one."""
+    def diverged(self, theta: np.ndarray) -> str:
+        """Why the likelihood has no maximum where this point is heading; empty when nothing speaks for that."""
         if self.part.mechanism.bounded or not len(self.blocks):
-            return False
+            return ""
         params, *_, bh, P = self.gaussian(theta)
-        return self.posterior(params, bh, P).log_missing > 0.0
+        return UNCAPPED_DIVERGES if self.posterior(params, bh, P).log_missing > 0.0 else ""
 
     def _squares(self, params, resid, b, b2) -> np.ndarray:
         """Expected squared standardised errors of the observed entries by variance group, (g,)."""

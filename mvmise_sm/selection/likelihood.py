@@ -12,6 +12,14 @@ from mvmise_sm.selection.mechanism import MECHANISMS, Mechanism, log_seen
 
 # steps beyond exp(+-60) leave the range where squares and products are safe
 MAX_LOG_VARIANCE = 60.0
+UNCAPPED_DIVERGES = (
+    "the likelihood of the uncapped mechanism diverges: it gives missing blocks a probability above one and has no "
+    "maximum near the start"
+)
+SINGULAR_ERRORS = (
+    "the error covariance becomes singular: too few samples have all outcomes, so the likelihood has no maximum; use "
+    "error_penalty or fewer outcomes"
+)
 PHI_NAMES = ("Intercept", "y", "covariate")
 
 
@@ -61,7 +69,7 @@ class SelectionLikelihood(Protocol):
     def evaluate(self, theta: np.ndarray) -> tuple[float, SelectionParams | None]: ...
     def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]: ...
     def metric(self, theta: np.ndarray) -> np.ndarray: ...
-    def diverged(self, theta: np.ndarray) -> bool: ...
+    def diverged(self, theta: np.ndarray) -> str: ...
     def params(self, theta: np.ndarray) -> SelectionParams: ...
     def chain(self, theta: np.ndarray, gradient: SelectionParams) -> np.ndarray: ...
 

@@ -64,7 +64,7 @@ def maximise(
     maxiter: int = 200,
     tol: float = DECREMENT_TOL,
     information: bool = True,
-    diverged: Callable[[np.ndarray], bool] | None = None,
+    diverged: Callable[[np.ndarray], str] | None = None,
 ) -> Maximum:
     """Maximise a smooth objective.
 
@@ -85,7 +85,8 @@ def maximise(
     information : bool, optional
         Compute the information and polish the point by Newton steps.
     diverged : callable, optional
-        Tells from a point that the objective runs away; the maximisation then stops there.
+        Says why the objective has no maximum where a point is heading, or returns an empty text; the maximisation
+        stops there.
 
     Returns
     -------
@@ -113,8 +114,9 @@ def maximise(
         inverse = _bfgs_update(inverse, (new_theta - theta)[free], (score - new_score)[free])
         theta, value, score = new_theta, new_value, new_score
         history.append(value)
-        if diverged is not None and diverged(theta):
-            message, information = "the likelihood diverges: it has no maximum near the start", False
+        reason = diverged(theta) if diverged is not None else ""
+        if reason:
+            message, information = reason, False
             break
     info = None
     if information:

@@ -72,11 +72,25 @@ class MechanismProfile:
         best = None
         for start in starts:
             point = self._feasible(start, value)
-            metric = self.objective.likelihood.metric(point)
-            fit = maximise(self.objective, point, metric, free=free, tol=1e-9, information=information)
+            fit = maximise(
+                self.objective,
+                point,
+                self._metric(point),
+                free=free,
+                tol=1e-9,
+                information=information,
+                diverged=self.objective.likelihood.diverged,
+            )
             best = fit if best is None or fit.value > best.value else best
         self._fits[value] = best
         return best
+
+    def _metric(self, point: np.ndarray) -> np.ndarray:
+        """The information at the maximum where it is known: neighbours differ little."""
+        info = self.maximum.information
+        if info is None or np.diag(info).min() <= 0 or np.linalg.eigvalsh(info)[0] <= 0:
+            return self.objective.likelihood.metric(point)
+        return info
 
     def _near(self, value: float) -> np.ndarray:
         known = {self.estimate: self.maximum, **self._fits}
