@@ -382,6 +382,11 @@ class MixedModelBase(LikelihoodModel):
         out.endog = out.data.endog = endog
         return out
 
+    def remove_rows(self):
+        """Let go of the rows that a formula's design still holds; part of ``remove_data`` of a result."""
+        if isinstance(self.data, FormulaData):
+            self.data.remove_rows(self.random_layout)
+
     def _fit_zeros(self, keep_index=None, start_params=None, return_auxiliary=False, k_params=None, **fit_kwds):
         """Fit with the fixed effects outside `keep_index` held at zero; the result is that of the smaller model."""
         small = self.__class__(self.endog, self.exog[:, keep_index], **self._get_init_kwds())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from statsmodels.base.data import PandasData
 
 __all__ = ["FormulaData"]
@@ -37,6 +39,10 @@ class FormulaData(PandasData):
     def model_spec(self):
         """Specification of the fixed effects, patsy's."""
         return self.design.model_spec
+
+    def remove_rows(self, layout):
+        """Keep of the design only what predictions on new data need; `layout` replaces the random effects."""
+        self.design = replace(self.design, endog=None, exog=None, random=layout, weights=None, offset=None)
 
     def __getstate__(self):
         return self.__dict__.copy()

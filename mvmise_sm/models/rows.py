@@ -132,8 +132,9 @@ def _missing_rows(y, X, weights, offset, labels, columns):
         if not (isinstance(values, np.ndarray) and values.dtype.kind in "iub"):
             missing |= np.asarray(pd.isna(values))
     for values in columns.values():
-        absent = np.asarray(pd.isna(values))
-        missing |= absent if absent.ndim == 1 else absent.any(axis=1)
+        if not (isinstance(values, np.ndarray) and values.dtype == float and fixed.all_finite(values)):
+            absent = np.asarray(pd.isna(values))
+            missing |= absent if absent.ndim == 1 else absent.any(axis=1)
     return missing
 
 

@@ -296,6 +296,7 @@ class MixedModelResults(LikelihoodModelResults):
         """Remove the arrays with one entry per row; `summary` and population predictions still work."""
         self._criterion = None
         super().remove_data()
+        self.model.remove_rows()
 
 
 class MixedModelResultsWrapper(LikelihoodResultsWrapper):
