@@ -258,16 +258,18 @@ class ProfiledDeviance:
         xi = np.append(-solution.beta, 1.0)
         a, b = factorization.information(directions, xi, solution.cov_beta)
         s2 = solution.sigma2
-        information = a / s2 + curvature
-        safe = information - (solution.curvature_c / s2**2) * np.multiply.outer(b, b)
+        information = a / s2
+        safe = information - (solution.curvature_c / s2**2) * np.multiply.outer(b, b) + curvature
         if solution.sigma_curvatures is None:
             return Evaluation(np.array(theta), value, gradient, safe, tuple(slopes))
         places = self._structures, self.random.theta_slices, self._layout.term_bases
         own, rest, cross = prior_shape(*places, theta, terms, slopes, self._sizes, solution)
+        for at, shape in zip(self.random.theta_slices, solution.sigma_curvatures, strict=True):
+            if shape is None:
+                rest[at, at] = curvature[at, at]
         cross += b / s2
         exact = information + own + rest - solution.curvature_c * np.multiply.outer(cross, cross)
-        information = trusted(exact, safe + own)
-        return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
+        return Evaluation(np.array(theta), value, gradient, trusted(exact, safe, own), tuple(slopes))
 
     def solve(self, theta):
         """Solution at the user's theta.

@@ -38,7 +38,8 @@ class StageSolution:
     sigma_gradients : tuple or None
         Explicit d value / d Sigma of every term in the user's coordinates (q, q), None where there is none.
     sigma_curvatures : tuple or None
-        Second derivative of the covariance priors in Sigma of every term at fixed sigma2 (q, q, q, q), None where there is none.
+        Per term a function that gives the second derivatives (k, k) of its covariance prior at fixed sigma2 along
+        directions of Sigma (k, q, q); None where there is no prior.
     sigma_crosses : tuple or None
         Mixed derivative of the covariance priors in Sigma and log sigma2 (q, q), None where there is none.
     cov_beta : ndarray

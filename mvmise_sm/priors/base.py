@@ -225,9 +225,15 @@ class CovariancePrior(Prior):
         """Return value and gradient at S (q, q)."""
         return self.value(s), self.gradient(s)
 
-    def hessian(self, s: np.ndarray) -> np.ndarray:
-        """Return the second derivative (q, q, q, q) of `value` in S: E : H : E is the curvature along symmetric E."""
-        return difference_hessian(self.gradient, s)
+    def curvature(self, s: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Return the second derivatives (k, k) of `value` at S (q, q) along symmetric directions (k, q, q)."""
+        return difference_curvature(self.gradient, s, directions)
+
+    def radial(self, s: np.ndarray) -> np.ndarray:
+        """Return d/drho exp(rho) gradient(exp(rho) S) at rho = 0, the mixed derivative in S and the scale (q, q)."""
+        h = 1e-4
+        up, down = math.exp(h), math.exp(-h)
+        return (up * self.gradient(up * s) - down * self.gradient(down * s)) / (2.0 * h)
 
     def scale_part(self, s: np.ndarray) -> ScalePart | None:
         """Return how `value(s2 * S)` depends on sigma, or None if only evaluation can tell."""
@@ -275,21 +281,20 @@ def difference_gradient(f: Callable[[np.ndarray], float], s: np.ndarray) -> np.n
     return out
 
 
-def difference_hessian(gradient: Callable[[np.ndarray], np.ndarray], s: np.ndarray) -> np.ndarray:
-    """Derivative of `gradient` in S by central differences, (q, q, q, q)."""
-    q = s.shape[0]
-    out = np.empty((q, q, q, q))
+def difference_curvature(
+    gradient: Callable[[np.ndarray], np.ndarray], s: np.ndarray, directions: np.ndarray
+) -> np.ndarray:
+    """Second derivatives along symmetric directions (k, q, q) from central differences of `gradient`, (k, k)."""
+    k, q, _ = directions.shape
+    flat = directions.reshape(k, q * q)
+    out = np.zeros((k, k))
     margin = float(np.linalg.eigvalsh(s)[0])
-    if margin <= 0.0:
-        return np.zeros((q, q, q, q))
-    h = 1e-4 * margin
-    for i in range(q):
-        for j in range(i, q):
-            e = np.zeros((q, q))
-            e[i, j] = e[j, i] = 1.0 if i == j else 0.5
-            out[:, :, i, j] = (gradient(s + h * e) - gradient(s - h * e)) / (2 * h)
-            out[:, :, j, i] = out[:, :, i, j]
-    return out
+    for i, direction in enumerate(directions):
+        length = float(np.abs(direction).sum())
+        if margin > 0.0 and length > 0.0:
+            h = 1e-4 * margin / length
+            out[i] = flat @ (gradient(s + h * direction) - gradient(s - h * direction)).ravel() / (2.0 * h)
+    return 0.5 * (out + out.T)
 
 
 def r_text(value) -> str:

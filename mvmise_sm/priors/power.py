@@ -115,26 +115,30 @@ class PowerPenalty(CovariancePrior):
         eigenvalues, vectors = np.linalg.eigh(s)
         return np.sqrt(np.maximum(eigenvalues, _EIGENVALUE_FLOOR)), vectors, vectors.T @ self.weight @ vectors
 
-    def hessian(self, s):
-        """Return the second derivative of `value` in S (q, q, q, q)."""
-        q = s.shape[0]
+    def curvature(self, s, directions):
+        """Return the second derivatives of `value` at S along symmetric directions (k, q, q), (k, k)."""
+        k, q, _ = directions.shape
         inverse, _ = inverse_and_logdet(s)
         if inverse is None:
-            return np.zeros((q, q, q, q))
-        out = -self.log_power * _pair(inverse, inverse)
+            return np.zeros((k, k))
+        left = inverse @ directions
+        out = -self.log_power * _traces(left, left)
         if self.weight is None or self.exponent == 1:
             return out
         if self.exponent == -1:
-            middle = inverse @ self.weight @ inverse
-            return out + _pair(middle, inverse) + _pair(inverse, middle)
+            both = _traces(left @ (inverse @ self.weight), left)
+            return out + both + both.T
         roots, vectors, rotated = self._spectrum(s)
-        second = _second_difference(roots, self.exponent)
+        inside = vectors.T @ directions @ vectors
         # d2 tr(G f(S)) = 2 sum G_ki f[i, j, k] E_ij E_jk in the basis of the eigenvectors
-        core = np.zeros((q, q, q, q))
-        for j in range(q):
-            core[:, j, j, :] += rotated.T * second[:, j, :]
-            core[j, :, :, j] += rotated * second[:, j, :].T
-        return out + np.einsum("ai,bj,ck,dl,ijkl->abcd", vectors, vectors, vectors, vectors, core)
+        second = rotated.T[:, None, :] * _second_difference(roots, self.exponent)
+        both = np.einsum("ijk,sij,tjk->st", second, inside, inside)
+        return out + both + both.T
+
+    def radial(self, s):
+        """Return the mixed derivative in S and the scale (q, q)."""
+        inverse, _ = inverse_and_logdet(s)
+        return self.exponent * (self.gradient(s) - self.log_power * inverse)
 
     def scale_part(self, s):
         """Return how `value(s2 * S)` depends on sigma."""
@@ -152,9 +156,10 @@ class PowerPenalty(CovariancePrior):
         return ScalePart(log, round(2 * self.exponent), coefficient)
 
 
-def _pair(a, b):
-    """Tensor T with E : T : F = tr(a E b F) for symmetric E and F."""
-    return np.einsum("da,bc->abcd", a, b)
+def _traces(a, b):
+    """tr(a_s b_t) of stacked matrices (k, q, q), as (k, k)."""
+    k = len(a)
+    return a.reshape(k, -1) @ b.transpose(0, 2, 1).reshape(k, -1).T
 
 
 def _first_difference(roots, exponent):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
@@ -99,7 +100,7 @@ class PriorStage:
             gradients, curvatures, crosses = ([None] * len(sigmas) for _ in range(3))
             for t, prior in self.relative:
                 value, gradients[t] = prior.evaluate(sigmas[t])
-                curvatures[t] = prior.hessian(sigmas[t])
+                curvatures[t] = partial(prior.curvature, sigmas[t])
                 penalty += value
         profile = self._profile
         if self.absolute:
@@ -114,8 +115,8 @@ class PriorStage:
             value, slope = prior.evaluate(s2 * sigmas[t])
             penalty += value
             gradients[t] = s2 * slope
-            curvatures[t] = s2 * s2 * prior.hessian(s2 * sigmas[t])
-            crosses[t] = gradients[t] + np.tensordot(curvatures[t], sigmas[t])
+            curvatures[t] = partial(_scaled_curvature, prior, s2, sigmas[t])
+            crosses[t] = s2 * prior.radial(s2 * sigmas[t])
         return self._assemble(gram, inner, s2, penalty, (gradients, curvatures, crosses))
 
     def _assemble(self, gram, inner, s2, penalty, shape):
@@ -189,6 +190,10 @@ class PriorStage:
         return self.nobs * (_LOG_2PI + rho) + residual / sigma2, penalty, sigma2
 
 
+def _scaled_curvature(prior, s2, s, directions):
+    return prior.curvature(s2 * s, s2 * directions)
+
+
 def _common_term(mixing, x, rho):
     scaled = x * math.exp(-rho)
     value, d1, d2 = mixing.phi(scaled)
@@ -249,7 +254,8 @@ def _least_squares(gram, p):
     half = dtrtrs(factor, kxy, lower=1)[0]
     beta = dpotrs(factor, kxy, lower=1)[0]
     lower = dpotri(factor, lower=1)[0]
-    inverse = np.tril(lower) + np.tril(lower, -1).T
+    inverse = lower + lower.T
+    inverse.flat[:: p + 1] *= 0.5
     return beta, max(kyy - float(half @ half), 1e-300), inverse, 2.0 * float(np.log(factor.diagonal()).sum()), factor
 
 
