@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,18 +11,16 @@ import pandas as pd
 from statsmodels.base.data import handle_data
 from statsmodels.base.model import LikelihoodModel
 
-from mvmise_sm.core.random_effects import RandomEffects
-from mvmise_sm.design import as_frame, build_design, caller_environment
-from mvmise_sm.exceptions import DataError, NewLevelError, OptionError, RandomEffectsError, RankWarning
+from mvmise_sm.design import build_design, caller_environment
+from mvmise_sm.exceptions import OptionError, RandomEffectsError, RankWarning
 from mvmise_sm.formula import parse_formula
 from mvmise_sm.grouping import check_random_effects
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
-from mvmise_sm.models.rows import design_rows, level_codes, read_rows, row_vector
-from mvmise_sm.new_data import new_exog, new_offset, new_random_rows
+from mvmise_sm.models.new_rows import new_rows, own_rows
+from mvmise_sm.models.rows import design_rows, read_rows
 from mvmise_sm.priors import resolve_priors, term_shapes
 from mvmise_sm.rank import independent_columns
-from mvmise_sm.results.prediction import NewRows
 from mvmise_sm.results.variance import layout_of
 
 __all__ = ["MixedModelBase"]
@@ -273,104 +270,11 @@ class MixedModelBase(LikelihoodModel):
 
     def own_rows(self):
         """The rows of the model as `NewRows`."""
-        random = tuple(
-            (t.factor.codes, np.column_stack([np.ones(self.nobs) if c is None else c for c in t.columns]))
-            for t in self.random_effects.terms
-        )
-        return NewRows(self.exog, random, self.offset, self.data.row_labels)
+        return own_rows(self)
 
-    def new_rows(self, exog, terms, *, transform=True, allow_new_levels=False, groups=None, exog_re=None, offset=None):
-        """Evaluate new data for a prediction.
-
-        Parameters
-        ----------
-        exog : DataFrame or array_like
-            A frame for formula models, otherwise the design (m, k_fe).
-        terms : tuple of int
-            Positions of the random-effects terms that are needed.
-        transform, allow_new_levels, groups, exog_re, offset
-            As in `MixedModelResults.predict`.
-
-        Returns
-        -------
-        NewRows
-        """
-        design = getattr(self.data, "design", None)
-        if design is not None and transform and not isinstance(exog, (np.ndarray, list)):
-            return self._frame_rows(design, exog, terms, allow_new_levels, offset)
-        X, index = _exog_rows(exog, self.exog_names)
-        if groups is not None:
-            random = [self._no_effect(i, len(X)) for i in range(len(self.random_layout.terms))]
-            for i in terms:
-                random[i] = self._labelled(i, groups, exog_re, len(X), allow_new_levels)
-        elif terms and self.exog is not None and self.random_effects is not None:
-            random = self._recognised(X)
-        else:
-            random = tuple(self._no_effect(i, len(X)) for i in range(len(self.random_layout.terms)))
-        return NewRows(X, tuple(random), row_vector(offset, "offset", len(X)), index)
-
-    def _frame_rows(self, design, frame, terms, allow_new_levels, offset):
-        frame = as_frame(frame)
-        exog = new_exog(design, frame)
-        random = [self._no_effect(i, len(exog)) for i in range(len(self.random_layout.terms))]
-        if terms:
-            needed = replace(
-                design,
-                random=RandomEffects([self.random_layout.terms[i] for i in terms]),
-                random_specs=tuple(design.random_specs[i] for i in terms),
-                group_specs=tuple(design.group_specs[i] for i in terms),
-            )
-            for i, row in zip(terms, new_random_rows(needed, frame, allow_new_levels), strict=True):
-                random[i] = row
-        given = new_offset(design, frame) if offset is None else row_vector(offset, "offset", len(exog))
-        return NewRows(exog.to_numpy(), tuple(random), given, exog.index)
-
-    def _no_effect(self, i, m):
-        return np.zeros(m, dtype=np.intp), np.zeros((m, self.random_layout.terms[i].q))
-
-    def _labelled(self, i, groups, exog_re, m, allow_new_levels):
-        """Codes and columns of term `i` from labels and random-effects columns by grouping factor."""
-        term = self.random_layout.terms[i]
-        name = term.factor.name
-        if isinstance(groups, dict):
-            if name not in groups:
-                raise DataError(f"groups must have labels of {name!r}, found {list(groups)}")
-            groups = groups[name]
-        codes, missing = level_codes(term.factor.levels, groups)
-        if len(codes) != m:
-            raise DataError(f"groups has {len(codes)} labels of {name!r} for {m} rows")
-        unknown = (codes < 0) & ~missing
-        if unknown.any() and not allow_new_levels:
-            raise NewLevelError(
-                f"grouping factor {name!r}: level {np.asarray(groups)[np.argmax(unknown)]!r} was not in the data of "
-                "the fit; allow_new_levels=True gives new levels an effect of 0"
-            )
-        columns = exog_re.get(name) if isinstance(exog_re, dict) else exog_re
-        if columns is None:
-            if term.names != ("Intercept",):
-                raise DataError(f"term {term.text} has the columns {list(term.names)}; give them as exog_re")
-            return codes, np.where(missing, np.nan, 1.0)[:, None]
-        columns = np.where(missing[:, None], np.nan, np.asarray(columns, dtype=float).reshape(m, -1))
-        if columns.shape[1] != term.q:
-            raise DataError(f"exog_re for {name!r} has {columns.shape[1]} columns, expected {list(term.names)}")
-        return codes, columns
-
-    def _recognised(self, X):
-        """Random effects of the rows that are rows of the model's data by value; no effect for all others."""
-        own = self.own_rows()
-        if X.shape == self.exog.shape and np.array_equal(X, self.exog):
-            return own.random
-        first, position = _matching_rows(self.exog, X)
-        random = []
-        ambiguous = np.zeros(len(self.exog), dtype=bool)
-        for codes, columns in own.random:
-            ambiguous |= (codes != codes[first]) | (columns != columns[first]).any(axis=1)
-        unclear = np.zeros(len(self.exog), dtype=bool)
-        unclear[first[ambiguous]] = True
-        found = (position >= 0) & ~unclear[position]
-        for codes, columns in own.random:
-            random.append((np.where(found, codes[position], 0), columns[position] * found[:, None]))
-        return tuple(random)
+    def new_rows(self, exog, terms, **given):
+        """New data as `NewRows`, see `mvmise_sm.models.new_rows.new_rows`."""
+        return new_rows(self, exog, terms, **given)
 
     # --- refitting
 
@@ -417,31 +321,6 @@ def _bar_text(groups, re_formula):
 def _rank_message(dropped):
     columns = ", ".join(repr(name) for name in dropped)
     return f"the fixed effects are rank deficient; dropped {columns}, which earlier columns determine"
-
-
-def _exog_rows(exog, names):
-    """Design rows (m, k_fe) and their labels from an array, a frame or one row."""
-    index = exog.index if isinstance(exog, (pd.DataFrame, pd.Series)) else None
-    X = np.asarray(exog, dtype=float)
-    if X.ndim < 2:
-        if len(names) == 1:
-            X = X.reshape(-1, 1)
-        else:
-            X = X.reshape(1, -1)
-            index = None if index is None else pd.Index([exog.name])
-    if X.ndim != 2 or X.shape[1] != len(names):
-        raise DataError(f"exog must have the {len(names)} columns {list(names)}, found shape {X.shape}")
-    return X, index
-
-
-def _matching_rows(own, new):
-    """First row of `own` equal to each row of `own` (nobs,) and to each row of `new` (m,), -1 for none."""
-    both = np.ascontiguousarray(np.vstack([own, new])) + 0.0
-    keys = both.view(np.dtype((np.void, both.dtype.itemsize * both.shape[1]))).ravel()
-    _, where, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    first = where[inverse.ravel()]
-    n = len(own)
-    return first[:n], np.where(first[n:] < n, first[n:], -1)
 
 
 def refuse_covariance(cov_type):
