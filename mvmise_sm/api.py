@@ -6,7 +6,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-__all__ = ["PUBLIC", "find"]
+__all__ = ["PUBLIC", "find", "module_of"]
 
 _MODULES = {"datasets", "exceptions", "priors"}
 
@@ -15,6 +15,7 @@ _OBJECTS = {
     "GeneralizedLinearMixedModel": "mvmise_sm.models.generalized",
     "FactorSelectionModel": "mvmise_sm.models.selection",
     "ErrorSelectionModel": "mvmise_sm.models.selection",
+    "load": "statsmodels.iolib.smpickle",
     "anova": "mvmise_sm.inference.anova",
     "compare": "mvmise_sm.inference.anova",
     "permutation_test": "mvmise_sm.inference.permutation",
@@ -33,7 +34,16 @@ _ENTRY_POINTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-PUBLIC = tuple(sorted({*_MODULES, *_OBJECTS, *_ENTRY_POINTS, "load"}))
+PUBLIC = tuple(sorted({*_MODULES, *_OBJECTS, *_ENTRY_POINTS}))
+
+
+def module_of(name: str) -> str:
+    """Return the module that a public name comes from."""
+    if name in _MODULES:
+        return f"mvmise_sm.{name}"
+    if name in _ENTRY_POINTS:
+        name = _ENTRY_POINTS[name][0]
+    return _OBJECTS.get(name, "mvmise_sm")
 
 
 def find(name: str) -> Any:
@@ -57,13 +67,11 @@ def find(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"mvmise_sm.{name}")
     if name in _OBJECTS:
-        return getattr(import_module(_OBJECTS[name]), name)
+        return getattr(import_module(_OBJECTS[name]), "load_pickle" if name == "load" else name)
     if name in _ENTRY_POINTS:
         class_name, defaults = _ENTRY_POINTS[name]
         method = find(class_name).from_formula
         return _with_defaults(name, class_name, method, defaults) if defaults else method
-    if name == "load":
-        return import_module("statsmodels.iolib.smpickle").load_pickle
     raise AttributeError(f"module 'mvmise_sm' has no attribute {name!r}")
 
 
