@@ -212,7 +212,7 @@ class ProfiledDeviance:
         sigmas = None
         if self._stage.uses_sigmas:
             bases = self._layout.term_bases
-            sigmas = [(b.a @ lam) @ (b.a @ lam).T for b, lam in zip(bases, terms, strict=True)]
+            sigmas = [left @ left.T for left in (b.a @ lam for b, lam in zip(bases, terms, strict=True))]
         solution = self._stage.solve(factorization.gram, sigmas)
         value = factorization.logdet + solution.value + self._constant
         self._last = (np.array(theta), factorization, solution, terms, value)
@@ -235,7 +235,7 @@ class ProfiledDeviance:
                 if extra is not None:
                     slopes[t] = slopes[t] + basis.a.T @ extra @ basis.a
         gradient = np.empty(self.k_theta)
-        directions, curvature = [], np.zeros((self.k_theta, self.k_theta))
+        directions, moved, curvature = [], [], np.zeros((self.k_theta, self.k_theta))
         for t, (structure, at) in enumerate(zip(self._structures, self.random.theta_slices, strict=True)):
             lam, slope = terms[t], slopes[t]
             k, place, q = where[t]
@@ -243,11 +243,13 @@ class ProfiledDeviance:
                 gradient[at] = 2.0 * slope[0, 0] * lam[0, 0]
                 curvature[at, at] = 2.0 * max(slope[0, 0], 0.0)
                 directions.append((k, 2.0 * lam))
+                moved.append(2.0 * lam[None])
                 continue
             gradient[at] = structure.pullback(theta[at], 2.0 * (slope @ lam))
             tangents = structure.tangents(theta[at])
-            for small in tangents @ lam.T:
-                direction = small + small.T
+            small = tangents @ lam.T
+            moved.append(small + small.transpose(0, 2, 1))
+            for direction in moved[t]:
                 if q != structure.q:
                     wide = np.zeros((q, q))
                     wide[place, place] = direction
@@ -260,12 +262,12 @@ class ProfiledDeviance:
         s2 = solution.sigma2
         information = a / s2
         safe = information - (solution.curvature_c / s2**2) * np.multiply.outer(b, b) + curvature
-        if solution.sigma_curvatures is None:
+        if solution.sigma_hessians is None:
             return Evaluation(np.array(theta), value, gradient, safe, tuple(slopes))
         places = self._structures, self.random.theta_slices, self._layout.term_bases
-        own, rest, cross = prior_shape(*places, theta, terms, slopes, self._sizes, solution)
-        for at, shape in zip(self.random.theta_slices, solution.sigma_curvatures, strict=True):
-            if shape is None:
+        own, rest, cross = prior_shape(*places, theta, moved, terms, slopes, self._sizes, solution)
+        for at, hessian in zip(self.random.theta_slices, solution.sigma_hessians, strict=True):
+            if hessian is None:
                 rest[at, at] = curvature[at, at]
         cross += b / s2
         exact = information + own + rest - solution.curvature_c * np.multiply.outer(cross, cross)

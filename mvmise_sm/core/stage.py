@@ -37,9 +37,9 @@ class StageSolution:
         d value / d gram (m, m), symmetric.
     sigma_gradients : tuple or None
         Explicit d value / d Sigma of every term in the user's coordinates (q, q), None where there is none.
-    sigma_curvatures : tuple or None
-        Per term a function that gives the second derivatives (k, k) of its covariance prior at fixed sigma2 along
-        directions of Sigma (k, q, q); None where there is no prior.
+    sigma_hessians : tuple or None
+        Per term a function that returns the second derivative of its covariance prior in vec(Sigma) at fixed sigma2
+        (q * q, q * q); None where there is no prior.
     sigma_crosses : tuple or None
         Mixed derivative of the covariance priors in Sigma and log sigma2 (q, q), None where there is none.
     cov_beta : ndarray
@@ -59,7 +59,7 @@ class StageSolution:
     cov_beta: np.ndarray
     curvature_c: float
     sigma_gradients: tuple | None = None
-    sigma_curvatures: tuple | None = None
+    sigma_hessians: tuple | None = None
     sigma_crosses: tuple | None = None
 
 

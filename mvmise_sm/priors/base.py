@@ -225,9 +225,9 @@ class CovariancePrior(Prior):
         """Return value and gradient at S (q, q)."""
         return self.value(s), self.gradient(s)
 
-    def curvature(self, s: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Return the second derivatives (k, k) of `value` at S (q, q) along symmetric directions (k, q, q)."""
-        return difference_curvature(self.gradient, s, directions)
+    def hessian(self, s: np.ndarray) -> np.ndarray:
+        """Return the second derivative of `value` at S (q, q) in vec(S), (q * q, q * q)."""
+        return difference_hessian(self.gradient, s)
 
     def radial(self, s: np.ndarray) -> np.ndarray:
         """Return d/drho exp(rho) gradient(exp(rho) S) at rho = 0, the mixed derivative in S and the scale (q, q)."""
@@ -281,20 +281,21 @@ def difference_gradient(f: Callable[[np.ndarray], float], s: np.ndarray) -> np.n
     return out
 
 
-def difference_curvature(
-    gradient: Callable[[np.ndarray], np.ndarray], s: np.ndarray, directions: np.ndarray
-) -> np.ndarray:
-    """Second derivatives along symmetric directions (k, q, q) from central differences of `gradient`, (k, k)."""
-    k, q, _ = directions.shape
-    flat = directions.reshape(k, q * q)
-    out = np.zeros((k, k))
+def difference_hessian(gradient: Callable[[np.ndarray], np.ndarray], s: np.ndarray) -> np.ndarray:
+    """Second derivative in vec(S) from central differences of `gradient`, (q * q, q * q); zero at a singular S."""
+    q = s.shape[0]
+    out = np.zeros((q, q, q, q))
     margin = float(np.linalg.eigvalsh(s)[0])
-    for i, direction in enumerate(directions):
-        length = float(np.abs(direction).sum())
-        if margin > 0.0 and length > 0.0:
-            h = 1e-4 * margin / length
-            out[i] = flat @ (gradient(s + h * direction) - gradient(s - h * direction)).ravel() / (2.0 * h)
-    return 0.5 * (out + out.T)
+    for i in range(q):
+        for j in range(i + 1):
+            if margin > 0.0:
+                h = 1e-4 * margin
+                e = np.zeros((q, q))
+                e[i, j] += 0.5
+                e[j, i] += 0.5
+                out[i, j] = out[j, i] = (gradient(s + h * e) - gradient(s - h * e)) / (2.0 * h)
+    flat = out.reshape(q * q, q * q)
+    return 0.5 * (flat + flat.T)
 
 
 def r_text(value) -> str:

@@ -156,9 +156,13 @@ class Independent(CovariancePrior):
         """Return the derivative of `value` in S (q, q)."""
         return np.diag([float(p.gradient(s[j : j + 1, j : j + 1])[0, 0]) for j, p in enumerate(self.parts)])
 
-    def curvature(self, s, directions):
-        """Return the second derivatives of `value` at S along symmetric directions (k, q, q), (k, k)."""
-        return sum(p.curvature(s[j : j + 1, j : j + 1], directions[:, j : j + 1, j : j + 1]) for j, p in enumerate(self.parts))
+    def hessian(self, s):
+        """Return the second derivative of `value` at S (q, q) in vec(S), (q * q, q * q)."""
+        q = len(self.parts)
+        out = np.zeros((q * q, q * q))
+        for j, p in enumerate(self.parts):
+            out[j * (q + 1), j * (q + 1)] = p.hessian(s[j : j + 1, j : j + 1])[0, 0]
+        return out
 
     def radial(self, s):
         """Return the mixed derivative in S and the scale (q, q)."""

@@ -115,25 +115,27 @@ class PowerPenalty(CovariancePrior):
         eigenvalues, vectors = np.linalg.eigh(s)
         return np.sqrt(np.maximum(eigenvalues, _EIGENVALUE_FLOOR)), vectors, vectors.T @ self.weight @ vectors
 
-    def curvature(self, s, directions):
-        """Return the second derivatives of `value` at S along symmetric directions (k, q, q), (k, k)."""
-        k, q, _ = directions.shape
+    def hessian(self, s):
+        """Return the second derivative of `value` at S (q, q) in vec(S), (q * q, q * q)."""
+        q = s.shape[0]
         inverse, _ = inverse_and_logdet(s)
         if inverse is None:
-            return np.zeros((k, k))
-        left = inverse @ directions
-        out = -self.log_power * _traces(left, left)
+            return np.zeros((q * q, q * q))
+        out = -self.log_power * _kron(inverse, inverse)
         if self.weight is None or self.exponent == 1:
             return out
         if self.exponent == -1:
-            both = _traces(left @ (inverse @ self.weight), left)
-            return out + both + both.T
+            middle = inverse @ self.weight @ inverse
+            return out + _kron(middle, inverse) + _kron(inverse, middle)
         roots, vectors, rotated = self._spectrum(s)
-        inside = vectors.T @ directions @ vectors
         # d2 tr(G f(S)) = 2 sum G_ki f[i, j, k] E_ij E_jk in the basis of the eigenvectors
         second = rotated.T[:, None, :] * _second_difference(roots, self.exponent)
-        both = np.einsum("ijk,sij,tjk->st", second, inside, inside)
-        return out + both + both.T
+        core = np.zeros((q, q, q, q))
+        for j in range(q):
+            core[:, j, j, :] += second[:, j, :]
+            core[j, :, :, j] += second[:, j, :].T
+        basis = _kron(vectors, vectors)
+        return out + basis @ core.reshape(q * q, q * q) @ basis.T
 
     def radial(self, s):
         """Return the mixed derivative in S and the scale (q, q)."""
@@ -156,10 +158,10 @@ class PowerPenalty(CovariancePrior):
         return ScalePart(log, round(2 * self.exponent), coefficient)
 
 
-def _traces(a, b):
-    """tr(a_s b_t) of stacked matrices (k, q, q), as (k, k)."""
-    k = len(a)
-    return a.reshape(k, -1) @ b.transpose(0, 2, 1).reshape(k, -1).T
+def _kron(a, b):
+    """Matrix K (q * q, q * q) with vec(E)' K vec(F) = tr(a E b F) for symmetric a, b, E and F."""
+    q = a.shape[0]
+    return np.multiply.outer(a, b).transpose(0, 2, 1, 3).reshape(q * q, q * q)
 
 
 def _first_difference(roots, exponent):

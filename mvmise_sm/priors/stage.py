@@ -20,8 +20,8 @@ _LOG_2PI = math.log(2.0 * math.pi)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Inner:
-    """Solution of the (beta, rho) problem: working beta, rho = log sigma2, (X'V^-1X + prior)^-1, its log-determinant
-    and the curvature of the objective in rho with beta profiled.
+    """Solution of the (beta, rho) problem: working beta, rho = log sigma2, (X'V^-1X + prior)^-1, its log-determinant,
+    the curvature of the objective in rho with beta profiled, and the data's residual quadratic form where it is known.
     """
 
     beta: np.ndarray
@@ -29,6 +29,7 @@ class _Inner:
     inverse: np.ndarray
     logdet: float
     curvature: float
+    residual: float | None = None
 
 
 class PriorStage:
@@ -95,12 +96,12 @@ class PriorStage:
     def solve(self, gram, sigmas=None) -> StageSolution:
         """Minimise over (beta, sigma2), see `mvmise_sm.core.stage.Stage`."""
         penalty = self.constant
-        gradients = curvatures = crosses = None
+        gradients = hessians = crosses = None
         if self.uses_sigmas:
-            gradients, curvatures, crosses = ([None] * len(sigmas) for _ in range(3))
+            gradients, hessians, crosses = ([None] * len(sigmas) for _ in range(3))
             for t, prior in self.relative:
                 value, gradients[t] = prior.evaluate(sigmas[t])
-                curvatures[t] = partial(prior.curvature, sigmas[t])
+                hessians[t] = partial(prior.hessian, sigmas[t])
                 penalty += value
         profile = self._profile
         if self.absolute:
@@ -115,16 +116,16 @@ class PriorStage:
             value, slope = prior.evaluate(s2 * sigmas[t])
             penalty += value
             gradients[t] = s2 * slope
-            curvatures[t] = partial(_scaled_curvature, prior, s2, sigmas[t])
+            hessians[t] = partial(_scaled_hessian, prior, s2, sigmas[t])
             crosses[t] = s2 * prior.radial(s2 * sigmas[t])
-        return self._assemble(gram, inner, s2, penalty, (gradients, curvatures, crosses))
+        return self._assemble(gram, inner, s2, penalty, (gradients, hessians, crosses))
 
     def _assemble(self, gram, inner, s2, penalty, shape):
         p, beta = self.p, inner.beta
         xi = np.empty(p + 1)
         xi[:p] = -beta
         xi[p] = 1.0
-        residual = float(xi @ gram @ xi)
+        residual = float(xi @ gram @ xi) if inner.residual is None else inner.residual
         r2 = residual
         for block in self.blocks:
             x = block.quadratic(xi)
@@ -190,8 +191,8 @@ class PriorStage:
         return self.nobs * (_LOG_2PI + rho) + residual / sigma2, penalty, sigma2
 
 
-def _scaled_curvature(prior, s2, s, directions):
-    return prior.curvature(s2 * s, s2 * directions)
+def _scaled_hessian(prior, s2, s):
+    return s2 * s2 * prior.hessian(s2 * s)
 
 
 def _common_term(mixing, x, rho):
@@ -264,13 +265,14 @@ def _conjugate(stage, gram, profile):
     for block in stage.blocks:
         gram = gram + block.g
     beta, r2, inverse, logdet, _ = _least_squares(gram, stage.p)
+    residual = None if stage.blocks else r2
     if stage.fixed_rho is not None:
-        return _Inner(beta, stage.fixed_rho, inverse, logdet, math.inf)
+        return _Inner(beta, stage.fixed_rho, inverse, logdet, math.inf, residual)
     if profile is stage._profile:
         profile = profile.copy()
     profile.powers[0] += r2
     rho, curvature = profile.minimise()
-    return _Inner(beta, rho, inverse, logdet, curvature)
+    return _Inner(beta, rho, inverse, logdet, curvature, residual)
 
 
 def _absolute_normal(stage, gram, profile):
