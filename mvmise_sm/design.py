@@ -25,6 +25,10 @@ from mvmise_sm.rank import independent_columns
 __all__ = ["Design", "GroupSpec", "as_frame", "build_design", "caller_environment"]
 
 
+# Before pandas 3 a later assignment to the user's frame would change arrays that refer to it.
+_COPY_ON_WRITE = int(pd.__version__.split(".")[0]) >= 3
+
+
 @dataclass(frozen=True, eq=False)
 class GroupSpec:
     """How one grouping factor is computed on new data.
@@ -221,7 +225,7 @@ def build_design(
     if missing not in ("drop", "raise", "none"):
         raise OptionError(f"missing must be 'drop' or 'raise', not {missing!r}")
     environment = caller_environment(-1 if namespace is None else namespace)
-    frame = as_frame(data)
+    frame = as_frame(data) if _COPY_ON_WRITE else as_frame(data).copy()
     plan = plan_factors(parts, *(v if isinstance(v, str) else None for v in (offset, weights)), odd_names(frame))
     frame, used = with_variables(frame, plan, environment)
     source = Source(frame, environment)
