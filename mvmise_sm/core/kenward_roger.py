@@ -1,0 +1,247 @@
+"""Kenward and Roger's adjusted covariance of the fixed effects, in the linear parametrisation of the covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvmise_sm.core.dense import DenseFactorization
+from mvmise_sm.core.levels import product
+from mvmise_sm.core.merged import SingleFactorization
+from mvmise_sm.core.second_order import score_columns
+
+__all__ = ["KenwardRoger", "kenward_roger"]
+
+_PANEL_CELLS = 8_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KenwardRoger:
+    """What Kenward and Roger's tests need, user's coordinates.
+
+    Attributes
+    ----------
+    phi : ndarray
+        Covariance of beta with estimated variances plugged in (p, p).
+    phi_adjusted : ndarray
+        Covariance that allows for their estimation (p, p).
+    slopes : ndarray
+        Phi P_i Phi of every covariance parameter (r, p, p).
+    weights : ndarray
+        Asymptotic covariance W of the covariance parameters (r, r).
+    """
+
+    phi: np.ndarray
+    phi_adjusted: np.ndarray
+    slopes: np.ndarray
+    weights: np.ndarray
+
+    def f_test(self, contrasts, values):
+        """Scaled F statistic of L beta = values.
+
+        Parameters
+        ----------
+        contrasts : ndarray
+            L of full row rank (q, p).
+        values : ndarray
+            L beta_hat minus the hypothetical values (q,).
+
+        Returns
+        -------
+        statistic, df_denom, scaling : float
+            The statistic includes the scaling.
+        """
+        q = len(contrasts)
+        plain = contrasts @ self.phi @ contrasts.T
+        parts = np.linalg.solve(plain, contrasts @ self.slopes @ contrasts.T)
+        traces = np.trace(parts, axis1=1, axis2=2)
+        a1 = float(traces @ self.weights @ traces)
+        a2 = float(np.einsum("ij,iab,jba->", self.weights, parts, parts))
+        df, scaling = _denominator(q, a1, a2)
+        adjusted = contrasts @ self.phi_adjusted @ contrasts.T
+        statistic = float(values @ np.linalg.solve(adjusted, values)) / q
+        return scaling * statistic, df, scaling
+
+
+def _denominator(q, a1, a2):
+    """Degrees of freedom and scaling (Kenward and Roger 1997, section 3)."""
+    b = (a1 + 6.0 * a2) / (2.0 * q)
+    g = ((q + 1.0) * a1 - (q + 4.0) * a2) / ((q + 2.0) * a2) if a2 > 0.0 else 0.0
+    below = 3.0 * q + 2.0 * (1.0 - g)
+    c1, c2, c3 = g / below, (q - g) / below, (q + 2.0 - g) / below
+    mean_part = 1.0 - a2 / q
+    v0, v1, v2 = (0.0 if abs(v) < 1e-10 else v for v in (1.0 + c1 * b, 1.0 - c2 * b, 1.0 - c3 * b))
+    # both vanish together in balanced one-stratum designs, where their ratio tends to one
+    ratio = 1.0 if abs(mean_part) < 1e-14 and abs(v1) < 1e-14 else mean_part / v1
+    rho = ratio**2 * v0 / v2 / q
+    df = 4.0 + (q + 2.0) / (q * rho - 1.0)
+    # df = 2 is a removable pole of the scaling
+    scaling = 1.0 if abs(df - 2.0) < 1e-2 else df * mean_part / (df - 2.0)
+    return df, scaling
+
+
+def kenward_roger(criterion, theta):
+    """Adjusted covariance of the fixed effects at the REML estimate.
+
+    Parameters
+    ----------
+    criterion : ProfiledDeviance
+        REML, without priors.
+    theta : ndarray
+        Working theta at the optimum (k_theta,).
+
+    Returns
+    -------
+    KenwardRoger
+
+    Notes
+    -----
+    The covariance parameters are those in which V is linear: the elements of every term's covariance matrix, and a multiple
+    of V itself in place of the residual variance, which spans the same space and spares V^-2. Everything follows from
+    T = Z'V^-1Z and G = Z'V^-1X: block diagonal and linear in the number of levels with one grouping factor; with several,
+    time grows with the square of the number of random effects and memory with their number.
+
+    References
+    ----------
+    Kenward and Roger (1997). Small sample inference for fixed effects from restricted maximum likelihood. Biometrics 53.
+    """
+    factorization, stage, _, _ = criterion._eliminate(theta)
+    p = criterion.k_fe
+    g = [block[:, :, :p] for block in score_columns(factorization, p + 1)]
+    traces, pairs, mixed = _second_moments(criterion._layout, factorization, g)
+    directions = _directions(criterion)
+    c, r = stage.cov_beta, len(directions)
+    information = np.empty((r + 1, r + 1))
+    single = np.empty((r + 1, p, p))
+    double = np.empty((r + 1, r + 1, p, p))
+    for i, (k, e) in enumerate(directions):
+        single[i] = np.einsum("ab,aum,bun->mn", e, g[k], g[k], optimize=True)
+    gram = np.linalg.inv(c)
+    single[r] = gram
+    for i, (k, e) in enumerate(directions):
+        information[i, r] = information[r, i] = float((e * traces[k]).sum())
+        double[i, r] = double[r, i] = single[i]
+        for j, (n, d) in enumerate(directions):
+            information[i, j] = np.einsum("ab,cd,abcd->", e, d, pairs[k, n])
+            double[i, j] = np.einsum("ab,cd,abcdmn->mn", e, d, mixed[k, n])
+    information[r, r] = criterion.nobs
+    double[r, r] = gram
+    sandwich = single @ c
+    information -= 2.0 * np.einsum("ijmn,nm->ij", double, c)
+    information += np.einsum("imn,jnm->ij", sandwich, sandwich)
+    weights = 2.0 * np.linalg.pinv(0.5 * (information + information.T), rcond=1e-12, hermitian=True)
+    u = np.einsum("ij,ijmn->mn", weights, double) - np.einsum("ij,imk,jkn->mn", weights, sandwich, single)
+    a, s2 = criterion._basis.a, stage.sigma2
+    half = a @ c
+    phi = s2 * half @ a.T
+    adjusted = phi + 2.0 * s2 * half @ (0.5 * (u + u.T)) @ half.T
+    return KenwardRoger(phi, adjusted, -s2 * (half @ single @ half.T), weights)
+
+
+def _directions(criterion):
+    """Derivatives of Sigma in its free elements: (factor, (q, q)), working coordinates."""
+    out = []
+    for t, structure in enumerate(criterion._structures):
+        k, place = next(
+            (k, f.places[f.terms.index(t)]) for k, f in enumerate(criterion._layout.factors) if t in f.terms
+        )
+        width = criterion._layout.factors[k].q
+        for a in range(structure.q):
+            for b in range(a + 1 if structure.invariance == "linear" else 0):
+                out.append((k, _symmetric_unit(width, place.start + a, place.start + b)))
+            if structure.invariance != "linear":
+                out.append((k, _symmetric_unit(width, place.start + a, place.start + a)))
+    return out
+
+
+def _symmetric_unit(q, a, b):
+    out = np.zeros((q, q))
+    out[a, b] = out[b, a] = 1.0
+    return out
+
+
+def _second_moments(layout, factorization, g):
+    """Sums over pairs of levels of T = Z'V^-1Z.
+
+    Returns
+    -------
+    traces : list of ndarray
+        sum_j T_jj (q, q) of every factor.
+    pairs : dict
+        (k, l) -> sum over u, v of T[a, u, c, v] T[b, u, d, v], indexed [a, b, c, d].
+    mixed : dict
+        (k, l) -> sum of G_k[a, u]' T[b, u, c, v] G_l[d, v], indexed [a, b, c, d, m, n].
+    """
+    if isinstance(factorization, SingleFactorization):
+        return _single_moments(factorization, g[0])
+    factors = layout.factors
+    p = g[0].shape[2]
+    traces = [np.zeros((f.q, f.q)) for f in factors]
+    pairs = {(k, n): np.zeros((f.q, f.q, h.q, h.q)) for k, f in enumerate(factors) for n, h in enumerate(factors)}
+    mixed = {key: np.zeros((*value.shape, p, p)) for key, value in pairs.items()}
+    for n, columns, blocks in _panels(layout, factorization):
+        h = factors[n]
+        right = g[n][:, columns]
+        for k, (f, t) in enumerate(zip(factors, blocks, strict=True)):
+            if k == n:
+                own = t[:, columns].diagonal(axis1=1, axis2=3)
+                traces[n] += own.sum(axis=2)
+            flat = np.ascontiguousarray(t.transpose(0, 2, 1, 3)).reshape(f.q * h.q, -1)
+            pairs[k, n] += (flat @ flat.T).reshape(f.q, h.q, f.q, h.q).transpose(0, 2, 1, 3)
+            for b in range(f.q):
+                for c in range(h.q):
+                    for d in range(h.q):
+                        through = t[b, :, c] @ right[d]
+                        for a in range(f.q):
+                            mixed[k, n][a, b, c, d] += g[k][a].T @ through
+    return traces, pairs, mixed
+
+
+def _single_moments(factorization, g):
+    """The same for one grouping factor, whose T is block diagonal by level."""
+    level, system = factorization.level, factorization.system
+    blocks = product(level.icw, level.c)
+    counts = np.ones(blocks.shape[2]) if system.moments is None else system.count
+    pairs = np.einsum("acu,bdu,u->abcd", blocks, blocks, counts, optimize=True)
+    by_level = blocks if system.moments is None else blocks[:, :, system.classes[1]]
+    q, _, p = g.shape
+    mixed = np.empty((q, q, q, q, p, p))
+    for b in range(q):
+        for c in range(q):
+            weighted = g * by_level[b, c][:, None]
+            for a in range(q):
+                for d in range(q):
+                    mixed[a, b, c, d] = g[a].T @ weighted[d]
+    return [blocks @ counts], {(0, 0): pairs}, {(0, 0): mixed}
+
+
+def _panels(layout, factorization):
+    """Columns of T = Z'V^-1Z, a slice of levels of one factor at a time: (factor, levels, list of (q, J, q_factor, levels))."""
+    factors = layout.factors
+    stops = np.cumsum([0] + [f.size for f in factors])
+    total = int(stops[-1])
+    whole = factorization.t[:, :total] if isinstance(factorization, DenseFactorization) else None
+    for n, h in enumerate(factors):
+        width = max(1, min(h.n_levels, _PANEL_CELLS // (total * h.q)))
+        for lo in range(0, h.n_levels, width):
+            hi = min(lo + width, h.n_levels)
+            at = (stops[n] + np.arange(h.q)[:, None] * h.n_levels + np.arange(lo, hi)).ravel()
+            columns = whole[:, at] if whole is not None else _chain_columns(factorization, factors, stops, at)
+            yield n, slice(lo, hi), [
+                columns[o : o + f.size].reshape(f.q, f.n_levels, h.q, hi - lo)
+                for o, f in zip(stops[:-1], factors, strict=True)
+            ]
+
+
+def _chain_columns(factorization, factors, stops, at):
+    """Columns `at` of Z'V^-1Z = Z'Z - Z'Z (Sigma^-1 + Z'Z)^-1 Z'Z."""
+
+    def times(flat):
+        parts = [flat[o : o + f.size].reshape(f.q, f.n_levels, -1) for o, f in zip(stops[:-1], factors, strict=True)]
+        return np.concatenate([x.reshape(-1, flat.shape[1]) for x in factorization.structure.multiply(parts)])
+
+    unit = np.zeros((int(stops[-1]), len(at)))
+    unit[at, np.arange(len(at))] = 1.0
+    products = times(unit)
+    return products - times(factorization.solve(products))

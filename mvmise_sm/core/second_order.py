@@ -1,0 +1,125 @@
+"""Uncertainty of (theta, sigma2) and what it does to the covariance of the fixed effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["SecondOrder", "gram_slopes", "second_order"]
+
+_STEP = 1e-4
+_SMALL = 0.05
+_FLAT = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SecondOrder:
+    """Second-order shape of the objective at the optimum.
+
+    Attributes
+    ----------
+    cov : ndarray
+        Asymptotic covariance of (working theta, log sigma2) (k_theta + 1, k_theta + 1): twice the inverse Hessian of the objective
+        with beta profiled or integrated; directions in which it is flat have variance 0.
+    slopes : ndarray
+        Derivatives of the covariance matrix of beta in the same parameters, user's coordinates (k_theta + 1, p, p).
+    hessian : ndarray
+        Hessian of the objective, sigma2 profiled, in the working theta (k_theta, k_theta).
+    scale_slope : ndarray
+        d log sigma2 / d working theta along the profile (k_theta,).
+    """
+
+    cov: np.ndarray
+    slopes: np.ndarray
+    hessian: np.ndarray
+    scale_slope: np.ndarray
+
+
+def score_columns(factorization, m):
+    """Z_k'V^-1[X y] of every grouping factor (q, J, m)."""
+    columns = [factorization.scores(unit) for unit in np.eye(m)]
+    return [np.stack([column[k] for column in columns], axis=2) for k in range(len(columns[0]))]
+
+
+def gram_slopes(criterion, theta):
+    """Derivatives of the gram matrix K = [X y]'V^-1[X y] in the working theta.
+
+    With G = Z'V^-1[X y] the derivative in Sigma along E is -sum_j G_j' E G_j.
+
+    Parameters
+    ----------
+    criterion : ProfiledDeviance
+    theta : ndarray
+        Working theta (k_theta,).
+
+    Returns
+    -------
+    ndarray
+        (k_theta, m, m).
+    """
+    factorization, _, terms, _ = criterion._eliminate(theta)
+    m = criterion.k_fe + 1
+    out = np.empty((criterion.k_theta, m, m))
+    scores = score_columns(factorization, m)
+    for f, g in zip(criterion._layout.factors, scores, strict=True):
+        for t, place in zip(f.terms, f.places, strict=True):
+            part = g[place]
+            q = part.shape[0]
+            wide = part.transpose(1, 0, 2).reshape(-1, q * m)
+            products = (wide.T @ wide).reshape(q, m, q, m)
+            at = criterion.random.theta_slices[t]
+            tangents = criterion._structures[t].tangents(theta[at])
+            for i, small in enumerate(tangents @ terms[t].T):
+                out[at.start + i] = -np.einsum("ab,ambn->mn", small + small.T, products)
+    return out
+
+
+def second_order(criterion, theta):
+    """Shape of the objective and of the covariance of beta at the optimum.
+
+    The Hessian is a central difference of the analytic gradient; the derivatives of the covariance of beta are analytic.
+
+    Parameters
+    ----------
+    criterion : ProfiledDeviance
+    theta : ndarray
+        Working theta at the optimum (k_theta,).
+
+    Returns
+    -------
+    SecondOrder
+    """
+    k, p = criterion.k_theta, criterion.k_fe
+    hessian, scale_slope = np.empty((k, k)), np.empty(k)
+    for i in range(k):
+        step = _STEP * max(abs(theta[i]), _SMALL)
+        sides = []
+        for sign in (1.0, -1.0):
+            moved = theta.copy()
+            moved[i] += sign * step
+            gradient = criterion.evaluate(moved).gradient
+            sides.append((gradient, np.log(criterion._eliminate(moved)[1].sigma2)))
+        hessian[i] = (sides[0][0] - sides[1][0]) / (2.0 * step)
+        scale_slope[i] = (sides[0][1] - sides[1][1]) / (2.0 * step)
+    hessian = 0.5 * (hessian + hessian.T)
+    stage = criterion._eliminate(theta)[1]
+    cov = np.empty((k + 1, k + 1))
+    inverse = _semidefinite_inverse(hessian)
+    cov[:k, :k] = inverse
+    cov[:k, k] = cov[k, :k] = inverse @ scale_slope
+    cov[k, k] = stage.curvature_c + scale_slope @ inverse @ scale_slope
+    half = criterion._basis.a @ stage.cov_beta
+    slopes = np.empty((k + 1, p, p))
+    slopes[:k] = -stage.sigma2 * (half @ gram_slopes(criterion, theta)[:, :p, :p] @ half.T)
+    slopes[k] = stage.sigma2 * (half @ criterion._basis.a.T)
+    return SecondOrder(2.0 * cov, slopes, hessian, scale_slope)
+
+
+def _semidefinite_inverse(h):
+    """Inverse on the directions in which `h` is clearly positive."""
+    size = np.sqrt(np.maximum(np.abs(h.diagonal()), 1e-300))
+    values, vectors = np.linalg.eigh(h / size / size[:, None])
+    keep = values > _FLAT
+    vectors = vectors[:, keep] / size[:, None]
+    return (vectors / values[keep]) @ vectors.T
