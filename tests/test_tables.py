@@ -11,7 +11,7 @@ import mvmise_sm as ms
 from mvmise_sm.exceptions import OptionError, RankWarning, SingularFitWarning
 
 SLEEPSTUDY = """\
-                          Linear Mixed Model Results                          
+                          Linear Mixed Model Results
 ==============================================================================
 Dep. Variable:               Reaction   REML criterion:              1743.6283
 Model:               LinearMixedModel   Log-Likelihood:              -871.8141
@@ -25,19 +25,19 @@ Df Residuals:                     178   Singular:                           no
 ------------------------------------------------------------------------------
 Intercept    251.4051      6.825     36.838      0.000     238.029     264.781
 Days          10.4673      1.546      6.771      0.000       7.438      13.497
-                    Random effects                    
+                    Random effects
 ======================================================
                  Name   Variance   Std.Dev.       Corr
 ------------------------------------------------------
-Subject     Intercept   612.0899    24.7405           
+Subject     Intercept   612.0899    24.7405
                  Days    35.0717     5.9221       0.07
-Residual                654.9410    25.5918           
+Residual                654.9410    25.5918
 ======================================================
 
 Groups: Subject: 18"""
 
 SINGULAR_RANK_DEFICIENT = """\
-                          Linear Mixed Model Results                          
+                          Linear Mixed Model Results
 ==============================================================================
 Dep. Variable:                  Yield   -2 Log-Likelihood:            162.8730
 Model:               LinearMixedModel   Log-Likelihood:               -81.4365
@@ -50,7 +50,7 @@ Df Residuals:                      29   Singular:                          yes
                  coef    std err          z      P>|z|      [0.025      0.975]
 ------------------------------------------------------------------------------
 Intercept      5.6656      0.667      8.494      0.000       4.358       6.973
-               Random effects              
+               Random effects
 ===========================================
                  Name   Variance   Std.Dev.
 -------------------------------------------
@@ -65,7 +65,8 @@ Singular fit: a covariance matrix of the random effects is on the boundary."""
 
 def masked(text):
     text = re.sub(r"(Date:\s+)(\S+, \d\d \S+ \d{4})", lambda m: m[1] + "*" * len(m[2]), text)
-    return re.sub(r"\d\d:\d\d:\d\d", "********", text)
+    text = re.sub(r"\d\d:\d\d:\d\d", "********", text)
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 @pytest.fixture(scope="module")
