@@ -7,7 +7,6 @@ import copy
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
-from statsmodels.regression._prediction import PredictionResults
 from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
@@ -61,6 +60,8 @@ class LinearMixedModelResults(MixedModelResults):
 
     def _prediction(self, linear, variance, which, labels):
         """Predictions with confidence intervals and, for an observation of weight 1, prediction intervals."""
+        from statsmodels.regression._prediction import PredictionResults
+
         dist = ("t", self.df_resid) if self.use_t else ("norm", None)
         return PredictionResults(linear, variance, self.scale, df=dist[1], dist=dist[0], row_labels=labels)
 
