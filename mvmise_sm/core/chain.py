@@ -221,7 +221,7 @@ class ChainFactorization:
     logdet : float
         log|M|.
     gram : ndarray
-        K (m, m).
+        K (m, m); not formed where m = 0.
     """
 
     def __init__(self, system, lambdas, keep_cross=False):
@@ -256,8 +256,9 @@ class ChainFactorization:
         if rest is not None:
             rest.factor()
             self.logdet += rest.logdet
-        self._reduced, taken = self._forward(system.products.rhs)
-        self.gram = system.gram - taken
+        if system.gram.size:
+            self._reduced, taken = self._forward(system.products.rhs)
+            self.gram = system.gram - taken
 
     def _sum_levels(self, k, m, blocks):
         """Sum blocks (r, s, J_k) over the levels of k within each level of m."""

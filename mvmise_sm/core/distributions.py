@@ -142,9 +142,8 @@ class _Dispersed(Distribution):
         return self.y.copy()
 
     def shape_terms(self, mu, nu):
-        """d log L / d log phi, the common factor of score and weight, and the information."""
-        n = self.y.size
-        return 0.5 * (float(self.unit_deviance(mu).sum()) / self.phi - n), -1.0, 0.5 * n
+        """d log f / d log phi by row, the common factor of score and weight, and the information."""
+        return 0.5 * (self.unit_deviance(mu) / self.phi - 1.0), -1.0, 0.5 * self.y.size
 
 
 class Gaussian(_Dispersed):
@@ -198,7 +197,7 @@ class Gamma(_Dispersed):
         k = self._k() * np.ones_like(mu)
         ratio = self.y / mu
         slope = np.log(ratio) - ratio + np.log(k) + 1.0 - digamma(k)
-        return -float((k * slope).sum()), -1.0, float((k * k * (polygamma(1, k) - 1.0 / k)).sum())
+        return -k * slope, -1.0, float((k * k * (polygamma(1, k) - 1.0 / k)).sum())
 
 
 class InverseGaussian(_Dispersed):
@@ -270,9 +269,9 @@ class NegativeBinomial(Distribution):
         total = r + mu
         first = digamma(y + r) - digamma(r) - np.log1p(mu / r) + (mu - y) / total
         second = polygamma(1, y + r) - polygamma(1, r) + mu / (r * total) - (mu - y) / total**2
-        slope = -r * float(self._weighted(first).sum())
+        rows = -r * self._weighted(first)
         bend = -float(self._weighted(r * r * second + r * first).sum())
-        return slope, -self.alpha * mu / (1.0 + self.alpha * mu), max(bend, 1e-3 * abs(slope), 1e-4)
+        return rows, -self.alpha * mu / (1.0 + self.alpha * mu), max(bend, 1e-3 * abs(float(rows.sum())), 1e-4)
 
 
 DISTRIBUTIONS = {

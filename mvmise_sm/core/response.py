@@ -187,8 +187,13 @@ class FamilyResponse:
             Positive, about -d2 log L / d shape2.
         """
         mu, nu, _, _ = self.link(terms.eta)
-        total, factor, information = self.distribution.shape_terms(mu, nu)
-        return total, terms.score * factor, terms.weight * factor, information
+        rows, factor, information = self.distribution.shape_terms(mu, nu)
+        return float(rows.sum()), terms.score * factor, terms.weight * factor, information
+
+    def shape_rows(self, eta):
+        """d log f / d shape by row (nobs,)."""
+        mu, nu, _, _ = self.link(eta)
+        return self.distribution.shape_terms(mu, nu)[0] + np.zeros(eta.size)
 
     def deviance_rows(self, mu):
         """Contributions to the deviance (nobs,), prior weights included."""

@@ -1,0 +1,405 @@
+"""-2 log L of a generalised linear mixed model by the Laplace approximation, with its exact gradient.
+
+d(theta, beta) = -2 log f(y | eta) + u'u + log|Lambda'Z'WZ Lambda + I| at the conditional mode u, W the expected weights as in lme4.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvmise_sm.core.basis import fixed_basis
+from mvmise_sm.core.incidence import Incidence
+from mvmise_sm.core.layout import Layout
+from mvmise_sm.core.penalty import Penalty
+from mvmise_sm.core.pirls import conditional_mode, fixed_system, inner, joint_mode
+from mvmise_sm.core.solution import Evaluation
+from mvmise_sm.core.theta import ThetaSpace
+from mvmise_sm.core.weighted import Eliminator
+
+__all__ = ["GeneralizedSolution", "JointDeviance", "LaplaceDeviance"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneralizedSolution:
+    """A generalised linear mixed model at one point, in the user's coordinates.
+
+    Attributes
+    ----------
+    theta : ndarray
+        Covariance parameters relative to the dispersion (k_theta,).
+    beta : ndarray
+        (p,).
+    b : tuple of ndarray
+        Conditional modes, one (n_levels, q) per term.
+    sigma2 : float
+        Dispersion phi, 1.0 for families without.
+    alpha : float or None
+        Parameter of the negative binomial variance.
+    cov_beta : ndarray
+        (X'V^-1X)^-1 of the penalised least squares step at the mode over sigma2 (p, p).
+    eta : ndarray
+        Linear predictor (nobs,).
+    square : float
+        u'u.
+    logdet_m : float
+        log|M|.
+    criterion : float
+        -2 log L.
+    penalty : float
+        -2 log prior.
+    """
+
+    theta: np.ndarray
+    beta: np.ndarray
+    b: tuple
+    sigma2: float
+    alpha: float | None
+    cov_beta: np.ndarray
+    eta: np.ndarray
+    square: float
+    logdet_m: float
+    criterion: float
+    penalty: float
+
+    @property
+    def objective(self) -> float:
+        """What was minimised: criterion + penalty."""
+        return self.criterion + self.penalty
+
+
+class LaplaceDeviance:
+    """The Laplace approximation as a function of theta, beta and, where the family has one, the shape.
+
+    The parameters are one vector: theta, then beta, then the shape (log dispersion, or log alpha of the negative binomial). Theta is
+    absolute: the covariance of the random effects is Sigma itself, also in families with a dispersion.
+
+    Parameters
+    ----------
+    response : FamilyResponse
+        Rows of the likelihood.
+    X : ndarray
+        Fixed-effects design of full column rank (n, p).
+    random : RandomEffects
+    priors : object, optional
+        Bound priors, see `Penalty`.
+    offset : ndarray, optional
+        (n,).
+
+    Raises
+    ------
+    ProblemTooLargeError
+        If the random effects fit no elimination.
+    """
+
+    profiles_beta = False
+
+    def __init__(self, response, X, random, *, priors=None, offset=None):
+        self.random, self.response, self.offset = random, response, offset
+        self.nobs, self.k_fe = X.shape
+        self.k_theta = random.k_theta
+        self.k_shape = int(response.estimates_shape)
+        self._layout = Layout(random)
+        self._basis = fixed_basis(X)
+        self.X = np.empty(X.shape)
+        self._basis.rows(X, 0, self.nobs, self.X)
+        self.X *= self._basis.scale
+        self.incidence = Incidence(self._layout)
+        self.eliminate = Eliminator(self._layout, self.incidence)
+        self.penalty = Penalty(priors, self._basis.a, self._layout.term_bases)
+        self._use_space(ThetaSpace(random, self._layout, self.penalty.repels))
+        self._eta = self._last = None
+
+    def _use_space(self, space):
+        self._space = space
+        rest = self.k_shape if self.profiles_beta else self.k_fe + self.k_shape
+        self.lower = np.concatenate([space.lower, np.full(rest, -np.inf)])
+        self.guarded = np.concatenate([space.guarded, np.zeros(rest, dtype=bool)])
+
+    def reordered(self, x):
+        """The same criterion in the parametrisation that suits `x`, or None where that is this one."""
+        space = self._space.reordered(x[: self.k_theta])
+        if space is None:
+            return None
+        out = copy.copy(self)
+        out._use_space(space)
+        out._last = None
+        return out
+
+    # parameters
+
+    def split(self, x):
+        """Theta, beta and shape of a parameter vector; beta is None where it is profiled, the shape where there is none."""
+        k, p = self.k_theta, 0 if self.profiles_beta else self.k_fe
+        return x[:k], None if self.profiles_beta else x[k : k + p], x[k + p] if self.k_shape else None
+
+    def user_theta(self, x):
+        """Parameters in the user's coordinates for a working vector."""
+        theta, beta, _ = self.split(x)
+        out = np.array(x, dtype=float)
+        out[: self.k_theta] = self._space.user(theta)
+        if beta is not None:
+            out[self.k_theta : self.k_theta + self.k_fe] = self._basis.a @ beta
+        return out
+
+    def working_theta(self, x):
+        """Working vector for parameters in the user's coordinates."""
+        x = np.asarray(x, dtype=float)
+        theta, beta, _ = self.split(x)
+        out = x.copy()
+        out[: self.k_theta] = self._space.working(theta)
+        if beta is not None:
+            out[self.k_theta : self.k_theta + self.k_fe] = np.linalg.solve(self._basis.a, beta)
+        return out
+
+    def is_singular(self, x):
+        """Whether a covariance is on the boundary."""
+        return self._space.is_singular(x[: self.k_theta])
+
+    def escapes(self, evaluation, only_check=False):
+        """Points off the boundary in directions in which the objective falls."""
+        out = []
+        for theta in self._space.escapes(evaluation.theta[: self.k_theta], evaluation.slopes, only_check):
+            x = evaluation.theta.copy()
+            x[: self.k_theta] = theta
+            out.append(x)
+        return out
+
+    def second_starts(self, evaluation):
+        """Another start for a fit that ended on the boundary."""
+        x = evaluation.theta.copy()
+        x[: self.k_theta] = np.where(self._space.lower == 0.0, np.maximum(x[: self.k_theta], 0.5), 0.0)
+        return [x]
+
+    def start(self):
+        """Theta of one, with beta and the random effects at their joint mode there."""
+        theta = np.where(self._space.lower == 0.0, 1.0, 0.0)
+        if self.k_shape:
+            self.response.set_shape(self.response.distribution.start_shape())
+        mode = joint_mode(self, self._space.factors(theta)[0], self.response.start_eta())
+        self._eta = mode.terms.eta
+        shape = [self.response.shape] if self.k_shape else []
+        return np.concatenate([theta, [] if self.profiles_beta else mode.beta, shape])
+
+    def fixed_part(self, beta):
+        """offset + X beta (nobs,)."""
+        linear = self.X @ beta
+        return linear if self.offset is None else linear + self.offset
+
+    # objective
+
+    def __call__(self, x):
+        """Objective at the user's parameters: criterion + penalty."""
+        return self.value(self.working_theta(x))
+
+    def gradient(self, x):
+        """Gradient in the user's parameters."""
+        x = np.asarray(x, dtype=float)
+        out = self.evaluate(self.working_theta(x)).gradient.copy()
+        k = self.k_theta
+        jacobian = np.empty((k, k))
+        for i in range(k):
+            step = np.zeros(k)
+            step[i] = 1e-5 * max(abs(x[i]), 1e-2)
+            jacobian[:, i] = (self._space.working(x[:k] + step) - self._space.working(x[:k] - step)) / (2.0 * step[i])
+        out[:k] = jacobian.T @ out[:k]
+        if not self.profiles_beta:
+            out[k : k + self.k_fe] = np.linalg.solve(self._basis.a.T, out[k : k + self.k_fe])
+        return out
+
+    def value(self, x):
+        """Objective at a working vector."""
+        return self._at(x)[-1]
+
+    def _at(self, x):
+        """Mode, factors by term, covariances and objective at a working vector; the last one is kept."""
+        if self._last is not None and np.array_equal(self._last[0], x):
+            return self._last[1:]
+        theta, beta, shape = self.split(x)
+        if shape is not None:
+            if abs(shape) > 40.0:
+                raise np.linalg.LinAlgError("the shape parameter has run away")
+            self.response.set_shape(float(shape))
+        merged, terms = self._space.factors(theta)
+        mode = self._mode(merged, beta)
+        mode.weighted = self.eliminate(mode.terms.weight, merged)
+        sigmas = self._space.user_sigmas(terms) if self.penalty.any_cov else None
+        value = self._integral(mode, merged) + self.penalty.fixed(mode.beta)
+        if sigmas is not None:
+            value += self.penalty.covariances(sigmas)
+        self._eta = mode.terms.eta
+        self._last = (np.array(x), mode, merged, terms, sigmas, value)
+        return self._last[1:]
+
+    def _mode(self, merged, beta):
+        return conditional_mode(self, merged, beta, self._eta)
+
+    def _integral(self, mode, merged):
+        """-2 log of the integral over the random effects."""
+        return -2.0 * (mode.terms.loglik + self.response.constant) + mode.square + mode.weighted.logdet
+
+    def evaluate(self, x):
+        """Value, gradient, information and slopes at a working vector.
+
+        Returns
+        -------
+        Evaluation
+        """
+        mode, merged, terms, sigmas, value = self._at(x)
+        slopes, gradient_beta, gradient_shape = self._gradients(mode, merged)
+        return self._evaluation(x, mode, terms, sigmas, value, self._space.by_term(slopes), gradient_beta, gradient_shape)
+
+    def _implicit(self, mode, merged, zt):
+        """(Sigma^-1 + C)^-1 zt and its scores at the observed weights, for `zt` (q, J) per factor."""
+        rows = mode.terms
+        weighted = mode.weighted
+        if rows.observed is not rows.weight:
+            weighted = self.eliminate(rows.observed, merged)
+        coef, score = weighted.solve([z[:, :, None] for z in zt])
+        return weighted, [c[:, :, 0] for c in coef], [s[:, :, 0] for s in score]
+
+    def _gradients(self, mode, merged):
+        """Derivative in the covariance of every factor, in beta and in the shape, without priors."""
+        rows, weighted = mode.terms, mode.weighted
+        leverage = weighted.leverage()
+        t = rows.slope * leverage
+        _, v, rho = self._implicit(mode, merged, self.incidence.transposed(t))
+        zv = self.incidence.times(v)
+        slopes = []
+        for trace, g, r in zip(weighted.traces(), mode.g, rho, strict=True):
+            mixed = r @ g.T
+            slopes.append(trace - g @ g.T + 0.5 * (mixed + mixed.T))
+        beta = self.X.T @ (t - 2.0 * rows.score - rows.observed * zv)
+        shape = None
+        if self.k_shape:
+            total, score, weight, _ = self.response.shape_terms(rows)
+            shape = -2.0 * total + float(leverage @ weight) + float(zv @ score)
+        return slopes, beta, shape
+
+    def _evaluation(self, x, mode, terms, sigmas, value, slopes, gradient_beta, gradient_shape, d_lambdas=None):
+        """Add the priors and the average information of the working linear model.
+
+        `d_lambdas` are derivatives in Lambda of every term (q, q) where they are not 2 D Lambda.
+        """
+        theta = x[: self.k_theta]
+        if d_lambdas is None:
+            d_lambdas = [2.0 * (d @ lam) for d, lam in zip(slopes, terms, strict=True)]
+        if sigmas is not None:
+            for t, extra in enumerate(self.penalty.slopes(sigmas)):
+                if extra is not None:
+                    slopes[t] = slopes[t] + extra
+                    d_lambdas[t] = d_lambdas[t] + 2.0 * (extra @ terms[t])
+        gradient = np.empty(x.size)
+        gradient[: self.k_theta] = self._space.pullback(theta, d_lambdas)
+        information = self._information(mode, theta, terms)
+        information[: self.k_theta, : self.k_theta] += self._space.bend(theta, slopes)
+        if sigmas is not None:
+            information[: self.k_theta, : self.k_theta] += self.penalty.curvature(
+                sigmas, terms, self._space.structures, self.random.theta_slices, theta
+            )
+        if not self.profiles_beta:
+            _, slope, exact, safe = self.penalty.fixed_shape(mode.beta)
+            at = slice(self.k_theta, self.k_theta + self.k_fe)
+            gradient[at] = gradient_beta + slope
+            information[at, at] += safe
+        if self.k_shape:
+            gradient[-1] = gradient_shape
+        return Evaluation(np.array(x), value, gradient, information, tuple(slopes))
+
+    def _information(self, mode, theta, terms):
+        """Average information of the working linear model in (theta, beta, shape), positive semidefinite.
+
+        With a = Z E g for the direction E of a parameter, the blocks are a'V^-1a + a'V^-1X B^-1 X'V^-1a, 2 X'V^-1a and 2 B for
+        B = X'V^-1X, whose Schur complement in theta is a'P a.
+        """
+        inc, weighted, k, p = self.incidence, mode.weighted, self.k_theta, self.k_fe
+        h = [np.zeros((*g.shape, k)) for g in mode.g]
+        for t, (factor, d) in enumerate(self._space.directions(theta, terms)):
+            h[factor][:, :, t] = d @ mode.g[factor]
+        fixed = fixed_system(self, weighted, mode.terms.weight)
+        a = inner(h, weighted.solve(weighted.multiply(h))[1])
+        c = inner(fixed.score, h)
+        bc = np.linalg.lstsq(fixed.information, c, rcond=None)[0] if p else c
+        size = k + (0 if self.profiles_beta else p) + self.k_shape
+        out = np.zeros((size, size))
+        out[:k, :k] = a - c.T @ bc if self.profiles_beta else a + c.T @ bc
+        if not self.profiles_beta:
+            out[k : k + p, :k] = 2.0 * c
+            out[:k, k : k + p] = 2.0 * c.T
+            out[k : k + p, k : k + p] = 2.0 * fixed.information
+        if self.k_shape:
+            _, score, _, information = self.response.shape_terms(mode.terms)
+            out[-1, -1] = 2.0 * information
+            if self.response.distribution.dispersed:
+                zs = [z[:, :, None] for z in inc.transposed(-score)]
+                solved = weighted.solve(zs)[1]
+                out[-1, :k] = out[:k, -1] = inner(solved, h)[0]
+        return out
+
+    # solution
+
+    def solve(self, x):
+        """Everything at the user's parameters.
+
+        Returns
+        -------
+        GeneralizedSolution
+        """
+        working = self.working_theta(x)
+        mode, _, terms, sigmas, value = self._at(working)
+        penalty = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
+        sigma2 = self.response.scale
+        b = [None] * len(terms)
+        for f, effects in zip(self._layout.factors, mode.b, strict=True):
+            for t, place in zip(f.terms, f.places, strict=True):
+                b[t] = (self._layout.term_bases[t].a @ effects[place]).T
+        fixed = fixed_system(self, mode.weighted, mode.terms.weight)
+        information = fixed.information + 0.5 * self.penalty.fixed_shape(mode.beta)[3]
+        a = self._basis.a
+        cov = a @ np.linalg.pinv(information, hermitian=True) @ a.T
+        return GeneralizedSolution(
+            theta=np.asarray(x, dtype=float)[: self.k_theta] / np.sqrt(sigma2),
+            beta=a @ mode.beta,
+            b=tuple(b),
+            sigma2=sigma2,
+            alpha=getattr(self.response.distribution, "alpha", None),
+            cov_beta=cov / sigma2,
+            eta=mode.terms.eta,
+            square=mode.square,
+            logdet_m=mode.weighted.logdet,
+            criterion=value - penalty,
+            penalty=penalty,
+        )
+
+
+class JointDeviance(LaplaceDeviance):
+    """The faster approximation with beta and the random effects at their joint mode (``nagq=0``)."""
+
+    profiles_beta = True
+
+    def _mode(self, merged, beta):
+        eta = self._eta if self._eta is not None else self.response.start_eta()
+        return joint_mode(self, merged, eta)
+
+    def _gradients(self, mode, merged):
+        rows, weighted = mode.terms, mode.weighted
+        leverage = weighted.leverage()
+        t = rows.slope * leverage
+        observed, v, rho = self._implicit(mode, merged, self.incidence.transposed(t))
+        fixed = fixed_system(self, observed, rows.observed)
+        hessian = fixed.information + 0.5 * self.penalty.fixed_shape(mode.beta)[2]
+        v_columns = [x[:, :, None] for x in v]
+        k = np.linalg.solve(hessian, self.X.T @ t - inner(fixed.zx, v_columns)[:, 0])
+        rho = [r - s @ k for r, s in zip(rho, fixed.score, strict=True)]
+        slopes = []
+        for trace, g, r in zip(weighted.traces(), mode.g, rho, strict=True):
+            mixed = r @ g.T
+            slopes.append(trace - g @ g.T + 0.5 * (mixed + mixed.T))
+        shape = None
+        if self.k_shape:
+            total, score, weight, _ = self.response.shape_terms(rows)
+            moved = self.incidence.times([x - c @ k for x, c in zip(v, fixed.coef, strict=True)]) + self.X @ k
+            shape = -2.0 * total + float(leverage @ weight) + float(moved @ score)
+        return slopes, None, shape

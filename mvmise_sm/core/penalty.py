@@ -1,0 +1,87 @@
+"""Priors of a model without a residual scale: penalty, gradient and curvature in beta and in the covariances."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["Penalty"]
+
+
+class Penalty:
+    """-2 log prior in working coordinates.
+
+    Parameters
+    ----------
+    priors : object or None
+        ``cov``: per term None or an object with ``evaluate``, ``hessian`` and ``repels``; ``fixef``: quadratic penalties with
+        ``precision``, ``mean``, ``constant`` and ``mixing.phi``.
+    a : ndarray
+        beta = a @ working beta (p, p).
+    bases : sequence of TermBasis
+        Working coordinates of the terms.
+
+    Attributes
+    ----------
+    repels : tuple of bool
+        Terms whose prior is infinite where the covariance is singular.
+    """
+
+    def __init__(self, priors, a, bases):
+        self.a, self.bases = a, bases
+        self.cov = (None,) * len(bases) if priors is None else priors.cov
+        self.fixef = () if priors is None else priors.fixef
+        self.repels = tuple(c is not None and c.repels for c in self.cov)
+        self.any_cov = any(c is not None for c in self.cov)
+        self._forms = [self.a.T @ block.precision @ self.a for block in self.fixef]
+
+    def fixed(self, beta):
+        """Value at a working `beta` (p,)."""
+        user = self.a @ beta
+        return sum(b.constant + b.mixing.phi(_quadratic(b, user))[0] for b in self.fixef)
+
+    def fixed_shape(self, beta):
+        """Value, gradient (p,), Hessian (p, p) and a positive semidefinite majorant of it at a working `beta`."""
+        p = beta.size
+        value, gradient, exact, safe = 0.0, np.zeros(p), np.zeros((p, p)), np.zeros((p, p))
+        user = self.a @ beta
+        for block, form in zip(self.fixef, self._forms, strict=True):
+            phi, d1, d2 = block.mixing.phi(_quadratic(block, user))
+            slope = 2.0 * (self.a.T @ (block.precision @ (user - block.mean)))
+            value += block.constant + phi
+            gradient += d1 * slope
+            safe += 2.0 * d1 * form
+            exact += d2 * np.multiply.outer(slope, slope)
+        return value, gradient, safe + exact, safe
+
+    def covariances(self, sigmas):
+        """Value at the terms' covariances in the user's coordinates."""
+        return sum(c.value(s) for c, s in zip(self.cov, sigmas, strict=True) if c is not None)
+
+    def slopes(self, sigmas):
+        """Per term the derivative in the working covariance (q, q), None without a prior."""
+        out = []
+        for prior, sigma, basis in zip(self.cov, sigmas, self.bases, strict=True):
+            out.append(None if prior is None else basis.a.T @ prior.gradient(sigma) @ basis.a)
+        return out
+
+    def curvature(self, sigmas, terms, structures, slices, theta):
+        """Positive part of the priors' curvature along the tangents of Sigma (k_theta, k_theta)."""
+        out = np.zeros((theta.size, theta.size))
+        for t, prior in enumerate(self.cov):
+            if prior is None:
+                continue
+            a, at = self.bases[t].a, slices[t]
+            tangents = structures[t].tangents(theta[at])
+            moved = tangents @ terms[t].T
+            moved = a @ (moved + moved.transpose(0, 2, 1)) @ a.T
+            flat = moved.reshape(len(moved), -1)
+            size = flat.shape[1]
+            block = flat @ prior.hessian(sigmas[t]).reshape(size, size) @ flat.T
+            values, vectors = np.linalg.eigh(0.5 * (block + block.T))
+            out[at, at] = (vectors * np.maximum(values, 0.0)) @ vectors.T
+        return out
+
+
+def _quadratic(block, beta):
+    away = beta - block.mean
+    return max(float(away @ block.precision @ away), 0.0)

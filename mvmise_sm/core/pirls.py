@@ -1,0 +1,265 @@
+"""Penalised iteratively reweighted least squares: the conditional mode of the random effects.
+
+The state is (b, g) with b = Sigma g, so that u'u = g'b for u = Lambda'g and nothing divides by Lambda. A Newton step solves
+(Sigma^-1 + C) db = r with r = Z's - g, which gives dg = r - C db.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["FixedSystem", "Mode", "conditional_mode", "fixed_system", "inner", "joint_mode", "newton_elimination"]
+
+_TOLERANCE = 1e-13
+_CHORD = 1e-5
+_MAX_STEPS = 100
+
+
+@dataclass(slots=True, eq=False)
+class Mode:
+    """Conditional mode of the random effects, and of beta where that is an inner parameter.
+
+    Attributes
+    ----------
+    b, g : list of ndarray
+        Modes b and scores g with b = Sigma g, (q, J) per factor.
+    beta : ndarray
+        (p,).
+    terms : RowTerms
+        Rows at the mode.
+    square : float
+        u'u.
+    weighted : object
+        The elimination at the expected weights of the mode.
+    """
+
+    b: list
+    g: list
+    beta: np.ndarray
+    terms: object
+    square: float
+    weighted: object = None
+
+
+def _dot(x, y):
+    return sum(float(np.vdot(a, b)) for a, b in zip(x, y, strict=True))
+
+
+def _stack(blocks):
+    return [x[:, :, None] for x in blocks]
+
+
+def _unstack(blocks):
+    return [x[:, :, 0] for x in blocks]
+
+
+def newton_elimination(problem, terms, lambdas):
+    """Elimination and weights of a Newton step: the observed weights, or the expected ones where those are not convex."""
+    if terms.observed is not terms.weight:
+        try:
+            return problem.eliminate(terms.observed, lambdas), terms.observed
+        except np.linalg.LinAlgError:
+            pass
+    return problem.eliminate(terms.weight, lambdas), terms.weight
+
+
+def conditional_mode(problem, lambdas, beta, eta=None):
+    """Mode of the random effects at fixed beta.
+
+    Parameters
+    ----------
+    problem : object
+        ``incidence``, ``response``, ``eliminate`` and ``fixed_part(beta)``.
+    lambdas : list of ndarray
+        Relative factors (q, q) of the grouping factors.
+    beta : ndarray
+        Working beta (p,).
+    eta : ndarray, optional
+        A linear predictor near the one at the mode (nobs,).
+
+    Returns
+    -------
+    Mode
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If no random effects give a finite likelihood.
+    """
+    inc = problem.incidence
+    base = problem.fixed_part(beta)
+    state = None if eta is None else _first_step(problem, lambdas, base, eta)
+    if state is None:
+        terms = problem.response.rows(base)
+        if terms.loglik == -np.inf:
+            raise np.linalg.LinAlgError("the linear predictor leaves the domain of the link")
+        state = inc.zeros(), inc.zeros(), terms, None
+    b, g, terms, chord = state
+    objective = _dot(g, b) - 2.0 * terms.loglik
+    previous = np.inf
+    for _ in range(_MAX_STEPS):
+        residual = [s - x for s, x in zip(inc.transposed(terms.score), g, strict=True)]
+        fresh = chord is None or previous > _CHORD
+        if fresh:
+            chord = newton_elimination(problem, terms, lambdas)[0]
+        db, dg = map(_unstack, chord.solve(_stack(residual)))
+        decrement = _dot(residual, db)
+        if not fresh and decrement > 1e-2 * previous:
+            chord = newton_elimination(problem, terms, lambdas)[0]
+            db, dg = map(_unstack, chord.solve(_stack(residual)))
+            decrement = _dot(residual, db)
+        if decrement < _TOLERANCE:
+            break
+        previous = decrement
+        taken = _line_search(problem, base, (b, g, objective), (db, dg), decrement)
+        if taken is None:
+            break
+        b, g, terms, objective = taken
+    return Mode(b, g, beta, terms, _dot(g, b))
+
+
+def _first_step(problem, lambdas, base, eta):
+    """A Newton step from any `eta`, which need not be one of the model; None where it leads nowhere."""
+    inc, response = problem.incidence, problem.response
+    terms = response.rows(eta)
+    if terms.loglik == -np.inf:
+        return None
+    chord, weight = newton_elimination(problem, terms, lambdas)
+    b, g = map(_unstack, chord.solve(_stack(inc.transposed(terms.score + weight * (eta - base)))))
+    after = response.rows(base + inc.times(b))
+    # a step that long is better taken from zero, under the control of the line search
+    if after.loglik < terms.loglik - 50.0 - 0.5 * abs(terms.loglik):
+        return None
+    return b, g, after, chord
+
+
+def _line_search(problem, base, state, step, decrement):
+    """The longest of the steps 1, 1/2, ... that lowers the penalised deviance; None where none does."""
+    b, g, objective = state
+    db, dg = step
+    noise = 1e-13 * abs(objective)
+    length = 1.0
+    while length > 1e-8:
+        moved = [x + length * d for x, d in zip(b, db, strict=True)]
+        score = [x + length * d for x, d in zip(g, dg, strict=True)]
+        terms = problem.response.rows(base + problem.incidence.times(moved))
+        if terms.loglik > -np.inf:
+            value = _dot(score, moved) - 2.0 * terms.loglik
+            if value <= objective + noise or (length == 1.0 and decrement < 1e-8):
+                return moved, score, terms, value
+        length *= 0.5
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class FixedSystem:
+    """The fixed effects next to eliminated random effects, at some weights.
+
+    Attributes
+    ----------
+    zx : list of ndarray
+        Z'WX, (q, J, p) per factor.
+    coef, score : list of ndarray
+        (Sigma^-1 + C)^-1 Z'WX and Z'V^-1X, (q, J, p) per factor.
+    information : ndarray
+        X'V^-1X (p, p).
+    """
+
+    zx: list
+    coef: list
+    score: list
+    information: np.ndarray
+
+
+def fixed_system(problem, weighted, weight):
+    """Eliminate the random effects from the columns of X."""
+    X = problem.X
+    scaled = X * weight[:, None]
+    zx = problem.incidence.transposed_many(np.ascontiguousarray(scaled.T))
+    coef, score = weighted.solve(zx)
+    return FixedSystem(zx, coef, score, X.T @ scaled - inner(zx, coef))
+
+
+def inner(left, right):
+    """Sum over factors and levels of L'R, (c, d), for (q, J, c) and (q, J, d) per factor."""
+    return sum(x.reshape(-1, x.shape[2]).T @ y.reshape(-1, y.shape[2]) for x, y in zip(left, right, strict=True))
+
+
+def joint_mode(problem, lambdas, eta):
+    """Mode of random effects and beta together, with the prior of beta.
+
+    Parameters
+    ----------
+    problem : object
+        As in `conditional_mode`, with ``X`` and ``penalty``.
+    lambdas : list of ndarray
+        Relative factors (q, q) of the grouping factors.
+    eta : ndarray
+        A linear predictor from which to start (nobs,).
+
+    Returns
+    -------
+    Mode
+    """
+    inc, response = problem.incidence, problem.response
+    p = problem.X.shape[1]
+    state = None
+    terms = response.rows(eta)
+    if terms.loglik > -np.inf:
+        # one step of iteratively reweighted least squares from a predictor that need not be of the model
+        step = _joint_step(problem, lambdas, terms, (inc.zeros(), np.zeros(p)), eta - problem.fixed_part(np.zeros(p)))
+        state = _joint_state(problem, *step[:3])
+    if state is None:
+        beta = np.linalg.lstsq(problem.X, response.constant_eta() - problem.fixed_part(np.zeros(p)), rcond=None)[0]
+        state = _joint_state(problem, inc.zeros(), inc.zeros(), beta)
+    if state is None:
+        raise np.linalg.LinAlgError("no start has a finite likelihood")
+    b, g, beta, terms, objective = state
+    for _ in range(_MAX_STEPS):
+        db, dg, dbeta, decrement = _joint_step(problem, lambdas, terms, (g, beta))
+        if decrement < _TOLERANCE:
+            break
+        noise, length, taken = 1e-13 * abs(objective), 1.0, None
+        while length > 1e-8:
+            moved = [x + length * d for x, d in zip(b, db, strict=True)]
+            score = [x + length * d for x, d in zip(g, dg, strict=True)]
+            trial = _joint_state(problem, moved, score, beta + length * dbeta)
+            if trial is not None and (trial[4] <= objective + noise or (length == 1.0 and decrement < 1e-8)):
+                taken = trial
+                break
+            length *= 0.5
+        if taken is None:
+            break
+        b, g, beta, terms, objective = taken
+    return Mode(b, g, beta, terms, _dot(g, b))
+
+
+def _joint_state(problem, b, g, beta):
+    """Point, its rows and its penalised deviance; None where that is infinite."""
+    terms = problem.response.rows(problem.fixed_part(beta) + problem.incidence.times(b))
+    if terms.loglik == -np.inf:
+        return None
+    return b, g, beta, terms, _dot(g, b) - 2.0 * terms.loglik + problem.penalty.fixed(beta)
+
+
+def _joint_step(problem, lambdas, terms, point, shift=None):
+    """Newton step in (b, g, beta) and its decrement; from the predictor `shift` beyond the point where that is given."""
+    g, beta = point
+    weighted, weight = newton_elimination(problem, terms, lambdas)
+    score = terms.score if shift is None else terms.score + weight * shift
+    _, slope, _, safe = problem.penalty.fixed_shape(beta)
+    residual = [s - x for s, x in zip(problem.incidence.transposed(score), g, strict=True)]
+    db, dg = map(_unstack, weighted.solve(_stack(residual)))
+    fixed = fixed_system(problem, weighted, weight)
+    direct = problem.X.T @ score - 0.5 * slope
+    reduced = direct - inner(fixed.zx, _stack(db))[:, 0]
+    information = fixed.information + 0.5 * safe
+    try:
+        dbeta = np.linalg.solve(information, reduced)
+    except np.linalg.LinAlgError:
+        dbeta = np.linalg.lstsq(information, reduced, rcond=None)[0]
+    db = [d - k @ dbeta for d, k in zip(db, fixed.coef, strict=True)]
+    dg = [d - k @ dbeta for d, k in zip(dg, fixed.score, strict=True)]
+    return db, dg, dbeta, _dot(residual, db) + float(direct @ dbeta)
