@@ -236,12 +236,13 @@ class ProfiledDeviance:
                     slopes[t] = slopes[t] + basis.a.T @ extra @ basis.a
         gradient = np.empty(self.k_theta)
         directions, moved, curvature = [], [], np.zeros((self.k_theta, self.k_theta))
+        hessians = solution.sigma_hessians or (None,) * len(terms)
         for t, (structure, at) in enumerate(zip(self._structures, self.random.theta_slices, strict=True)):
             lam, slope = terms[t], slopes[t]
             k, place, q = where[t]
             if q == 1:
                 gradient[at] = 2.0 * slope[0, 0] * lam[0, 0]
-                curvature[at, at] = 2.0 * max(slope[0, 0], 0.0)
+                curvature[at, at] = 2.0 * (max(slope[0, 0], 0.0) if hessians[t] is None else slope[0, 0])
                 directions.append((k, 2.0 * lam))
                 moved.append(2.0 * lam[None])
                 continue
@@ -255,23 +256,21 @@ class ProfiledDeviance:
                     wide[place, place] = direction
                     direction = wide
                 directions.append((k, direction))
-            flat = tangents.reshape(len(tangents), -1)
-            curvature[at, at] = 2.0 * (_positive_part(slope) @ tangents).reshape(len(tangents), -1) @ flat.T
+            bend = _positive_part(slope) if hessians[t] is None else slope
+            curvature[at, at] = 2.0 * (bend @ tangents).reshape(len(tangents), -1) @ tangents.reshape(len(tangents), -1).T
         xi = np.append(-solution.beta, 1.0)
         a, b = factorization.information(directions, xi, solution.cov_beta)
         s2 = solution.sigma2
-        information = a / s2
-        safe = information - (solution.curvature_c / s2**2) * np.multiply.outer(b, b) + curvature
+        average = a / s2 - (solution.curvature_c / s2**2) * np.multiply.outer(b, b)
         if solution.sigma_hessians is None:
-            return Evaluation(np.array(theta), value, gradient, safe, tuple(slopes))
-        places = self._structures, self.random.theta_slices, self._layout.term_bases
-        own, rest, cross = prior_shape(*places, theta, moved, terms, slopes, self._sizes, solution)
-        for at, hessian in zip(self.random.theta_slices, solution.sigma_hessians, strict=True):
-            if hessian is None:
-                rest[at, at] = curvature[at, at]
+            return Evaluation(np.array(theta), value, gradient, average + curvature, tuple(slopes))
+        own, rest, cross = prior_shape(
+            self.random.theta_slices, self._layout.term_bases, moved, terms, slopes, self._sizes, solution
+        )
         cross += b / s2
-        exact = information + own + rest - solution.curvature_c * np.multiply.outer(cross, cross)
-        return Evaluation(np.array(theta), value, gradient, trusted(exact, safe, own), tuple(slopes))
+        exact = a / s2 + curvature + own + rest - solution.curvature_c * np.multiply.outer(cross, cross)
+        information = trusted(exact, average, own, curvature)
+        return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     def solve(self, theta):
         """Solution at the user's theta.

@@ -9,7 +9,7 @@ __all__ = ["prior_shape", "trusted"]
 _SHARE = 0.1
 
 
-def prior_shape(structures, slices, bases, theta, moved, lambdas, slopes, sizes, solution):
+def prior_shape(slices, bases, moved, lambdas, slopes, sizes, solution):
     """Second derivatives along the tangents of Sigma = Lambda Lambda' that the average information does not have.
 
     They are the priors' own, and the amount by which the average information is off where a prior holds the estimate
@@ -18,12 +18,10 @@ def prior_shape(structures, slices, bases, theta, moved, lambdas, slopes, sizes,
 
     Parameters
     ----------
-    structures, slices : sequence
-        Working structure and place in theta of every term.
+    slices : sequence of slice
+        Place in theta of every term.
     bases : sequence
         Per term the map `a` (q, q) from working to the user's coordinates.
-    theta : ndarray
-        Working theta (k_theta,).
     moved : sequence of ndarray
         Tangents of the working Sigma (k, q, q) per term.
     lambdas, slopes : sequence of ndarray
@@ -37,13 +35,13 @@ def prior_shape(structures, slices, bases, theta, moved, lambdas, slopes, sizes,
     own : ndarray
         The priors' own curvature (k_theta, k_theta), block diagonal by term.
     rest : ndarray
-        The correction of the average information and the curvature 2 D of Sigma in theta (k_theta, k_theta), for the
-        terms with a prior.
+        The correction of the average information (k_theta, k_theta).
     cross : ndarray
         Mixed derivative in theta and log sigma2 (k_theta,).
     """
-    own, rest = np.zeros((2, theta.size, theta.size))
-    cross = np.zeros(theta.size)
+    k_theta = slices[-1].stop
+    own, rest = np.zeros((2, k_theta, k_theta))
+    cross = np.zeros(k_theta)
     for t, at in enumerate(slices):
         hessian, mixed, a = solution.sigma_hessians[t], solution.sigma_crosses[t], bases[t].a
         if hessian is None:
@@ -56,9 +54,7 @@ def prior_shape(structures, slices, bases, theta, moved, lambdas, slopes, sizes,
         inner = lambdas[t] @ lambdas[t].T
         inner.flat[:: len(a) + 1] += 1.0 / sizes[t]
         off = flat @ _kron(data, _inverse(inner)) @ flat.T
-        tangents = structures[t].tangents(theta[at])
-        bend = (slopes[t] @ tangents).reshape(k, size) @ tangents.reshape(k, size).T
-        rest[at, at] = 2.0 * bend - 0.5 * (off + off.T)
+        rest[at, at] = -0.5 * (off + off.T)
         if mixed is not None:
             cross[at] = wide @ mixed.ravel()
     return own, rest, cross
@@ -80,16 +76,22 @@ def _inverse(s):
     return np.linalg.inv(s)
 
 
-def trusted(exact, safe, own):
-    """The exact model of the Hessian where it keeps a share of the safe one in every direction, else the safe one.
+def trusted(exact, average, own, curvature):
+    """The exact model of the Hessian where it keeps a share of the average information in every direction.
 
-    The safe model is the average information `safe` with the positive part of the priors' `own` curvature.
+    Elsewhere the average information with the positive parts of the priors' `own` curvature and of that of Sigma in
+    theta, which is a safe model.
     """
     if exact.shape[0] == 1:
-        return exact if exact[0, 0] > _SHARE * safe[0, 0] else safe + np.maximum(own, 0.0)
+        positive = exact[0, 0] > _SHARE * average[0, 0]
+        return exact if positive else average + np.maximum(own, 0.0) + np.maximum(curvature, 0.0)
     try:
-        np.linalg.cholesky(exact - _SHARE * safe)
+        np.linalg.cholesky(exact - _SHARE * average)
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(own)
-        return safe + (vectors * np.maximum(values, 0.0)) @ vectors.T
+        return average + _positive_part(own) + _positive_part(curvature)
     return exact
+
+
+def _positive_part(block):
+    values, vectors = np.linalg.eigh(block)
+    return (vectors * np.maximum(values, 0.0)) @ vectors.T
