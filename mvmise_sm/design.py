@@ -159,7 +159,8 @@ def as_frame(data: Any) -> pd.DataFrame:
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, pd.Series):
-        return data.to_frame().T.infer_objects() if data.index.dtype == object else data.to_frame()
+        one_row = all(isinstance(label, str) for label in data.index)
+        return data.to_frame().T.infer_objects() if one_row else data.to_frame()
     if hasattr(data, "to_pandas"):
         return data.to_pandas()
     try:

@@ -395,6 +395,35 @@ def test_new_labels_match_by_value(toy):
     assert one.to_numpy().tolist() == [[1.0, 1.0, 0.0]]
 
 
+def test_one_row_as_a_series(toy):
+    built = design("y ~ x * f + (x | g)", toy)
+    np.testing.assert_allclose(new_exog(built, toy.loc["r7"]), built.exog.loc[["r7"]])
+    ((codes, columns),) = new_random_rows(built, toy.loc["r7"])
+    assert codes.tolist() == [7]
+    np.testing.assert_allclose(columns, [[1.0, toy.loc["r7", "x"]]])
+    only = design("y ~ x + (1 | g)", toy)
+    np.testing.assert_array_equal(new_exog(only, toy["x"].reset_index(drop=True))["x"], toy["x"])
+
+
+def test_nothing_fixed(toy):
+    built = design("y ~ 0 + (1 | g)", toy)
+    assert built.exog.shape == (60, 0)
+    assert new_exog(built, toy.iloc[:3]).shape == (3, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_row_order_and_labels_do_not_matter(toy, seed):
+    text = "y ~ scale(x) * f + C(t, Sum) + (poly(x, 2) | h/t) + (1 | g)"
+    built = design(text, toy)
+    order = np.random.default_rng(seed).permutation(60)
+    moved = design(text, toy.iloc[order].assign(g=lambda d: "g" + d["g"].astype(str)))
+    np.testing.assert_allclose(moved.exog, built.exog.iloc[order], rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(moved.random.terms, built.random.terms, strict=True):
+        np.testing.assert_array_equal(ours.factor.codes, theirs.factor.codes[order])
+        for a, b in zip(ours.columns[1:], theirs.columns[1:], strict=True):
+            np.testing.assert_allclose(a, b[order], rtol=1e-12, atol=1e-12)
+
+
 def test_design_does_not_follow_later_changes_of_the_frame(toy):
     built = design("y ~ x + (x | g)", toy)
     before = built.endog.to_numpy().copy(), built.random.terms[0].columns[1].copy()
