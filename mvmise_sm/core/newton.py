@@ -12,6 +12,8 @@ __all__ = ["METHODS", "Optimum", "minimize"]
 
 _DECREMENT = 1e-9
 _STATIONARY = 1e-5
+# a step of this decrement moves theta by a millionth of its standard error: not worth a factorisation
+_NEGLIGIBLE = 1e-12
 _SNAP = 1e-3
 _SINGULAR = 1e-4
 _MAX_DAMPING = 1e10
@@ -148,7 +150,8 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     }
     singular = counter.criterion.is_singular(best.theta)
     # the last step is at hand without another evaluation, and takes theta from half the digits of the objective to nearly all
-    last = np.maximum(best.theta - step, counter.lower) if decrement <= max(tol, noise) else best.theta
+    worth = _NEGLIGIBLE < decrement <= max(tol, noise)
+    last = np.maximum(best.theta - step, counter.lower) if worth else best.theta
     theta = counter.criterion.user_theta(last)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
     working = last if counter.criterion is criterion else criterion.working_theta(theta)
