@@ -12,7 +12,7 @@ import numpy as np
 
 __all__ = ["FixedSystem", "Mode", "conditional_mode", "fixed_system", "inner", "joint_mode", "newton_elimination"]
 
-_TOLERANCE = 1e-13
+_TOLERANCE = 1e-17
 _CHORD = 1e-5
 _MAX_STEPS = 100
 
@@ -107,10 +107,12 @@ def conditional_mode(problem, lambdas, beta, eta=None):
         db, dg = map(_unstack, chord.solve(_stack(residual)))
         decrement = _dot(residual, db)
         if not fresh and decrement > 1e-2 * previous:
+            fresh = True
             chord = newton_elimination(problem, terms, lambdas)[0]
             db, dg = map(_unstack, chord.solve(_stack(residual)))
             decrement = _dot(residual, db)
-        if decrement < _TOLERANCE:
+        # rounding stops the decrease of the decrement at last
+        if decrement < _TOLERANCE or (fresh and _CHORD > previous and decrement > 0.1 * previous):
             break
         previous = decrement
         taken = _line_search(problem, base, (b, g, objective), (db, dg), decrement)
