@@ -64,6 +64,7 @@ class MechanismPrior:
     spread : float
         Standard deviation of an outcome, which makes the prior equivariant to the unit of the outcomes.
     scale, df : float
+        An infinite `df` is the normal distribution.
     """
 
     spread: float
@@ -78,6 +79,9 @@ class MechanismPrior:
     def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
         width = self.scale / self.spread
         ratio = params.phi[1] / width
-        value = 0.5 * (self.df + 1.0) * np.log1p(ratio**2 / self.df)
-        slope = (self.df + 1.0) * ratio / (self.df + ratio**2) / width
+        if np.isinf(self.df):
+            value, slope = 0.5 * ratio**2, ratio / width
+        else:
+            value = 0.5 * (self.df + 1.0) * np.log1p(ratio**2 / self.df)
+            slope = (self.df + 1.0) * ratio / (self.df + ratio**2) / width
         return float(value), replace(params.zeros(), phi=np.array([0.0, slope, 0.0]))

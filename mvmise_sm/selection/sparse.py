@@ -119,7 +119,7 @@ def fit_sparse(
     history: list[float] = []
     for round_number in range(MAX_ROUNDS):
         likelihood = build(SparsePrecision(sign != 0.0))
-        objective = _Orthant(likelihood, penalties, sign, bound)
+        objective = OrthantObjective(likelihood, penalties, sign, bound)
         point = likelihood.theta(params)
         maximum = maximise(
             objective, point, likelihood.metric(point), maxiter=maxiter, information=False, diverged=likelihood.diverged,
@@ -184,10 +184,11 @@ def penalty_path(
     return fits
 
 
-class _Orthant:
+class OrthantObjective:
     """The objective with the signs of the precision elements held: the lasso is linear there."""
 
     def __init__(self, likelihood: ErrorLikelihood, penalties, sign: np.ndarray, bound: np.ndarray) -> None:
+        self.likelihood = likelihood
         self._smooth = PenalisedObjective(likelihood, penalties)
         coordinates = likelihood.coordinates
         self._cut = likelihood.slices["error_cov"]

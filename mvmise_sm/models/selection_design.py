@@ -1,0 +1,341 @@
+"""Frames and arrays become the data of a selection model: wide or long, with common or outcome-specific effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.core.structures import Diagonal
+from mvmise_sm.design import Design, as_frame, build_design
+from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEffectsError
+from mvmise_sm.formula import FormulaParts
+from mvmise_sm.models.fixed import constant_column, default_names
+from mvmise_sm.selection.data import SelectionData, selection_data
+
+__all__ = ["SelectionDesign", "array_design", "expand_outcome_effects", "formula_design"]
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionDesign:
+    """The arrays of a selection model with their labels.
+
+    Attributes
+    ----------
+    data : SelectionData
+    endog : DataFrame
+        Outcomes (N, K) in the order the user gave.
+    exog : DataFrame
+        Fixed effects (N, p), or (N * K, p) stacked by outcome when they are outcome specific.
+    group_name : str
+    effect_names : tuple of str
+        Random effects of model e.
+    covariate_name : str
+        Name of the mechanism's covariate.
+    terms : dict
+        Columns of `exog` of every formula term.
+    outcome_effects : tuple of int
+        Columns of the common design that were given one coefficient per outcome.
+    levels : sequence
+        Cluster labels in the order they are reported in.
+    design : Design or None
+        The evaluated formula.
+    """
+
+    data: SelectionData
+    endog: pd.DataFrame
+    exog: pd.DataFrame
+    group_name: str
+    effect_names: tuple[str, ...]
+    covariate_name: str
+    terms: dict[str, list[int]]
+    outcome_effects: tuple[int, ...]
+    levels: Sequence
+    design: Design | None
+
+
+def expand_outcome_effects(exog: pd.DataFrame, outcomes: Sequence[str], columns: Sequence[int]) -> pd.DataFrame:
+    """Stack a common design over outcomes, giving the `columns` one coefficient per outcome.
+
+    Parameters
+    ----------
+    exog : DataFrame
+        (N, p)
+    outcomes : sequence of str
+        (K,)
+    columns : sequence of int
+
+    Returns
+    -------
+    DataFrame
+        (N * K, p + (K - 1) m), outcome by outcome; the columns of ``x`` are called ``x[outcome]``.
+    """
+    K = len(outcomes)
+    pieces, names = [], []
+    values = exog.to_numpy(dtype=float)
+    for j, name in enumerate(exog.columns):
+        if j in set(columns):
+            pieces.append(np.kron(np.eye(K), values[:, [j]]))
+            names += [f"{name}[{outcome}]" for outcome in outcomes]
+        else:
+            pieces.append(np.tile(values[:, [j]], (K, 1)))
+            names.append(str(name))
+    index = pd.MultiIndex.from_product([list(outcomes), exog.index], names=["outcome", exog.index.name])
+    return pd.DataFrame(np.hstack(pieces), index=index, columns=names)
+
+
+def array_design(
+    endog, exog, groups, *, exog_re=None, missing_cov=None, outcome_effects=None
+) -> SelectionDesign:
+    """Label and check arrays; parameters as in `SelectionModel`."""
+    endog = _labelled(endog, "y", first=1)
+    names = list(endog.columns)
+    index = endog.index
+    stacked = np.asarray(exog)
+    if isinstance(exog, pd.DataFrame):
+        exog = exog.set_axis([str(c) for c in exog.columns], axis=1)
+    else:
+        stacked = stacked[:, None] if stacked.ndim == 1 else stacked
+        try:
+            const = constant_column(stacked.astype(float))
+        except (TypeError, ValueError):
+            raise DataError("exog must be numeric") from None
+        exog = pd.DataFrame(stacked, columns=default_names(stacked.shape[1], const))
+        exog.index = index if len(exog) == len(index) else exog.index
+    group_name = str(getattr(groups, "name", None) or "group")
+    if exog_re is None:
+        Z, effects = np.ones((len(endog), 1)), ("Intercept",)
+    else:
+        frame = _labelled(exog_re, "z", first=1)
+        Z, effects = frame.to_numpy(), tuple(frame.columns)
+    columns = _effect_columns(outcome_effects, {name: [j] for j, name in enumerate(exog.columns)}, list(exog.columns))
+    if columns and len(exog) != len(endog):
+        raise OptionError("outcome_effects needs a design with one row per sample; this one is stacked by outcome already")
+    cov, cov_name = _covariate(missing_cov, None, len(endog), names)
+    terms = {name: [j] for j, name in enumerate(exog.columns)}
+    return _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, None, None)
+
+
+def formula_design(
+    parts: FormulaParts,
+    data: Any,
+    *,
+    outcome: str | None = None,
+    sample: str | None = None,
+    missing_cov=None,
+    outcome_effects=None,
+    subset=None,
+    missing: str = "raise",
+    namespace=None,
+) -> SelectionDesign:
+    """Evaluate a formula on a wide frame, or on a long one when `outcome` is given; parameters as in `SelectionModel`."""
+    frame = as_frame(data)
+    outcomes = None
+    if outcome is not None or sample is not None:
+        frame, outcomes, index = _completed(frame, outcome, sample, parts, subset)
+        subset = None
+    design = build_design(
+        parts, frame, subset=subset, missing=missing, keep_missing_endog=True, namespace=namespace
+    )
+    if design.dropped_columns:
+        raise DataError(
+            f"fixed effect {design.dropped_columns[0]!r} is constant or a combination of earlier ones; leave it out"
+        )
+    if design.weights is not None or design.offset is not None:
+        raise OptionError("selection models take neither weights nor offsets")
+    endog, exog = design.endog, design.exog
+    Z, effects, factor = _random_columns(design)
+    labels = np.asarray(factor.levels)[factor.codes]
+    if outcomes is not None:
+        if not isinstance(endog, pd.Series):
+            raise FormulaError("a long frame has one outcome column left of the '~'")
+        if design.missing_mask is not None:
+            raise DataError("rows of a long frame cannot be dropped; fill in or leave out the samples concerned")
+        N, K = len(index), len(outcomes)
+        endog = pd.DataFrame(endog.to_numpy().reshape(K, N).T, index=index, columns=outcomes)
+        stacked = exog.to_numpy().reshape(K, N, -1)
+        if (stacked == stacked[:1]).all():
+            exog = exog.iloc[:N].set_axis(index)
+        labels = labels[:N]
+    elif isinstance(endog, pd.Series):
+        endog = endog.to_frame()
+    cov, cov_name = _covariate(missing_cov, design.frame, len(endog), list(endog.columns))
+    slices = {term.name(): list(range(s.start, s.stop)) for term, s in design.model_spec.term_slices.items()}
+    columns = _effect_columns(outcome_effects, slices, list(design.exog.columns))
+    if columns and len(exog) != len(endog):
+        raise OptionError("outcome_effects: the design already differs between outcomes; write the interaction instead")
+    return _assemble(
+        endog, exog, labels, Z, effects, cov, cov_name, factor.name, slices, columns, list(factor.levels), design
+    )
+
+
+def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, levels, design):
+    names = [str(c) for c in endog.columns]
+    if columns:
+        common = list(exog.columns)
+        exog = expand_outcome_effects(exog, names, columns)
+        terms = _expanded_terms(terms, common, columns, len(names))
+    try:
+        data = selection_data(
+            endog.to_numpy() if endog.dtypes.nunique() == 1 else endog.to_numpy(dtype=object),
+            exog.to_numpy(),
+            np.asarray(groups).tolist() if levels is not None else list(np.asarray(groups)),
+            Z=Z,
+            cov_miss=cov,
+            outcome_names=names,
+            exog_names=list(exog.columns),
+        )
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    return SelectionDesign(
+        data,
+        endog.set_axis(names, axis=1),
+        exog,
+        group_name,
+        tuple(effects),
+        cov_name,
+        terms,
+        tuple(columns),
+        list(data.labels) if levels is None else [level for level in levels if level in set(data.labels)],
+        design,
+    )
+
+
+def _expanded_terms(terms, common, columns, K):
+    width = [K if j in set(columns) else 1 for j in range(len(common))]
+    start = np.cumsum([0, *width])
+    return {name: [c for j in own for c in range(start[j], start[j] + width[j])] for name, own in terms.items()}
+
+
+def _labelled(values, prefix, first) -> pd.DataFrame:
+    if isinstance(values, pd.Series):
+        return values.to_frame(values.name if values.name is not None else f"{prefix}{first}")
+    if isinstance(values, pd.DataFrame):
+        return values.set_axis([str(c) for c in values.columns], axis=1)
+    array = np.asarray(values)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2:
+        raise DataError(f"a samples x columns array is needed, found shape {array.shape}")
+    return pd.DataFrame(array, columns=[f"{prefix}{j + first}" for j in range(array.shape[1])])
+
+
+def _effect_columns(outcome_effects, slices, names) -> list[int]:
+    if outcome_effects is None:
+        return []
+    wanted = [outcome_effects] if isinstance(outcome_effects, str) else list(outcome_effects)
+    columns: list[int] = []
+    for name in wanted:
+        if name in slices:
+            columns += slices[name]
+        elif name in names:
+            columns.append(names.index(name))
+        else:
+            raise OptionError(f"outcome_effects names {name!r}, which is not a fixed effect; allowed are {list(slices)}")
+    return sorted(set(columns))
+
+
+def _random_columns(design: Design):
+    """Random-effects columns (rows, q), their names and the one grouping factor of a formula."""
+    if design.random is None:
+        raise RandomEffectsError(f"formula {design.parts.text!r} has no random-effects term such as '(1 | batch)'")
+    terms = design.random.terms
+    factors = {term.factor.name: term.factor for term in terms}
+    if len(factors) > 1:
+        raise RandomEffectsError(f"selection models have one grouping factor, found {list(factors)}")
+    columns, names = [], []
+    for term in terms:
+        if term.q > 1 and not isinstance(term.structure, Diagonal):
+            raise RandomEffectsError(
+                f"the random effects of a selection model are independent; write {term.text.replace('|', '||')}"
+            )
+        for name, column in zip(term.names, term.columns, strict=True):
+            columns.append(np.ones(len(design.exog)) if column is None else np.asarray(column, dtype=float))
+            names.append(name)
+    return np.column_stack(columns), tuple(names), next(iter(factors.values()))
+
+
+def _covariate(missing_cov, frame, n_rows, outcomes):
+    """Values and name of the mechanism's covariate."""
+    if missing_cov is None:
+        return None, "covariate"
+    if isinstance(missing_cov, str):
+        missing_cov = [missing_cov]
+    if isinstance(missing_cov, (list, tuple)) and all(isinstance(c, str) for c in missing_cov):
+        names = list(missing_cov)
+        if frame is None:
+            raise OptionError("missing_cov is a column name, but there is no frame; give its values")
+        for name in names:
+            if name not in frame.columns:
+                raise OptionError(f"missing_cov {name!r} is not a column of the data")
+        if len(names) not in (1, len(outcomes)):
+            raise OptionError(f"missing_cov names {len(names)} columns; allowed are 1 or one per outcome ({len(outcomes)})")
+        values = frame[names].to_numpy()
+        if values.shape == (n_rows * len(outcomes), 1) and len(outcomes) > 1:
+            stacked = values.reshape(len(outcomes), n_rows)
+            values = stacked[0] if (stacked == stacked[0]).all() else stacked.T
+        return values, names[0] if len(names) == 1 else "covariate"
+    return np.asarray(missing_cov), str(getattr(missing_cov, "name", None) or "covariate")
+
+
+def _completed(frame: pd.DataFrame, outcome, sample, parts: FormulaParts, subset):
+    """Every sample with every outcome, outcome by outcome; values of a sample fill the rows that were absent."""
+    if outcome is None or sample is None:
+        raise OptionError("a long frame needs both outcome= (which feature) and sample= (which run) columns")
+    for name in (outcome, sample):
+        if name not in frame.columns:
+            raise OptionError(f"{name!r} is not a column of the data")
+        if frame[name].isna().any():
+            raise DataError(f"column {name!r} has missing values; every row needs one")
+    if subset is not None:
+        frame = frame.query(subset) if isinstance(subset, str) else frame.loc[subset]
+    double = frame.duplicated([outcome, sample])
+    if double.any():
+        row = frame.loc[double].iloc[0]
+        raise DataError(f"sample {row[sample]!r} has outcome {row[outcome]!r} twice; a long frame has one row for each")
+    outcomes = list(pd.unique(frame[outcome]))
+    samples = pd.Index(pd.unique(frame[sample]), name=sample)
+    keys = pd.MultiIndex.from_product([outcomes, samples], names=[outcome, sample])
+    full = frame.set_index([outcome, sample]).reindex(keys)
+    response = set(parts.responses)
+    for column in full.columns:
+        if column in response or not full[column].isna().any():
+            continue
+        by_sample = frame.groupby(sample, sort=False, observed=True)[column]
+        if (by_sample.nunique(dropna=True) <= 1).all():
+            first = by_sample.first()
+            values = first.reindex(full.index.get_level_values(1)).to_numpy()
+            full[column] = full[column].where(full[column].notna(), pd.Series(values, index=full.index))
+    complete = full.reset_index()
+    if isinstance(frame[outcome].dtype, pd.CategoricalDtype):
+        complete[outcome] = pd.Categorical(complete[outcome], categories=frame[outcome].cat.categories)
+    return complete, [str(o) for o in outcomes], samples
+
+
+def with_outcomes(design: SelectionDesign, endog: pd.DataFrame) -> SelectionDesign:
+    """The same design for other outcomes (N, K); nothing else is evaluated again.
+
+    Raises
+    ------
+    DataError
+        If the outcomes are not numbers, infinite or missing everywhere.
+    """
+    names = [str(c) for c in endog.columns]
+    old = design.data
+    if len(names) != old.n_outcomes and (len(design.exog) != len(design.endog) or old.cov_miss is not None):
+        raise DataError(f"the design has {old.n_outcomes} outcomes and cannot be used for {len(names)}")
+    try:
+        Y = endog.to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"outcomes {names} must be numeric") from None
+    for name, column in zip(names, Y.T, strict=True):
+        if np.isinf(column).any():
+            raise DataError(f"outcome {name!r} has infinite values; only finite numbers and NaN (missing) are allowed")
+        if np.isnan(column).all():
+            raise DataError(f"outcome {name!r} is missing in every sample")
+    K = len(names)
+    X, Z = (a if K == old.n_outcomes else np.repeat(a[:, :1], K, axis=1) for a in (old.X, old.Z))
+    data = replace(old, Y=Y[old.order], X=np.ascontiguousarray(X), Z=np.ascontiguousarray(Z))
+    return replace(design, data=data, endog=endog.set_axis(names, axis=1))

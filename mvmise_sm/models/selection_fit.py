@@ -1,0 +1,229 @@
+"""What the fits of a selection model hand to its results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.exceptions import ConvergenceWarning, SingularFitWarning
+from mvmise_sm.selection.covariance import SparsePrecision
+from mvmise_sm.selection.information import Covariance, covariance
+from mvmise_sm.selection.likelihood import SelectionParams
+from mvmise_sm.selection.maximise import Maximum
+from mvmise_sm.selection.mvmise import MvmiseFit, name_order
+from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
+from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
+from mvmise_sm.selection.objective import PenalisedObjective
+from mvmise_sm.selection.solve import solve
+from mvmise_sm.selection.sparse import SparseFit, fit_sparse
+
+__all__ = ["PenaltyChoice", "SelectionOutcome", "fit_direct", "fit_reproduction", "fit_with_lasso"]
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionOutcome:
+    """One fit, by any algorithm.
+
+    Attributes
+    ----------
+    params : SelectionParams
+    llf : float
+        Log-likelihood without priors and penalties; R's stopping value for its algorithm.
+    penalty : float
+        -2 log prior and lasso, on the deviance scale.
+    cov : Covariance or None
+        None for R's algorithm, which has covariances of the fixed effects only.
+    cov_beta : ndarray, (p, p)
+    k_params : int
+    history : ndarray
+        Objective by iteration.
+    n_iter : int
+    converged : bool
+    message : str
+    warning : (type, str) or None
+    objective : PenalisedObjective
+    maximum : Maximum or None
+    error_penalty : float or None
+    aic : float or None
+        R's, for its algorithm.
+    reproduction : MvmiseFit or None
+    """
+
+    params: SelectionParams
+    llf: float
+    penalty: float
+    cov: Covariance | None
+    cov_beta: np.ndarray
+    k_params: int
+    history: np.ndarray
+    n_iter: int
+    converged: bool
+    message: str
+    warning: tuple[type, str] | None
+    objective: PenalisedObjective
+    maximum: Maximum | None
+    error_penalty: float | None = None
+    aic: float | None = None
+    reproduction: MvmiseFit | None = None
+
+
+class PenaltyChoice(float):
+    """A chosen lasso penalty, with the table it was chosen from.
+
+    Attributes
+    ----------
+    path : DataFrame
+        Columns ``error_penalty, n_edges, n_params, llf, aic, bic, ebic, converged``.
+    criterion : str
+    """
+
+    path: pd.DataFrame
+    criterion: str
+
+    @classmethod
+    def from_path(cls, fits: list[SparseFit], criterion: str) -> PenaltyChoice:
+        """Choose the fit with the smallest criterion."""
+        path = pd.DataFrame(
+            {
+                "error_penalty": [fit.penalty for fit in fits],
+                "n_edges": [fit.n_edges for fit in fits],
+                "n_params": [fit.n_params for fit in fits],
+                "llf": [fit.llf for fit in fits],
+                **{name: [fit.criterion(name) for fit in fits] for name in ("aic", "bic", "ebic")},
+                "converged": [fit.maximum.converged for fit in fits],
+            }
+        )
+        out = cls(path["error_penalty"][path[criterion].idxmin()])
+        out.path, out.criterion = path, criterion
+        return out
+
+
+def fit_direct(model, method: str, start, maxiter, tol) -> SelectionOutcome:
+    """Maximum likelihood (or the mode under priors) by the direct method or by EM."""
+    objective = model.objective()
+    theta = None
+    if start is not None:
+        theta = objective.likelihood.start()
+        theta[objective.likelihood.slices["beta"]] = start
+    solution = solve(objective, method=method, start=theta, maxiter=maxiter, tol=tol)
+    warning = None
+    if solution.regularised:
+        warning = (SingularFitWarning, _REGULARISED)
+    if not solution.maximum.converged:
+        warning = (ConvergenceWarning, f"the fit has not converged: {solution.maximum.message}")
+    return _from_maximum(solution.objective, solution.maximum, warning)
+
+
+def fit_with_lasso(model, penalty: float, maxiter) -> SelectionOutcome:
+    """Model e with the graphical lasso."""
+    data, spec = model.design.data, model.spec
+    fit = fit_sparse(
+        lambda coordinates: spec.likelihood(data, coordinates),
+        data.n_outcomes,
+        float(penalty),
+        penalties=spec.penalties,
+        maxiter=200 if maxiter is None else maxiter,
+    )
+    warning = None
+    if not fit.maximum.converged:
+        warning = (ConvergenceWarning, f"the fit has not converged: {fit.maximum.message}")
+    out = _from_maximum(PenalisedObjective(fit.likelihood, spec.penalties), fit.maximum, warning)
+    return replace(out, error_penalty=float(penalty))
+
+
+def _from_maximum(objective: PenalisedObjective, maximum: Maximum, warning) -> SelectionOutcome:
+    likelihood = objective.likelihood
+    maximum = _signed(likelihood, maximum)
+    llf = likelihood.value_and_score(maximum.theta)[0]
+    information = maximum.information
+    if information is None:
+        information = np.full((maximum.theta.size,) * 2, np.nan)
+        np.fill_diagonal(information, 1.0)
+    cov = covariance(likelihood, maximum.theta, information)
+    return SelectionOutcome(
+        params=likelihood.params(maximum.theta),
+        llf=llf,
+        penalty=2.0 * (llf - maximum.value),
+        cov=cov,
+        cov_beta=cov.beta,
+        k_params=likelihood.size,
+        history=maximum.history,
+        n_iter=maximum.n_iter,
+        converged=maximum.converged,
+        message=maximum.message,
+        warning=warning,
+        objective=objective,
+        maximum=maximum,
+    )
+
+
+def _signed(likelihood, maximum: Maximum) -> Maximum:
+    """The sign of all loadings together is arbitrary; report the positive one."""
+    cut = likelihood.slices.get("tau")
+    if cut is None or maximum.theta[cut].sum() >= 0:
+        return maximum
+    sign = np.ones(maximum.theta.size)
+    sign[cut] = -1.0
+    information = maximum.information
+    return replace(
+        maximum,
+        theta=maximum.theta * sign,
+        score=maximum.score * sign,
+        information=None if information is None else information * np.outer(sign, sign),
+    )
+
+
+def fit_reproduction(model, maxiter, tol, error_penalty) -> SelectionOutcome:
+    """R's algorithm."""
+    data, spec = model.design.data, model.spec
+    options: dict[str, Any] = {
+        "first_sample_variance": spec.first_sample_variance,
+        "maxiter": 100 if maxiter is None else maxiter,
+        "tol": 1e-3 if tol is None else tol,
+    }
+    sentences = []
+    if spec.kind == "b":
+        missing_y = True if model.missing_y == "auto" else bool(model.missing_y)
+        fit = fit_mvmise_b(data, missing_y=missing_y, **options)
+        sentences.append("mvMISE_b has no fixed point: its loadings grow with every iteration, so the result depends on tol")
+    else:
+        missing_y = None if model.missing_y == "auto" else bool(model.missing_y)
+        penalty = {"auto": None, None: 0.0}.get(error_penalty, error_penalty)
+        fit = fit_mvmise_e(data, missing_y=missing_y, penalty=penalty, **options)
+        if fit.penalty > 0:
+            sentences.append("mvMISE_e with the lasso has no fixed point: the result depends on tol")
+    if not fit.converged:
+        sentences.append(f"R's stopping rule was not met in {fit.n_iter} iterations")
+    if data.cov_miss is not None and data.common_cov and data.n_outcomes > 1:
+        order = name_order(data.labels)
+        if not np.array_equal(order, np.arange(order.size)):
+            sentences.append("R misaligns missing_cov because the cluster names do not sort as text in order of appearance")
+    objective = spec.objective(data, SparsePrecision(np.ones((data.n_outcomes,) * 2, bool)) if spec.kind == "e" else None)
+    p = fit.params
+    return SelectionOutcome(
+        params=p,
+        llf=fit.loglikelihood,
+        penalty=0.0,
+        cov=None,
+        cov_beta=fit.cov_beta,
+        k_params=objective.likelihood.size,
+        history=fit.history,
+        n_iter=fit.n_iter,
+        converged=fit.converged,
+        message="R's stopping rule was met" if fit.converged else sentences[-1],
+        warning=(ConvergenceWarning, "; ".join(sentences)) if sentences else None,
+        objective=objective,
+        maximum=None,
+        error_penalty=fit.penalty or None,
+        aic=fit.aic if spec.kind == "e" else None,
+        reproduction=fit,
+    )
+
+
+_REGULARISED = (
+    "too few samples have all outcomes: the likelihood grows without bound towards a singular error covariance, so one "
+    "pseudo-sample with uncorrelated errors was added; error_penalty or fewer outcomes avoid this"
+)

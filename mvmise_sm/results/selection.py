@@ -1,0 +1,403 @@
+"""Results of the selection models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import statsmodels.base.wrapper as wrap
+from scipy import stats
+from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
+from statsmodels.stats.contrast import WaldTestResults
+from statsmodels.tools._decorators import cache_readonly
+
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.results import selection_mechanism as mechanism
+from mvmise_sm.results import selection_plots as plots
+from mvmise_sm.results import selection_tables as tables
+from mvmise_sm.results.selection_permutation import permutation_test
+from mvmise_sm.results.selection_prediction import missing_frame, predicted
+from mvmise_sm.selection.prediction import posterior_moments
+
+__all__ = ["SelectionResults", "SelectionResultsWrapper"]
+
+_UNKNOWN = "not computed"
+
+
+class SelectionResults(LikelihoodModelResults):
+    """Results of a `FactorSelectionModel` or `ErrorSelectionModel`; `params` holds the fixed effects only.
+
+    Parameters
+    ----------
+    model : SelectionModel
+    outcome : SelectionOutcome
+        The fit.
+    settings : dict
+        How the model was fitted; kept as `mle_settings`.
+    use_t : bool
+        Whether Wald tests use Student's t with `df_resid` degrees of freedom.
+
+    Attributes
+    ----------
+    sigma2 : float or Series
+        Error variance of a sample (1 in model e, where Sigma carries the scale); of ``first`` and ``others`` with
+        `first_sample_variance`.
+    tau : Series or None
+        Loadings of model b by outcome.
+    error_cov, error_precision : DataFrame or None
+        Error covariance of model e and its inverse.
+    cov_re : dict
+        Grouping factor -> covariance of the random effects: D in model e, ``tau tau'`` in model b.
+    phi, bse_phi : Series or None
+        Mechanism: ``Intercept``, ``y`` and the covariate, as far as they are in the model; None without missing blocks.
+    cov_phi : DataFrame or None
+    llf : float
+        Log-likelihood. With ``method="mvmise"`` R's stopping value instead, which is none; see `exact_llf`.
+    exact_llf : float
+        Log-likelihood at the estimates for every method.
+    penalty : float
+        Contribution of priors and lasso on the deviance scale.
+    history : ndarray
+        Objective by iteration (R's stopping values with ``method="mvmise"``).
+    n_iter, k_params : int
+    converged : bool
+    message : str
+    saturated : float
+        Share of the missing blocks whose fitted ``eta`` is above zero, where the cap is at work.
+    """
+
+    def __init__(self, model, outcome, settings, *, use_t=False):
+        super().__init__(model, outcome.params.beta, normalized_cov_params=outcome.cov_beta, scale=1.0, use_t=use_t)
+        self._cache = {}
+        self.cov_params_default = outcome.cov_beta
+        self._outcome = outcome
+        self.method = settings["optimizer"]
+        self.mle_settings = settings
+        self.mle_retvals = {"converged": outcome.converged, "iterations": outcome.n_iter, "message": outcome.message}
+        self.converged, self.message = bool(outcome.converged), outcome.message
+        self.n_iter, self.history = outcome.n_iter, outcome.history
+        self._llf, self.penalty = float(outcome.llf), float(outcome.penalty)
+        self.k_params = outcome.k_params
+        self.error_penalty = outcome.error_penalty
+        self.nobs = model.nobs
+        self.n_observed = int(model.design.data.observed.sum())
+        self.n_missing = model.design.data.observed.size - self.n_observed
+        self.n_missing_blocks = len(model.design.data.missing_blocks)
+        self.n_groups = {model.group_name: model.n_groups}
+        self.df_model = float(len(self.params) - model.k_constant)
+        self.df_resid = float(self.n_observed - len(self.params))
+        self._set_parameters()
+        self.exact_llf = self._exact_llf()
+        self.aic = -2.0 * self.llf + 2.0 * self.k_params if outcome.aic is None else float(outcome.aic)
+        self.bic = -2.0 * self.llf + np.log(self.nobs) * self.k_params
+        self.saturated = self._saturation()
+        self._mechanism_test = _UNKNOWN
+
+    def _set_parameters(self):
+        p, model, outcome = self._outcome.params, self.model, self._outcome
+        names = model.outcome_names
+        se = None if outcome.cov is None else outcome.cov.se
+        labels = ["first", "others"]
+        self.sigma2 = float(p.sigma2[0]) if p.sigma2.size == 1 else pd.Series(p.sigma2, labels, name="sigma2")
+        self.bse_sigma2 = None
+        if se is not None:
+            self.bse_sigma2 = float(se.sigma2[0]) if p.sigma2.size == 1 else pd.Series(se.sigma2, labels, name="sigma2")
+        self.tau = self.bse_tau = self.error_cov = self.error_precision = self.bse_error_cov = None
+        if p.tau is not None:
+            self.tau = pd.Series(p.tau, names, name="tau")
+            self.bse_tau = None if se is None else pd.Series(se.tau, names, name="tau")
+            cov_re = pd.DataFrame(np.outer(p.tau, p.tau), names, names)
+        else:
+            effects = list(model.design.effect_names)
+            cov_re = pd.DataFrame(np.diag(p.D), effects, effects)
+            self.error_cov = pd.DataFrame(p.error_cov, names, names)
+            precision = np.linalg.inv(p.error_cov)
+            if outcome.error_penalty and outcome.reproduction is None:
+                coordinates = outcome.objective.likelihood.coordinates
+                precision = coordinates.precision(outcome.maximum.theta[outcome.objective.likelihood.slices["error_cov"]])
+            self.error_precision = pd.DataFrame(precision, names, names)
+            self.bse_error_cov = None if se is None else pd.DataFrame(se.error_cov, names, names)
+            self.bse_re = None if se is None else pd.Series(se.D, effects, name="variance")
+        self.cov_re = {model.group_name: cov_re}
+        free = outcome.objective.likelihood.part.free
+        self.phi = self.bse_phi = self.cov_phi = None
+        if free.size:
+            labels = [("Intercept", "y", model.design.covariate_name)[i] for i in free]
+            self.phi = pd.Series(p.phi[free], labels, name="phi")
+            if outcome.cov is not None:
+                self.cov_phi = pd.DataFrame(outcome.cov.phi, labels, labels)
+                with np.errstate(invalid="ignore"):
+                    self.bse_phi = pd.Series(np.sqrt(np.diag(outcome.cov.phi)), labels, name="phi")
+
+    @property
+    def llf(self):
+        """Log-likelihood without priors and penalties; R's stopping value with ``method="mvmise"``."""
+        return self._llf
+
+    @property
+    def mechanism_test(self):
+        """Likelihood-ratio test that missingness does not depend on the outcome, None where it does not apply.
+
+        An object with ``statistic``, ``pvalue``, ``df`` and ``llf_null``.
+        """
+        if isinstance(self._mechanism_test, str):
+            self._mechanism_test = mechanism.ratio_test(self)
+        return self._mechanism_test
+
+    @property
+    def theta(self):
+        """The unconstrained parameter vector at the estimates, as `model.objective()` takes it."""
+        return _theta(self._outcome)
+
+    def _exact_llf(self):
+        if self._outcome.reproduction is None:
+            return self.llf
+        return float(self._outcome.objective.likelihood.value_and_score(self.theta)[0])
+
+    def _saturation(self):
+        data, phi = self.model.design.data, self._outcome.params.phi
+        blocks = data.missing_blocks
+        if not len(blocks) or self.phi is None:
+            return 0.0
+        moments = self._moments()
+        mean = data.cluster_mean(moments.mean)[blocks.cluster, blocks.outcome]
+        return float((phi[0] + phi[1] * mean + phi[2] * blocks.covariate > 0).mean())
+
+    def _moments(self):
+        if "moments" not in self._cache:
+            self._cache["moments"] = posterior_moments(self._outcome.objective.likelihood, self.theta)
+        return self._cache["moments"]
+
+    # --- random effects and prediction
+
+    @cache_readonly
+    def random_effects(self):
+        """Posterior means of the random effects, dict of DataFrame (clusters by effects); ``b`` in model b."""
+        model = self.model
+        names = ["b"] if self.tau is not None else list(model.design.effect_names)
+        frame = pd.DataFrame(self._moments().effects, list(model.design.data.labels), names)
+        frame.index.name = model.group_name
+        return {model.group_name: frame.loc[list(model.levels)]}
+
+    @cache_readonly
+    def random_effects_cov(self):
+        """Posterior covariances of the random effects, dict of ndarray (clusters, q, q)."""
+        labels = {label: i for i, label in enumerate(self.model.design.data.labels)}
+        order = [labels[level] for level in self.model.levels]
+        return {self.model.group_name: self._moments().effects_cov[order]}
+
+    @cache_readonly
+    def fittedvalues(self):
+        """Fixed plus random effects of every outcome (nobs, K), DataFrame."""
+        design = self.model.design
+        return pd.DataFrame(design.data.unsort(self._moments().fitted), design.endog.index, self.model.outcome_names)
+
+    @cache_readonly
+    def resid(self):
+        """Outcomes minus `fittedvalues` (nobs, K), NaN where missing, DataFrame."""
+        return self.model.design.endog.astype(float) - self.fittedvalues
+
+    def predict(self, exog=None, transform=True, *, random="all", allow_new_levels=False, which="mean"):
+        """Predict the outcomes of new samples.
+
+        Parameters
+        ----------
+        exog : DataFrame or array_like, optional
+            A frame with the columns of the formula, or design rows of an array model (m, p) that are common to the
+            outcomes or stacked (m * K, p); `fittedvalues` by default.
+        transform : bool, optional
+            Whether `exog` is passed through the formula.
+        random : {"all", "none"}, optional
+            Whether the clusters' random effects are included; array models have none for new rows.
+        allow_new_levels : bool, optional
+            Whether a cluster that was not in the data gets the effect 0; otherwise it is an error.
+        which : {"mean", "linear"}, optional
+            Both are the mean of the outcomes.
+
+        Returns
+        -------
+        DataFrame
+            (m, K)
+        """
+        return predicted(self, exog, transform, random, allow_new_levels, which)
+
+    def predict_missing(self):
+        """Posterior mean and standard deviation of every missing value, given all data and which blocks are missing.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``row, group, outcome, kind, mean, sd``; `kind` is ``"block"`` where the whole block of an outcome
+            in a cluster is missing, else ``"sporadic"``. Parameters are taken as known.
+        """
+        return missing_frame(self)
+
+    # --- the mechanism
+
+    def profile_interval(self, alpha=0.05):
+        """Likelihood-ratio interval of the mechanism's slope on the outcome.
+
+        Parameters
+        ----------
+        alpha : float, optional
+
+        Returns
+        -------
+        tuple of float
+            Infinite where no value is rejected.
+        """
+        return mechanism.profile_interval(self, alpha)
+
+    def sensitivity(self, phi_y=None, alpha=0.05):
+        """Fixed effects as the missingness assumption varies.
+
+        Parameters
+        ----------
+        phi_y : array_like, optional
+            Values at which the mechanism's slope on the outcome is held; by default 0, the estimate and three standard
+            errors on both sides.
+        alpha : float, optional
+
+        Returns
+        -------
+        DataFrame
+            Columns ``phi_y, llf, term, estimate, std_error, conf_low, conf_high, converged``.
+        """
+        return mechanism.sensitivity(self, phi_y, alpha)
+
+    def permutation_test(
+        self, terms=None, n=999, rng=None, n_jobs=1, within=None, mvmise_compat=False, progress=False
+    ):
+        """Permutation test of fixed effects: their columns are exchanged between samples and the model is refitted.
+
+        Parameters
+        ----------
+        terms : list of str, optional
+            Fixed effects or formula terms; all but constant ones by default. Columns that are tested together are
+            permuted together.
+        n : int, optional
+            Number of permutations.
+        rng : int, Generator, optional
+            All permutations are drawn first, so results do not depend on `n_jobs`.
+        n_jobs : int, optional
+            Processes, for `joblib`.
+        within : None, "group" or array_like, optional
+            Permute inside clusters, or inside the strata of an array (nobs,).
+        mvmise_compat : bool, optional
+            R's ``p = b / n`` instead of ``(b + 1) / (n + 1)``.
+        progress : bool, optional
+            Whether to show a progress bar. An interrupt ends the test with the permutations done so far.
+
+        Returns
+        -------
+        DataFrame
+            Indexed by fixed effect, columns ``estimate, statistic, p_value, n_permutations, n_failed``.
+        """
+        return permutation_test(self, terms, n, rng, n_jobs, within, mvmise_compat, progress)
+
+    # --- tables
+
+    def wald_test_terms(self, skip_single=False, extra_constraints=None, combine_terms=None, scalar=True):
+        """Wald tests of all coefficients of a term; outcome-specific effects are tested jointly over outcomes.
+
+        Parameters and returned object are statsmodels'.
+        """
+        rows, names = [], []
+        chosen = {name: cols for name, cols in self.model.design.terms.items() if not (skip_single and len(cols) == 1)}
+        for name, columns in chosen.items():
+            test = self.wald_test(np.eye(len(self.params))[columns], scalar=scalar)
+            df = [int(test.df_num), test.df_denom] if self.use_t else [int(test.df_denom)]
+            rows.append([test.statistic, test.pvalue, *df])
+            names.append(name)
+        for matrix in extra_constraints or []:
+            test = self.wald_test(matrix, scalar=scalar)
+            df = [int(test.df_num), test.df_denom] if self.use_t else [int(test.df_denom)]
+            rows.append([test.statistic, test.pvalue, *df])
+            names.append(str(matrix))
+        if combine_terms:
+            raise OptionError("combine_terms is not available; give a joint hypothesis to wald_test")
+        columns = ["statistic", "pvalue", "df_constraint", *(["df_denom"] if self.use_t else [])]
+        table = pd.DataFrame(rows, index=names, columns=columns)
+        return WaldTestResults(None, "F" if self.use_t else "chi2", None, table=table)
+
+    def summary(self, yname=None, xname=None, title=None, alpha=0.05):
+        """Summarise the fit: fixed effects, variances, mechanism with its likelihood-ratio test, error correlations.
+
+        Parameters
+        ----------
+        yname, title : str, optional
+        xname : list of str, optional
+        alpha : float, optional
+
+        Returns
+        -------
+        statsmodels.iolib.summary.Summary
+        """
+        return tables.summary(self, yname=yname, xname=xname, title=title, alpha=alpha)
+
+    def tidy(self, effects="fixed", conf_int=False, alpha=0.05):
+        """Return the estimates as a frame, one row each.
+
+        Parameters
+        ----------
+        effects : {"fixed", "random", "mechanism", "all"}, optional
+        conf_int : bool, optional
+            Whether to add ``conf_low`` and ``conf_high`` (Wald).
+        alpha : float, optional
+
+        Returns
+        -------
+        DataFrame
+            Columns ``effect, group, term, estimate, std_error, statistic, df, p_value``.
+        """
+        return tables.tidy(self, effects, conf_int, alpha)
+
+    def glance(self):
+        """Return a one-row frame that describes the whole fit."""
+        return tables.glance(self)
+
+    def _repr_html_(self):
+        return self.summary().as_html()
+
+    def conf_int_phi(self, alpha=0.05):
+        """Wald intervals of the mechanism, DataFrame; `profile_interval` is more reliable for its slope."""
+        if self.bse_phi is None:
+            raise OptionError("there are no standard errors of the mechanism for this fit")
+        z = stats.norm.isf(alpha / 2.0)
+        return pd.DataFrame({"conf_low": self.phi - z * self.bse_phi, "conf_high": self.phi + z * self.bse_phi})
+
+    # --- plots
+
+    def plot_history(self, ax=None):
+        """Draw the objective by iteration; returns the Axes."""
+        return plots.history(self, ax)
+
+    def plot_sensitivity(self, phi_y=None, terms=None, alpha=0.05, ax=None):
+        """Draw fixed effects and their intervals over the mechanism's slope; returns the Axes."""
+        return plots.sensitivity(self, phi_y, terms, alpha, ax)
+
+    # --- storage
+
+    def remove_data(self):
+        """Remove the arrays with one entry per sample; tables still work."""
+        _ = self.mechanism_test
+        self._outcome = None
+        self._cache = {}
+        super().remove_data()
+
+
+def _theta(outcome):
+    """Unconstrained vector; R's algorithm splits the scale between Sigma and sigma2, which is put into Sigma."""
+    if outcome.maximum is not None:
+        return outcome.maximum.theta
+    p, likelihood = outcome.params, outcome.objective.likelihood
+    if p.error_cov is None:
+        return likelihood.theta(p)
+    scaled = type(p)(p.beta, p.sigma2 / p.sigma2[0], p.phi, D=p.D, error_cov=p.error_cov * p.sigma2[0])
+    return likelihood.theta(scaled)
+
+
+class SelectionResultsWrapper(LikelihoodResultsWrapper):
+    """Attach pandas labels to the arrays of a result."""
+
+
+wrap.populate_wrapper(SelectionResultsWrapper, SelectionResults)

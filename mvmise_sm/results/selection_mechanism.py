@@ -1,0 +1,98 @@
+"""The mechanism of a fitted selection model: likelihood-ratio test, profile interval, sensitivity curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.selection.information import covariance
+from mvmise_sm.selection.profile import MechanismProfile
+
+__all__ = ["MechanismTest", "profile_interval", "ratio_test", "sensitivity"]
+
+
+@dataclass(frozen=True)
+class MechanismTest:
+    """Likelihood-ratio test that missingness does not depend on the outcome.
+
+    Attributes
+    ----------
+    statistic, pvalue : float
+    df : int
+    llf_null : float
+        Objective (log-likelihood minus penalties) without the dependence.
+    """
+
+    statistic: float
+    pvalue: float
+    llf_null: float
+    df: int = 1
+
+
+def _profile(result) -> MechanismProfile:
+    outcome = result._outcome
+    if outcome is None:
+        raise OptionError("the data of this result were removed")
+    if outcome.maximum is None:
+        raise OptionError("method='mvmise' has no likelihood to profile; fit with method='ml'")
+    if result.phi is None or "y" not in result.phi.index:
+        raise OptionError("the mechanism does not depend on the outcome (missing_y is False or no block is missing)")
+    if "profile" not in result._cache:
+        result._cache["profile"] = MechanismProfile(outcome.objective, outcome.maximum)
+    return result._cache["profile"]
+
+
+def ratio_test(result) -> MechanismTest | None:
+    """The test for `summary`; None where it does not apply."""
+    if result._outcome.maximum is None or result.phi is None or "y" not in result.phi.index or not result.converged:
+        return None
+    if result.error_penalty:
+        # the lasso's bound belongs to one sparsity pattern, so the restricted fit is not the penalised one
+        return None
+    test = _profile(result).test(0.0)
+    return MechanismTest(test.statistic, test.pvalue, test.restricted.value)
+
+
+def profile_interval(result, alpha: float) -> tuple[float, float]:
+    """Likelihood-ratio interval of the slope."""
+    profile = _profile(result)
+    se = float(result.bse_phi["y"])
+    return profile.interval(alpha, se=se if np.isfinite(se) and se > 0 else 0.1 * max(abs(profile.estimate), 0.1))
+
+
+def sensitivity(result, phi_y, alpha: float) -> pd.DataFrame:
+    """Restricted fits over a grid of slopes, as a long frame."""
+    profile = _profile(result)
+    if phi_y is None:
+        width = 3.0 * float(result.bse_phi["y"])
+        phi_y = np.unique(np.r_[0.0, np.linspace(profile.estimate - width, profile.estimate + width, 13)])
+    values = np.atleast_1d(np.asarray(phi_y, dtype=float))
+    if not np.isfinite(values).all():
+        raise OptionError("phi_y must be finite numbers")
+    z = stats.norm.isf(alpha / 2.0)
+    likelihood = result._outcome.objective.likelihood
+    frames = []
+    for value, fit in zip(values, profile.path(values), strict=True):
+        beta = fit.theta[likelihood.slices["beta"]]
+        se = np.full(beta.size, np.nan)
+        if fit.information is not None:
+            se = np.sqrt(np.diag(covariance(likelihood, fit.theta, fit.information).beta))
+        frames.append(
+            pd.DataFrame(
+                {
+                    "phi_y": value,
+                    "llf": likelihood.value_and_score(fit.theta)[0],
+                    "term": list(result.model.exog_names),
+                    "estimate": beta,
+                    "std_error": se,
+                    "conf_low": beta - z * se,
+                    "conf_high": beta + z * se,
+                    "converged": fit.converged,
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
