@@ -8,7 +8,7 @@ import numpy as np
 
 from mvmise_sm.core.basis import ResponseOrigin, fixed_basis
 from mvmise_sm.core.layout import Layout
-from mvmise_sm.core.prior_shape import prior_shape, trusted
+from mvmise_sm.core.prior_shape import kronecker, own_curvature, prior_shape, trusted
 from mvmise_sm.core.solution import Evaluation, PLSSolution
 from mvmise_sm.core.stage import FlatStage
 from mvmise_sm.core.system import build_system, system_with_response
@@ -230,6 +230,7 @@ class ProfiledDeviance:
         for k, (f, d) in enumerate(zip(self._layout.factors, by_factor, strict=True)):
             for t, place in zip(f.terms, f.places, strict=True):
                 slopes[t], where[t] = d[place, place], (k, place, f.q)
+        data_slopes = list(slopes)
         if solution.sigma_gradients is not None:
             for t, (basis, extra) in enumerate(zip(self._layout.term_bases, solution.sigma_gradients, strict=True)):
                 if extra is not None:
@@ -264,13 +265,18 @@ class ProfiledDeviance:
         average = a / s2 - (solution.curvature_c / s2**2) * np.multiply.outer(b, b)
         if solution.sigma_hessians is None:
             return Evaluation(np.array(theta), value, gradient, average + curvature, tuple(slopes))
-        own, rest, cross = prior_shape(
-            self.random.theta_slices, self._layout.term_bases, moved, terms, slopes, self._sizes, solution
-        )
+        places = self.random.theta_slices, self._pairs, moved
+        extra, cross = prior_shape(*places, terms, data_slopes, self._sizes, solution)
         cross += b / s2
-        exact = a / s2 + curvature + own + rest - solution.curvature_c * np.multiply.outer(cross, cross)
-        information = trusted(exact, average, own, curvature)
+        information = a / s2 + curvature + extra - solution.curvature_c * np.multiply.outer(cross, cross)
+        if not trusted(information, average):
+            information = average + _positive_part(curvature) + own_curvature(*places, solution)
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
+
+    @cached_property
+    def _pairs(self):
+        """Maps of vec(Sigma) from working to the user's coordinates (q * q, q * q), one per term."""
+        return [kronecker(basis.a, basis.a) for basis in self._layout.term_bases]
 
     def solve(self, theta):
         """Solution at the user's theta.

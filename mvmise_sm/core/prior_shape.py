@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf
 
-__all__ = ["prior_shape", "trusted"]
+__all__ = ["kronecker", "own_curvature", "prior_shape", "trusted"]
 
 _SHARE = 0.1
 
 
-def prior_shape(slices, bases, moved, lambdas, slopes, sizes, solution):
+def prior_shape(slices, pairs, moved, lambdas, slopes, sizes, solution):
     """Second derivatives along the tangents of Sigma = Lambda Lambda' that the average information does not have.
 
     They are the priors' own, and the amount by which the average information is off where a prior holds the estimate
@@ -20,47 +21,57 @@ def prior_shape(slices, bases, moved, lambdas, slopes, sizes, solution):
     ----------
     slices : sequence of slice
         Place in theta of every term.
-    bases : sequence
-        Per term the map `a` (q, q) from working to the user's coordinates.
+    pairs : sequence of ndarray
+        Per term the map of vec(Sigma) from working to the user's coordinates (q * q, q * q).
     moved : sequence of ndarray
         Tangents of the working Sigma (k, q, q) per term.
     lambdas, slopes : sequence of ndarray
-        Working Lambda and derivative of the objective in the working Sigma (q, q) per term.
+        Working Lambda and the data's part of the derivative in the working Sigma (q, q) per term.
     sizes : sequence of ndarray
         Mean diagonal of a level's cross-product C (q,) per term.
     solution : StageSolution
 
     Returns
     -------
-    own : ndarray
-        The priors' own curvature (k_theta, k_theta), block diagonal by term.
-    rest : ndarray
-        The correction of the average information (k_theta, k_theta).
+    hessian : ndarray
+        (k_theta, k_theta), block diagonal by term.
     cross : ndarray
         Mixed derivative in theta and log sigma2 (k_theta,).
     """
     k_theta = slices[-1].stop
-    own, rest = np.zeros((2, k_theta, k_theta))
-    cross = np.zeros(k_theta)
+    out, cross = np.zeros((k_theta, k_theta)), np.zeros(k_theta)
     for t, at in enumerate(slices):
-        hessian, mixed, a = solution.sigma_hessians[t], solution.sigma_crosses[t], bases[t].a
+        hessian, mixed = solution.sigma_hessians[t], solution.sigma_crosses[t]
         if hessian is None:
             continue
-        k, size = len(moved[t]), a.size
-        flat = moved[t].reshape(k, size)
-        wide = flat @ _kron(a, a).T
-        own[at, at] = wide @ hessian() @ wide.T
-        data = slopes[t] - a.T @ solution.sigma_gradients[t] @ a
-        inner = lambdas[t] @ lambdas[t].T
-        inner.flat[:: len(a) + 1] += 1.0 / sizes[t]
-        off = flat @ _kron(data, _inverse(inner)) @ flat.T
-        rest[at, at] = -0.5 * (off + off.T)
+        pair, lam = pairs[t], lambdas[t]
+        flat = moved[t].reshape(len(moved[t]), lam.size)
+        inner = lam @ lam.T
+        inner.flat[:: len(lam) + 1] += 1.0 / sizes[t]
+        block = flat @ (pair.T @ hessian() @ pair - kronecker(slopes[t], _inverse(inner))) @ flat.T
+        out[at, at] = 0.5 * (block + block.T)
         if mixed is not None:
-            cross[at] = wide @ mixed.ravel()
-    return own, rest, cross
+            cross[at] = flat @ (pair.T @ mixed.ravel())
+    return out, cross
 
 
-def _kron(a, b):
+def own_curvature(slices, pairs, moved, solution):
+    """The positive part of the priors' own curvature (k_theta, k_theta), block diagonal by term."""
+    k_theta = slices[-1].stop
+    out = np.zeros((k_theta, k_theta))
+    for at, pair, tangents, hessian in zip(slices, pairs, moved, solution.sigma_hessians, strict=True):
+        if hessian is not None:
+            flat = tangents.reshape(len(tangents), -1) @ pair.T
+            out[at, at] = _positive_part(flat @ hessian() @ flat.T)
+    return out
+
+
+def trusted(exact, average):
+    """Whether an exact model of the Hessian keeps a share of the average information in every direction."""
+    return dpotrf(exact - _SHARE * average, lower=1)[1] == 0
+
+
+def kronecker(a, b):
     """Kronecker product of square matrices of one size; numpy's own takes ten times as long for small ones."""
     size = a.size
     return np.multiply.outer(a, b).transpose(0, 2, 1, 3).reshape(size, size)
@@ -74,22 +85,6 @@ def _inverse(s):
         det = a * c - b * b
         return np.array([[c / det, -b / det], [-b / det, a / det]])
     return np.linalg.inv(s)
-
-
-def trusted(exact, average, own, curvature):
-    """The exact model of the Hessian where it keeps a share of the average information in every direction.
-
-    Elsewhere the average information with the positive parts of the priors' `own` curvature and of that of Sigma in
-    theta, which is a safe model.
-    """
-    if exact.shape[0] == 1:
-        positive = exact[0, 0] > _SHARE * average[0, 0]
-        return exact if positive else average + np.maximum(own, 0.0) + np.maximum(curvature, 0.0)
-    try:
-        np.linalg.cholesky(exact - _SHARE * average)
-    except np.linalg.LinAlgError:
-        return average + _positive_part(own) + _positive_part(curvature)
-    return exact
 
 
 def _positive_part(block):
