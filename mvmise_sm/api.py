@@ -18,7 +18,7 @@ _OBJECTS = {
     "load": "statsmodels.iolib.smpickle",
     "anova": "mvmise_sm.inference.anova",
     "compare": "mvmise_sm.inference.anova",
-    "permutation_test": "mvmise_sm.inference.permutation",
+    "permutation_test": "mvmise_sm.results.selection_permutation",
     "scan": "mvmise_sm.scan",
 }
 

@@ -22,7 +22,7 @@ DATA = (
 PLANNED = {
     "mvmise_sm.models.generalized",
     "mvmise_sm.models.selection",
-    "mvmise_sm.inference.permutation",
+    "mvmise_sm.results.selection_permutation",
     "mvmise_sm.scan",
 }
 STATSMODELS_RING = ("models", "results", "inference", "plots", "scan")
