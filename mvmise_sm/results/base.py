@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
-from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
+from statsmodels.base.model import LikelihoodResultsWrapper
 from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.results import tables, variance
+from mvmise_sm.results.inferential import InferentialResults
 from mvmise_sm.results.prediction import predicted, prediction_results
 
 __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 
 
-class MixedModelResults(LikelihoodModelResults):
+class MixedModelResults(InferentialResults):
     """Results of a mixed model; `params` holds the fixed effects only.
 
     Parameters
@@ -236,7 +237,7 @@ class MixedModelResults(LikelihoodModelResults):
 
     # --- tables
 
-    def summary(self, yname=None, xname=None, title=None, alpha=0.05):
+    def summary(self, yname=None, xname=None, title=None, alpha=0.05, *, ddf=None):
         """Summarise the fit.
 
         Parameters
@@ -249,19 +250,21 @@ class MixedModelResults(LikelihoodModelResults):
             Title of the first table.
         alpha : float, optional
             One minus the coverage of the intervals.
+        ddf : {None, "satterthwaite", "kenward-roger"}, optional
+            Degrees of freedom of the tests of the fixed effects; ``"kenward-roger"`` adjusts their standard errors too.
 
         Returns
         -------
         statsmodels.iolib.summary.Summary
             With ``as_text``, ``as_html``, ``as_latex`` and ``as_csv``.
         """
-        return tables.summary(self, yname=yname, xname=xname, title=title, alpha=alpha)
+        return tables.summary(self, yname=yname, xname=xname, title=title, alpha=alpha, ddf=ddf)
 
     def summary2(self, yname=None, xname=None, title=None, alpha=0.05, float_format="%.4f"):
         """Summarise the fit in statsmodels' second layout; parameters as in `summary`."""
         return tables.summary2(self, yname, xname, title, alpha, float_format)
 
-    def tidy(self, effects="fixed", conf_int=False, alpha=0.05):
+    def tidy(self, effects="fixed", conf_int=False, alpha=0.05, ddf=None):
         """Return the estimates as a frame, one row each.
 
         Parameters
@@ -272,13 +275,15 @@ class MixedModelResults(LikelihoodModelResults):
             Whether to add ``conf_low`` and ``conf_high`` (Wald; NaN for random rows).
         alpha : float, optional
             One minus the coverage of the intervals.
+        ddf : {None, "satterthwaite", "kenward-roger"}, optional
+            Degrees of freedom of the fixed effects; ``"kenward-roger"`` adjusts their standard errors too.
 
         Returns
         -------
         DataFrame
             Columns ``effect, group, term, estimate, std_error, statistic, df, p_value``.
         """
-        return tables.tidy(self, effects, conf_int, alpha)
+        return tables.tidy(self, effects, conf_int, alpha, ddf)
 
     def glance(self):
         """Return a one-row frame that describes the whole fit."""
@@ -303,6 +308,13 @@ class MixedModelResultsWrapper(LikelihoodResultsWrapper):
     """Attach pandas labels to the arrays of a result."""
 
     _wrap_attrs = wrap.union_dicts(LikelihoodResultsWrapper._wrap_attrs, {"resid_pearson": "rows"})
+    # intervals label themselves: profiles and bootstraps have rows that the fixed effects do not
+    _wrap_methods = {name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"}
+
+    def conf_int(self, alpha=0.05, method="wald", **options):
+        """See `MixedModelResults.conf_int`."""
+        intervals = self._results.conf_int(alpha, method, **options)
+        return intervals if isinstance(intervals, pd.DataFrame) else self.model.data.wrap_output(intervals, "columns")
 
 
 wrap.populate_wrapper(MixedModelResultsWrapper, MixedModelResults)

@@ -87,7 +87,7 @@ def _header(result):
     return left, right
 
 
-def summary(result, *, yname=None, xname=None, title=None, alpha=0.05):
+def summary(result, *, yname=None, xname=None, title=None, alpha=0.05, ddf=None):
     """Build statsmodels' Summary; parameters as in `MixedModelResults.summary`."""
     from statsmodels.iolib.summary import Summary
 
@@ -96,10 +96,30 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05):
     out.add_table_2cols(
         result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model._title} Results"
     )
-    out.add_table_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t)
+    if ddf is None:
+        out.add_table_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t)
+    else:
+        out.tables.append(_params_with_df(result, xname, alpha, ddf))
     out.tables.append(random_table(result))
     out.add_extra_txt(notes(result))
     return out
+
+
+def _params_with_df(result, xname, alpha, ddf):
+    """Fixed-effects table with the degrees of freedom of every coefficient."""
+    from statsmodels.iolib.summary import forg
+
+    from mvmise_sm.inference.wald import coefficient_table
+
+    table = coefficient_table(result, ddf, alpha)
+    names = ("std_error", "df", "statistic", "p_value", "conf_low", "conf_high")
+    cells = [
+        [forg(estimate, prec=4), forg(se), f"{df:.2f}", forg(t), f"{p:#6.3f}", forg(low), forg(high)]
+        for estimate, se, df, t, p, low, high in zip(result.params, *(table[name] for name in names), strict=True)
+    ]
+    header = ["coef", "std err", "df", "t", "P>|t|", f"[{alpha / 2}", f"{1 - alpha / 2}]"]
+    stubs = list(result.model.exog_names) if xname is None else list(xname)
+    return SimpleTable(cells, header, stubs, txt_fmt=fmt_params)
 
 
 def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_format="%.4f"):
@@ -120,21 +140,13 @@ def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_forma
 _TIDY = ["effect", "group", "term", "estimate", "std_error", "statistic", "df", "p_value"]
 
 
-def _fixed_rows(result):
-    df = result.df_resid if result.use_t else np.nan
-    return pd.DataFrame(
-        {
-            "effect": "fixed",
-            "group": None,
-            "term": list(result.model.exog_names),
-            "estimate": result.params,
-            "std_error": result.bse,
-            "statistic": result.tvalues,
-            "df": df,
-            "p_value": result.pvalues,
-        },
-        columns=_TIDY,
-    )
+def _fixed_rows(result, ddf, alpha):
+    from mvmise_sm.inference.wald import coefficient_table
+
+    table = coefficient_table(result, ddf, alpha)
+    df = np.where(np.isinf(table["df"]), np.nan, table["df"])
+    start = {"effect": "fixed", "group": None, "term": list(result.model.exog_names), "estimate": result.params}
+    return pd.DataFrame({**start, **table, "df": df})
 
 
 def _random_rows(result):
@@ -147,16 +159,14 @@ def _random_rows(result):
     return pd.DataFrame(rows, columns=_TIDY)
 
 
-def tidy(result, effects="fixed", conf_int=False, alpha=0.05):
+def tidy(result, effects="fixed", conf_int=False, alpha=0.05, ddf=None):
     """Build the tidy frame; parameters as in `MixedModelResults.tidy`."""
     if effects not in ("fixed", "random", "all"):
         raise OptionError(f"effects must be 'fixed', 'random' or 'all', got {effects!r}")
     parts = []
     if effects != "random":
-        fixed = _fixed_rows(result)
-        if conf_int:
-            fixed[["conf_low", "conf_high"]] = np.asarray(result.conf_int(alpha))
-        parts.append(fixed)
+        fixed = _fixed_rows(result, ddf, alpha)
+        parts.append(fixed if conf_int else fixed[_TIDY])
     if effects != "fixed":
         random = _random_rows(result)
         if conf_int:

@@ -1,0 +1,225 @@
+"""Analysis of variance by term, likelihood-ratio tables and comparison by information criteria."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.inference.ddf import denominator
+from mvmise_sm.inference.hypotheses import term_contrasts
+from mvmise_sm.inference.tables import table
+
+__all__ = ["anova", "anova_terms", "compare", "likelihood_ratio", "ml_fit"]
+
+_TYPES = {1: "sequential", 2: "each term after those that do not contain it", 3: "each term after all others"}
+
+
+def anova_terms(result, type=3, ddf="default"):
+    """F tests of the terms of one fit; parameters as in `MixedModelResults.anova`."""
+    ddf = default_ddf(result) if ddf == "default" else ddf
+    method = denominator(result, ddf)
+    rows = {}
+    for name, contrasts in term_contrasts(result, type).items():
+        f, df_num, df_denom = method.f_test(contrasts, contrasts @ np.asarray(result.params))
+        rows[name] = (df_num, df_denom, f, f_sf(f, df_num, df_denom))
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df_num", "df_denom", "F", "p_value"])
+    how = {"satterthwaite": "Satterthwaite's", "kenward-roger": "Kenward-Roger's"}.get(ddf)
+    return table(
+        frame.astype({"df_num": int}),
+        f"Type {type} analysis of variance ({_TYPES[type]})"
+        + (f" with {how} degrees of freedom" if how else ", Wald tests"),
+    )
+
+
+def default_ddf(result):
+    """Satterthwaite where it is defined, else None."""
+    linear = getattr(result, "reml", None) is not None
+    return "satterthwaite" if linear and (result.priors is None or not result.priors.fixef) else None
+
+
+def f_sf(f, df_num, df_denom):
+    """Upper tail of F, of chi-squared over `df_num` where `df_denom` is infinite."""
+    if np.isinf(df_denom):
+        return float(stats.chi2.sf(f * df_num, df_num))
+    return float(stats.f.sf(f, df_num, df_denom))
+
+
+def anova(*results, ddf="default", type=3, test="lrt", **options):
+    """Compare nested fits, or test the terms of a single one.
+
+    Parameters
+    ----------
+    *results : MixedModelResults
+        One fit: its analysis of variance. Two or more fits to the same response: a table in order of size.
+    ddf, type
+        For one fit, see `MixedModelResults.anova`.
+    test : {"lrt", "kenward-roger", "bootstrap"}, optional
+        Two or more fits: likelihood ratio with the chi-squared distribution; Kenward and Roger's F test of the fixed effects
+        that the smaller of two fits lacks; or the likelihood ratio with its parametric bootstrap distribution.
+    **options
+        For ``test="bootstrap"``: ``n``, ``rng``, ``n_jobs``, ``progress``.
+
+    Returns
+    -------
+    DataFrame
+        One fit: ``df_num, df_denom, F, p_value`` by term. Several: ``n_params, llf, aic, bic, deviance, chisq, df,
+        p_value``. REML fits are refitted by maximum likelihood, and the heading says so.
+
+    Raises
+    ------
+    DataError
+        If the fits are not to the same response.
+    OptionError
+        If an option is unknown or does not go with the fits.
+    """
+    if not results:
+        raise OptionError("anova needs at least one result")
+    if len(results) == 1:
+        return results[0].anova(ddf=ddf, type=type)
+    if test == "lrt":
+        return likelihood_ratio(results)
+    from mvmise_sm.inference import comparison
+
+    if len(results) != 2 or test not in ("kenward-roger", "bootstrap"):
+        raise OptionError(
+            "test must be 'lrt', or for two fits 'kenward-roger' or 'bootstrap'; got "
+            f"{test!r} with {len(results)} fits"
+        )
+    small, large = sorted(map(plain, results), key=lambda r: r.k_params)
+    if test == "kenward-roger":
+        return comparison.kenward_roger_test(small, large)
+    return comparison.bootstrap_test(small, large, **options)
+
+
+def plain(result):
+    """The result inside its wrapper."""
+    return getattr(result, "_results", result)
+
+
+def ml_fit(result):
+    """The maximum-likelihood fit of the same model: the result itself unless it is by REML."""
+    result = plain(result)
+    if not getattr(result, "reml", False):
+        return result
+    if "_ml_fit" not in result._cache:
+        result._cache["_ml_fit"] = plain(quietly(result.model.fit, reml=False, use_t=result.use_t, **fit_options(result)))
+    return result._cache["_ml_fit"]
+
+
+def fit_options(result):
+    """Method and options that the result was fitted with."""
+    left_out = ("optimizer", "start_params", "start_theta", "reml")
+    options = {key: value for key, value in result.mle_settings.items() if key not in left_out}
+    return {"method": result.mle_settings["optimizer"], **options}
+
+
+def quietly(function, *args, **kwargs):
+    """Call without the warnings of a fit: the caller reports convergence and singularity itself."""
+    import warnings
+
+    from mvmise_sm.exceptions import ConvergenceWarning, RankWarning, SingularFitWarning
+
+    with warnings.catch_warnings():
+        for category in (ConvergenceWarning, RankWarning, SingularFitWarning):
+            warnings.simplefilter("ignore", category)
+        return function(*args, **kwargs)
+
+
+def check_same_response(results):
+    """Fail unless all fits have the same response, weights and family."""
+    first = results[0].model
+    for other in (r.model for r in results[1:]):
+        if other.endog.shape != first.endog.shape:
+            raise DataError(f"the fits have {len(first.endog)} and {len(other.endog)} rows; fit all to the same rows")
+        if not np.array_equal(np.asarray(other.endog), np.asarray(first.endog)):
+            raise DataError("the fits have different responses; only fits to the same response can be compared")
+        if type(other) is not type(first):
+            raise DataError(f"cannot compare a {type(first).__name__} with a {type(other).__name__}")
+
+
+def labels_of(results):
+    """Formulas as labels, numbered where they repeat."""
+    texts = [getattr(r.model, "formula", None) or f"model {i + 1}" for i, r in enumerate(results)]
+    return [t if texts.count(t) == 1 else f"{t} [{i + 1}]" for i, t in enumerate(texts)]
+
+
+def likelihood_ratio(results):
+    """Likelihood-ratio table of nested fits, smallest first; see `anova`."""
+    given = [plain(r) for r in results]
+    check_same_response(given)
+    if any(r.priors is not None for r in given):
+        note = "Priors are left out of the likelihoods. "
+    else:
+        note = ""
+    refitted = any(getattr(r, "reml", False) for r in given)
+    fits = [ml_fit(r) for r in given]
+    order = sorted(range(len(fits)), key=lambda i: fits[i].k_params)
+    fits = [fits[i] for i in order]
+    llf = np.array([r.llf for r in fits])
+    n_params = np.array([r.k_params for r in fits])
+    chisq = np.append(np.nan, 2.0 * np.diff(llf))
+    df = np.append(np.nan, np.diff(n_params).astype(float))
+    p = np.where(df > 0, stats.chi2.sf(np.maximum(chisq, 0.0), np.maximum(df, 1.0)), np.nan)
+    frame = pd.DataFrame(
+        {
+            "n_params": n_params,
+            "llf": llf,
+            "aic": [r.aic for r in fits],
+            "bic": [r.bic for r in fits],
+            "deviance": -2.0 * llf,
+            "chisq": chisq,
+            "df": df,
+            "p_value": p,
+        },
+        index=labels_of(fits),
+    )
+    heading = "Likelihood-ratio tests. " + note
+    if refitted:
+        heading += "REML fits were refitted by maximum likelihood."
+    return table(frame, heading.strip())
+
+
+def compare(*results):
+    """Line fits up by information criteria.
+
+    Parameters
+    ----------
+    *results : MixedModelResults
+        Fits to the same response. If their fixed effects differ, REML fits are refitted by maximum likelihood.
+
+    Returns
+    -------
+    DataFrame
+        ``n_params, llf, aic, aicc, bic, delta, weight``, best AICc first; `weight` is the Akaike weight from AICc.
+    """
+    given = [plain(r) for r in results]
+    if not given:
+        raise OptionError("compare needs at least one result")
+    check_same_response(given)
+    names = labels_of(given)
+    modes = {getattr(r, "reml", None) for r in given}
+    spaces = {tuple(r.model.exog_names) for r in given}
+    refit = True in modes and (len(spaces) > 1 or len(modes) > 1)
+    fits = [ml_fit(r) for r in given] if refit else given
+    k = np.array([r.k_params for r in fits], dtype=float)
+    n = float(fits[0].nobs)
+    aic = np.array([r.aic for r in fits])
+    aicc = aic + np.where(n > k + 1, 2.0 * k * (k + 1.0) / np.where(n > k + 1, n - k - 1.0, 1.0), np.nan)
+    delta = aicc - np.nanmin(aicc)
+    weight = np.exp(-0.5 * delta)
+    frame = pd.DataFrame(
+        {
+            "n_params": k.astype(int),
+            "llf": [r.llf for r in fits],
+            "aic": aic,
+            "aicc": aicc,
+            "bic": [r.bic for r in fits],
+            "delta": delta,
+            "weight": weight / np.nansum(weight),
+        },
+        index=names,
+    )
+    note = "REML fits were refitted by maximum likelihood." if refit else ""
+    return table(frame.sort_values("aicc"), f"Information criteria, best first. {note}".strip())

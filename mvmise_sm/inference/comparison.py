@@ -1,0 +1,228 @@
+"""Model comparison: leaving terms out, tests of random-effects terms, Kenward-Roger and parametric-bootstrap comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mvmise_sm.core.random_effects import RandomEffects
+from mvmise_sm.core.structures import Unstructured
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.inference.anova import check_same_response, fit_options, labels_of, ml_fit, plain, quietly
+from mvmise_sm.inference.ddf import denominator
+from mvmise_sm.inference.hypotheses import model_spec_of
+from mvmise_sm.inference.tables import table
+
+__all__ = ["boundary_p_value", "bootstrap_test", "drop1", "kenward_roger_test", "random_terms"]
+
+
+def _refit_with(result, exog=None, random=None):
+    """The same kind of fit with other fixed columns or other random effects."""
+    model = result.model
+    keywords = {**model._get_init_kwds()}
+    if random is not None:
+        keywords["random_effects"] = random
+    elif keywords.get("random_effects") is None:
+        keywords["random_effects"] = model.random_effects
+    settings = fit_options(result)
+    if "reml" in result.mle_settings:
+        settings["reml"] = result.mle_settings["reml"]
+    exog = model.exog if exog is None else exog
+    smaller = quietly(type(model), model.endog, exog, missing="none", **keywords)
+    return plain(quietly(smaller.fit, **settings))
+
+
+def _droppable(spec):
+    """Terms that no other term contains as a subset of its factors."""
+    terms = [t for t in spec.terms if t.factors]
+    return [t for t in terms if not any(set(t.factors) < set(o.factors) for o in terms)]
+
+
+def drop1(result):
+    """Leave one term out at a time; parameters as in `MixedModelResults.drop1`."""
+    fit = ml_fit(result)
+    spec = model_spec_of(fit)
+    exog = np.asarray(fit.model.exog)
+    rows = {"<none>": (np.nan, fit.aic, np.nan, np.nan)}
+    for term in _droppable(spec):
+        keep = np.setdiff1d(np.arange(exog.shape[1]), np.arange(exog.shape[1])[spec.term_slices[term]])
+        if not len(keep):
+            continue
+        small = _refit_with(fit, exog=exog[:, keep])
+        df = fit.k_params - small.k_params
+        chisq = 2.0 * (fit.llf - small.llf)
+        rows[term.name()] = (df, small.aic, chisq, stats.chi2.sf(max(chisq, 0.0), df))
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
+    note = " The REML fit was refitted by maximum likelihood." if getattr(plain(result), "reml", False) else ""
+    return table(frame, "Single term deletions, likelihood-ratio tests." + note)
+
+
+def boundary_p_value(chisq, df_variance, df_covariance):
+    """P-value where one variance is zero under the hypothesis, together with its covariances.
+
+    The likelihood ratio is then an equal mixture of chi-squared variables with `df_covariance` and `df_covariance` + 1 degrees of
+    freedom.
+
+    Parameters
+    ----------
+    chisq : float
+        Likelihood-ratio statistic.
+    df_variance : int
+        Variances at the boundary; the mixture is that of one, and for more of them an upper bound.
+    df_covariance : int
+        Covariances that vanish with them.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    Self and Liang (1987), JASA 82; Stram and Lee (1994), Biometrics 50.
+    """
+    upper = df_covariance + df_variance
+    below = stats.chi2.sf(chisq, upper - 1) if upper > 1 else float(chisq <= 0.0)
+    return float(0.5 * below + 0.5 * stats.chi2.sf(chisq, upper))
+
+
+def _reductions(random):
+    """Smaller sets of random effects: every column that can go, as (label, RandomEffects or None, variances, covariances)."""
+    for i, term in enumerate(random.terms):
+        others = list(random.terms)
+        slopes = [j for j, c in enumerate(term.columns) if c is not None]
+        if term.q == 1 or not slopes:
+            del others[i]
+            yield term.text or term.factor.name, (RandomEffects(others) if others else None), term.q, _n_covariances(term)
+            continue
+        for j in slopes:
+            keep = [k for k in range(term.q) if k != j]
+            kind = type(term.structure)
+            smaller = _sub_term(term, keep, kind)
+            others = list(random.terms)
+            others[i] = smaller
+            linked = len(keep) if isinstance(term.structure, Unstructured) else 0
+            label = f"{term.names[j]} in {term.text or f'({term.factor.name})'}"
+            yield label, RandomEffects(others), 1, linked
+
+
+def _n_covariances(term):
+    return term.structure.k_theta - term.q
+
+
+def _sub_term(term, keep, kind):
+    from dataclasses import replace
+
+    return replace(
+        term,
+        columns=tuple(term.columns[k] for k in keep),
+        names=tuple(term.names[k] for k in keep),
+        structure=kind(len(keep)),
+    )
+
+
+def random_terms(result):
+    """Likelihood-ratio tests of random-effects terms; see `MixedModelResults.anova_random`."""
+    result = plain(result)
+    if result.priors is not None:
+        raise OptionError("tests of random effects compare likelihoods; fit without priors")
+    rows = {"<none>": (result.k_params, result.llf, result.aic, np.nan, np.nan, np.nan, np.nan)}
+    for label, random, variances, covariances in _reductions(result.model.random_effects):
+        if random is None:
+            llf, count = _without_random(result)
+            aic = -2.0 * llf + 2.0 * count
+        else:
+            small = _refit_with(result, random=random)
+            llf, count, aic = small.llf, small.k_params, small.aic
+        chisq, df = max(2.0 * (result.llf - llf), 0.0), result.k_params - count
+        rows[label] = (
+            count, llf, aic, chisq, df, stats.chi2.sf(chisq, df), boundary_p_value(chisq, variances, covariances),
+        )
+    columns = ["n_params", "llf", "aic", "chisq", "df", "p_value", "p_boundary"]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table(
+        frame,
+        "Random-effects terms. p_value ignores that a variance of zero is on the boundary and is conservative; p_boundary is the "
+        "mixture of chi-squared distributions that holds there.",
+    )
+
+
+def _without_random(result):
+    """Log-likelihood (REML: restricted) and number of parameters without any random effect."""
+    model = result.model
+    if getattr(result, "reml", None) is None:
+        return result._llf_without_random(), result.k_params - len(result.theta)
+    criterion = result._deviance_function()
+    at_zero = criterion.solve(np.zeros(criterion.k_theta))
+    return -0.5 * at_zero.criterion, model.exog.shape[1] + 1
+
+
+def _restriction(small, large):
+    """Contrasts L with L beta = 0 exactly where the large design gives what the small one can (q, p_large)."""
+    x_small, x_large = np.asarray(small.model.exog), np.asarray(large.model.exog)
+    inside, *_ = np.linalg.lstsq(x_large, x_small, rcond=None)
+    scale = max(1.0, np.abs(x_small).max(initial=0.0))
+    if np.abs(x_large @ inside - x_small).max(initial=0.0) > 1e-8 * scale:
+        raise OptionError("the fixed effects of the smaller fit are not a special case of the larger one's")
+    u, s, _ = np.linalg.svd(inside)
+    rank = int((s > 1e-10 * s.max(initial=1.0)).sum())
+    return u[:, rank:].T
+
+
+def kenward_roger_test(small, large):
+    """Kenward and Roger's F test of the fixed effects that the smaller fit lacks.
+
+    Returns
+    -------
+    DataFrame
+        One row: ``df_num, df_denom, F, scaling, p_value``; F includes the scaling.
+    """
+    check_same_response([small, large])
+    method = denominator(large, "kenward-roger")
+    contrasts = _restriction(small, large)
+    if not len(contrasts):
+        raise OptionError("the two fits have the same fixed effects")
+    f, df, scaling = method._parts.f_test(contrasts, contrasts @ np.asarray(large.params))
+    q = len(contrasts)
+    row = {"df_num": q, "df_denom": df, "F": f, "scaling": scaling, "p_value": stats.f.sf(f, q, df)}
+    first, second = labels_of([small, large])
+    return table([row], f"Kenward-Roger F test of {first!r} within {second!r}", index=[second])
+
+
+def bootstrap_test(small, large, n=1000, rng=None, n_jobs=1, progress=False):
+    """Likelihood-ratio test whose distribution is simulated from the smaller fit.
+
+    Parameters
+    ----------
+    small, large : MixedModelResults
+    n : int, optional
+        Simulated responses.
+    rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
+    n_jobs : int, optional
+        Processes; the answer does not depend on it.
+    progress : bool, optional
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    DataFrame
+        One row: ``chisq, df, p_value`` (chi-squared), ``p_bootstrap`` = (b + 1) / (n + 1), ``n``.
+    """
+    from mvmise_sm.inference.resampling import likelihood_ratios
+
+    check_same_response([small, large])
+    refitted = any(getattr(r, "reml", False) for r in (small, large))
+    small, large = ml_fit(small), ml_fit(large)
+    chisq = max(2.0 * (large.llf - small.llf), 0.0)
+    simulated = likelihood_ratios(small, large, n, rng, n_jobs, progress)
+    df = large.k_params - small.k_params
+    row = {
+        "chisq": chisq,
+        "df": df,
+        "p_value": stats.chi2.sf(chisq, df),
+        "p_bootstrap": (1.0 + np.sum(simulated >= chisq)) / (1.0 + len(simulated)),
+        "n": len(simulated),
+    }
+    first, second = labels_of([small, large])
+    note = " REML fits were refitted by maximum likelihood." if refitted else ""
+    return table([row], f"Likelihood ratio of {second!r} to {first!r} with its parametric bootstrap distribution.{note}", index=[second])

@@ -1,0 +1,70 @@
+"""Wald tests and intervals with degrees of freedom by contrast."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+from statsmodels.formula._manager import FormulaManager
+from statsmodels.stats.contrast import ContrastResults
+
+from mvmise_sm.inference.ddf import denominator
+
+__all__ = ["coefficient_table", "t_test", "wald_intervals", "wald_test"]
+
+
+def _hypothesis(result, r_matrix):
+    """Contrasts L (q, p) and hypothetical values (q,), from anything that statsmodels' ``t_test`` takes."""
+    constraint = FormulaManager().get_linear_constraints(r_matrix, result.model.data.cov_names)
+    contrasts = np.asarray(constraint.constraint_matrix, dtype=float)
+    given = constraint.constraint_values
+    values = np.zeros(len(contrasts)) if given is None else np.broadcast_to(np.ravel(given), len(contrasts))
+    if contrasts.shape[1] != len(result.params):
+        raise ValueError(f"r_matrix must have one column for each of the {len(result.params)} fixed effects, found {contrasts.shape[1]}")
+    return contrasts, values
+
+
+def t_test(result, r_matrix, ddf):
+    """Test each row of a hypothesis; see `InferentialResults.t_test`."""
+    contrasts, values = _hypothesis(result, r_matrix)
+    method = denominator(result, ddf)
+    effect = contrasts @ result.params
+    sd = np.sqrt(np.einsum("qi,ij,qj->q", contrasts, method.cov, contrasts))
+    return ContrastResults(effect=effect, t=(effect - values) / sd, sd=sd, df_denom=method.df(contrasts))
+
+
+def wald_test(result, r_matrix, ddf):
+    """Test all rows of a hypothesis jointly; see `InferentialResults.wald_test`."""
+    contrasts, values = _hypothesis(result, r_matrix)
+    f, df_num, df_denom = denominator(result, ddf).f_test(contrasts, contrasts @ result.params - values)
+    return ContrastResults(F=f, df_num=df_num, df_denom=df_denom)
+
+
+def coefficient_table(result, ddf=None, alpha=0.05):
+    """Standard errors, statistics, degrees of freedom, p-values and intervals of the fixed effects.
+
+    Returns
+    -------
+    dict of ndarray
+        ``std_error, statistic, df, p_value, conf_low, conf_high`` (k_fe,); `df` is infinite for the normal distribution.
+    """
+    method = denominator(result, ddf)
+    params = np.asarray(result.params)
+    se = np.sqrt(np.diag(method.cov))
+    statistic = np.divide(params, se, out=np.full_like(params, np.nan), where=se > 0.0)
+    df = method.df(np.eye(len(params)))
+    law = stats.norm if np.isinf(df).all() else stats.t(df)
+    half = law.ppf(1.0 - 0.5 * alpha) * se
+    return {
+        "std_error": se,
+        "statistic": statistic,
+        "df": df,
+        "p_value": 2.0 * law.sf(np.abs(statistic)),
+        "conf_low": params - half,
+        "conf_high": params + half,
+    }
+
+
+def wald_intervals(result, alpha, ddf=None):
+    """Wald intervals of the fixed effects (k_fe, 2)."""
+    table = coefficient_table(result, ddf, alpha)
+    return np.column_stack([table["conf_low"], table["conf_high"]])

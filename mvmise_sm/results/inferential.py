@@ -1,0 +1,363 @@
+"""What a fitted mixed model can be asked: the methods that call `mvmise_sm.inference`."""
+
+from __future__ import annotations
+
+import numpy as np
+from statsmodels.base.model import LikelihoodModelResults
+
+from mvmise_sm.exceptions import OptionError
+
+__all__ = ["InferentialResults"]
+
+
+class InferentialResults(LikelihoodModelResults):
+    """Tests, intervals, resampling, diagnostics and plots of a mixed model; see `MixedModelResults`."""
+
+    # --- tests and intervals
+
+    def t_test(self, r_matrix, cov_p=None, use_t=None, *, ddf=None):
+        """Test linear combinations of the fixed effects one by one.
+
+        Parameters
+        ----------
+        r_matrix : array_like, str, or tuple
+            As in statsmodels: contrasts (q, k_fe), a text such as ``"x = 0, f[T.b] = f[T.c]"``, or a pair (R, q).
+        cov_p : array_like, optional
+            Covariance of the fixed effects to use instead of the model's.
+        use_t : bool, optional
+            Student's t with ``df_resid`` degrees of freedom, or the normal distribution.
+        ddf : {None, "satterthwaite", "kenward-roger"}, optional
+            Degrees of freedom of each combination; ``"kenward-roger"`` adjusts the standard errors too.
+
+        Returns
+        -------
+        statsmodels.stats.contrast.ContrastResults
+        """
+        if ddf is None:
+            return super().t_test(r_matrix, cov_p=cov_p, use_t=use_t)
+        from mvmise_sm.inference.wald import t_test
+
+        refuse_both(ddf, cov_p=cov_p, use_t=use_t)
+        return t_test(self, r_matrix, ddf)
+
+    def wald_test(self, r_matrix, cov_p=None, invcov=None, use_f=None, df_constraints=None, scalar=True, *, ddf=None):
+        """Test linear combinations of the fixed effects jointly.
+
+        Parameters
+        ----------
+        r_matrix : array_like, str, or tuple
+            As in `t_test`.
+        cov_p, invcov, use_f, df_constraints, scalar : optional
+            As in statsmodels.
+        ddf : {None, "satterthwaite", "kenward-roger"}, optional
+            Denominator degrees of freedom of an F test; ``"kenward-roger"`` uses the adjusted covariance and scales F.
+
+        Returns
+        -------
+        statsmodels.stats.contrast.ContrastResults
+        """
+        if ddf is None:
+            return super().wald_test(
+                r_matrix, cov_p=cov_p, invcov=invcov, use_f=use_f, df_constraints=df_constraints, scalar=scalar
+            )
+        from mvmise_sm.inference.wald import wald_test
+
+        refuse_both(ddf, cov_p=cov_p, invcov=invcov, use_f=use_f, df_constraints=df_constraints)
+        return wald_test(self, r_matrix, ddf)
+
+    def conf_int(self, alpha=0.05, method="wald", **options):
+        """Confidence intervals.
+
+        Parameters
+        ----------
+        alpha : float, optional
+            One minus the coverage.
+        method : {"wald", "profile", "bootstrap"}, optional
+            Estimate and standard error; profile likelihood (of the maximum-likelihood criterion, also after REML); or parametric
+            bootstrap.
+        **options
+            For ``"wald"``: ``ddf``. For ``"bootstrap"``: ``n``, ``rng``, ``n_jobs``, ``kind`` (``"percentile"``, ``"basic"``,
+            ``"bca"``), ``by`` and ``progress``.
+
+        Returns
+        -------
+        ndarray or DataFrame
+            Wald: the fixed effects (k_fe, 2). Profile and bootstrap: a DataFrame with columns ``lower, upper`` that has further
+            rows ``sd_Intercept|Subject``, ``cor_Intercept.Days|Subject`` and ``sigma``.
+        """
+        if not 0.0 < alpha < 1.0:
+            raise OptionError(f"alpha must lie between 0 and 1, got {alpha!r}")
+        if method == "wald":
+            from mvmise_sm.inference.wald import wald_intervals
+
+            refuse_unknown(options, ("ddf",))
+            return wald_intervals(self, alpha, **options) if options else super().conf_int(alpha)
+        if method == "profile":
+            from mvmise_sm.inference.profile import profile_intervals
+
+            refuse_unknown(options, ())
+            return profile_intervals(self, alpha)
+        if method == "bootstrap":
+            from mvmise_sm.inference.bootstrap import bootstrap_intervals
+
+            refuse_unknown(options, ("n", "rng", "n_jobs", "kind", "by", "progress"))
+            return bootstrap_intervals(self, alpha, **options)
+        raise OptionError(f"method must be 'wald', 'profile' or 'bootstrap', got {method!r}")
+
+    def anova(self, ddf="default", type=3):
+        """Test every term of the fixed effects.
+
+        Parameters
+        ----------
+        ddf : {"satterthwaite", "kenward-roger"} or None, optional
+            Denominator degrees of freedom; None gives Wald tests with infinitely many. Satterthwaite where it is defined, by
+            default.
+        type : {3, 2, 1}, optional
+            Each term after all others; after those that do not contain it; or sequentially.
+
+        Returns
+        -------
+        DataFrame
+            ``df_num, df_denom, F, p_value`` by term.
+        """
+        from mvmise_sm.inference.anova import anova_terms
+
+        return anova_terms(self, type, ddf)
+
+    def drop1(self):
+        """Leave out every term that no other term contains, one at a time.
+
+        Returns
+        -------
+        DataFrame
+            ``df, aic, chisq, p_value``; a REML fit is refitted by maximum likelihood.
+        """
+        from mvmise_sm.inference.comparison import drop1
+
+        return drop1(self)
+
+    def anova_random(self):
+        """Test the random-effects terms by likelihood ratio (restricted likelihood after REML).
+
+        Returns
+        -------
+        DataFrame
+            One row per term or slope that can go: ``n_params, llf, aic, chisq, df, p_value, p_boundary``. The naive p-value is
+            conservative because a variance of zero is on the boundary; `p_boundary` is that of the mixture.
+        """
+        from mvmise_sm.inference.comparison import random_terms
+
+        return random_terms(self)
+
+    def marginal_means(self, specs, by=None, ddf="default", pairs=False, adjust="tukey", which="linear", at=None, alpha=0.05):
+        """Estimate means of factor combinations, averaged over all other factors with equal weights.
+
+        Parameters
+        ----------
+        specs : str or list of str
+            Factors whose level combinations are estimated.
+        by : str or list of str, optional
+            Factors within whose levels pairs are compared.
+        ddf : {"satterthwaite", "kenward-roger"} or None, optional
+            Degrees of freedom; Satterthwaite where it is defined, by default.
+        pairs : bool, optional
+            Return differences between the means instead.
+        adjust : {"tukey", "holm", "sidak", "bonferroni", None}, optional
+            Adjustment of the p-values of `pairs` for multiplicity, within each group of `by`.
+        which : {"linear", "mean"}, optional
+            Scale of the estimates: linear predictor, or response.
+        at : dict, optional
+            Values of numeric variables; their means by default.
+        alpha : float, optional
+            One minus the coverage.
+
+        Returns
+        -------
+        DataFrame
+            Levels, ``estimate, std_error, df, conf_low, conf_high``; pairs: ``contrast, estimate, std_error, df, statistic,
+            p_value, conf_low, conf_high``.
+        """
+        from mvmise_sm.inference.means import marginal_means
+
+        return marginal_means(self, specs, by, ddf, pairs, adjust, which, at, alpha)
+
+    # --- profile and resampling
+
+    def profile(self, params=None, alpha=0.01):
+        """Profile the likelihood of fixed effects, standard deviations, correlations and sigma.
+
+        Parameters
+        ----------
+        params : list of str, optional
+            Names as in ``conf_int(method="profile")``; all by default.
+        alpha : float, optional
+            Profiles reach to the end points of intervals with coverage ``1 - alpha``.
+
+        Returns
+        -------
+        Profile
+            With ``frame``, ``conf_int(alpha)`` and ``plot()``.
+        """
+        from mvmise_sm.inference.profile import profile
+
+        return profile(self, params, alpha)
+
+    def bootstrap(self, n=1000, rng=None, n_jobs=1, *, statistic=None, by=None, progress=False):
+        """Resample and refit.
+
+        Parameters
+        ----------
+        n : int, optional
+            Number of resamples.
+        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
+            Source of randomness; the resamples do not depend on `n_jobs`.
+        n_jobs : int, optional
+            Processes.
+        statistic : callable, optional
+            Function of a result that returns numbers or a Series; all parameters by default.
+        by : str, optional
+            A grouping factor whose levels are resampled with all their rows; responses are simulated from the fit by default.
+        progress : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        Bootstrap
+            With ``samples`` (DataFrame), ``estimate``, ``std_error``, ``bias`` and ``conf_int(alpha, kind)``.
+        """
+        from mvmise_sm.inference.bootstrap import bootstrap
+
+        return bootstrap(self, n, rng, n_jobs, statistic=statistic, by=by, progress=progress)
+
+    # --- diagnostics
+
+    def get_influence(self, level=None):
+        """Leverage, Cook's distance and DFBETAS.
+
+        Parameters
+        ----------
+        level : str, optional
+            A grouping factor: delete its groups one at a time. Rows by default.
+
+        Returns
+        -------
+        Influence
+            With ``hat_matrix_diag``, ``cooks_distance``, ``dfbetas`` and ``summary_frame()``.
+        """
+        from mvmise_sm.inference.influence import influence
+
+        return influence(self, level)
+
+    def r2(self):
+        """Nakagawa's marginal and conditional R^2, a Series."""
+        from mvmise_sm.inference.variance_shares import r2
+
+        return r2(self)
+
+    def icc(self):
+        """Intraclass correlations: share of each grouping factor in the variance, adjusted and unadjusted for the fixed effects."""
+        from mvmise_sm.inference.variance_shares import icc
+
+        return icc(self)
+
+    def vif(self):
+        """Generalized variance inflation factors of the terms of the fixed effects, a DataFrame."""
+        from mvmise_sm.inference.checks import vif
+
+        return vif(self)
+
+    def overdispersion(self):
+        """Test whether the Pearson residuals are larger than the family says, a Series."""
+        from mvmise_sm.inference.checks import overdispersion
+
+        return overdispersion(self)
+
+    def zero_inflation(self, n=250, rng=None):
+        """Compare the number of zeros with that of simulated responses, a Series."""
+        from mvmise_sm.inference.checks import zero_inflation
+
+        return zero_inflation(self, n, rng)
+
+    def resid_simulated(self, n=250, rng=None, random="new"):
+        """Residuals as quantiles of simulated responses: uniform on (0, 1) if the model holds (nobs,)."""
+        from mvmise_sm.inference.checks import simulated_residuals
+
+        return simulated_residuals(self, n, rng, random)
+
+    def check(self):
+        """Say in sentences what is singular, weakly identified or doubtful, and what to try."""
+        from mvmise_sm.inference.checks import check
+
+        return check(self)
+
+    def all_fit(self, methods=None):
+        """Refit with every optimiser and line the answers up, a DataFrame."""
+        from mvmise_sm.inference.checks import all_fit
+
+        return all_fit(self, methods)
+
+    # --- plots
+
+    def plot_random_effects(self, group=None, ax=None, **options):
+        """Plot the conditional modes with intervals, sorted; see `mvmise_sm.plots.random_effects`."""
+        from mvmise_sm import plots
+
+        return plots.random_effects(self, group, ax, **options)
+
+    def plot_diagnostics(self, ax=None, **options):
+        """Plot residual panels; see `mvmise_sm.plots.diagnostics`."""
+        from mvmise_sm import plots
+
+        return plots.diagnostics(self, ax, **options)
+
+    def plot_profile(self, params=None, ax=None, **options):
+        """Plot profile zeta or the density it implies; see `mvmise_sm.plots.profile`."""
+        from mvmise_sm import plots
+
+        return plots.profile(self, params, ax, **options)
+
+    def plot_qq(self, level="resid", ax=None, **options):
+        """Plot quantiles of residuals or random effects against the normal; see `mvmise_sm.plots.qq`."""
+        from mvmise_sm import plots
+
+        return plots.qq(self, level, ax, **options)
+
+    def plot_fit(self, x, group=None, ax=None, **options):
+        """Plot data and fitted lines by group; see `mvmise_sm.plots.fitted_lines`."""
+        from mvmise_sm import plots
+
+        return plots.fitted_lines(self, x, group, ax, **options)
+
+    def plot_priors(self, ax=None, **options):
+        """Plot priors against estimates; see `mvmise_sm.plots.priors`."""
+        from mvmise_sm import plots
+
+        return plots.priors(self, ax, **options)
+
+    def plot_influence(self, level=None, ax=None, **options):
+        """Plot Cook's distance; see `mvmise_sm.plots.influence`."""
+        from mvmise_sm import plots
+
+        return plots.influence(self, level, ax, **options)
+
+
+def refuse_both(ddf, **given):
+    """Fail where an option is given that `ddf` decides already."""
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+        raise OptionError(f"ddf={ddf!r} and {', '.join(extra)} exclude each other")
+
+
+def refuse_unknown(options, allowed):
+    """Fail where an option is unknown."""
+    unknown = [name for name in options if name not in allowed]
+    if unknown:
+        known = ", ".join(allowed) or "no further options"
+        raise OptionError(f"unknown option {unknown[0]!r}; this method takes {known}")
+
+
+def labelled(result, values):
+    """Intervals of the fixed effects (k_fe, 2) as a frame."""
+    import pandas as pd
+
+    return pd.DataFrame(np.asarray(values), index=result.model.data.cov_names)
