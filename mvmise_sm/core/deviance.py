@@ -186,7 +186,7 @@ class ProfiledDeviance:
     def second_starts(self, evaluation):
         """Other starts for a fit that ended on the boundary."""
         wide = np.where(self.lower == 0.0, 1.0, 0.0)
-        return [wide, np.maximum(0.3 * wide, np.where(self.lower == 0.0, evaluation.theta, 0.0))]
+        return [wide]
 
     def _factors(self, theta):
         """Relative factors of the grouping factors in elimination order, and of the terms."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from mvmise_sm.core.deviance import ProfiledDeviance
 from mvmise_sm.core.newton import minimize
+from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
 from mvmise_sm.models.base import MixedModelBase, refuse_covariance
 from mvmise_sm.models.rows import complete_response
@@ -139,9 +140,11 @@ class LinearMixedModel(MixedModelBase):
             "reml": bool(reml),
             **options,
         }
-        criterion = self.criterion(bool(reml))
+        with blas_threads(0):
+            criterion = self.criterion(bool(reml))
         start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
-        result = self._report(criterion, _minimum(criterion, start, settings), settings, use_t)
+        with blas_threads(_dense_size(criterion)):
+            result = self._report(criterion, _minimum(criterion, start, settings), settings, use_t)
         if disp:
             print(result.message)
         return result
@@ -151,8 +154,7 @@ class LinearMixedModel(MixedModelBase):
         y = complete_response(endog, self.nobs)
         criterion, settings = result._deviance_function().refitted(y), result.mle_settings
         optimum = _minimum(criterion, result._optimum, settings)
-        if optimum.singular or not optimum.converged:
-            # a start near the optimum skips the second starts that guard singular fits
+        if not optimum.converged:
             other = _minimum(criterion, None, settings)
             optimum = other if other.value < optimum.value else optimum
         return self.with_endog(y)._report(criterion, optimum, settings, result.use_t, stacklevel=4)
@@ -177,6 +179,12 @@ class LinearMixedModel(MixedModelBase):
 
 _NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "reml"))
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
+
+
+def _dense_size(criterion):
+    """Random effects that remain in a dense block once the largest factor and what it nests in are eliminated."""
+    layout = criterion._layout
+    return sum(layout.factors[k].size for k in layout.remainder)
 
 
 def _minimum(criterion, start, settings):
