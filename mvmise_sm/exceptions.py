@@ -15,6 +15,7 @@ __all__ = [
     "PriorWarning",
     "RandomEffectsError",
     "RankWarning",
+    "SeparationWarning",
     "SingularFitWarning",
     "UnknownColumnError",
 ]
@@ -61,6 +62,10 @@ class SingularFitWarning(sm_exceptions.ModelWarning):
 
 class RankWarning(sm_exceptions.CollinearityWarning):
     """Columns of the fixed-effects design were dropped because earlier columns determine them."""
+
+
+class SeparationWarning(sm_exceptions.ModelWarning):
+    """Estimates run to infinity: separated responses, or a variance that the data do not bound."""
 
 
 class PriorWarning(sm_exceptions.SpecificationWarning):
