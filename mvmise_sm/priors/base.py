@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -136,12 +137,16 @@ class Prior:
     ----------
     name : str
         Name of the distribution in text and printouts (blme's).
+    scalar : bool
+        True if a covariance prior is for terms with one column only.
     positions : dict
         For every role that text may use, the argument names in the order of positional arguments.
     """
 
     name = ""
+    scalar = False
     positions: ClassVar[dict[str, tuple[str, ...]]] = {}
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, **arguments):
         self.arguments = {k: v for k, v in arguments.items() if v is not None}
@@ -200,8 +205,6 @@ class CovariancePrior(Prior):
     ----------
     common_scale : bool
         True: S is the covariance relative to the residual variance; False: S is the covariance itself.
-    scalar : bool
-        True if S must be a variance (1, 1).
     fixed : float or None
         Residual role only: the residual variance, if the prior is a point mass.
     repels : bool
@@ -209,7 +212,6 @@ class CovariancePrior(Prior):
     """
 
     common_scale = True
-    scalar = False
     fixed: float | None = None
     repels = False
 

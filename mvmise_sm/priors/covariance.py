@@ -17,6 +17,8 @@ __all__ = ["Gamma", "InverseGamma", "InverseWishart", "Wishart"]
 class _VariancePrior(Prior):
     """What Gamma and InverseGamma share: priors on a variance or on its square root."""
 
+    scalar = True
+
     def covariance(self, dims: Dimensions) -> CovariancePrior:
         if dims.level_dim != 1:
             raise ValueError(
@@ -83,7 +85,7 @@ class Gamma(_VariancePrior):
         constant = 0.0 if shape == 0.0 or rate == 0.0 else -2.0 * (shape * math.log(rate) - gammaln(shape))
         weight = None if rate == 0.0 else np.array([[2.0 * rate]])
         text = _describe_variance(self.name, h, role, shape=shape, rate=rate)
-        return PowerPenalty(-2.0 * (shape - 1.0) * exponent, weight, exponent, constant, common, text, scalar=True)
+        return PowerPenalty(-2.0 * (shape - 1.0) * exponent, weight, exponent, constant, common, text)
 
 
 class InverseGamma(_VariancePrior):
@@ -138,7 +140,7 @@ class InverseGamma(_VariancePrior):
         constant = 0.0 if shape == 0.0 or scale == 0.0 else -2.0 * (shape * math.log(scale) - gammaln(shape))
         weight = None if scale == 0.0 else np.array([[2.0 * scale]])
         text = _describe_variance(self.name, h, role, shape=shape, scale=scale)
-        return PowerPenalty(2.0 * (shape + 1.0) * exponent, weight, -exponent, constant, common, text, scalar=True)
+        return PowerPenalty(2.0 * (shape + 1.0) * exponent, weight, -exponent, constant, common, text)
 
 
 def _describe_variance(name, h, role, **numbers):

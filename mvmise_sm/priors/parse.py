@@ -149,10 +149,10 @@ class _Parser:
             return self.tokens[self.index - 1]
         return None
 
-    def expect(self, sign):
+    def expect(self, sign, *others):
         if not self.accept(sign):
             found = repr(self.token.text) if self.token.text else "the end of the text"
-            self.fail(f"expected {sign!r}, found {found}")
+            self.fail(f"expected {' or '.join(repr(s) for s in (sign, *others))}, found {found}")
 
     def word(self, what):
         if self.token.kind != "word":
@@ -229,7 +229,7 @@ class _Parser:
             out[name] = self.value(node, start)
             if self.accept(")"):
                 return out
-            self.expect(",")
+            self.expect(",", ")")
 
     def value(self, node, start):
         """A constant where the expression is one, an `Expression` where it needs the dimensions."""
@@ -298,7 +298,7 @@ class _Parser:
                 positional.append(self.sum(names))
             if self.accept(")"):
                 return positional, named
-            self.expect(",")
+            self.expect(",", ")")
 
 
 def _named_only(cls, role):

@@ -50,14 +50,13 @@ class PowerPenalty(CovariancePrior):
         What `describe` returns.
     """
 
-    def __init__(self, log_power, weight, exponent, constant, common_scale, text, scalar=False):
+    def __init__(self, log_power, weight, exponent, constant, common_scale, text):
         super().__init__()
         self.log_power = float(log_power)
         self.weight = weight
         self.exponent = exponent
         self.constant = float(constant)
         self.common_scale = common_scale
-        self.scalar = scalar
         self.repels = self.log_power < 0.0 or (weight is not None and exponent < 0)
         self.text = text
 

@@ -211,8 +211,7 @@ def _spread(prior, positions, terms, dims, bound, label):
         return
     if not isinstance(prior, Prior):
         raise ValueError(f"{label} must be a prior, got {prior!r}.")
-    scalar_only = isinstance(prior, (Gamma, InverseGamma)) or getattr(prior, "scalar", False)
-    fits = [i for i in positions if not scalar_only or terms[i].q == 1 or terms[i].independent]
+    fits = [i for i in positions if not prior.scalar or terms[i].q == 1 or terms[i].independent]
     if not fits:
         sizes = ", ".join(f"{terms[i].factor} has {terms[i].q}" for i in positions)
         raise ValueError(
