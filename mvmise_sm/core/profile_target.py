@@ -1,0 +1,183 @@
+"""Objectives whose profiles are traced: -2 log L in (theta, log sigma2), with a fixed effect held if wanted."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from mvmise_sm.core.deviance import _positive_part
+
+__all__ = ["LinearTarget"]
+
+_LOG_2PI = float(np.log(2.0 * np.pi))
+_RHO_STEP = 1e-4
+
+
+class LinearTarget:
+    """-2 log L (with priors, the objective) of a linear mixed model in x = (working theta, log sigma2), beta profiled.
+
+    Parameters
+    ----------
+    criterion : ProfiledDeviance
+        Maximum likelihood.
+    priors : object, optional
+        Bound priors that make a stage for any coordinates of beta: ``stage(nobs, k, a, b0)``.
+    """
+
+    def __init__(self, criterion, priors=None):
+        self.criterion = criterion
+        self.k_theta = criterion.k_theta
+        self._bends = _single_columns(criterion)
+        self._make_stage = priors
+        self._held = None
+        self._stage = None
+        if priors is not None:
+            basis = criterion._basis
+            self._stage = priors(criterion.nobs, criterion.k_fe, basis.a, criterion._origin)
+
+    def hold(self, contrast, value):
+        """The same objective with ``contrast @ beta`` (user's coordinates) held at `value`."""
+        out = copy.copy(self)
+        criterion = self.criterion
+        weights = criterion._basis.a.T @ contrast
+        rest = value - float(contrast @ criterion._origin)
+        size = float(weights @ weights)
+        # working beta = t gamma + shift with gamma free
+        t = np.linalg.qr(np.column_stack([weights, np.eye(weights.size)]))[0][:, 1 : weights.size]
+        shift = weights * (rest / size)
+        out._held = (t, shift, weights / size)
+        if self._make_stage is not None:
+            a = criterion._basis.a
+            out._stage = self._make_stage(criterion.nobs, weights.size - 1, a @ t, criterion._origin + a @ shift)
+        return out
+
+    def start(self, theta, sigma2):
+        """x for the user's theta and sigma2."""
+        return np.append(self.criterion.working_theta(theta), np.log(sigma2))
+
+    def _reduction(self):
+        """Matrix that takes (gamma, 1) coefficients of the held problem to those of [X y] (m, m')."""
+        t, shift, _ = self._held
+        out = np.zeros((t.shape[0] + 1, t.shape[1] + 1))
+        out[:-1, :-1] = t
+        out[:-1, -1] = -shift
+        out[-1, -1] = 1.0
+        return out
+
+    def _solve(self, gram, rho, sigmas):
+        """value without log|M|, d value / d rho, its second derivative, weights, xi, cov_beta, covariance gradients."""
+        reduction = None
+        if self._held is not None:
+            reduction = self._reduction()
+            gram = reduction.T @ gram @ reduction
+        if self._stage is None:
+            out = _flat(gram, rho, self.criterion.nobs)
+        else:
+            out = _with_priors(self._stage, gram, rho, sigmas)
+        value, first, second, weights, xi, cov, extra = out
+        if reduction is not None:
+            t = self._held[0]
+            weights = reduction @ weights @ reduction.T
+            xi, cov = reduction @ xi, t @ cov @ t.T
+        return value, first, second, weights, xi, cov, extra
+
+    def held_slope(self, x):
+        """d objective / d held value at `x`."""
+        factorization, terms = self._factorization(x)
+        sigmas = self._sigmas(terms)
+        gram, rho = factorization.gram, x[-1]
+        if self._stage is None:
+            _, _, _, weights, xi, _, _ = self._solve(gram, rho, sigmas)
+            move = np.append(-self._held[2], 0.0)
+            return 2.0 * float(move @ gram @ xi) * float(np.exp(-rho))
+        sides = []
+        for sign in (1.0, -1.0):
+            t, shift, unit = self._held
+            moved = copy.copy(self)
+            step = 1e-5 * max(np.abs(shift).max(), 1e-3)
+            moved._held = (t, shift + sign * step * unit, unit)
+            a = self.criterion._basis.a
+            moved._stage = self._make_stage(
+                self.criterion.nobs, t.shape[1], a @ t, self.criterion._origin + a @ moved._held[1]
+            )
+            sides.append(moved._solve(gram, rho, sigmas)[0])
+        return (sides[0] - sides[1]) / (2.0 * step)
+
+    def _factorization(self, x):
+        criterion = self.criterion
+        merged, terms = criterion._factors(x[:-1])
+        return criterion._system.factorize(merged), terms
+
+    def _sigmas(self, terms):
+        if self._stage is None or not self._stage.uses_sigmas:
+            return None
+        bases = self.criterion._layout.term_bases
+        return [(b.a @ lam) @ (b.a @ lam).T for b, lam in zip(bases, terms, strict=True)]
+
+    def evaluate(self, x):
+        """Value, gradient (k,) and positive semidefinite information (k, k) at x."""
+        criterion = self.criterion
+        factorization, terms = self._factorization(x)
+        rho, k = x[-1], self.k_theta
+        value, first, second, weights, xi, cov, extra = self._solve(factorization.gram, rho, self._sigmas(terms))
+        value += factorization.logdet + criterion._constant
+        by_factor = factorization.derivatives(weights)
+        gradient, information = np.empty(k + 1), np.zeros((k + 1, k + 1))
+        directions = []
+        for t, (structure, at) in enumerate(zip(criterion._structures, criterion.random.theta_slices, strict=True)):
+            f, place, q = self._bends[t]
+            lam, slope = terms[t], by_factor[f][place, place]
+            if extra is not None and extra[t] is not None:
+                a = criterion._layout.term_bases[t].a
+                slope = slope + a.T @ extra[t] @ a
+            gradient[at] = structure.pullback(x[at], 2.0 * (slope @ lam))
+            tangents = structure.tangents(x[at])
+            flat = tangents.reshape(len(tangents), -1)
+            information[at, at] = 2.0 * (_positive_part(slope) @ tangents).reshape(len(tangents), -1) @ flat.T
+            for small in tangents @ lam.T:
+                direction = np.zeros((q, q))
+                direction[place, place] = small + small.T
+                directions.append((f, direction))
+        a, b = factorization.information(directions, xi, cov)
+        s2 = float(np.exp(rho))
+        information[:k, :k] += a / s2
+        information[:k, k] += b / s2
+        information[k, :k] += b / s2
+        gradient[k], information[k, k] = first, second
+        return value, gradient, information
+
+
+def _single_columns(criterion):
+    """Per term: its factor in elimination order, its columns there, and the factor's number of columns."""
+    out = [None] * len(criterion.random.terms)
+    for k, f in enumerate(criterion._layout.factors):
+        for t, place in zip(f.terms, f.places, strict=True):
+            out[t] = (k, place, f.q)
+    return out
+
+
+def _flat(gram, rho, nobs):
+    p = gram.shape[0] - 1
+    inverse = np.linalg.inv(gram[:p, :p])
+    beta = inverse @ gram[:p, p]
+    xi = np.append(-beta, 1.0)
+    s2 = float(np.exp(rho))
+    r2 = float(xi @ gram @ xi)
+    value = nobs * (_LOG_2PI + rho) + r2 / s2
+    return value, nobs - r2 / s2, r2 / s2, np.multiply.outer(xi, xi / s2), xi, inverse, None
+
+
+def _with_priors(stage, gram, rho, sigmas):
+    """The same through a stage whose sigma2 is held; derivatives in rho by differences at the fixed gram matrix."""
+
+    def at(r):
+        fixed = copy.copy(stage)
+        fixed.fixed_rho = float(r)
+        return fixed.solve(gram, sigmas)
+
+    middle, above, below = at(rho), at(rho + _RHO_STEP), at(rho - _RHO_STEP)
+    first = (above.value - below.value) / (2.0 * _RHO_STEP)
+    second = (above.value - 2.0 * middle.value + below.value) / _RHO_STEP**2
+    xi = np.append(-middle.beta, 1.0)
+    return middle.value, first, max(second, 1e-3), middle.gram_weights, xi, middle.cov_beta, middle.sigma_gradients

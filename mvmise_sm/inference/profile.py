@@ -1,0 +1,336 @@
+"""Profile likelihood of fixed effects, standard deviations, correlations and sigma."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mvmise_sm.core.constrained import (
+    ConstrainedPoint,
+    Coordinate,
+    Correlation,
+    StandardDeviation,
+    constrained_minimum,
+)
+from mvmise_sm.core.profile_target import LinearTarget
+from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.inference.anova import ml_fit, plain
+
+__all__ = ["Profile", "profile", "profile_intervals"]
+
+_STEP = 0.5
+_LARGEST = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Parameter:
+    """A parameter that can be profiled.
+
+    Attributes
+    ----------
+    name, kind : str
+        Row name; ``"fixed"``, ``"sd"``, ``"cor"`` or ``"sigma"``.
+    solve : callable
+        (c, start) -> ConstrainedPoint.
+    estimate, se : float
+        On the scale of c.
+    lower, upper : float
+        Range of c.
+    shown : callable
+        c -> the parameter as reported.
+    """
+
+    name: str
+    kind: str
+    solve: object
+    estimate: float
+    se: float
+    lower: float
+    upper: float
+    shown: object
+
+
+class Profile:
+    """Profiles of the parameters of a fit.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        Columns ``parameter, value, zeta``: zeta is the signed square root of twice the difference in log-likelihood.
+    estimates : Series
+        Maximum-likelihood estimates, by row name.
+    """
+
+    def __init__(self, parameters, x, minimum, reach):
+        self._parameters = {p.name: p for p in parameters}
+        self._x, self._minimum = x, minimum
+        rows = [row for p in parameters for row in self._trace(p, reach)]
+        self.frame = pd.DataFrame(rows, columns=["parameter", "value", "zeta"])
+        self.estimates = pd.Series({p.name: p.shown(p.estimate) for p in parameters})
+
+    def _trace(self, parameter, reach):
+        rows = [(parameter.name, parameter.shown(parameter.estimate), 0.0)]
+        for side in (-1.0, 1.0):
+            for point in _path(parameter, self._x, self._minimum, side, reach):
+                rows.append((parameter.name, parameter.shown(point.c), side * _zeta(point, self._minimum)))
+        return sorted(rows, key=lambda row: row[1])
+
+    def conf_int(self, alpha=0.05):
+        """Profile-likelihood intervals with coverage ``1 - alpha``, a DataFrame with columns 0 and 1."""
+        return _intervals(self._parameters.values(), self._x, self._minimum, alpha)
+
+    def plot(self, params=None, ax=None, **options):
+        """Plot the profiles; see `mvmise_sm.plots.profile`."""
+        from mvmise_sm import plots
+
+        return plots.profile(self, params, ax, **options)
+
+    def __repr__(self):
+        return f"<Profile of {', '.join(self._parameters)}>"
+
+
+def _zeta(point, minimum):
+    return float(np.sqrt(max(point.value - minimum, 0.0)))
+
+
+def _path(parameter, x, minimum, side, reach):
+    """Points of a profile from the estimate outwards, until zeta reaches `reach` or the range ends."""
+    point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, None, True)
+    c, step, before = parameter.estimate, _STEP * parameter.se, 0.0
+    for _ in range(40):
+        target = c + side * step
+        if not parameter.lower < target < parameter.upper:
+            target = 0.5 * (c + (parameter.lower if side < 0 else parameter.upper))
+            if not np.isfinite(target) or abs(target - c) < 0.02 * parameter.se:
+                return
+        point = parameter.solve(target, _predicted(point, target, x))
+        zeta = _zeta(point, minimum)
+        yield point
+        if zeta >= reach:
+            return
+        gained = max(zeta - before, 0.05)
+        step = float(np.clip(abs(target - c) * _STEP / gained, 0.2 * abs(target - c), 3.0 * abs(target - c)))
+        c, before = target, zeta
+
+
+def _predicted(point, c, x):
+    if point.tangent is None:
+        return x
+    return point.x + (c - point.c) * point.tangent
+
+
+def _end(parameter, x, minimum, side, z):
+    """Value of c at which zeta is `z`, by Newton's method on zeta; the end of the range where zeta stays below."""
+    limit = parameter.lower if side < 0 else parameter.upper
+    inside, outside = parameter.estimate, limit
+    if abs(limit - parameter.estimate) <= 1e-9:
+        return limit
+    c = parameter.estimate + side * z * parameter.se
+    point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, None, True)
+    touched = False
+    for _ in range(60):
+        if not min(inside, outside) < c < max(inside, outside):
+            c = 0.5 * (inside + outside) if np.isfinite(outside) else inside + 2.0 * (inside - parameter.estimate)
+            if np.isfinite(limit) and outside == limit and not touched:
+                c, touched = limit - side * 1e-4 * abs(limit - parameter.estimate), True
+        point = parameter.solve(c, _predicted(point, c, x))
+        zeta = _zeta(point, minimum)
+        if abs(zeta - z) < 1e-7 * z:
+            return c
+        if zeta < z:
+            inside = c
+            if touched and outside == limit and abs(c - limit) <= 2e-4 * abs(limit - parameter.estimate):
+                return limit
+        else:
+            outside = c
+        if abs(outside - inside) < 1e-10 * max(abs(inside), parameter.se):
+            break
+        slope = side * point.slope / (2.0 * zeta) if zeta > 0.0 else 0.0
+        c = c + side * (z - zeta) / slope if slope > 0.0 else np.nan
+        # a NaN fails the test at the head of the loop and leads to bisection
+    return c
+
+
+def _intervals(parameters, x, minimum, alpha):
+    z = float(stats.norm.ppf(1.0 - 0.5 * alpha))
+    rows = {}
+    for p in parameters:
+        if not np.isfinite(p.estimate) and p.kind == "cor":
+            rows[p.name] = (np.nan, np.nan)
+            continue
+        rows[p.name] = tuple(p.shown(_end(p, x, minimum, side, z)) for side in (-1.0, 1.0))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[0, 1])
+
+
+def profile(result, params=None, alpha=0.01):
+    """Trace the profiles; see `InferentialResults.profile`."""
+    parameters, x, minimum, context = _prepare(result)
+    chosen = _chosen(parameters, params)
+    with context:
+        return Profile(chosen, x, minimum, float(stats.norm.ppf(1.0 - 0.5 * alpha)))
+
+
+def profile_intervals(result, alpha=0.05):
+    """Profile-likelihood intervals of all parameters, a DataFrame with columns 0 and 1."""
+    parameters, x, minimum, context = _prepare(result)
+    with context:
+        return _intervals(parameters, x, minimum, alpha)
+
+
+def _chosen(parameters, params):
+    if params is None:
+        return parameters
+    names = [params] if isinstance(params, str) else list(params)
+    known = {p.name: p for p in parameters}
+    for name in names:
+        if name not in known:
+            raise OptionError(f"unknown parameter {name!r}; this fit has {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def _prepare(result):
+    """Parameters, optimum and minimum of the maximum-likelihood objective, and the threads to use."""
+    fit = ml_fit(plain(result))
+    criterion = fit._deviance_function()
+    threads = blas_threads(criterion._layout.n_random)
+    with blas_threads(criterion._layout.n_random):
+        parameters, x, minimum = _linear_parameters(fit, criterion)
+    return parameters, x, minimum, threads
+
+
+def _linear_parameters(fit, criterion):
+    target = LinearTarget(criterion, _stage_maker(fit.priors))
+    x = target.start(fit.theta, fit.scale)
+    minimum, _, information = target.evaluate(x)
+    inverse = np.linalg.pinv(information, rcond=1e-10, hermitian=True)
+    k = criterion.k_theta
+    out = []
+    for j, name in enumerate(fit.model.exog_names):
+        unit = np.zeros(criterion.k_fe)
+        unit[j] = 1.0
+        se = float(np.sqrt(fit.scale * fit._solution.cov_beta[j, j]))
+        solve = _held_solver(target, unit)
+        out.append(_Parameter(name, "fixed", solve, float(fit.params[j]), se, -np.inf, np.inf, float))
+    out += _covariance_parameters(fit.model.random_layout, criterion._structures, criterion._layout.term_bases,
+                                  target.evaluate, x, inverse, rho=k)
+    sigma = Coordinate(np.eye(k + 1)[k])
+    if not _sigma_is_known(fit):
+        se = float(np.sqrt(2.0 * inverse[k, k]))
+        out.append(_Parameter("sigma", "sigma", _solver(target.evaluate, sigma), float(x[k]), se, -np.inf, np.inf,
+                              lambda rho: float(np.exp(0.5 * rho))))
+    return out, x, minimum
+
+
+def _sigma_is_known(fit):
+    return fit.priors is not None and fit.priors.resid is not None and fit.priors.resid.fixed is not None
+
+
+def _stage_maker(priors):
+    if priors is None:
+        return None
+    from mvmise_sm.priors.stage import PriorStage
+
+    return lambda nobs, k_fe, a, b0: PriorStage(priors, nobs, k_fe, False, 0.0, a, b0)
+
+
+def _solver(evaluate, constraint):
+    return lambda c, start: constrained_minimum(evaluate, constraint, c, start)
+
+
+def _held_solver(target, contrast):
+    """Minimum with a fixed effect held, where the parameters that are left are free."""
+
+    def solve(c, start):
+        held = target.hold(contrast, c)
+        x, value = _free_minimum(held.evaluate, start)
+        return ConstrainedPoint(c, x, value, held.held_slope(x), np.zeros_like(x), True)
+
+    return solve
+
+
+def _free_minimum(evaluate, start, tolerance=1e-8):
+    x = np.array(start, dtype=float)
+    value, g, h = evaluate(x)
+    for _ in range(60):
+        values, vectors = np.linalg.eigh(h)
+        step = vectors @ ((vectors.T @ g) / np.maximum(values, 1e-10 * max(values[-1], 1e-8)))
+        if float(g @ step) < tolerance:
+            break
+        for _ in range(30):
+            trial = evaluate(x - step)
+            if np.isfinite(trial[0]) and trial[0] <= value + 1e-12 * abs(value):
+                break
+            step = 0.5 * step
+        else:
+            break
+        x = x - step
+        value, g, h = trial
+    return x, value
+
+
+def _covariance_parameters(layout, structures, bases, evaluate, x, inverse, rho):
+    """Standard deviations and correlations of all terms, in the order of the variance table."""
+    out = []
+    for term, structure, basis, at in zip(layout.terms, structures, bases, layout.theta_slices, strict=True):
+        tangents = basis.a @ structure.tangents(x[at])
+        rows = [tangents[:, a].T for a in range(term.q)]
+        group = term.factor.name
+        for a in range(term.q):
+            constraint = StandardDeviation(rows[a], at, rho)
+            value, gradient, _ = constraint(x)
+            out.append(_sd_parameter(f"sd_{term.names[a]}|{group}", constraint, evaluate, x, value, gradient, inverse))
+        if structure.invariance != "linear":
+            continue
+        for a in range(term.q):
+            for b in range(a + 1, term.q):
+                constraint = Correlation(rows[a], rows[b], at)
+                name = f"cor_{term.names[a]}.{term.names[b]}|{group}"
+                out.append(_cor_parameter(name, constraint, evaluate, x, inverse))
+    return out
+
+
+def _sd_parameter(name, constraint, evaluate, x, value, gradient, inverse):
+    se = float(np.sqrt(2.0 * gradient @ inverse @ gradient))
+    at, diagonal = constraint.at, np.diag(constraint.form)
+    size = float(np.sqrt(max(diagonal.max(), 1e-300)))
+    if constraint.rho is not None:
+        size *= float(np.exp(0.5 * x[constraint.rho]))
+    if value < 1e-4 * size:
+        value, se = 0.0, 0.2 * size
+
+    def solve(c, start):
+        start = np.array(start)
+        now = constraint(start)[0]
+        # near zero the constraint has no slope: put the start where it holds
+        if now < 0.2 * c or now > 5.0 * c:
+            part = start[at]
+            if now < 1e-6 * size:
+                part = part + (diagonal > 0.0) * np.sqrt(1.0 / max(diagonal.max(), 1e-300)) * 1e-3
+                start[at] = part
+                now = constraint(start)[0]
+            start[at] = part * (c / now)
+        return constrained_minimum(evaluate, constraint, c, start)
+
+    return _Parameter(name, "sd", solve, value, se, 0.0, np.inf, float)
+
+
+def _cor_parameter(name, constraint, evaluate, x, inverse):
+    value, gradient, _ = constraint(x)
+    se = float(np.sqrt(2.0 * gradient @ inverse @ gradient))
+    theta = x[constraint.at]
+    sizes = [float(theta @ m @ theta) for m in constraint.own]
+    if min(sizes) < 1e-8 * max(float(m.diagonal().max()) for m in constraint.own):
+        value = np.nan
+    limit = 7.0
+    if abs(value) >= limit:
+        value, se = np.sign(value) * limit, 1.0
+    se = min(max(se, 1e-3), 2.0)
+
+    def shown(c):
+        return float(np.sign(c)) if abs(c) >= limit else float(np.tanh(c))
+
+    return _Parameter(name, "cor", _solver(evaluate, constraint), value, se, -limit, limit, shown)
