@@ -184,6 +184,18 @@ def test_order_of_the_columns_is_a_parametrisation_only():
         np.testing.assert_allclose(lam @ lam.T, sigma, rtol=1e-12)
 
 
+def test_elimination_follows_the_fill(monkeypatch):
+    """Neighbours that meet locally are solved sparsely, the same number that meet at random densely."""
+    rng = np.random.default_rng(1)
+    first = np.repeat(np.arange(3000), 2)
+    local = np.clip(first // 2 + rng.integers(-4, 5, first.size), 0, 1499)
+    kinds = []
+    for second in (local, rng.permutation(local)):
+        random = RandomEffects([term(factor("a", first), [None]), term(factor("b", second), [None])])
+        kinds.append(system.remainder_kind(Layout(random)))
+    assert kinds == ["sparse", "dense"]
+
+
 def test_no_fixed_effects():
     y, _, random = simulate("crossed")
     none = np.zeros((y.size, 0))
@@ -197,7 +209,7 @@ def test_no_fixed_effects():
 def test_a_problem_that_fits_no_tier_is_refused_with_its_size(monkeypatch):
     monkeypatch.setattr(layout, "DENSE_LIMIT", 0)
     monkeypatch.setattr(system, "_DENSE_REMAINDER", 5)
-    monkeypatch.setattr(system, "_SPARSE_REMAINDER_CELLS", 10)
+    monkeypatch.setattr(system, "_SPARSE_FACTOR", 10)
     y, X, random = simulate("crossed")
     with pytest.raises(system.ProblemTooLargeError, match=r"21 in all \(a 12, b 9\), of which 9 remain"):
         ProfiledDeviance(y, X, random)

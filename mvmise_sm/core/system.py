@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from mvmise_sm.core.chain import ChainSystem
 from mvmise_sm.core.crossprod import cross_products, replace_response, scaled
@@ -14,6 +16,11 @@ __all__ = ["ProblemTooLargeError", "build_system", "remainder_kind", "system_wit
 # a dense Schur complement of this many columns takes 0.5 GB and its factorisation some ten seconds
 _DENSE_REMAINDER = 8_000
 _SPARSE_REMAINDER_CELLS = 60_000_000
+_WORTH_SPARSE = 500
+# stored elements of the sparse factor, by its envelope
+_SPARSE_FACTOR = 300_000_000
+# seconds per multiplication: BLAS on a dense block, and the five or more sparse factorisations that a gradient takes
+_DENSE_COST, _SPARSE_COST = 5e-11, 5e-9
 
 
 class ProblemTooLargeError(ValueError):
@@ -43,16 +50,20 @@ def remainder_kind(layout):
     n_rest = sum(layout.factors[r].size for r in layout.remainder)
     if n_rest == 0:
         return "none"
-    if n_rest <= _DENSE_REMAINDER:
-        return "dense"
     cells = _schur_cells(layout)
-    if cells <= _SPARSE_REMAINDER_CELLS:
+    few = cells <= _SPARSE_REMAINDER_CELLS
+    if n_rest <= _DENSE_REMAINDER and not (few and cells < 0.2 * n_rest**2 and n_rest > _WORTH_SPARSE):
+        return "dense"
+    stored, flops = _envelope(layout, n_rest) if few else (np.inf, np.inf)
+    if n_rest <= _DENSE_REMAINDER:
+        return "sparse" if flops * _SPARSE_COST < float(n_rest) ** 3 * _DENSE_COST else "dense"
+    if stored <= _SPARSE_FACTOR:
         return "sparse"
     sizes = ", ".join(f"{layout.random.factors[f.index].name} {f.size:,}" for f in layout.factors)
     raise ProblemTooLargeError(
         f"the crossed random effects are too many for an exact fit: {layout.n_random:,} in all ({sizes}), of which {n_rest:,} remain "
         f"after the largest factor is eliminated and share about {cells:,} non-zero pairs; at most {_DENSE_REMAINDER:,} are solved "
-        f"densely and {_SPARSE_REMAINDER_CELLS:,} pairs sparsely"
+        f"densely, and more only where few of them meet"
     )
 
 
@@ -63,3 +74,20 @@ def _schur_cells(layout):
     for r in layout.remainder:
         per_level += np.diff(layout.patterns[0, r].indptr) * factors[r].q
     return int(np.square(per_level).sum())
+
+
+def _envelope(layout, n_rest):
+    """Elements and multiplications of a factor of the Schur complement in its reverse Cuthill-McKee envelope, a bound for its fill."""
+    factors = layout.factors
+    blocks = []
+    for r in layout.remainder:
+        pattern = layout.patterns[0, r]
+        block = sparse.csr_matrix((np.ones(pattern.nnz, dtype=np.int32), pattern.indices, pattern.indptr), shape=pattern.shape)
+        blocks += [block] * factors[r].q
+    rows = sparse.hstack(blocks, format="csr")
+    graph = (rows.T @ rows).tocsr()
+    place = np.empty(n_rest, dtype=np.int64)
+    place[reverse_cuthill_mckee(graph, symmetric_mode=True)] = np.arange(n_rest)
+    first = np.minimum.reduceat(place[graph.indices], graph.indptr[:-1])
+    width = np.maximum(place - first, 0).astype(float) + 1.0
+    return float(width.sum()), float(np.square(width).sum())
