@@ -152,12 +152,14 @@ class LinearMixedModel(MixedModelBase):
     def refit(self, endog, result):
         """Fit a result's model to another response, starting at that result; see `LinearMixedModelResults.refit`."""
         y = complete_response(endog, self.nobs)
-        criterion, settings = result._deviance_function().refitted(y), result.mle_settings
-        optimum = _minimum(criterion, result._optimum, settings)
-        if not optimum.converged:
-            other = _minimum(criterion, None, settings)
-            optimum = other if other.value < optimum.value else optimum
-        return self.with_endog(y)._report(criterion, optimum, settings, result.use_t, stacklevel=4)
+        criterion, settings = result._deviance_function(), result.mle_settings
+        with blas_threads(_dense_size(criterion)):
+            criterion = criterion.refitted(y)
+            optimum = _minimum(criterion, result._optimum, settings)
+            if not optimum.converged:
+                other = _minimum(criterion, None, settings)
+                optimum = other if other.value < optimum.value else optimum
+            return self.with_endog(y)._report(criterion, optimum, settings, result.use_t, stacklevel=4)
 
     def _checked_theta(self, theta):
         theta = np.asarray(theta, dtype=float)

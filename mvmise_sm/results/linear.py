@@ -10,6 +10,7 @@ import statsmodels.base.wrapper as wrap
 from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
+from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 
@@ -48,7 +49,9 @@ class LinearMixedModelResults(MixedModelResults):
     @cache_readonly
     def random_effects_cov(self):
         """Conditional covariances of the random effects given the data, dict of ndarray (n_levels, q, q)."""
-        blocks = self._deviance_function().conditional_cov(self.theta)
+        criterion = self._deviance_function()
+        with blas_threads(0):
+            blocks = criterion.conditional_cov(self.theta)
         names = [factor.name for factor in self.model.random_layout.factors]
         return {name: self.scale * block for name, block in zip(names, blocks, strict=True)}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
 
 __all__ = ["NewRows", "predicted", "prediction_results", "selected_terms"]
@@ -126,4 +127,6 @@ def _relative_variance(result, rows, terms, used):
             random.append((codes[used], columns[used]))
         else:
             random.append((np.zeros(len(used), dtype=np.intp), np.zeros((len(used), term.q))))
-    return result._deviance_function().prediction_variance(result.theta, exog, random)
+    criterion = result._deviance_function()
+    with blas_threads(0):
+        return criterion.prediction_variance(result.theta, exog, random)
