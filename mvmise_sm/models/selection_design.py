@@ -14,7 +14,7 @@ from mvmise_sm.design import Design, as_frame, build_design
 from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEffectsError
 from mvmise_sm.formula import FormulaParts
 from mvmise_sm.models.fixed import constant_column, default_names
-from mvmise_sm.selection.data import SelectionData, selection_data
+from mvmise_sm.selection.data import SelectionData, check_rank, selection_data
 
 __all__ = ["SelectionDesign", "array_design", "expand_outcome_effects", "formula_design"]
 
@@ -336,6 +336,23 @@ def with_outcomes(design: SelectionDesign, endog: pd.DataFrame) -> SelectionDesi
         if np.isnan(column).all():
             raise DataError(f"outcome {name!r} is missing in every sample")
     K = len(names)
-    X, Z = (a if K == old.n_outcomes else np.repeat(a[:, :1], K, axis=1) for a in (old.X, old.Z))
-    data = replace(old, Y=Y[old.order], X=np.ascontiguousarray(X), Z=np.ascontiguousarray(Z))
-    return replace(design, data=data, endog=endog.set_axis(names, axis=1))
+    X, Z, exog = old.X, old.Z, design.exog
+    if K != old.n_outcomes:
+        X, Z = (np.ascontiguousarray(np.repeat(a[:, :1], K, axis=1)) for a in (X, Z))
+    if design.outcome_effects:
+        before = list(design.endog.columns)
+        known = {f"[{old_name}]": f"[{name}]" for old_name, name in zip(before, names, strict=True)}
+        exog = exog.set_axis([_renamed(str(column), known) for column in exog.columns], axis=1)
+    data = replace(old, Y=Y[old.order], X=X, Z=Z)
+    try:
+        check_rank(data.X, data.observed, list(exog.columns))
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    return replace(design, data=data, endog=endog.set_axis(names, axis=1), exog=exog)
+
+
+def _renamed(column: str, known: dict[str, str]) -> str:
+    for before, after in known.items():
+        if column.endswith(before):
+            return column[: -len(before)] + after
+    return column

@@ -11,7 +11,7 @@ import pandas as pd
 from mvmise_sm.exceptions import ConvergenceWarning, SingularFitWarning
 from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.information import Covariance, covariance
-from mvmise_sm.selection.likelihood import SelectionParams
+from mvmise_sm.selection.likelihood import SINGULAR_ERRORS, THRESHOLD, SelectionParams
 from mvmise_sm.selection.maximise import Maximum
 from mvmise_sm.selection.mvmise import MvmiseFit, name_order
 from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
@@ -110,8 +110,9 @@ def fit_direct(model, method: str, start, maxiter, tol) -> SelectionOutcome:
         theta[objective.likelihood.slices["beta"]] = start
     solution = solve(objective, method=method, start=theta, maxiter=maxiter, tol=tol)
     warning = None
-    if solution.regularised:
-        warning = (SingularFitWarning, _REGULARISED)
+    if solution.reasons:
+        texts = [_WEAK[reason] for reason in solution.reasons]
+        warning = (SingularFitWarning, "; ".join(texts))
     if not solution.maximum.converged:
         warning = (ConvergenceWarning, f"the fit has not converged: {solution.maximum.message}")
     return _from_maximum(solution.objective, solution.maximum, warning)
@@ -223,7 +224,9 @@ def fit_reproduction(model, maxiter, tol, error_penalty) -> SelectionOutcome:
     )
 
 
-_REGULARISED = (
-    "too few samples have all outcomes: the likelihood grows without bound towards a singular error covariance, so one "
-    "pseudo-sample with uncorrelated errors was added; error_penalty or fewer outcomes avoid this"
-)
+_WEAK = {
+    SINGULAR_ERRORS: "too few samples have all outcomes: the likelihood grows without bound towards a singular error "
+    "covariance, so one pseudo-sample with uncorrelated errors was added; error_penalty or fewer outcomes avoid this",
+    THRESHOLD: "a block is missing exactly when its mean is beyond a threshold, as far as the data can tell: the "
+    "likelihood grows as the mechanism's slope runs to infinity, so mechanism_prior='weak' was used",
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,7 +21,6 @@ from mvmise_sm.selection.permutation import (
     row_permutation,
     wald_statistics,
 )
-from mvmise_sm.selection.solve import PseudoSamples
 from mvmise_sm.selection.sparse import OrthantObjective, error_spread
 
 __all__ = ["permutation_test"]
@@ -120,10 +119,8 @@ def _job(result, columns):
         bound = result.error_penalty * likelihood.data.n_rows * np.outer(spread, spread)
         build = partial(sparse_objective, spec, sign, bound)
     else:
-        extra = tuple(p for p in outcome.objective.penalties if isinstance(p, PseudoSamples))
-        build = ModelSpec(
-            spec.kind, spec.mechanism, spec.missing_y, spec.first_sample_variance, (*spec.penalties, *extra)
-        ).objective
+        # with the weak penalties that the fit needed, so that observed and permuted fits are of one kind
+        build = replace(spec, penalties=outcome.objective.penalties).objective
     job = permuted_fit(build, data, outcome.maximum, columns)
     return job, wald_statistics(build(data), outcome.maximum.theta, columns)
 

@@ -187,7 +187,7 @@ def selection_data(Y, X, groups, *, random_columns=(0,), Z=None, cov_miss=None, 
     X3, common = _design(X, N, K, "exog", exog_names)
     Z3 = _design(Z, N, K, "the random-effects design")[0] if Z is not None else X3[:, :, list(random_columns)]
     cov, common_cov = _covariate(cov_miss, N, K)
-    _check_rank(X3, ~np.isnan(Y), exog_names)
+    check_rank(X3, ~np.isnan(Y), exog_names)
     order = np.argsort(codes, kind="stable")
     cluster = codes[order]
     return SelectionData(
@@ -284,7 +284,8 @@ def _covariate(cov, N: int, K: int) -> tuple[np.ndarray | None, bool]:
     )
 
 
-def _check_rank(X3: np.ndarray, observed: np.ndarray, names) -> None:
+def check_rank(X3: np.ndarray, observed: np.ndarray, names=None) -> None:
+    """Refuse a design (N, K, p) whose columns are dependent where outcomes are observed (N, K)."""
     rows = X3[observed]
     scale = np.sqrt((rows**2).mean(axis=0))
     triangle = np.linalg.qr(rows / np.where(scale > 0, scale, 1.0), mode="r")

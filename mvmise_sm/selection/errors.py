@@ -20,6 +20,7 @@ from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import (
     MAX_LOG_VARIANCE,
     SINGULAR_ERRORS,
+    THRESHOLD,
     UNCAPPED_DIVERGES,
     MechanismPart,
     SelectionParams,
@@ -367,6 +368,8 @@ class ErrorLikelihood:
 
     def diverged(self, theta: np.ndarray) -> str:
         """Why the likelihood has no maximum where this point is heading; empty when nothing speaks for that."""
+        if self.part.is_threshold(theta[self.slices["phi"]]):
+            return THRESHOLD
         state = self.state(theta)
         if state is None:
             return ""

@@ -1,8 +1,8 @@
 """Model b: correlated outcome-specific random intercepts, ``y = X beta + (tau (x) 1) b + e`` with ``b ~ N(0, 1)``.
 
 Given b the entries of a cluster are independent, so the likelihood needs one integral per cluster: the normal posterior
-of b given the observed outcomes times the probability of the missing blocks given b. It is evaluated by the trapezoidal
-rule in posterior standard deviations around the integrand's mode, which converges geometrically for such integrands.
+of b given the observed outcomes times the probability of the missing blocks given b. It is in closed form for one missing
+block, otherwise evaluated by the trapezoidal rule around the integrand's mode, which converges geometrically here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import (
     MAX_LOG_VARIANCE,
+    THRESHOLD,
     UNCAPPED_DIVERGES,
     MechanismPart,
     SelectionParams,
@@ -88,8 +89,12 @@ class FactorLikelihood:
         self.indicator = indicator
         blocks = data.missing_blocks
         self.blocks = blocks
-        self._touched, self._block_starts = np.unique(blocks.cluster, return_index=True)
-        self._block_row = np.searchsorted(self._touched, blocks.cluster)
+        # a cluster with one missing block has its integral in closed form
+        alone = np.bincount(blocks.cluster, minlength=data.n_clusters)[blocks.cluster] == 1
+        self._single, self._several = np.flatnonzero(alone), np.flatnonzero(~alone)
+        several = blocks.cluster[self._several]
+        self._touched, self._block_starts = np.unique(several, return_index=True)
+        self._block_row = np.searchsorted(self._touched, several)
 
     def params(self, theta: np.ndarray) -> SelectionParams:
         """Natural parameters of a point."""
@@ -141,16 +146,39 @@ class FactorLikelihood:
         return params, resid, weighted, resid_sum, weight_sum, resid_sum @ params.tau / precision, 1.0 / precision
 
     def posterior(self, params: SelectionParams, bh: np.ndarray, P: np.ndarray) -> FactorPosterior:
-        """Integrate the missing blocks over b, cluster by cluster in one batch."""
+        """Integrate the missing blocks over b."""
         blocks, phi = self.blocks, params.phi
         if not len(blocks) or not self.part.free.size:
             return FactorPosterior(bh, bh**2 + P, 0.0, np.zeros((len(blocks), 3)))
         base = phi[0] + phi[1] * (blocks.x_mean @ params.beta) + phi[2] * blocks.covariate
         slope = phi[1] * params.tau[blocks.outcome]
         var = (phi[1] ** 2 * (self._mean_var @ params.sigma2))[blocks.cluster]
-        centre, spread = bh[self._touched], np.sqrt(P[self._touched])
         if not self.part.mechanism.bounded or phi[1] == 0.0:
             return self._closed_form(bh, P, base, slope, var)
+        b, b2 = bh.copy(), bh**2 + P
+        block = np.empty((len(blocks), 3))
+        value = self._alone(bh, P, base, slope, var, b, b2, block)
+        if self._several.size:
+            many = self._several
+            value += self._together(bh, P, base[many], slope[many], var[many], b, b2, block)
+        return FactorPosterior(b, b2, value, block)
+
+    def _alone(self, bh, P, base, slope, var, b, b2, block) -> float:
+        """Clusters with one missing block: eta is normal, so the mechanism's integral applies; fills the moments."""
+        one = self._single
+        cluster = self.blocks.cluster[one]
+        at, spread, slope = bh[cluster], P[cluster], slope[one]
+        integral = self.part.mechanism.missing(base[one] + slope * at, var[one] + slope**2 * spread)
+        shift = spread * slope * integral.d_mean
+        b[cluster] = at + shift
+        b2[cluster] = spread + 2.0 * (spread * slope) ** 2 * integral.d_var + at**2 + 2.0 * at * shift
+        cross = at * integral.d_mean + 2.0 * slope * spread * integral.d_var
+        block[one] = np.column_stack([integral.d_mean, cross, integral.d_var])
+        return float(integral.value.sum())
+
+    def _together(self, bh, P, base, slope, var, b, b2, block) -> float:
+        """Clusters with several missing blocks: quadrature over b in one batch; fills the moments."""
+        centre, spread = bh[self._touched], np.sqrt(P[self._touched])
         mode = self._mode(centre, spread**2, base, slope, var)
         step = _quadrature_step(np.sqrt(var), np.abs(slope) * spread[self._block_row])
         points = int(QUADRATURE_SPAN / step)
@@ -162,15 +190,14 @@ class FactorLikelihood:
         top = log_weight.max(axis=1, keepdims=True)
         weight = np.exp(log_weight - top)
         total = weight.sum(axis=1, keepdims=True)
-        log_missing = float((top + np.log(total)).sum()) + self._touched.size * (np.log(step) - 0.5 * LOG_2PI)
         weight /= total
-        b, b2 = bh.copy(), bh**2 + P
         b[self._touched] = (weight * nodes).sum(axis=1)
         b2[self._touched] = (weight * nodes**2).sum(axis=1)
         share = weight[self._block_row]
         pull = share * integral.d_mean
-        block = np.column_stack([pull.sum(axis=1), (pull * at).sum(axis=1), (share * integral.d_var).sum(axis=1)])
-        return FactorPosterior(b, b2, log_missing, block)
+        columns = [pull.sum(axis=1), (pull * at).sum(axis=1), (share * integral.d_var).sum(axis=1)]
+        block[self._several] = np.column_stack(columns)
+        return float((top + np.log(total)).sum()) + self._touched.size * (np.log(step) - 0.5 * LOG_2PI)
 
     def _closed_form(self, bh, P, base, slope, var) -> FactorPosterior:
         """The uncapped mechanism, and any mechanism that does not look at the outcomes."""
@@ -235,6 +262,8 @@ class FactorLikelihood:
 
     def diverged(self, theta: np.ndarray) -> str:
         """Why the likelihood has no maximum where this point is heading; empty when nothing speaks for that."""
+        if self.part.is_threshold(theta[self.slices["phi"]]):
+            return THRESHOLD
         if self.part.mechanism.bounded or not len(self.blocks):
             return ""
         params, *_, bh, P = self.gaussian(theta)

@@ -20,6 +20,12 @@ SINGULAR_ERRORS = (
     "the error covariance becomes singular: too few samples have all outcomes, so the likelihood has no maximum; use "
     "error_penalty or fewer outcomes"
 )
+THRESHOLD = (
+    "the mechanism's slope runs to infinity: a block is missing exactly when its mean is beyond a threshold, as far as the "
+    "data can tell; mechanism_prior='weak' gives a finite estimate"
+)
+# slope in units of one over the spread of the block means beyond which the mechanism is a step
+MAX_SLOPE = 60.0
 PHI_NAMES = ("Intercept", "y", "covariate")
 
 
@@ -96,6 +102,10 @@ class MechanismPart:
         phi = np.zeros(3)
         phi[self.free] = free_phi
         return phi
+
+    def is_threshold(self, free_phi: np.ndarray) -> bool:
+        """Whether the mechanism has become a step function of the block mean."""
+        return bool(self.free.size) and abs(self.expand(free_phi)[1]) * float(np.std(self.seen[:, 1])) > MAX_SLOPE
 
     def observed(self, phi: np.ndarray) -> tuple[float, np.ndarray]:
         """Log-probability that the observed blocks were seen, and its gradient in phi, (3,)."""

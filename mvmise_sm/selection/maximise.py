@@ -15,8 +15,8 @@ Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 ARMIJO = 1e-4
 MAX_HALVINGS = 40
-# half the squared length of the last quasi-Newton step in standard errors, in log-likelihood units
-DECREMENT_TOL = 1e-6
+# expected gain of the next quasi-Newton step: so small that the information found there is that of the maximum
+DECREMENT_TOL = 1e-9
 POLISHED_TOL = 1e-11
 # finite-difference step in standard errors: truncation and rounding errors are both below 1e-7 relative
 DIFFERENCE_STEP = 3e-4

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvmise_sm.selection.em import run_em
-from mvmise_sm.selection.errors import ErrorLikelihood
-from mvmise_sm.selection.likelihood import SINGULAR_ERRORS, SelectionParams
+from mvmise_sm.selection.likelihood import SINGULAR_ERRORS, THRESHOLD, SelectionParams
 from mvmise_sm.selection.maximise import Maximum, maximise
-from mvmise_sm.selection.objective import PenalisedObjective
+from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.sparse import error_spread
 
 
@@ -44,14 +43,14 @@ class Solution:
     ----------
     objective : PenalisedObjective
     maximum : Maximum
-    regularised : bool
-        Whether one pseudo-sample was added because the likelihood has no maximum: with few samples that have all
-        outcomes it grows without bound towards a singular error covariance.
+    reasons : tuple of str
+        Why the likelihood has no maximum, one text for every weak penalty that was added: a pseudo-sample when the
+        error covariance degenerates, the weak prior on the mechanism when its slope runs to infinity.
     """
 
     objective: PenalisedObjective
     maximum: Maximum
-    regularised: bool = False
+    reasons: tuple[str, ...] = ()
 
 
 def solve(
@@ -65,7 +64,7 @@ def solve(
     tol: float | None = None,
     information: bool = True,
 ) -> Solution:
-    """Maximise an objective, with one pseudo-sample more if its error covariance degenerates.
+    """Maximise an objective, with a weak penalty more where its likelihood has no maximum.
 
     Parameters
     ----------
@@ -82,16 +81,19 @@ def solve(
         Compute the observed information.
     """
     maximum = _once(objective, method, start, metric, free, maxiter, tol, information)
-    if maximum.message != SINGULAR_ERRORS or not isinstance(objective.likelihood, ErrorLikelihood):
-        return Solution(objective, maximum)
-    helped = regularised(objective)
-    return Solution(helped, _once(helped, method, None, None, free, maxiter, tol, information), True)
+    reasons: tuple[str, ...] = ()
+    while maximum.message in (SINGULAR_ERRORS, THRESHOLD) and maximum.message not in reasons:
+        reasons = (*reasons, maximum.message)
+        objective = regularised(objective, maximum.message)
+        maximum = _once(objective, method, start, metric, free, maxiter, tol, information)
+    return Solution(objective, maximum, reasons)
 
 
-def regularised(objective: PenalisedObjective) -> PenalisedObjective:
-    """The objective with one pseudo-sample on the error covariance."""
-    spread = error_spread(objective.likelihood.data)
-    return PenalisedObjective(objective.likelihood, (*objective.penalties, PseudoSamples(spread**2)))
+def regularised(objective: PenalisedObjective, reason: str) -> PenalisedObjective:
+    """The objective with the weak penalty that goes with a reason."""
+    data = objective.likelihood.data
+    extra = MechanismPrior.for_data(data) if reason == THRESHOLD else PseudoSamples(error_spread(data) ** 2)
+    return PenalisedObjective(objective.likelihood, (*objective.penalties, extra))
 
 
 def _once(objective, method, start, metric, free, maxiter, tol, information) -> Maximum:
