@@ -173,9 +173,14 @@ class LaplaceDeviance:
         x[: self.k_theta] = np.where(self._space.lower == 0.0, np.maximum(x[: self.k_theta], 0.5), 0.0)
         return [x]
 
-    def start(self):
-        """Theta of one, with beta and the random effects at their joint mode there."""
-        theta = np.where(self._space.lower == 0.0, 1.0, 0.0)
+    def start_at(self, theta):
+        """The start for the user's theta (k_theta,)."""
+        return self.start(self._space.working(np.asarray(theta, dtype=float)))
+
+    def start(self, theta=None):
+        """A working theta, one by default, with beta and the random effects at their joint mode there."""
+        if theta is None:
+            theta = np.where(self._space.lower == 0.0, 1.0, 0.0)
         if self.k_shape:
             self.response.set_shape(self.response.distribution.start_shape())
         mode = joint_mode(self, self._space.factors(theta)[0], self.response.start_eta())
@@ -187,6 +192,40 @@ class LaplaceDeviance:
         """offset + X beta (nobs,)."""
         linear = self.X @ beta
         return linear if self.offset is None else linear + self.offset
+
+    @property
+    def layout(self):
+        """Grouping factors in elimination order."""
+        return self._layout
+
+    @property
+    def dense_size(self):
+        """Random effects that remain in a dense block once the chain is eliminated."""
+        return sum(self._layout.factors[k].size for k in self._layout.remainder)
+
+    @property
+    def fixed_map(self):
+        """The matrix A with beta = A times the working beta (p, p)."""
+        return self._basis.a
+
+    def lambdas(self, x):
+        """Working factors Lambda (q, q) of the terms."""
+        return self._space.factors(x[: self.k_theta])[1]
+
+    def mode(self, x):
+        """The `Mode` at a working vector."""
+        return self._at(x)[0]
+
+    def fixed_system(self, mode):
+        """The fixed effects next to the eliminated random effects, see `FixedSystem`."""
+        return fixed_system(self, mode.weighted, mode.terms.weight)
+
+    def refitted(self, y):
+        """The same model for another response (nobs,)."""
+        out = copy.copy(self)
+        out.response = self.response.refitted(y)
+        out._eta = out._last = None
+        return out
 
     # objective
 
@@ -318,7 +357,7 @@ class LaplaceDeviance:
         h = [np.zeros((*g.shape, k)) for g in mode.g]
         for t, (factor, d) in enumerate(self._space.directions(theta, terms)):
             h[factor][:, :, t] = d @ mode.g[factor]
-        fixed = fixed_system(self, weighted, mode.terms.weight)
+        fixed = self.fixed_system(mode)
         a = inner(h, weighted.solve(weighted.multiply(h))[1])
         c = inner(fixed.score, h)
         bc = np.linalg.lstsq(fixed.information, c, rcond=None)[0] if p else c
@@ -341,26 +380,24 @@ class LaplaceDeviance:
     # solution
 
     def solve(self, x):
-        """Everything at the user's parameters.
+        """Everything at a working vector.
 
         Returns
         -------
         GeneralizedSolution
         """
-        working = self.working_theta(x)
-        mode, _, terms, sigmas, value = self._at(working)
+        mode, _, terms, sigmas, value = self._at(x)
         penalty = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
         sigma2 = self.response.scale
         b = [None] * len(terms)
         for f, effects in zip(self._layout.factors, mode.b, strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
                 b[t] = (self._layout.term_bases[t].a @ effects[place]).T
-        fixed = fixed_system(self, mode.weighted, mode.terms.weight)
-        information = fixed.information + 0.5 * self.penalty.fixed_shape(mode.beta)[3]
+        information = self.fixed_system(mode).information + 0.5 * self.penalty.fixed_shape(mode.beta)[3]
         a = self._basis.a
         cov = a @ np.linalg.pinv(information, hermitian=True) @ a.T
         return GeneralizedSolution(
-            theta=np.asarray(x, dtype=float)[: self.k_theta] / np.sqrt(sigma2),
+            theta=self._space.user(x[: self.k_theta]) / np.sqrt(sigma2),
             beta=a @ mode.beta,
             b=tuple(b),
             sigma2=sigma2,

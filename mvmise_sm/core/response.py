@@ -46,7 +46,7 @@ class RowTerms:
     mean: np.ndarray | None = None
 
 
-def make_response(family, y, weights=None):
+def make_response(family, y, weights=None, *, estimate_shape=None):
     """The rows of `family` for a response.
 
     Parameters
@@ -57,6 +57,8 @@ def make_response(family, y, weights=None):
         Response (nobs,); proportions for the binomial family.
     weights : ndarray, optional
         Prior weights (nobs,), numbers of trials for the binomial family.
+    estimate_shape : bool, optional
+        Whether the dispersion, or alpha of the negative binomial, is estimated; by default where the family has a dispersion.
 
     Returns
     -------
@@ -67,12 +69,8 @@ def make_response(family, y, weights=None):
     ValueError
         If the family has no likelihood here.
     """
-    name, link = _kind(family), type(family.link).__name__
-    if name == "Binomial" and link == "Logit":
-        return LogisticResponse(family, y, weights)
-    if name == "Poisson" and link == "Log":
-        return PoissonLogResponse(family, y, weights)
-    return FamilyResponse(family, y, weights)
+    cls = _FAST.get((_kind(family), type(family.link).__name__), FamilyResponse)
+    return cls(family, y, weights, estimate_shape=estimate_shape)
 
 
 def _kind(family):
@@ -95,7 +93,7 @@ class FamilyResponse:
         phi, 1.0 for families without.
     """
 
-    def __init__(self, family, y, weights=None, shape=None, *, estimate_shape=None):
+    def __init__(self, family, y, weights=None, *, estimate_shape=None):
         self.family = family
         self.y = y
         self.w = weights
@@ -104,8 +102,11 @@ class FamilyResponse:
         self.distribution = DISTRIBUTIONS[self.name](y, weights, getattr(family, "alpha", None))
         self.estimates_shape = self.distribution.dispersed if estimate_shape is None else estimate_shape
         self.canonical = self.link.canonical_for == self.name
-        self.shape = shape
-        self.set_shape(self.distribution.start_shape() if shape is None else shape)
+        self.set_shape(self.distribution.start_shape())
+
+    def refitted(self, y):
+        """The same family and weights for another response (nobs,)."""
+        return type(self)(self.family, y, self.w, estimate_shape=self.estimates_shape)
 
     def set_shape(self, shape):
         """Use another log dispersion or log alpha."""
@@ -203,8 +204,8 @@ class FamilyResponse:
 class LogisticResponse(FamilyResponse):
     """Bernoulli or binomial with the logit link."""
 
-    def __init__(self, family, y, weights=None):
-        super().__init__(family, y, weights)
+    def __init__(self, family, y, weights=None, *, estimate_shape=None):
+        super().__init__(family, y, weights, estimate_shape=estimate_shape)
         self.canonical = True
         self._wy = y if weights is None else weights * y
 
@@ -250,8 +251,8 @@ class LogisticResponse(FamilyResponse):
 class PoissonLogResponse(FamilyResponse):
     """Poisson with the log link."""
 
-    def __init__(self, family, y, weights=None):
-        super().__init__(family, y, weights)
+    def __init__(self, family, y, weights=None, *, estimate_shape=None):
+        super().__init__(family, y, weights, estimate_shape=estimate_shape)
         self.canonical = True
         self._wy = y if weights is None else weights * y
 
@@ -277,3 +278,6 @@ class PoissonLogResponse(FamilyResponse):
         if not np.isfinite(total):
             return RowTerms(eta, -np.inf)
         return RowTerms(eta, total, self._wy - mu, mu, mu, mu, mean)
+
+
+_FAST = {("Binomial", "Logit"): LogisticResponse, ("Poisson", "Log"): PoissonLogResponse}

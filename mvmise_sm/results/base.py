@@ -114,6 +114,10 @@ class MixedModelResults(InferentialResults):
         """Variance components as a DataFrame with columns ``grp, var1, var2, vcov, sdcor``."""
         return variance.variance_frame(self._variance_rows(), self.scale if self._k_scale else None)
 
+    def _header_rows(self):
+        """Rows of the summary's header that only some models have."""
+        return []
+
     def _variance_rows(self):
         return variance.variance_rows(self.model.random_layout, self.theta, self.scale)
 

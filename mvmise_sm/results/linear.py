@@ -61,6 +61,12 @@ class LinearMixedModelResults(MixedModelResults):
             self._criterion = self.model.criterion(self.reml)
         return self._criterion
 
+    def _prediction_variance(self, exog, rows):
+        """Variance of predictions over the scale, random effects included."""
+        criterion = self._deviance_function()
+        with blas_threads(0):
+            return criterion.prediction_variance(self.theta, exog, rows)
+
     def _prediction(self, linear, variance, which, labels):
         """Predictions with confidence intervals and, for an observation of weight 1, prediction intervals."""
         from statsmodels.regression._prediction import PredictionResults

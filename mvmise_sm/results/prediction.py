@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
 
 __all__ = ["NewRows", "predicted", "prediction_results", "selected_terms"]
@@ -119,7 +118,7 @@ def prediction_results(result, exog, transform, random, allow_new_levels, which,
 def _relative_variance(result, rows, terms, used):
     exog = rows.exog[used]
     if not terms:
-        return np.einsum("ij,jk,ik->i", exog, result._solution.cov_beta, exog)
+        return np.einsum("ij,jk,ik->i", exog, result.cov_params_default / result.scale, exog)
     random = []
     for i, term in enumerate(result.model.random_layout.terms):
         if i in terms:
@@ -127,6 +126,4 @@ def _relative_variance(result, rows, terms, used):
             random.append((codes[used], columns[used]))
         else:
             random.append((np.zeros(len(used), dtype=np.intp), np.zeros((len(used), term.q))))
-    criterion = result._deviance_function()
-    with blas_threads(0):
-        return criterion.prediction_variance(result.theta, exog, random)
+    return result._prediction_variance(exog, random)

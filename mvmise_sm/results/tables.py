@@ -84,6 +84,8 @@ def _header(result):
         ("Converged:", ["yes" if result.converged else "no"]),
         ("Singular:", ["yes" if result.singular else "no"]),
     ]
+    for i, row in enumerate(result._header_rows()):
+        (left, right)[i % 2].insert(3 + i // 2, row)
     return left, right
 
 

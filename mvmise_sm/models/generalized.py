@@ -1,0 +1,287 @@
+"""The generalised linear mixed model."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from statsmodels.genmod import families
+
+from mvmise_sm.core.laplace import JointDeviance, LaplaceDeviance
+from mvmise_sm.core.newton import minimize
+from mvmise_sm.core.quadrature import QuadratureDeviance
+from mvmise_sm.core.response import make_response
+from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SeparationWarning, SingularFitWarning
+from mvmise_sm.models.base import MixedModelBase
+from mvmise_sm.models.families import EstimatedNegativeBinomial, resolve_family
+from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
+from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
+
+__all__ = ["GeneralizedLinearMixedModel"]
+
+# on the scale of a link for probabilities or of a log link, effects of this size mean probabilities or ratios of nothing
+_WIDE_EFFECT = 8.0
+_WIDE_PREDICTOR = 12.0
+_NO_OVERDISPERSION = 1e-5
+
+
+class GeneralizedLinearMixedModel(MixedModelBase):
+    """Generalised linear mixed model: g(E y) = X beta + Z b with b ~ N(0, scale Sigma) and y of an exponential family.
+
+    Parameters
+    ----------
+    endog : array_like
+        Response (nobs,): counts, proportions with the numbers of trials as `weights`, zeros and ones; or (nobs, 2) successes and
+        failures for the binomial family.
+    exog : array_like
+        Fixed-effects design (nobs, k_fe); a constant is not added.
+    random_effects : array_like, dict or RandomEffects
+        Group labels (nobs,) for a random intercept, a dict from the name of a grouping factor to labels or to a pair
+        (labels, exog_re), or a `RandomEffects`.
+    family : statsmodels family, class or str
+        ``sm.families.Binomial()``, ``Poisson``, ``Gamma``, ``InverseGaussian``, ``Gaussian``, ``NegativeBinomial`` (with its own alpha),
+        or a name such as ``"poisson"`` or ``"binomial(probit)"``; the name ``"negativebinomial"`` has alpha estimated.
+    **kwargs
+        ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior`` and ``fixef_prior`` as in
+        `MixedModelBase`.
+
+    Attributes
+    ----------
+    family : statsmodels family
+
+    Raises
+    ------
+    DataError
+        If a response is outside the family's range.
+
+    References
+    ----------
+    Bates, Maechler, Bolker and Walker (2015). Fitting linear mixed-effects models using lme4. Journal of Statistical
+    Software 67(1). Pinheiro and Chao (2006). Efficient Laplacian and adaptive Gaussian quadrature algorithms for multilevel
+    generalized linear mixed models. Journal of Computational and Graphical Statistics 15(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
+    >>> rng = np.random.default_rng(0)
+    >>> group = np.repeat(np.arange(20), 10)
+    >>> x = rng.normal(size=200)
+    >>> y = rng.poisson(np.exp(0.5 + 0.3 * x + 0.4 * rng.normal(size=20)[group]))
+    >>> X = np.column_stack([np.ones(200), x])
+    >>> result = GeneralizedLinearMixedModel(y, X, group, family="poisson").fit()
+    >>> result.n_groups
+    {'group': 20}
+    """
+
+    _title = "Generalized Linear Mixed Model"
+    _has_residual = False
+    _design_options = {"categorical_response": True}
+
+    def __init__(self, endog, exog, random_effects=None, *, family=None, weights=None, design=None, **kwargs):
+        self.family = resolve_family(family)
+        if design is not None:
+            kwargs["design"] = design = proportion_design(design, self.family)
+            endog = design.endog
+        elif isinstance(self.family, families.Binomial):
+            endog, weights = as_proportions(endog, weights)
+        super().__init__(endog, exog, random_effects, weights=weights, **kwargs)
+        self._init_keys.append("family")
+        check_response(self.endog, self.weights, self.family)
+
+    def inverse_link(self, linear):
+        """Mean at a linear predictor (m,)."""
+        return self.family.link.inverse(linear)
+
+    @property
+    def link(self):
+        """The family's link."""
+        return self.family.link
+
+    def criterion(self, nagq=1):
+        """Return what `fit` minimises.
+
+        Parameters
+        ----------
+        nagq : int, optional
+            0 for beta and the random effects at their joint mode, 1 for the Laplace approximation, more for adaptive Gauss-Hermite
+            quadrature with that many nodes per random-effects column.
+
+        Returns
+        -------
+        LaplaceDeviance
+            A callable of (theta, beta, shape), -2 log L plus the priors' penalty, with ``gradient``; theta is absolute there.
+        """
+        if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or nagq < 0:
+            raise OptionError(f"nagq must be a whole number that is not negative, got {nagq!r}")
+        estimated = isinstance(self.family, EstimatedNegativeBinomial)
+        response = make_response(self.family, self.endog, self.weights, estimate_shape=True if estimated else None)
+        given = response, np.asarray(self.exog, dtype=float), self.random_effects
+        options = {"priors": self.priors, "offset": self.offset}
+        try:
+            if nagq > 1:
+                return QuadratureDeviance(*given, nodes=int(nagq), **options)
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        return (LaplaceDeviance if nagq else JointDeviance)(*given, **options)
+
+    def fit(
+        self,
+        start_params=None,
+        method="newton",
+        maxiter=100,
+        disp=False,
+        cov_type="nonrobust",
+        use_t=False,
+        *,
+        nagq=1,
+        start_theta=None,
+        **options,
+    ):
+        """Fit by maximum likelihood, or at the posterior mode with priors.
+
+        Parameters
+        ----------
+        start_params : array_like, optional
+            Accepted for compatibility: the start is the joint mode of fixed and random effects.
+        method : str, optional
+            ``"newton"``, or an optimiser of statsmodels or scipy.
+        maxiter : int, optional
+            Largest number of iterations.
+        disp : bool, optional
+            Whether to print how the optimiser ended.
+        cov_type : {"nonrobust", "rx"}, optional
+            Covariance of the fixed effects: from the Hessian of the objective in all parameters, or of the penalised least squares
+            step at the optimum, as if theta were known.
+        use_t : bool, optional
+            Whether Wald tests use Student's t with nobs - k_fe degrees of freedom.
+        nagq : int, optional
+            Integration over the random effects, see `criterion`. More than one needs a single grouping factor with at most three
+            columns. The log-likelihood has its constant for every choice, so that fits compare.
+        start_theta : array_like, optional
+            Start of theta (k_theta,); one by default.
+        **options
+            Passed to the optimiser.
+
+        Returns
+        -------
+        GeneralizedLinearMixedModelResults
+            The model is left as it was.
+
+        Raises
+        ------
+        NotImplementedError
+            For a robust `cov_type`.
+        """
+        if cov_type not in ("nonrobust", "rx"):
+            raise NotImplementedError(f"cov_type={cov_type!r} is not available for mixed models; use 'nonrobust' or 'rx'")
+        settings = {
+            "optimizer": method,
+            "start_params": np.zeros(self.exog.shape[1]) if start_params is None else np.array(start_params, float),
+            "start_theta": start_theta,
+            "maxiter": maxiter,
+            "nagq": nagq,
+            **options,
+        }
+        with blas_threads(0):
+            criterion = self.criterion(nagq)
+        start = None
+        if start_theta is not None:
+            start = criterion.start_at(self._checked_theta(start_theta))
+        with blas_threads(criterion.dense_size):
+            result = self._report(criterion, _minimum(criterion, start, settings), settings, cov_type, use_t)
+        if disp:
+            print(result.message)
+        return result
+
+    def refit(self, endog, result):
+        """Fit a result's model to another response; see `GeneralizedLinearMixedModelResults.refit`."""
+        model = self.with_endog(endog)
+        check_response(model.endog, model.weights, model.family)
+        settings = result.mle_settings
+        criterion = result._deviance_function().refitted(model.endog)
+        optimum = _minimum(criterion, result._optimum, settings)
+        if optimum.singular or not optimum.converged:
+            other = _minimum(criterion, None, settings)
+            optimum = other if other.value < optimum.value else optimum
+        return model._report(criterion, optimum, settings, result.cov_type, result.use_t, stacklevel=4)
+
+    def _checked_theta(self, theta):
+        theta = np.asarray(theta, dtype=float)
+        if theta.shape != (self.random_layout.k_theta,):
+            raise OptionError(f"start_theta must have {self.random_layout.k_theta} elements, found shape {theta.shape}")
+        return theta
+
+    def _report(self, criterion, optimum, settings, cov_type, use_t, stacklevel=3):
+        """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
+        solution = criterion.solve(optimum.working)
+        trouble = self._trouble(solution)
+        if trouble:
+            warnings.warn(trouble, SeparationWarning, stacklevel=stacklevel)
+        elif not optimum.converged:
+            warnings.warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning, stacklevel=stacklevel)
+        if optimum.singular:
+            warnings.warn(_SINGULAR, SingularFitWarning, stacklevel=stacklevel)
+        result = GeneralizedLinearMixedModelResults(
+            self, solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t
+        )
+        return GeneralizedLinearMixedModelResultsWrapper(result)
+
+    def _trouble(self, solution):
+        """A sentence on estimates that run to infinity, or None."""
+        if type(self.family.link).__name__ not in _UNBOUNDED_LINKS:
+            return None
+        fixed = self.exog @ solution.beta
+        if not self._has_fixef_prior() and (np.ptp(fixed) > _WIDE_PREDICTOR or np.abs(solution.eta).max() > 2.0 * _WIDE_PREDICTOR):
+            found = separated_columns(self.endog, np.asarray(self.exog), self.family)
+            if found.size:
+                names = ", ".join(repr(self.exog_names[j]) for j in found)
+                return (
+                    f"separation: the responses at the edge of their range are told apart by {names}, whose estimates are infinite; "
+                    "give a prior, for example fixef_prior=ms.priors.StudentT(), or leave the column out"
+                )
+        sigmas = [solution.sigma2 * lam @ lam.T for lam in self.random_layout.lambdas(solution.theta)]
+        for t, (term, sigma) in enumerate(zip(self.random_effects.terms, sigmas, strict=True)):
+            size = np.sqrt([np.average(_square(c)) for c in term.columns])
+            wide = np.sqrt(sigma.diagonal()) * size
+            guarded = self.priors is not None and self.priors.cov[t] is not None
+            if wide.max() > _WIDE_EFFECT and not guarded:
+                return (
+                    f"the random effects {term.text or term.factor.name} have a standard deviation of {np.sqrt(sigma[wide.argmax(), wide.argmax()]):.3g} "
+                    f"on the link scale{self._extreme_groups(term)}: the responses are (nearly) separated, and estimates run to "
+                    "infinity; give a prior, for example cov_prior='wishart' or fixef_prior=ms.priors.StudentT()"
+                )
+        if isinstance(self.family, EstimatedNegativeBinomial) and solution.alpha < _NO_OVERDISPERSION:
+            return (
+                f"the negative binomial alpha goes to zero ({solution.alpha:.2g}): the counts are not overdispersed; "
+                "use family='poisson'"
+            )
+        return None
+
+    def _extreme_groups(self, term):
+        """How many groups have all responses at one edge, in words."""
+        y, codes, n = self.endog, term.factor.codes, term.factor.n_levels
+        rows = np.bincount(codes, minlength=n)
+        same = np.bincount(codes, y == 0.0, minlength=n) == rows
+        if isinstance(self.family, families.Binomial):
+            same |= np.bincount(codes, y == 1.0, minlength=n) == rows
+        return f" ({int(same.sum())} of {n} groups have all responses at the edge of their range)" if same.any() else ""
+
+    def _has_fixef_prior(self):
+        return self.priors is not None and bool(self.priors.fixef)
+
+
+def _square(column):
+    return np.ones(1) if column is None else np.square(column)
+
+
+_UNBOUNDED_LINKS = frozenset(("Logit", "Probit", "CLogLog", "LogLog", "Cauchy", "Log"))
+_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "nagq"))
+_SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
+
+
+def _minimum(criterion, start, settings):
+    """Minimise from a working start, None for the default; `settings` as ``mle_settings``."""
+    options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
+    return minimize(criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options)

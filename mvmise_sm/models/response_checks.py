@@ -1,0 +1,132 @@
+"""Responses of generalised linear models: counts to proportions, range, separation."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linprog
+from statsmodels.genmod import families
+
+from mvmise_sm.exceptions import DataError, DataWarning
+
+__all__ = ["as_proportions", "check_response", "proportion_design", "separated_columns"]
+
+_INTEGER = 1e-6
+
+
+def as_proportions(endog, weights):
+    """Proportions of successes and numbers of trials for a response with two columns (successes, failures).
+
+    Parameters
+    ----------
+    endog : array_like
+        (nobs,), returned as it is, or (nobs, 2).
+    weights : array_like or None
+        Prior weights (nobs,); they multiply the trials.
+    """
+    values = endog if hasattr(endog, "shape") else np.asarray(endog)
+    if values.ndim != 2 or values.shape[1] != 2:
+        return endog, weights
+    counts = np.asarray(values, dtype=float)
+    if (counts < 0.0).any():
+        raise DataError("successes and failures must not be negative")
+    trials = counts.sum(axis=1)
+    if (trials == 0.0).any():
+        raise DataError(
+            f"{int((trials == 0.0).sum())} of {len(trials)} rows have neither successes nor failures; leave them out with subset"
+        )
+    proportion = counts[:, 0] / trials
+    if isinstance(values, pd.DataFrame):
+        proportion = pd.Series(proportion, index=values.index, name=str(values.columns[0]))
+    return proportion, trials if weights is None else trials * np.asarray(weights, dtype=float)
+
+
+def proportion_design(design, family):
+    """A design whose response of two columns is a proportion with weights."""
+    if design.endog.ndim == 1 or design.endog.shape[1] != 2 or not isinstance(family, families.Binomial):
+        return design
+    endog, weights = as_proportions(design.endog, design.weights)
+    return replace(design, endog=endog, weights=weights)
+
+
+def check_response(y, weights, family):
+    """Refuse responses outside the family's range; warn of counts that are not whole.
+
+    Parameters
+    ----------
+    y : ndarray
+        (nobs,).
+    weights : ndarray or None
+        (nobs,).
+    family : statsmodels family
+
+    Raises
+    ------
+    DataError
+        If a response is out of range or all responses are at the edge of it.
+    """
+    name, low, high = type(family).__name__, float(y.min()), float(y.max())
+    if isinstance(family, families.Binomial):
+        if low < 0.0 or high > 1.0:
+            raise DataError(
+                f"the binomial family needs a response between 0 and 1, found values from {low:g} to {high:g}; "
+                "write counts as cbind(successes, failures), or a proportion with the trials as weights"
+            )
+        _edges(low, high, 1.0)
+        counts = y if weights is None else y * weights
+        _whole(counts, "binomial responses times weights" if weights is not None else "binomial responses without weights")
+    elif isinstance(family, (families.Poisson, families.NegativeBinomial)):
+        if low < 0.0:
+            raise DataError(f"the {name} family needs a response that is not negative, found {low:g}")
+        _edges(low, high, np.inf)
+        _whole(y, "counts")
+    elif isinstance(family, (families.Gamma, families.InverseGaussian)) and low <= 0.0:
+        raise DataError(f"the {name} family needs a positive response, found {low:g}")
+
+
+def _edges(low, high, top):
+    for edge in (0.0, top):
+        if low == high == edge:
+            raise DataError(f"all responses are {edge:g}, so that no estimate is finite")
+
+
+def _whole(counts, what):
+    off = np.abs(counts - np.round(counts)) > _INTEGER * np.maximum(counts, 1.0)
+    if off.any():
+        warnings.warn(f"{int(off.sum())} of {len(counts)} {what} are not whole numbers", DataWarning, stacklevel=5)
+
+
+def separated_columns(y, X, family):
+    """Columns of X whose coefficients have no finite maximum-likelihood estimate (complete or quasi-complete separation).
+
+    Some direction d raises the likelihood without end when x'd >= 0 for rows at the upper edge of the response, x'd <= 0 at the lower
+    edge and x'd = 0 elsewhere, not always with equality (Albert and Anderson 1984); a linear program finds it (Konis 2007).
+
+    Returns
+    -------
+    ndarray
+        Positions of the columns that such a direction uses.
+    """
+    lower = y == 0.0
+    upper = (y == 1.0) if isinstance(family, families.Binomial) else np.zeros(len(y), dtype=bool)
+    inner = ~(lower | upper)
+    sign = np.where(upper, 1.0, -1.0)[~inner]
+    size = np.abs(X).max(axis=0)
+    scaled = X / np.where(size > 0.0, size, 1.0)
+    edge = np.unique(scaled[~inner] * sign[:, None], axis=0)
+    equal = np.unique(scaled[inner], axis=0) if inner.any() else None
+    found = linprog(
+        -edge.sum(axis=0),
+        A_ub=-edge,
+        b_ub=np.zeros(len(edge)),
+        A_eq=equal,
+        b_eq=None if equal is None else np.zeros(len(equal)),
+        bounds=[(-1.0, 1.0)] * X.shape[1],
+        method="highs",
+    )
+    if not found.success or -found.fun < 1e-7:
+        return np.zeros(0, dtype=int)
+    return np.flatnonzero(np.abs(found.x) > 1e-7)

@@ -1,0 +1,343 @@
+"""Results of the generalised linear mixed model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pandas as pd
+import statsmodels.base.wrapper as wrap
+from scipy import stats
+from statsmodels.base._prediction_inference import PredictionResultsBase, PredictionResultsMean
+from statsmodels.genmod import families
+from statsmodels.tools._decorators import cache_readonly
+from statsmodels.tools.rng_qrng import check_random_state
+
+from mvmise_sm.core import uncertainty
+from mvmise_sm.core.response import make_response
+from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError
+from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
+
+__all__ = ["GeneralizedLinearMixedModelResults", "GeneralizedLinearMixedModelResultsWrapper"]
+
+
+class GeneralizedLinearMixedModelResults(MixedModelResults):
+    """Results of a `GeneralizedLinearMixedModel`.
+
+    Attributes
+    ----------
+    scale : float
+        Dispersion phi of the gamma, inverse Gaussian and normal families, 1.0 for the others. The covariance of the random effects is
+        scale times the relative one.
+    alpha : float or None
+        Parameter of the negative binomial variance mu + alpha mu^2.
+    nagq : int
+        Integration over the random effects.
+    """
+
+    def __init__(self, model, solution, optimum, settings, *, criterion, cov_type="nonrobust", use_t=False):
+        response = criterion.response
+        self._k_scale = int(response.distribution.dispersed)
+        super().__init__(model, solution, optimum, settings, use_t=use_t)
+        self.k_params = self.k_fe + criterion.k_theta + criterion.k_shape
+        self.cov_type = cov_type
+        self.cov_kwds = {"description": _COV_TYPES[cov_type]}
+        self.nagq = settings["nagq"]
+        self.alpha = solution.alpha
+        self.family = model.family
+        self._estimates_alpha = bool(criterion.k_shape and not self._k_scale)
+        self._criterion = criterion
+        self._optimum = optimum.working
+        self._estimator = ("MAP" if model.priors is not None else "ML") + _integration(self.nagq)
+        self._criterion_name = "-2 Log-Likelihood"
+
+    # --- covariance of the estimates
+
+    @property
+    def cov_params_default(self):
+        """Covariance of the fixed effects (k_fe, k_fe); from the Hessian it is formed when it is first asked for."""
+        if self.cov_type == "rx" or self._criterion_profiles():
+            return self._cov_rx
+        cov = self._cov_all
+        if cov is None:
+            return self._cov_rx
+        at = slice(len(self.theta), len(self.theta) + self.k_fe)
+        return cov[at, at]
+
+    @cov_params_default.setter
+    def cov_params_default(self, value):
+        self._cov_rx = value
+
+    @property
+    def normalized_cov_params(self):
+        """Covariance of the fixed effects over the scale."""
+        return self.cov_params_default / self.scale
+
+    @normalized_cov_params.setter
+    def normalized_cov_params(self, value):
+        pass
+
+    def _criterion_profiles(self):
+        return self.nagq == 0
+
+    @property
+    def _cov_all(self):
+        """Covariance of (theta, beta, shape) from the Hessian, theta in working coordinates; None where that is indefinite."""
+        if "_cov_hessian" not in self.__dict__:
+            with blas_threads(0):
+                self._cov_hessian = uncertainty.parameter_cov(self._deviance_function(), self._optimum)
+            if self._cov_hessian is None:
+                warnings.warn(
+                    "the Hessian at the optimum is not positive definite; standard errors take theta as known (cov_type='rx')",
+                    ConvergenceWarning,
+                    stacklevel=4,
+                )
+        return self._cov_hessian
+
+    @property
+    def alpha_bse(self):
+        """Standard error of `alpha` from the Hessian, NaN where alpha is not estimated."""
+        if not self._estimates_alpha or self._cov_all is None:
+            return np.nan
+        return float(self.alpha * np.sqrt(self._cov_all[-1, -1]))
+
+    # --- likelihood
+
+    @property
+    def deviance(self):
+        """Sum of the deviance residuals' squares, conditional on the random effects, as R's ``deviance``."""
+        return float(np.sum(self._response().deviance_rows(self.fittedvalues)))
+
+    def _response(self):
+        response = make_response(self.model.family, self.model.endog, self.model.weights, estimate_shape=self._estimates_alpha or None)
+        if self._estimates_alpha:
+            response.set_shape(np.log(self.alpha))
+        return response
+
+    # --- residuals
+
+    @property
+    def resid_response(self):
+        """Response minus fitted mean (nobs,)."""
+        return self.resid
+
+    @cache_readonly
+    def resid_pearson(self):
+        """Residuals over the standard deviation of the family at scale 1, weights included (nobs,), as in lme4."""
+        variance = self._response().distribution.variance(self.fittedvalues)
+        root = 1.0 if self.model.weights is None else np.sqrt(self.model.weights)
+        return root * self.resid / np.sqrt(variance)
+
+    @cache_readonly
+    def resid_deviance(self):
+        """Signed square roots of the contributions to the deviance (nobs,)."""
+        rows = self._response().deviance_rows(self.fittedvalues)
+        return np.sign(self.resid) * np.sqrt(np.maximum(rows, 0.0))
+
+    @cache_readonly
+    def resid_working(self):
+        """Residuals on the scale of the linear predictor (nobs,)."""
+        return self.resid * self.model.family.link.deriv(self.fittedvalues)
+
+    def overdispersion(self):
+        """Compare the Pearson residuals with what the family allows.
+
+        Returns
+        -------
+        Series
+            ``chisq``, the sum of squared Pearson residuals; ``df``, residual degrees of freedom (rows less estimated parameters);
+            ``ratio`` and the upper-tail ``p_value``. A ratio well above 1 says that the counts vary more than the model.
+
+        Raises
+        ------
+        OptionError
+            For families that estimate their dispersion.
+        """
+        if self._k_scale:
+            raise OptionError(f"the {type(self.family).__name__} family estimates its dispersion: see scale")
+        chisq = float(np.square(self.resid_pearson).sum())
+        df = self.nobs - self.k_params
+        return pd.Series({"chisq": chisq, "df": df, "ratio": chisq / df, "p_value": stats.chi2.sf(chisq, df)})
+
+    # --- random effects and prediction
+
+    @cache_readonly
+    def random_effects_cov(self):
+        """Conditional covariances of the random effects given the data, dict of ndarray (n_levels, q, q)."""
+        with blas_threads(0):
+            blocks = uncertainty.conditional_cov(self._deviance_function(), self._optimum)
+        names = [factor.name for factor in self.model.random_layout.factors]
+        return dict(zip(names, blocks, strict=True))
+
+    def _deviance_function(self):
+        """The criterion as a function; rebuilt once after unpickling."""
+        if self._criterion is None:
+            self._criterion = self.model.criterion(self.nagq)
+            self._criterion.value(self._optimum)
+        return self._criterion
+
+    def _prediction_variance(self, exog, rows):
+        """Variance of predictions over the scale, random effects included."""
+        cov = self.cov_params_default
+        with blas_threads(0):
+            variance = uncertainty.prediction_variance(self._deviance_function(), self._optimum, cov, exog, rows)
+        return variance / self.scale
+
+    def _prediction(self, linear, variance, which, labels):
+        dist = ("t", self.df_resid) if self.use_t else ("norm", None)
+        on_link = PredictionResultsBase(linear, variance, df=dist[1], dist=dist[0], row_labels=labels)
+        if which == "linear":
+            return on_link
+        link = self.model.family.link
+        mean = link.inverse(linear)
+        return _MeanPrediction(
+            mean,
+            link.inverse_deriv(linear) ** 2 * variance,
+            df=dist[1],
+            dist=dist[0],
+            row_labels=labels,
+            linpred=on_link,
+            link=link,
+        )
+
+    # --- refitting and simulation
+
+    def refit(self, endog):
+        """Fit the same model to another response, starting at this result.
+
+        Parameters
+        ----------
+        endog : array_like
+            Response (nobs,), rows as in the model; proportions for the binomial family.
+
+        Returns
+        -------
+        GeneralizedLinearMixedModelResults
+            A new result with a model of its own; this one is left as it was.
+
+        Raises
+        ------
+        DataError
+            If the length differs or a value is not finite.
+        """
+        y = np.asarray(endog, dtype=float)
+        if y.shape != (self.nobs,) or not np.isfinite(y).all():
+            raise DataError(f"the new response must have one finite value for each of the {self.nobs} rows")
+        return self.model.refit(y, self)
+
+    def simulate(self, n=1, rng=None, random="new"):
+        """Simulate responses from the fitted model.
+
+        Parameters
+        ----------
+        n : int, optional
+            Number of responses.
+        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
+            Source of randomness.
+        random : {"new", "conditional"}, optional
+            New random effects in every response, or those of the fit.
+
+        Returns
+        -------
+        DataFrame
+            One column per response (nobs, n), coded as the model's response (proportions for the binomial family).
+        """
+        if random not in ("new", "conditional"):
+            raise OptionError(f"random must be 'new' or 'conditional', got {random!r}")
+        rng = check_random_state(rng)
+        model, layout = self.model, self.model.random_layout
+        out = np.empty((self.nobs, n), order="F")
+        for i in range(n):
+            mean = self.fittedvalues
+            if random == "new":
+                b = [
+                    np.sqrt(self.scale) * rng.standard_normal((term.factor.n_levels, term.q)) @ lam.T
+                    for term, lam in zip(layout.terms, layout.lambdas(self.theta), strict=True)
+                ]
+                mean = model.inverse_link(self._linear_predictor(b))
+            out[:, i] = _draw(model.family, mean, model.weights, self.scale, self.alpha, rng)
+        return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
+
+    def widened(self, model, positions, wrapped):
+        """This result in a model with more columns, whose coefficients are held at zero, see `LinearMixedModelResults.widened`."""
+        k = model.exog.shape[1]
+        beta, cov = np.zeros(k), np.zeros((k, k))
+        beta[positions] = self.params
+        cov[np.ix_(positions, positions)] = self.cov_params_default
+        out = copy.copy(self)
+        out._cache = {}
+        out.model, out.params, out.cov_type, out._cov_rx = model, beta, "rx", cov
+        out.keep_index, out.results_constrained = positions, wrapped
+        out.k_constr = k - len(positions)
+        return GeneralizedLinearMixedModelResultsWrapper(out)
+
+    # --- tables and storage
+
+    def _header_rows(self):
+        """Rows of the summary's header that only this model has."""
+        name = "NegativeBinomial" if self._estimates_alpha else type(self.family).__name__
+        rows = [("Family:", [name]), ("Link:", [type(self.family.link).__name__])]
+        if self._estimates_alpha:
+            rows.append(("Alpha:", [f"{self.alpha:.4f} ({self.alpha_bse:.4f})"]))
+        return rows
+
+    def __getstate__(self):
+        if self.cov_type != "rx" and self._criterion is not None and self.nagq:
+            # the Hessian needs the rows, which a result without data no longer has
+            self._cov_all  # noqa: B018
+        return super().__getstate__()
+
+    def remove_data(self):
+        """Remove the arrays with one entry per row; `summary` and population predictions still work."""
+        if self.cov_type != "rx" and self.nagq:
+            self._cov_all  # noqa: B018
+        super().remove_data()
+
+
+class _MeanPrediction(PredictionResultsMean):
+    """Predictions of means whose intervals are those of the linear predictor, in order for a decreasing link too."""
+
+    def conf_int(self, method="endpoint", alpha=0.05, **kwds):
+        return np.sort(super().conf_int(method=method, alpha=alpha, **kwds), axis=1)
+
+
+class GeneralizedLinearMixedModelResultsWrapper(MixedModelResultsWrapper):
+    """Attach pandas labels to the arrays of a `GeneralizedLinearMixedModelResults`."""
+
+    _wrap_attrs = wrap.union_dicts(
+        MixedModelResultsWrapper._wrap_attrs,
+        {"resid_deviance": "rows", "resid_working": "rows", "resid_response": "rows"},
+    )
+
+
+wrap.populate_wrapper(GeneralizedLinearMixedModelResultsWrapper, GeneralizedLinearMixedModelResults)
+
+_COV_TYPES = {
+    "nonrobust": "Covariance from the Hessian of the objective in all parameters.",
+    "rx": "Covariance of the penalised least squares step at the optimum.",
+}
+
+
+def _integration(nagq):
+    if nagq > 1:
+        return f" (AGQ, {nagq} nodes)"
+    return " (Laplace)" if nagq else " (joint mode)"
+
+
+def _draw(family, mean, weights, scale, alpha, rng):
+    """One response of a family (nobs,)."""
+    w = 1.0 if weights is None else weights
+    if isinstance(family, families.Binomial):
+        trials = np.broadcast_to(np.round(w), mean.shape).astype(int)
+        return rng.binomial(trials, np.clip(mean, 0.0, 1.0)) / trials
+    if isinstance(family, families.Poisson):
+        return rng.poisson(mean).astype(float)
+    if isinstance(family, families.NegativeBinomial):
+        return rng.poisson(mean * rng.gamma(1.0 / alpha, alpha, mean.shape)).astype(float)
+    if isinstance(family, families.Gamma):
+        return rng.gamma(w / scale, mean * scale / w)
+    if isinstance(family, families.InverseGaussian):
+        return rng.wald(mean, w / scale)
+    return mean + np.sqrt(scale / w) * rng.standard_normal(mean.shape)
