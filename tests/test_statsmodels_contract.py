@@ -79,3 +79,18 @@ class TestRemoveDataPandas(RemoveDataPickle):
         self.model_args = (pd.Series(y, name="y"), exog, pd.Series(group, name="g"))
         self.xf = pd.DataFrame(self.xf, columns=exog.columns)
         self.results = self.estimate_model()
+
+
+class TestRemoveDataFormula(RemoveDataPickle):
+    formula = "y ~ x1 + x2 + x3 + (1 | g)"
+
+    def setup_method(self):
+        super().setup_method()
+        self.formula, self.reduction_factor = type(self).formula, 0.666  # the frame stays, it is needed for loading
+        self.model_class, self.data = LinearMixedModel, frame_of(self.exog, True)
+        self.xf = self.data.iloc[[0, 500]].assign(x1=0.25)
+        self.results = self.estimate_model()
+
+
+class TestRemoveDataFormulaSlope(TestRemoveDataFormula):
+    formula = "np.exp(y / 10) ~ x1 + center(x2) + np.abs(x3) + (x1 | g)"
