@@ -202,6 +202,10 @@ class ProfiledDeviance:
             merged.append(lam)
         return merged, terms
 
+    def _sigmas(self, terms):
+        """Relative covariances of the terms in the user's coordinates."""
+        return [left @ left.T for left in (b.a @ lam for b, lam in zip(self._layout.term_bases, terms, strict=True))]
+
     def _eliminate(self, theta):
         """Factorisation and stage at a working theta; the last one is kept."""
         last = self.__dict__.get("_last")
@@ -211,8 +215,7 @@ class ProfiledDeviance:
         factorization = self._system.factorize(merged)
         sigmas = None
         if self._stage.uses_sigmas:
-            bases = self._layout.term_bases
-            sigmas = [left @ left.T for left in (b.a @ lam for b, lam in zip(bases, terms, strict=True))]
+            sigmas = self._sigmas(terms)
         solution = self._stage.solve(factorization.gram, sigmas)
         value = factorization.logdet + solution.value + self._constant
         self._last = (np.array(theta), factorization, solution, terms, value)
@@ -288,6 +291,7 @@ class ProfiledDeviance:
         theta = np.asarray(theta, dtype=float)
         working = self.working_theta(theta)
         factorization, stage, terms, value = self._eliminate(working)
+        self._stage.check(self._sigmas(terms) if self._stage.uses_sigmas else None)
         xi = np.append(-stage.beta, 1.0)
         b = [None] * len(terms)
         for f, score in zip(self._layout.factors, factorization.scores(xi), strict=True):
@@ -330,7 +334,7 @@ class ProfiledDeviance:
         if self.reml:
             raise ValueError("the REML criterion integrates over the fixed effects; take criterion(reml=False)")
         factorization, _, terms, _ = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))
-        sigmas = [(b.a @ lam) @ (b.a @ lam).T for b, lam in zip(self._layout.term_bases, terms, strict=True)]
+        sigmas = self._sigmas(terms)
         working = np.linalg.solve(self._basis.a, np.asarray(beta, dtype=float) - self._origin)
         value, penalty, sigma2 = self._stage.evaluate(factorization.gram, sigmas, working, sigma2)
         return factorization.logdet + value + self._constant, penalty, sigma2
@@ -400,8 +404,10 @@ class ProfiledDeviance:
         order = np.argsort(row, kind="stable")
         row, col, value = row[order], col[order], value[order]
         n_random = self._layout.n_random
-        zx = np.concatenate([b[:, :, : self.k_fe].reshape(-1, self.k_fe) for _, b in self._system.level_products()])
-        explained = factorization.solve(np.ascontiguousarray(zx))
+        explained = np.zeros((n_random, 0))
+        if self.k_fe:
+            zx = np.concatenate([b[:, :, : self.k_fe].reshape(-1, self.k_fe) for _, b in self._system.level_products()])
+            explained = factorization.solve(np.ascontiguousarray(zx))
         panel = max(1, min(m, 20_000_000 // max(n_random, 1)))
         x = exog @ self._basis.a
         for lo in range(0, m, panel):
