@@ -1,0 +1,280 @@
+"""Simulated and resampled data, refits to them, and seeds that do not depend on the number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from statsmodels.tools.rng_qrng import check_random_state
+
+from mvmise_sm.core.newton import minimize
+from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.inference.anova import fit_options, plain, quietly
+
+__all__ = ["all_parameters", "generators", "likelihood_ratios", "parameter_names", "refits", "resampled_fit"]
+
+# the Monte-Carlo error of any statistic is larger by orders of magnitude than what this leaves open
+_TOLERANCE = 1e-5
+
+
+def generators(rng, n):
+    """Independent generators, one per resample: the i-th does not depend on how the work is split."""
+    rng = check_random_state(rng)
+    draw = rng.integers if hasattr(rng, "integers") else rng.randint
+    entropy = [int(draw(0, 2**31 - 1)) for _ in range(4)]
+    return [np.random.default_rng(seed) for seed in np.random.SeedSequence(entropy).spawn(n)]
+
+
+def parameter_names(result):
+    """Names of the fixed effects, standard deviations, correlations and sigma, as `InferentialResults.conf_int` has them."""
+    names = list(result.model.exog_names)
+    for term in result.model.random_layout.terms:
+        group = term.factor.name
+        names += [f"sd_{name}|{group}" for name in term.names]
+        if term.structure.invariance == "linear":
+            pairs = [(a, b) for i, a in enumerate(term.names) for b in term.names[i + 1 :]]
+            names += [f"cor_{a}.{b}|{group}" for a, b in pairs]
+    return [*names, "sigma"] if result._k_scale else names
+
+
+def all_parameters(random, beta, theta, sigma2, has_sigma):
+    """The values that go with `parameter_names`; correlations are NaN where a standard deviation is 0."""
+    out = list(beta)
+    for term, lam in zip(random.terms, random.lambdas(theta), strict=True):
+        cov = sigma2 * (lam @ lam.T)
+        sd = np.sqrt(cov.diagonal())
+        out += sd.tolist()
+        if term.structure.invariance == "linear":
+            for i in range(term.q):
+                for j in range(i + 1, term.q):
+                    scale = sd[i] * sd[j]
+                    out.append(float(cov[i, j] / scale) if scale > 0.0 else np.nan)
+    if has_sigma:
+        out.append(float(np.sqrt(sigma2)))
+    return np.array(out)
+
+
+def parameters_of(result):
+    """`all_parameters` of a result."""
+    result = plain(result)
+    layout = result.model.random_layout
+    return all_parameters(layout, result.params, result.theta, result.scale, bool(result._k_scale))
+
+
+class ParametricRefit:
+    """Simulate a response from a fit and refit: callable with a generator.
+
+    Parameters
+    ----------
+    result : MixedModelResults
+    statistic : callable or None
+        Of a result; all parameters where None, without making a result where that is possible.
+    """
+
+    def __init__(self, result, statistic=None):
+        self.result = plain(result)
+        self.statistic = statistic
+        self.quick = statistic is None and getattr(self.result, "reml", None) is not None
+
+    def __call__(self, rng):
+        result = self.result
+        if not self.quick:
+            y = result.simulate(1, rng=rng).to_numpy()[:, 0]
+            return as_vector((self.statistic or parameters_of)(quietly(result.refit, y)))
+        y = self._response(rng)
+        criterion = result._deviance_function().refitted(y)
+        with blas_threads(criterion._layout.n_random):
+            optimum = minimize(criterion, self._start, tol=_TOLERANCE)
+            if not optimum.converged:
+                optimum = minimize(criterion)
+            stage = criterion._eliminate(optimum.working)[1]
+        beta = criterion._basis.a @ stage.beta + criterion._origin
+        return all_parameters(result.model.random_layout, beta, optimum.theta, stage.sigma2, True)
+
+    @property
+    def _start(self):
+        if not hasattr(self, "_working"):
+            self._working = self.result._deviance_function().working_theta(self.result.theta)
+        return self._working
+
+    def _response(self, rng):
+        """A response of a linear mixed model (nobs,)."""
+        result = self.result
+        model = result.model
+        sigma = np.sqrt(result.scale)
+        if not hasattr(self, "_mean"):
+            mean = model.exog @ result.params
+            self._mean = mean if model.offset is None else mean + model.offset
+            self._noise = sigma if model.weights is None else sigma / np.sqrt(model.weights)
+            self._lambdas = model.random_layout.lambdas(result.theta)
+        terms = model.random_effects.terms
+        b = [
+            sigma * rng.standard_normal((t.factor.n_levels, t.q)) @ lam.T
+            for t, lam in zip(terms, self._lambdas, strict=True)
+        ]
+        return self._mean + model.random_effects.linear(b) + self._noise * rng.standard_normal(model.nobs)
+
+
+class GroupRefit:
+    """Resample the levels of a grouping factor with all their rows and refit: callable with a generator.
+
+    Parameters
+    ----------
+    result : MixedModelResults
+    by : str
+        Grouping factor.
+    statistic : callable or None
+    """
+
+    def __init__(self, result, by, statistic=None):
+        self.result = plain(result)
+        self.statistic = statistic
+        self.factor = grouping_factor(self.result, by)
+        order = np.argsort(self.factor.codes, kind="stable")
+        stops = np.searchsorted(self.factor.codes[order], np.arange(self.factor.n_levels + 1))
+        self.rows = [order[a:b] for a, b in zip(stops[:-1], stops[1:], strict=True)]
+
+    def __call__(self, rng):
+        drawn = rng.integers(0, self.factor.n_levels, self.factor.n_levels)
+        fit = resampled_fit(self.result, self.factor, self.rows, drawn)
+        return as_vector(_padded(self.result, fit) if self.statistic is None else self.statistic(fit))
+
+
+def grouping_factor(result, name):
+    """A grouping factor of a fit by name."""
+    for factor in result.model.random_effects.factors:
+        if factor.name == name:
+            return factor
+    known = [f.name for f in result.model.random_effects.factors]
+    raise OptionError(f"unknown grouping factor {name!r}; this fit has {known}")
+
+
+def resampled_fit(result, factor, rows, drawn):
+    """Refit to the rows of the drawn levels; every draw counts as a level of its own.
+
+    Parameters
+    ----------
+    result : MixedModelResults
+    factor : GroupingFactor
+    rows : list of ndarray
+        Rows of every level.
+    drawn : ndarray
+        Levels, with repetition.
+    """
+    model = result.model
+    taken = np.concatenate([rows[j] for j in drawn])
+    copies = np.repeat(np.arange(len(drawn)), [len(rows[j]) for j in drawn])
+    keywords = model._get_init_kwds()
+    keywords["random_effects"] = _taken_effects(model.random_effects, factor, taken, copies)
+    for name in ("weights", "offset"):
+        if keywords.get(name) is not None:
+            keywords[name] = np.asarray(keywords[name])[taken]
+    options = fit_options(result)
+    if "reml" in result.mle_settings:
+        options["reml"] = result.mle_settings["reml"]
+    import pandas as pd
+
+    exog = pd.DataFrame(np.asarray(model.exog)[taken], columns=model.exog_names)
+    endog = np.asarray(model.endog)[taken]
+    return quietly(quietly(type(model), endog, exog, missing="none", **keywords).fit, **options)
+
+
+def _taken_effects(random, factor, taken, copies):
+    factors = {}
+    for f in random.factors:
+        codes = f.codes[taken]
+        if _nested(f.codes, factor.codes):
+            # copies of a level are different levels, and so is all that lies inside them
+            codes = copies * f.n_levels + codes
+        levels, codes = np.unique(codes, return_inverse=True)
+        factors[id(f)] = GroupingFactor(f.name, codes.ravel(), np.arange(len(levels)))
+    terms = [
+        replace(t, factor=factors[id(t.factor)], columns=tuple(None if c is None else c[taken] for c in t.columns))
+        for t in random.terms
+    ]
+    return RandomEffects(terms)
+
+
+def _nested(inner, outer):
+    pairs = len(np.unique(inner.astype(np.int64) * (int(outer.max()) + 1) + outer))
+    return pairs == len(np.unique(inner))
+
+
+def _padded(result, fit):
+    """All parameters of `fit`, NaN for fixed effects that the resample could not estimate."""
+    values = dict(zip(parameter_names(fit), parameters_of(fit), strict=True))
+    return np.array([values.get(name, np.nan) for name in parameter_names(result)])
+
+
+def as_vector(value):
+    """What a statistic returned as a float vector."""
+    return np.atleast_1d(np.asarray(value, dtype=float)).ravel()
+
+
+class RatioRefit:
+    """Likelihood ratio of two models at a response simulated from the smaller."""
+
+    def __init__(self, small, large):
+        self.small, self.large = small, large
+
+    def __call__(self, rng):
+        y = self.small.simulate(1, rng=rng).to_numpy()[:, 0]
+        return as_vector(2.0 * (quietly(self.large.refit, y).llf - quietly(self.small.refit, y).llf))
+
+
+def likelihood_ratios(small, large, n, rng, n_jobs, progress):
+    """Likelihood ratios under the smaller model (n,); failed refits are left out."""
+    values = refits(RatioRefit(small, large), n, rng, n_jobs, progress)[:, 0]
+    return values[np.isfinite(values)]
+
+
+def refits(task, n, rng, n_jobs=1, progress=False):
+    """Run a task with `n` generators.
+
+    Parameters
+    ----------
+    task : callable
+        Generator -> vector.
+    n : int
+    rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
+    n_jobs : int, optional
+    progress : bool, optional
+
+    Returns
+    -------
+    ndarray
+        (n, k); rows of failed refits are NaN.
+    """
+    if n < 1:
+        raise OptionError(f"the number of resamples must be positive, got {n}")
+    from tqdm.auto import tqdm
+
+    streams = generators(rng, n)
+    if n_jobs == 1:
+        rows = [_attempt(task, stream) for stream in tqdm(streams, disable=not progress)]
+    else:
+        from joblib import Parallel, delayed
+
+        pieces = np.array_split(np.arange(n), min(n, 8 * max(abs(n_jobs), 1)))
+        work = (delayed(_attempts)(task, [streams[i] for i in piece]) for piece in pieces)
+        done = Parallel(n_jobs=n_jobs, return_as="generator")(work)
+        rows = [row for piece in tqdm(done, total=len(pieces), disable=not progress) for row in piece]
+    width = max((len(row) for row in rows if row is not None), default=1)
+    out = np.full((n, width), np.nan)
+    for i, row in enumerate(rows):
+        if row is not None:
+            out[i] = row
+    return out
+
+
+def _attempts(task, streams):
+    return [_attempt(task, stream) for stream in streams]
+
+
+def _attempt(task, stream):
+    try:
+        return task(stream)
+    except (np.linalg.LinAlgError, ValueError, FloatingPointError):
+        return None
