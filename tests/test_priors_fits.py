@@ -170,3 +170,21 @@ def test_the_prior_moves_the_fit_downhill_only(frames):
     model = ms.lmer(formula, data, cov_prior="gamma(shape = 3, rate = 1, posterior.scale = 'var')")
     likelihood = ms.lmer(formula, data).fit()
     assert objective(model.fit()) <= model.criterion()(likelihood.theta) + 1e-8
+
+
+@pytest.mark.parametrize("prior", ["gamma(0.5, 0.1)", "wishart(df = 1.5)", "invgamma(0, 0)", "gamma(0, 0, FALSE)"])
+def test_a_density_with_a_pole_gives_its_inner_mode_or_an_error(frames, prior):
+    """R runs towards the pole and reports where it stopped."""
+    inner = ms.lmer("Reaction ~ Days + (1 | Subject)", frames("sleepstudy"), cov_prior=prior).fit()
+    assert inner.converged
+    assert inner.theta[0] > 1.0
+    with pytest.raises(ValueError, match="is infinite at a singular covariance and the data have no mode away from it"):
+        ms.lmer("Yield ~ 1 + (1 | Batch)", frames("Dyestuff2"), cov_prior=prior).fit()
+
+
+@pytest.mark.parametrize("prior", ["wishart(df = 2, scale = 1)", "gamma(1, 5)"])
+def test_a_prior_that_does_not_repel_leaves_the_boundary_open(frames, prior):
+    with pytest.warns(Warning, match="singular"):
+        result = ms.lmer("Yield ~ 1 + (1 | Batch)", frames("Dyestuff2"), cov_prior=prior).fit()
+    assert result.theta[0] == 0.0
+    assert result.converged

@@ -80,6 +80,9 @@ class Stage(Protocol):
     def solve(self, gram: np.ndarray, sigmas) -> StageSolution:
         """Minimise over (beta, sigma2) given the gram matrix K (m, m) and the terms' relative covariances."""
 
+    def check(self, sigmas) -> None:
+        """Raise ValueError if covariances are no estimate, although the objective is finite there."""
+
 
 class FlatStage:
     """Maximum likelihood or REML without priors (blme paper, equations 6 and 8).
@@ -134,6 +137,9 @@ class FlatStage:
         return StageSolution(
             value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu
         )
+
+    def check(self, sigmas):
+        """Accept all covariances."""
 
     def evaluate(self, gram, sigmas, beta, sigma2=None):
         """-2 log L without log|M|, penalty and sigma2 at given working `beta` (p,); sigma2 is profiled if None."""

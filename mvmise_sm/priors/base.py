@@ -209,11 +209,14 @@ class CovariancePrior(Prior):
         Residual role only: the residual variance, if the prior is a point mass.
     repels : bool
         True if the density is zero at every singular S, so that an estimate cannot be singular.
+    pole : bool
+        True if the density is infinite at every singular S, so that only a mode inside the cone is an estimate.
     """
 
     common_scale = True
     fixed: float | None = None
     repels = False
+    pole = False
 
     def value(self, s: np.ndarray) -> float:
         """Return -2 log density at S (q, q); inf where the density is zero."""

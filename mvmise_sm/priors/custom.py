@@ -147,6 +147,7 @@ class Independent(CovariancePrior):
         self.parts = tuple(parts)
         self.common_scale = self.parts[0].common_scale
         self.repels = all(p.repels for p in self.parts)
+        self.pole = any(p.pole for p in self.parts)
 
     def value(self, s):
         """Return -2 log density at S (q, q)."""

@@ -11,6 +11,7 @@ from mvmise_sm.priors.base import CovariancePrior, ScalePart
 __all__ = ["PowerPenalty"]
 
 _EIGENVALUE_FLOOR = 1e-300
+_SINGULAR = 1e-20
 
 
 def inverse_and_logdet(s):
@@ -18,11 +19,11 @@ def inverse_and_logdet(s):
     q = s.shape[0]
     if q == 1:
         value = float(s[0, 0])
-        return (np.array([[1.0 / value]]), math.log(value)) if value > 1e-300 else (None, -math.inf)
+        return (np.array([[1.0 / value]]), math.log(value)) if value > _SINGULAR else (None, -math.inf)
     if q == 2:
         a, b, c = float(s[0, 0]), float(s[1, 0]), float(s[1, 1])
         det = a * c - b * b
-        if a <= 0.0 or det <= 1e-15 * a * c or det < 1e-300:
+        if a <= _SINGULAR or c <= _SINGULAR or det <= 1e-15 * a * c:
             return None, -math.inf
         return np.array([[c / det, -b / det], [-b / det, a / det]]), math.log(det)
     try:
@@ -58,6 +59,7 @@ class PowerPenalty(CovariancePrior):
         self.constant = float(constant)
         self.common_scale = common_scale
         self.repels = self.log_power < 0.0 or (weight is not None and exponent < 0)
+        self.pole = self.log_power > 0.0 and not self.repels
         self.text = text
 
     def describe(self):
@@ -139,6 +141,8 @@ class PowerPenalty(CovariancePrior):
     def radial(self, s):
         """Return the mixed derivative in S and the scale (q, q)."""
         inverse, _ = inverse_and_logdet(s)
+        if inverse is None:
+            return np.zeros_like(s)
         return self.exponent * (self.gradient(s) - self.log_power * inverse)
 
     def scale_part(self, s):

@@ -70,6 +70,7 @@ class PriorStage:
         self.logdet_a = logdet_a
         self.relative = [(t, c) for t, c in enumerate(priors.cov) if c is not None and c.common_scale]
         self.absolute = [(t, c) for t, c in enumerate(priors.cov) if c is not None and not c.common_scale]
+        self.factors = priors.factors
         self.resid = priors.resid
         self.fixed_rho = None if self.resid is None or self.resid.fixed is None else math.log(self.resid.fixed)
         self.blocks = [_WorkingBlock(b, a, b0, k_fe) for b in priors.fixef]
@@ -161,6 +162,24 @@ class PriorStage:
             gradients,
             None,
         )
+
+    def check(self, sigmas) -> None:
+        """Refuse an estimate at the pole of a prior's density, where the objective has no minimum.
+
+        Raises
+        ------
+        ValueError
+            If a covariance is singular and the density of its prior infinite there.
+        """
+        for t, prior in self.relative + self.absolute:
+            spread = np.sqrt(sigmas[t].diagonal())
+            scaled = sigmas[t] / np.maximum(np.multiply.outer(spread, spread), 1e-300)
+            if prior.pole and (spread.min() < 1e-6 or np.linalg.eigvalsh(scaled)[0] < 1e-9):
+                raise ValueError(
+                    f"cov_prior for {self.factors[t]!r}: the density of {prior.describe()} is infinite at a singular "
+                    "covariance and the data have no mode away from it; take a shape above 1, a df above the number of "
+                    "columns + 1 or, for an inverse prior, a positive scale."
+                )
 
     def evaluate(self, gram, sigmas, beta, sigma2=None) -> tuple[float, float, float]:
         """Criterion (without log|M|), penalty and sigma2 at given working `beta` (p,), maximum likelihood only.
