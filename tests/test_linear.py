@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import mvmise_sm as ms
+from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import (
     DataError,
     FormulaError,
@@ -363,3 +364,23 @@ def test_rank_warning_points_at_the_caller(sleep):
 def test_disp_prints_how_the_optimiser_ended(slopes, capsys):
     slopes.model.fit(disp=True)
     assert "stationary" in capsys.readouterr().out
+
+
+def test_a_fit_restores_the_number_of_blas_threads(sleep):
+    from threadpoolctl import ThreadpoolController
+
+    blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
+    before = [lib.num_threads for lib in blas]
+    inside = []
+    try:
+        for lib in blas:
+            lib.set_num_threads(2)
+        with blas_threads(0), blas_threads(0):
+            ms.lmer(SLOPES, sleep).fit()
+            inside = [lib.num_threads for lib in blas]
+        after = [lib.num_threads for lib in blas]
+    finally:
+        for lib, threads in zip(blas, before, strict=True):
+            lib.set_num_threads(threads)
+    assert inside == [1] * len(blas)
+    assert after == [2] * len(blas)
