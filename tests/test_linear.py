@@ -235,6 +235,21 @@ def test_counts(slopes):
     assert {"n_evaluations", "n_iterations", "converged"} <= set(slopes.mle_retvals)
 
 
+def test_names_of_mixedlm(slopes):
+    pd.testing.assert_series_equal(slopes.fe_params, slopes.params)
+    pd.testing.assert_series_equal(slopes.bse_fe, slopes.bse)
+
+
+def test_no_fixed_effects(sleep):
+    fit = ms.lmer("Reaction ~ 0 + (1 | Subject)", sleep).fit()
+    dense = oracle.DenseDeviance(fit.model.endog, fit.model.exog, fit.model.random_effects)
+    np.testing.assert_allclose(fit.criterion, dense.solve(fit.theta).criterion, rtol=1e-10)
+    assert len(fit.params) == 0
+    assert "No Model Parameters" in str(fit.summary())
+    assert "Subject" in str(fit.summary2())
+    np.testing.assert_allclose(fit.get_prediction(sleep.head(2)).summary_frame()["mean"], fit.fittedvalues[:2])
+
+
 def test_implicit_constant_counts(frames):
     fit = ms.lmer("score ~ 0 + Machine + (1 | Worker)", frames("Machines")).fit()
     assert fit.df_model == 2.0

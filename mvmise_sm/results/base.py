@@ -107,6 +107,16 @@ class MixedModelResults(InferentialResults):
         """The priors of the model, None without any."""
         return self.model.priors
 
+    @property
+    def fe_params(self):
+        """The fixed effects, ``MixedLM``'s name of `params`."""
+        return self.params
+
+    @property
+    def bse_fe(self):
+        """Standard errors of the fixed effects, ``MixedLM``'s name of `bse`."""
+        return self.bse
+
     # --- variance components and random effects
 
     @cache_readonly
@@ -311,7 +321,9 @@ class MixedModelResults(InferentialResults):
 class MixedModelResultsWrapper(LikelihoodResultsWrapper):
     """Attach pandas labels to the arrays of a result."""
 
-    _wrap_attrs = wrap.union_dicts(LikelihoodResultsWrapper._wrap_attrs, {"resid_pearson": "rows"})
+    _wrap_attrs = wrap.union_dicts(
+        LikelihoodResultsWrapper._wrap_attrs, {"resid_pearson": "rows", "fe_params": "columns", "bse_fe": "columns"}
+    )
     # intervals label themselves: profiles and bootstraps have rows that the fixed effects do not
     _wrap_methods = {name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"}
 

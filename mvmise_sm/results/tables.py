@@ -130,7 +130,11 @@ def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_forma
 
     out = iolib.Summary()
     title = title or f"{result.model._title} Results"
-    out.add_base(result, alpha=alpha, float_format=float_format, xname=xname, yname=yname, title=title)
+    if result.k_fe:
+        out.add_base(result, alpha=alpha, float_format=float_format, xname=xname, yname=yname, title=title)
+    else:
+        out.add_dict(iolib.summary_model(result), align="l")
+        out.add_title(title)
     header, cells = _random_cells(result)
     stubs = [row[0] or " " for row in cells]
     out.add_df(pd.DataFrame([row[1:] for row in cells], index=stubs, columns=[h or " " for h in header[1:]]))
