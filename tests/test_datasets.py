@@ -11,6 +11,7 @@ LOADERS = {
     "sleepstudy": ms.datasets.load_sleepstudy,
     "Penicillin": ms.datasets.load_penicillin,
     "Pastes": ms.datasets.load_pastes,
+    "cbpp": ms.datasets.load_cbpp,
     "culcita": ms.datasets.load_culcita,
 }
 

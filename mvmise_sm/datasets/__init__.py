@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 
 import pandas as pd
 
-__all__ = ["load_culcita", "load_pastes", "load_penicillin", "load_sleepstudy", "load_tmt"]
+__all__ = ["load_cbpp", "load_culcita", "load_pastes", "load_penicillin", "load_sleepstudy", "load_tmt"]
 
 
 def _read(name: str, categories: dict[str, list[str] | None]) -> pd.DataFrame:
@@ -66,6 +66,23 @@ def load_pastes() -> pd.DataFrame:
     section 6.6; as ``Pastes`` in the R package lme4.
     """
     return _read("pastes", {"batch": None, "cask": ["a", "b", "c"], "sample": None})
+
+
+def load_cbpp() -> pd.DataFrame:
+    """Contagious bovine pleuropneumonia: new cases in 15 herds of zebu cattle over four periods.
+
+    Returns
+    -------
+    DataFrame
+        56 rows: ``herd`` (categorical, 15), ``incidence`` (new serological cases), ``size`` (of the herd at the beginning
+        of the period), ``period`` (categorical, 4).
+
+    Notes
+    -----
+    Lesnoff, M. et al. (2004), Within-herd spread of contagious bovine pleuropneumonia in Ethiopian highlands, Preventive
+    Veterinary Medicine 64, 27-40; as ``cbpp`` in the R package lme4.
+    """
+    return _read("cbpp", {"herd": [str(i) for i in range(1, 16)], "period": ["1", "2", "3", "4"]})
 
 
 def load_culcita() -> pd.DataFrame:
