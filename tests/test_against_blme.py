@@ -169,3 +169,32 @@ def test_one_model_by_reml_and_ml_in_any_order(frames):
     again = model.fit()
     assert again.criterion == reml.criterion
     assert ml.criterion != reml.criterion
+
+
+GENERALISED = [
+    case
+    for case in reference_cases("blme_glmm")
+    if not case.get("evaluate_only") and "custom" not in case["tags"] and "penalty" in target(case)
+]
+
+
+@pytest.mark.parametrize("case", GENERALISED, ids=lambda case: case["id"])
+def test_penalty_of_generalised_models_at_the_reference(case):
+    """Defaults without a residual scale, and the penalty at R's own estimates (sigma is 1)."""
+    reference = target(case)
+    recorded = [np.asarray(term["cov"], dtype=float) for term in reference["varcorr"]]
+    factors = [term["group"] for term in reference["varcorr"]]
+    bound = priors.resolve_priors(
+        keyword(case, "cov"),
+        keyword(case, "fixef"),
+        terms=[priors.TermShape(f, len(s), 10) for f, s in zip(factors, recorded, strict=True)],
+        nobs=100,
+        fixef_names=list(reference["fixef"]),
+        has_scale=False,
+    )
+    beta = np.array(list(reference["fixef"].values()))
+    penalty = sum(p.value(s) for p, s in zip(bound.cov, recorded, strict=True) if p is not None)
+    for block in bound.fixef:
+        away = beta - block.mean
+        penalty += block.constant + block.mixing.phi(away @ block.precision @ away)[0]
+    np.testing.assert_allclose(penalty, reference["penalty"], rtol=1e-7, atol=1e-7)
