@@ -220,6 +220,7 @@ class MixedModelResults(InferentialResults):
         groups=None,
         exog_re=None,
         offset=None,
+        kind="confidence",
     ):
         """Predict with standard errors that include the uncertainty of the random effects.
 
@@ -229,6 +230,8 @@ class MixedModelResults(InferentialResults):
             As in `predict`.
         row_labels : sequence, optional
             Labels of the rows of the summary frame.
+        kind : {"confidence", "prediction"}, optional
+            Intervals for the mean, or for a new observation of weight 1.
 
         Returns
         -------
@@ -247,6 +250,7 @@ class MixedModelResults(InferentialResults):
             groups=groups,
             exog_re=exog_re,
             offset=offset,
+            kind=kind,
         )
 
     # --- tables
@@ -325,7 +329,7 @@ class MixedModelResultsWrapper(LikelihoodResultsWrapper):
         LikelihoodResultsWrapper._wrap_attrs, {"resid_pearson": "rows", "fe_params": "columns", "bse_fe": "columns"}
     )
     # intervals label themselves: profiles and bootstraps have rows that the fixed effects do not
-    _wrap_methods = {name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"}
+    _wrap_methods = dict(kv for kv in LikelihoodResultsWrapper._wrap_methods.items() if kv[0] != "conf_int")
 
     def conf_int(self, alpha=0.05, method="wald", **options):
         """See `MixedModelResults.conf_int`."""
@@ -334,9 +338,3 @@ class MixedModelResultsWrapper(LikelihoodResultsWrapper):
 
 
 wrap.populate_wrapper(MixedModelResultsWrapper, MixedModelResults)
-
-
-def row_series(model, values):
-    """Return `values` (nobs,) with the row labels of the model's frame, as given without one."""
-    labels = model.data.row_labels
-    return values if labels is None else pd.Series(values, index=labels)
