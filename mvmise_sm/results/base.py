@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
@@ -329,7 +331,9 @@ class MixedModelResultsWrapper(LikelihoodResultsWrapper):
         LikelihoodResultsWrapper._wrap_attrs, {"resid_pearson": "rows", "fe_params": "columns", "bse_fe": "columns"}
     )
     # intervals label themselves: profiles and bootstraps have rows that the fixed effects do not
-    _wrap_methods = dict(kv for kv in LikelihoodResultsWrapper._wrap_methods.items() if kv[0] != "conf_int")
+    _wrap_methods: ClassVar[dict[str, str]] = {
+        name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"
+    }
 
     def conf_int(self, alpha=0.05, method="wald", **options):
         """See `MixedModelResults.conf_int`."""
