@@ -114,7 +114,8 @@ def test_average_information_equals_its_definition(kind, tier):
 
 def test_pieces_of_the_data_add_up():
     y, X, random = simulate("chain crossed slopes")
-    basis, origin, plan = fixed_basis(X), ResponseOrigin(X)(y), Layout(random)
+    basis, plan = fixed_basis(X), Layout(random)
+    origin = ResponseOrigin(X, basis)(y)
     whole = cross_products(plan, basis, X, y, origin)
     parts = [cross_products(plan, basis, X, y, origin, rows=r) for r in ((0, 100), (100, 101), (101, y.size))]
     total = parts[0] + parts[1] + parts[2]

@@ -111,28 +111,41 @@ def fixed_basis(X):
                 rotation = np.diag(scale) @ solve_triangular(r, np.eye(p))
                 scale = np.ones(p)
     a = (a if rotation is None else a @ rotation) * scale
-    logdet = float(np.log(np.abs(scale)).sum()) if rotation is None else float(np.linalg.slogdet(a)[1])
+    logdet = float(np.log(np.abs(scale)).sum())
+    if rotation is not None:
+        # triangular, and the shift has determinant one: no determinant of a matrix with elements of all sizes
+        logdet += float(np.log(np.abs(rotation.diagonal())).sum())
     return FixedBasis(shift, rotation, scale, a, logdet)
 
 
 class ResponseOrigin:
-    """Least-squares coefficients b0 (p,) of a sample of rows, taken off y before cross-products are formed.
+    """Least-squares coefficients of a sample of rows, taken off y before cross-products are formed.
+
+    They belong to the shifted and rotated columns, whose products keep all digits where those of raw columns cancel.
 
     Parameters
     ----------
     X : ndarray
         (n, p); factored once, so that refits cost one product.
+    basis : FixedBasis
     """
 
-    def __init__(self, X):
+    def __init__(self, X, basis):
         self._rows = sample_rows(X.shape[0])
-        sample = X[self._rows]
+        self._to_user = basis.a / basis.scale
+        sample = np.empty((len(range(*self._rows.indices(X.shape[0]))), X.shape[1]))
+        basis.rows(X[self._rows], 0, sample.shape[0], sample)
         size = np.sqrt(np.square(sample).sum(axis=0))
         size[size == 0.0] = 1.0
-        self._solve = np.linalg.pinv(sample / size, rcond=1e-12) / size[:, None] if X.shape[1] else np.zeros((0, sample.shape[0]))
+        self._solve = np.linalg.pinv(sample / size, rcond=1e-12) / size[:, None] if X.shape[1] else sample.T
 
     def __call__(self, y):
+        """Coefficients of the shifted and rotated columns (p,)."""
         return self._solve @ y[self._rows]
+
+    def user(self, origin):
+        """The same in the user's coordinates: b0 of beta = A beta_working + b0."""
+        return self._to_user @ origin
 
 
 def term_basis(term):

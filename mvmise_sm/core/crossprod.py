@@ -56,7 +56,7 @@ def cross_products(layout, basis, X, y, origin, weights=None, rows=None):
     y : ndarray
         (nobs,), offset already taken off.
     origin : ndarray
-        b0 (p,), see `ResponseOrigin`.
+        Coefficients of the shifted and rotated columns taken off y (p,), see `ResponseOrigin`.
     weights : ndarray, optional
         Prior weights (nobs,).
     rows : tuple of int, optional
@@ -82,7 +82,7 @@ def cross_products(layout, basis, X, y, origin, weights=None, rows=None):
         chunk = buffer[: stop - start]
         xy = chunk[:, widest:]
         basis.rows(X, start, stop, xy[:, :p])
-        np.subtract(y[start:stop], X[start:stop] @ origin, out=xy[:, p])
+        np.subtract(y[start:stop], xy[:, :p] @ origin, out=xy[:, p])
         root = None if weights is None else np.sqrt(weights[start:stop])
         if root is not None:
             xy *= root[:, None]
@@ -145,18 +145,20 @@ def scaled(products, layout, basis):
 def replace_response(products, layout, basis, X, y, origin, weights=None):
     """The scaled cross-products with another response; only its column is computed anew."""
     p = X.shape[1]
-    residual = y - X @ origin
     gram = products.gram.copy()
     rhs = tuple(b.copy() for b in products.rhs)
-    weighted = residual if weights is None else residual * weights
-    column = np.zeros(p)
+    column, total = np.zeros(p), 0.0
+    weighted = np.empty(y.shape[0])
     for start in range(0, y.shape[0], _CHUNK):
         stop = min(start + _CHUNK, y.shape[0])
         part = np.empty((stop - start, p))
         basis.rows(X, start, stop, part)
+        residual = y[start:stop] - part @ origin
+        weighted[start:stop] = residual if weights is None else residual * weights[start:stop]
         column += weighted[start:stop] @ part
+        total += residual @ weighted[start:stop]
     gram[:p, p] = gram[p, :p] = column * basis.scale
-    gram[p, p] = residual @ weighted
+    gram[p, p] = total
     for factor, b in zip(layout.factors, rhs, strict=True):
         for a in range(factor.q):
             values = factor.values(a)

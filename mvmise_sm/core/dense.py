@@ -56,8 +56,8 @@ class DenseSystem:
                 rows[index, at + f.codes] = f.scale[a] if values is None else values * f.scale[a]
                 at += f.n_levels
         basis.rows(X, 0, nobs, rows[:, n : n + p])
+        np.subtract(y, rows[:, n : n + p] @ origin, out=rows[:, n + p])
         rows[:, n : n + p] *= basis.scale
-        np.subtract(y, X @ origin, out=rows[:, n + p])
         if weights is not None:
             rows *= np.sqrt(weights)[:, None]
         full = rows.T @ rows
@@ -72,9 +72,9 @@ class DenseSystem:
             system = DenseSystem(self.layout, _assemble(self.layout, products), products.gram)
             system._products = products
             return system
-        residual = y - X @ origin
-        if weights is not None:
-            residual = residual * np.sqrt(weights)
+        # the kept rows carry the column scales and the square roots of the weights
+        target = y if weights is None else y * np.sqrt(weights)
+        residual = target - self.design[:, self.n :] @ (origin / basis.scale)
         column = residual @ self.design
         s, gram = self.s.copy(), self.gram.copy()
         s[:, -1] = column[: self.n]

@@ -12,13 +12,11 @@ from mvmise_sm.core.prior_shape import kronecker, own_curvature, prior_shape, tr
 from mvmise_sm.core.solution import Evaluation, PLSSolution
 from mvmise_sm.core.stage import FlatStage
 from mvmise_sm.core.system import build_system, system_with_response
+from mvmise_sm.core.theta import ThetaSpace, positive_part
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 
 _MIN_START = 0.1
-_SINGULAR = 1e-4
-_CERTIFICATE = 1e-3
-_ESCAPE_STEPS = np.array([1.0, 0.1, 1e-2, 1e-3, 1e-4])
 
 
 class ProfiledDeviance:
@@ -54,12 +52,15 @@ class ProfiledDeviance:
         self._layout = Layout(random)
         self._basis = fixed_basis(X)
         target = y if offset is None else y - offset
-        self._origin_of = ResponseOrigin(X)
-        self._origin = self._origin_of(target)
-        self._system = build_system(self._layout, self._basis, X, target, self._origin, weights)
-        self._structures = tuple(t.structure for t in random.terms)
+        self._origin_of = ResponseOrigin(X, self._basis)
+        origin = self._origin_of(target)
+        self._origin = self._origin_of.user(origin)
+        self._system = build_system(self._layout, self._basis, X, target, origin, weights)
+        space = ThetaSpace(random, self._layout)
         if any(t.q > 1 for t in random.terms):
-            self._structures = self._ordered(self._moments)
+            structures = zip(space.structures, self._moments, strict=True)
+            space = ThetaSpace(random, self._layout, (), tuple(s.ordered_by(v) for s, v in structures))
+        self._space = space
         self._set_stage()
 
     def _set_stage(self):
@@ -69,10 +70,11 @@ class ProfiledDeviance:
             self._stage = FlatStage(self.nobs, self.k_fe, self.reml, basis.logdet)
         else:
             self._stage = self._priors(self.nobs, self.k_fe, self.reml, basis.a, self._origin)
+            self._space = ThetaSpace(self.random, self._layout, self._stage.repels, self._space.structures)
 
     def _copy(self, **changes):
         out = object.__new__(ProfiledDeviance)
-        out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments", "guarded")}, **changes)
+        out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments")}, **changes)
         out._set_stage()
         return out
 
@@ -85,23 +87,32 @@ class ProfiledDeviance:
         target = y if self._offset is None else y - self._offset
         origin = self._origin_of(target)
         system = system_with_response(self._system, self._basis, self._X, target, origin, self._weights)
-        return self._copy(_origin=origin, _system=system)
-
-    def _ordered(self, variances):
-        """Structures of the terms, factored with the largest of the working `variances` first."""
-        return tuple(s.ordered_by(v) for s, v in zip(self._structures, variances, strict=True))
+        return self._copy(_origin=self._origin_of.user(origin), _system=system)
 
     def reordered(self, theta):
         """The same criterion in the parametrisation that suits the working `theta`, or None where that is this one."""
-        structures = self._ordered([np.square(lam).sum(axis=1) for lam in self._factors(theta)[1]])
-        return None if structures == self._structures else self._copy(_structures=structures)
+        space = self._space.reordered(theta)
+        return None if space is None else self._copy(_space=space)
+
+    def adopted(self, other, theta):
+        """Working theta of this criterion for one of `other`, the same criterion reordered."""
+        return self._space.adopted(other._space, theta)
 
     # user's theta
 
-    @cached_property
+    @property
     def lower(self):
         """Lower bounds of theta (k_theta,), the same for the user's and the working theta."""
-        return self.random.lower
+        return self._space.lower
+
+    @property
+    def guarded(self):
+        """Elements of theta that a prior keeps off their lower bound (k_theta,)."""
+        return self._space.guarded
+
+    @property
+    def _structures(self):
+        return self._space.structures
 
     def __call__(self, theta):
         """Objective at the user's theta: criterion + penalty."""
@@ -121,90 +132,28 @@ class ProfiledDeviance:
 
     def working_theta(self, theta):
         """Theta of the working coordinates for the user's theta."""
-        maps = [t.a_inv for t in self._layout.term_bases]
-        return self._convert(theta, maps, [t.structure for t in self.random.terms], self._structures)
+        return self._space.working(theta)
 
     def user_theta(self, theta):
         """The user's theta for a working theta."""
-        maps = [t.a for t in self._layout.term_bases]
-        return self._convert(theta, maps, self._structures, [t.structure for t in self.random.terms])
-
-    def _convert(self, theta, maps, given, wanted):
-        out = np.empty(self.k_theta)
-        for at, a, before, after in zip(self.random.theta_slices, maps, given, wanted, strict=True):
-            lam = a @ before.factor(theta[at])
-            out[at] = after.theta_from(lam @ lam.T)
-        return out
+        return self._space.user(theta)
 
     # working theta
 
-    @cached_property
-    def guarded(self):
-        """Elements of theta that a prior keeps off their lower bound (k_theta,)."""
-        out = np.zeros(self.k_theta, dtype=bool)
-        for structure, at, repels in zip(self._structures, self.random.theta_slices, self._stage.repels, strict=False):
-            out[at] = repels & (structure.lower == 0.0)
-        return out
-
     def is_singular(self, theta):
         """Whether a working theta is on the boundary."""
-        return bool((theta[(self.lower == 0.0) & ~self.guarded] < _SINGULAR).any())
+        return self._space.is_singular(theta)
 
     def escapes(self, evaluation, only_check=False):
-        """Working thetas off the boundary in directions in which the objective falls.
-
-        An optimum over the positive semidefinite cone has D positive semidefinite where Sigma is singular; a negative eigenvalue
-        of D with vector v makes Sigma + t v v' better for small t.
-
-        Returns
-        -------
-        list of ndarray
-            Candidates (k_theta,), the steepest direction first; with `only_check` not empty where the certificate fails clearly.
-        """
-        out = []
-        for structure, at, d in zip(self._structures, self.random.theta_slices, evaluation.slopes, strict=True):
-            theta = evaluation.theta[at]
-            if (theta[structure.lower == 0.0] > _SINGULAR).all():
-                continue
-            lam = structure.factor(theta)
-            sigma = lam @ lam.T
-            if structure.invariance == "linear":
-                values, vectors = np.linalg.eigh(d)
-            else:
-                order = np.argsort(d.diagonal())
-                values, vectors = d.diagonal()[order], np.eye(structure.q)[:, order]
-            scale = max(float(np.trace(sigma)), 1e-2)
-            for w, v in zip(values, vectors.T, strict=True):
-                if w >= -1e-6 or (only_check and -w * scale < _CERTIFICATE):
-                    break
-                for t in scale * _ESCAPE_STEPS:
-                    candidate = evaluation.theta.copy()
-                    candidate[at] = structure.theta_from(sigma + t * np.outer(v, v))
-                    out.append(candidate)
-        return out
+        """Working thetas off the boundary at which the objective may be lower, see `ThetaSpace.escapes`."""
+        return self._space.escapes(evaluation.theta, evaluation.slopes, only_check)
 
     def second_starts(self, evaluation):
         """Other starts for a fit that ended on the boundary."""
-        wide = np.where(self.lower == 0.0, 1.0, 0.0)
-        return [wide]
+        return [self._space.wide_start()]
 
     def _factors(self, theta):
-        """Relative factors of the grouping factors in elimination order, and of the terms."""
-        terms = [s.factor(theta[at]) for s, at in zip(self._structures, self.random.theta_slices, strict=True)]
-        merged = []
-        for f in self._layout.factors:
-            if len(f.terms) == 1:
-                merged.append(terms[f.terms[0]])
-                continue
-            lam = np.zeros((f.q, f.q))
-            for t, place in zip(f.terms, f.places, strict=True):
-                lam[place, place] = terms[t]
-            merged.append(lam)
-        return merged, terms
-
-    def _sigmas(self, terms):
-        """Relative covariances of the terms in the user's coordinates."""
-        return [left @ left.T for left in (b.a @ lam for b, lam in zip(self._layout.term_bases, terms, strict=True))]
+        return self._space.factors(theta)
 
     def _eliminate(self, theta):
         """Factorisation and stage at a working theta; the last one is kept."""
@@ -215,7 +164,7 @@ class ProfiledDeviance:
         factorization = self._system.factorize(merged)
         sigmas = None
         if self._stage.uses_sigmas:
-            sigmas = self._sigmas(terms)
+            sigmas = self._space.user_sigmas(terms)
         solution = self._stage.solve(factorization.gram, sigmas)
         value = factorization.logdet + solution.value + self._constant
         self._last = (np.array(theta), factorization, solution, terms, value)
@@ -229,39 +178,14 @@ class ProfiledDeviance:
         """Value, gradient, information and slopes at a working theta."""
         factorization, solution, terms, value = self._eliminate(theta)
         by_factor = factorization.derivatives(solution.gram_weights)
-        slopes, where = [None] * len(terms), [None] * len(terms)
-        for k, (f, d) in enumerate(zip(self._layout.factors, by_factor, strict=True)):
-            for t, place in zip(f.terms, f.places, strict=True):
-                slopes[t], where[t] = d[place, place], (k, place, f.q)
+        slopes = self._space.by_term(by_factor)
         data_slopes = list(slopes)
         if solution.sigma_gradients is not None:
             for t, (basis, extra) in enumerate(zip(self._layout.term_bases, solution.sigma_gradients, strict=True)):
                 if extra is not None:
                     slopes[t] = slopes[t] + basis.a.T @ extra @ basis.a
-        gradient = np.empty(self.k_theta)
-        directions, moved, curvature = [], [], np.zeros((self.k_theta, self.k_theta))
         hessians = solution.sigma_hessians or (None,) * len(terms)
-        for t, (structure, at) in enumerate(zip(self._structures, self.random.theta_slices, strict=True)):
-            lam, slope = terms[t], slopes[t]
-            k, place, q = where[t]
-            if q == 1:
-                gradient[at] = 2.0 * slope[0, 0] * lam[0, 0]
-                curvature[at, at] = 2.0 * (max(slope[0, 0], 0.0) if hessians[t] is None else slope[0, 0])
-                directions.append((k, 2.0 * lam))
-                moved.append(2.0 * lam[None])
-                continue
-            gradient[at] = structure.pullback(theta[at], 2.0 * (slope @ lam))
-            tangents = structure.tangents(theta[at])
-            small = tangents @ lam.T
-            moved.append(small + small.transpose(0, 2, 1))
-            for direction in moved[t]:
-                if q != structure.q:
-                    wide = np.zeros((q, q))
-                    wide[place, place] = direction
-                    direction = wide
-                directions.append((k, direction))
-            bend = _positive_part(slope) if hessians[t] is None else slope
-            curvature[at, at] = 2.0 * (bend @ tangents).reshape(len(tangents), -1) @ tangents.reshape(len(tangents), -1).T
+        gradient, directions, moved, curvature = self._space.shape(theta, terms, slopes, [h is not None for h in hessians])
         xi = np.append(-solution.beta, 1.0)
         a, b = factorization.information(directions, xi, solution.cov_beta)
         s2 = solution.sigma2
@@ -273,7 +197,7 @@ class ProfiledDeviance:
         cross += b / s2
         information = a / s2 + curvature + extra - solution.curvature_c * np.multiply.outer(cross, cross)
         if not trusted(information, average):
-            information = average + _positive_part(curvature) + own_curvature(*places, solution)
+            information = average + positive_part(curvature) + own_curvature(*places, solution)
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     @cached_property
@@ -291,7 +215,7 @@ class ProfiledDeviance:
         theta = np.asarray(theta, dtype=float)
         working = self.working_theta(theta)
         factorization, stage, terms, value = self._eliminate(working)
-        self._stage.check(self._sigmas(terms) if self._stage.uses_sigmas else None)
+        self._stage.check(self._space.user_sigmas(terms) if self._stage.uses_sigmas else None)
         xi = np.append(-stage.beta, 1.0)
         b = [None] * len(terms)
         for f, score in zip(self._layout.factors, factorization.scores(xi), strict=True):
@@ -334,7 +258,7 @@ class ProfiledDeviance:
         if self.reml:
             raise ValueError("the REML criterion integrates over the fixed effects; take criterion(reml=False)")
         factorization, _, terms, _ = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))
-        sigmas = self._sigmas(terms)
+        sigmas = self._space.user_sigmas(terms)
         working = np.linalg.solve(self._basis.a, np.asarray(beta, dtype=float) - self._origin)
         value, penalty, sigma2 = self._stage.evaluate(factorization.gram, sigmas, working, sigma2)
         return factorization.logdet + value + self._constant, penalty, sigma2
@@ -463,10 +387,3 @@ class ProfiledDeviance:
             theta[at] = structure.theta_from(np.diag(variances))
         return theta
 
-
-def _positive_part(d):
-    """Positive semidefinite part of a symmetric matrix."""
-    if d.shape[0] == 1:
-        return np.maximum(d, 0.0)
-    values, vectors = np.linalg.eigh(d)
-    return (vectors * np.maximum(values, 0.0)) @ vectors.T

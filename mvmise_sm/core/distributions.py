@@ -141,6 +141,14 @@ class _Dispersed(Distribution):
     def start_mean(self):
         return self.y.copy()
 
+    def profile(self, deviance):
+        """-2 log L at phi = deviance / n, plus 2, and its derivative in the deviance (weights of one)."""
+        n, before = self.y.size, self.phi
+        self.phi = deviance / n
+        value = -2.0 * self.constant() + n + 2.0
+        self.phi = before
+        return value, n / deviance
+
     def shape_terms(self, mu, nu):
         """d log f / d log phi by row, the common factor of score and weight, and the information."""
         return 0.5 * (self.unit_deviance(mu) / self.phi - 1.0), -1.0, 0.5 * self.y.size
@@ -192,6 +200,12 @@ class Gamma(_Dispersed):
 
     def variance(self, mu):
         return mu**2
+
+    def profile(self, deviance):
+        n = self.y.size
+        k = n / deviance
+        value = -2.0 * (n * (k * math.log(k) - gammaln(k) - k) - float(np.log(self.y).sum())) + n + 2.0
+        return value, 2.0 * k * k * (math.log(k) - digamma(k))
 
     def shape_terms(self, mu, nu):
         k = self._k() * np.ones_like(mu)

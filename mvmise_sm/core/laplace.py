@@ -6,9 +6,10 @@ d(theta, beta) = -2 log f(y | eta) + u'u + log|Lambda'Z'WZ Lambda + I| at the co
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.linalg.lapack import dposv
 
 from mvmise_sm.core.basis import fixed_basis
 from mvmise_sm.core.incidence import Incidence
@@ -19,7 +20,7 @@ from mvmise_sm.core.solution import Evaluation
 from mvmise_sm.core.theta import ThetaSpace
 from mvmise_sm.core.weighted import Eliminator
 
-__all__ = ["GeneralizedSolution", "JointDeviance", "LaplaceDeviance"]
+__all__ = ["ClassicDispersion", "GeneralizedSolution", "JointDeviance", "LaplaceDeviance"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +129,12 @@ class LaplaceDeviance:
         out._last = None
         return out
 
+    def adopted(self, other, x):
+        """Working vector of this criterion for one of `other`, the same criterion reordered."""
+        out = x.copy()
+        out[: self.k_theta] = self._space.adopted(other._space, x[: self.k_theta])
+        return out
+
     # parameters
 
     def split(self, x):
@@ -165,6 +172,12 @@ class LaplaceDeviance:
             x = evaluation.theta.copy()
             x[: self.k_theta] = theta
             out.append(x)
+        if not (only_check or self.profiles_beta):
+            at = slice(self.k_theta, self.k_theta + self.k_fe)
+            for beta in self.penalty.spikes(evaluation.theta[at]):
+                x = evaluation.theta.copy()
+                x[at] = beta
+                out.append(x)
         return out
 
     def second_starts(self, evaluation):
@@ -279,16 +292,23 @@ class LaplaceDeviance:
         """-2 log of the integral over the random effects."""
         return -2.0 * (mode.terms.loglik + self.response.constant) + mode.square + mode.weighted.logdet
 
-    def evaluate(self, x):
-        """Value, gradient, information and slopes at a working vector.
+    def _pull(self, rows):
+        """Derivative in eta (nobs,) of what the integral has beyond the penalised deviance and log|M|."""
+        return 0.0
+
+    def evaluate(self, x, *, information=True):
+        """Value, gradient, information (None if not wanted) and slopes at a working vector.
 
         Returns
         -------
         Evaluation
         """
-        mode, merged, terms, sigmas, value = self._at(x)
-        slopes, gradient_beta, gradient_shape = self._gradients(mode, merged)
-        return self._evaluation(x, mode, terms, sigmas, value, self._space.by_term(slopes), gradient_beta, gradient_shape)
+        parts = self._at(x)
+        mode, merged, terms, _, _ = parts
+        slopes, beta, shape = self._gradients(mode, merged)
+        slopes = self._space.by_term(slopes)
+        d_lambdas = [2.0 * (d @ lam) for d, lam in zip(slopes, terms, strict=True)]
+        return self._evaluation(x, parts, (slopes, d_lambdas, beta, shape), information)
 
     def _implicit(self, mode, merged, zt):
         """(Sigma^-1 + C)^-1 zt and its scores at the observed weights, for `zt` (q, J) per factor."""
@@ -303,7 +323,7 @@ class LaplaceDeviance:
         """Derivative in the covariance of every factor, in beta and in the shape, without priors."""
         rows, weighted = mode.terms, mode.weighted
         leverage = weighted.leverage()
-        t = rows.slope * leverage
+        t = rows.slope * leverage + self._pull(rows)
         _, v, rho = self._implicit(mode, merged, self.incidence.transposed(t))
         zv = self.incidence.times(v)
         slopes = []
@@ -317,35 +337,35 @@ class LaplaceDeviance:
             shape = -2.0 * total + float(leverage @ weight) + float(zv @ score)
         return slopes, beta, shape
 
-    def _evaluation(self, x, mode, terms, sigmas, value, slopes, gradient_beta, gradient_shape, d_lambdas=None):
+    def _evaluation(self, x, parts, derivatives, information):
         """Add the priors and the average information of the working linear model.
 
-        `d_lambdas` are derivatives in Lambda of every term (q, q) where they are not 2 D Lambda.
+        `derivatives` are those in the covariance and in Lambda of every term (q, q), in beta and in the shape, without priors.
         """
-        theta = x[: self.k_theta]
-        if d_lambdas is None:
-            d_lambdas = [2.0 * (d @ lam) for d, lam in zip(slopes, terms, strict=True)]
+        mode, _, terms, sigmas, value = parts
+        slopes, d_lambdas, beta, shape = derivatives
+        theta, k = x[: self.k_theta], self.k_theta
         if sigmas is not None:
             for t, extra in enumerate(self.penalty.slopes(sigmas)):
                 if extra is not None:
                     slopes[t] = slopes[t] + extra
                     d_lambdas[t] = d_lambdas[t] + 2.0 * (extra @ terms[t])
         gradient = np.empty(x.size)
-        gradient[: self.k_theta] = self._space.pullback(theta, d_lambdas)
-        information = self._information(mode, theta, terms)
-        information[: self.k_theta, : self.k_theta] += self._space.bend(theta, slopes)
-        if sigmas is not None:
-            information[: self.k_theta, : self.k_theta] += self.penalty.curvature(
-                sigmas, terms, self._space.structures, self.random.theta_slices, theta
-            )
+        gradient[:k] = self._space.pullback(theta, d_lambdas)
         if not self.profiles_beta:
-            _, slope, exact, safe = self.penalty.fixed_shape(mode.beta)
-            at = slice(self.k_theta, self.k_theta + self.k_fe)
-            gradient[at] = gradient_beta + slope
-            information[at, at] += safe
+            _, slope, _, safe = self.penalty.fixed_shape(mode.beta)
+            gradient[k : k + self.k_fe] = beta + slope
         if self.k_shape:
-            gradient[-1] = gradient_shape
-        return Evaluation(np.array(x), value, gradient, information, tuple(slopes))
+            gradient[-1] = shape
+        if not information:
+            return Evaluation(np.array(x), value, gradient, None, tuple(slopes))
+        h = self._information(mode, theta, terms)
+        h[:k, :k] += self._space.bend(theta, slopes)
+        if sigmas is not None:
+            h[:k, :k] += self.penalty.curvature(sigmas, terms, self._space.structures, self.random.theta_slices, theta)
+        if not self.profiles_beta:
+            h[k : k + self.k_fe, k : k + self.k_fe] += safe
+        return Evaluation(np.array(x), value, gradient, h, tuple(slopes))
 
     def _information(self, mode, theta, terms):
         """Average information of the working linear model in (theta, beta, shape), positive semidefinite.
@@ -360,7 +380,7 @@ class LaplaceDeviance:
         fixed = self.fixed_system(mode)
         a = inner(h, weighted.solve(weighted.multiply(h))[1])
         c = inner(fixed.score, h)
-        bc = np.linalg.lstsq(fixed.information, c, rcond=None)[0] if p else c
+        bc = _solve(fixed.information, c)
         size = k + (0 if self.profiles_beta else p) + self.k_shape
         out = np.zeros((size, size))
         out[:k, :k] = a - c.T @ bc if self.profiles_beta else a + c.T @ bc
@@ -378,6 +398,15 @@ class LaplaceDeviance:
         return out
 
     # solution
+
+    def evaluate_at(self, theta, beta, shape=None):
+        """Criterion and penalty at given user's parameters; densities that a fit bounds (horseshoe) are not bounded here."""
+        shapes = [] if shape is None else [shape]
+        x = self.working_theta(np.concatenate([theta, [] if self.profiles_beta else beta, shapes]))
+        mode, _, _, sigmas, value = self._at(x)
+        fitted = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
+        exact = self.penalty.fixed(mode.beta, bounded=False) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
+        return value - fitted, exact
 
     def solve(self, x):
         """Everything at a working vector.
@@ -409,6 +438,44 @@ class LaplaceDeviance:
             criterion=value - penalty,
             penalty=penalty,
         )
+
+
+def _solve(a, b):
+    """Solve a symmetric system, by least squares where it is singular."""
+    if not a.size:
+        return b
+    solution, info = dposv(a, b)[1:]
+    return np.linalg.lstsq(a, b, rcond=None)[0] if info else solution
+
+
+class ClassicDispersion(LaplaceDeviance):
+    """lme4's criterion for families with a dispersion: A(D) + u'u + log|M| with everything else at dispersion 1.
+
+    D is the deviance at the mode and A(D) = -2 log f at the dispersion D / n, plus 2. It is not a likelihood: the random effects are
+    weighed as if the dispersion were 1. The reported dispersion is (Pearson statistic + u'u) / n.
+    """
+
+    def __init__(self, response, X, random, *, priors=None, offset=None):
+        response.set_shape(0.0)
+        response.estimates_shape = False
+        super().__init__(response, X, random, priors=priors, offset=offset)
+
+    def _integral(self, mode, merged):
+        profile, _ = self.response.distribution.profile(self._deviance(mode.terms))
+        return profile + mode.square + mode.weighted.logdet
+
+    def _pull(self, rows):
+        return -2.0 * (self.response.distribution.profile(self._deviance(rows))[1] - 1.0) * rows.score
+
+    def _deviance(self, rows):
+        return float(self.response.deviance_rows(rows.mean).sum())
+
+    def solve(self, x):
+        mode = self.mode(x)
+        pearson = float((mode.terms.weight * (mode.terms.score / mode.terms.weight) ** 2).sum())
+        sigma2 = (pearson + mode.square) / self.nobs
+        # theta is relative already, unlike in the likelihood
+        return replace(super().solve(x), sigma2=sigma2)
 
 
 class JointDeviance(LaplaceDeviance):

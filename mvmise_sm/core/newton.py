@@ -154,7 +154,7 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     last = np.maximum(best.theta - step, counter.lower) if worth else best.theta
     theta = counter.criterion.user_theta(last)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
-    working = last if counter.criterion is criterion else criterion.working_theta(theta)
+    working = last if counter.criterion is criterion else criterion.adopted(counter.criterion, last)
     return Optimum(theta, working, best.value, converged, singular, message, retvals, settings)
 
 
@@ -163,7 +163,7 @@ def _reordered(counter, best, maxiter, tol):
     criterion = counter.criterion.reordered(best.theta)
     if criterion is None:
         return counter, best
-    theta = criterion.working_theta(counter.criterion.user_theta(best.theta))
+    theta = criterion.adopted(counter.criterion, best.theta)
     other = _Counter(criterion)
     other.count, other.iterations = counter.count, counter.iterations
     trial = _with_escapes(other, theta, maxiter, tol)

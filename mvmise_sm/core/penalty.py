@@ -34,10 +34,20 @@ class Penalty:
         self.any_cov = any(c is not None for c in self.cov)
         self._forms = [self.a.T @ block.precision @ self.a for block in self.fixef]
 
-    def fixed(self, beta):
+    def fixed(self, beta, bounded=True):
         """Value at a working `beta` (p,)."""
         user = self.a @ beta
-        return sum(b.constant + b.mixing.phi(_quadratic(b, user))[0] for b in self.fixef)
+        mixings = [b.mixing if bounded else b.mixing.at_finite_bound() for b in self.fixef]
+        return sum(b.constant + m.phi(_quadratic(b, user))[0] for b, m in zip(self.fixef, mixings, strict=True))
+
+    def spikes(self, beta):
+        """Working betas with one coefficient at its prior mean, for priors that have a mode of their own there."""
+        user, out = self.a @ beta, []
+        for block in self.fixef:
+            if getattr(block.mixing, "spike", False):
+                touched = block.precision.diagonal() > 0.0
+                out.append(np.linalg.solve(self.a, np.where(touched, block.mean, user)))
+        return out
 
     def fixed_shape(self, beta):
         """Value, gradient (p,), Hessian (p, p) and a positive semidefinite majorant of it at a working `beta`."""

@@ -73,13 +73,14 @@ class QuadratureDeviance(LaplaceDeviance):
         value = float(spread.logdet.sum()) - 2.0 * float((top + np.log(total)).sum())
         return value - 2.0 * self.response.constant
 
-    def evaluate(self, x):
-        """Value, gradient, information and slopes at a working vector."""
-        mode, merged, terms, sigmas, value = self._at(x)
-        slopes = self._space.by_term(super()._gradients(mode, merged)[0])
+    def evaluate(self, x, *, information=True):
+        """Value, gradient, information (None if not wanted) and slopes at a working vector."""
+        parts = self._at(x)
+        mode, merged, _, _, _ = parts
+        slopes = self._space.by_term(self._gradients(mode, merged)[0])
         d_lambda, beta, shape = self._quadrature_gradients(mode, merged[0])
         d_lambdas = [d_lambda[place, place] for _, place, _ in self._space.where]
-        return self._evaluation(x, mode, terms, sigmas, value, slopes, beta, shape, d_lambdas)
+        return self._evaluation(x, parts, (slopes, d_lambdas, beta, shape), information)
 
     def _quadrature_gradients(self, mode, lam):
         """Exact derivative in Lambda (q, q), in beta (p,) and in the shape of the quadrature sum."""

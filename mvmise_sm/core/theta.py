@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["ThetaSpace"]
+__all__ = ["ThetaSpace", "positive_part"]
 
 _SINGULAR = 1e-4
 _CERTIFICATE = 1e-3
@@ -41,6 +41,7 @@ class ThetaSpace:
         for structure, at, repel in zip(self.structures, random.theta_slices, repels, strict=False):
             self.guarded[at] = repel & (structure.lower == 0.0)
         self._repels = repels
+        self._known = None
 
     def reordered(self, theta):
         """The space whose factors have the largest variances at `theta` first, or None where that is this one."""
@@ -53,19 +54,29 @@ class ThetaSpace:
         return ThetaSpace(self.random, self.layout, self._repels, structures)
 
     def working(self, theta):
-        """Working theta for the user's theta."""
+        """Working theta for the user's theta; exactly the one that `user` was last asked for, where that gave `theta`."""
+        if self._known is not None and np.array_equal(theta, self._known[0]):
+            return self._known[1].copy()
         maps = [t.a_inv for t in self.layout.term_bases]
         return self._convert(theta, maps, [t.structure for t in self.random.terms], self.structures)
 
     def user(self, theta):
         """The user's theta for a working theta."""
         maps = [t.a for t in self.layout.term_bases]
-        return self._convert(theta, maps, self.structures, [t.structure for t in self.random.terms])
+        out = self._convert(theta, maps, self.structures, [t.structure for t in self.random.terms])
+        self._known = out.copy(), np.array(theta)
+        return out
+
+    def adopted(self, other, theta):
+        """Working theta of this space for a working theta of the same model in another order of the columns."""
+        if other is self:
+            return theta
+        return self._convert(theta, [None] * len(self.structures), other.structures, self.structures)
 
     def _convert(self, theta, maps, given, wanted):
         out = np.empty(self.random.k_theta)
         for at, a, before, after in zip(self.random.theta_slices, maps, given, wanted, strict=True):
-            lam = a @ before.factor(theta[at])
+            lam = before.factor(theta[at]) if a is None else a @ before.factor(theta[at])
             out[at] = after.theta_from(lam @ lam.T)
         return out
 
@@ -108,6 +119,55 @@ class ThetaSpace:
         """Blocks (q, q) of the factors as blocks of the terms."""
         return [blocks[k][place, place] for k, place, _ in self.where]
 
+    def shape(self, theta, terms, slopes, exact):
+        """Gradient and tangents of a function with derivatives `slopes` in every term's Sigma.
+
+        Parameters
+        ----------
+        theta : ndarray
+            Working theta (k_theta,).
+        terms, slopes : sequence of ndarray
+            Lambda and D (q, q) per term.
+        exact : sequence of bool
+            Terms for which the curvature takes all of 2 D instead of its positive part.
+
+        Returns
+        -------
+        gradient : ndarray
+            (k_theta,).
+        directions : list of (int, ndarray)
+            Factor and dSigma / dtheta_t (q, q) of the factor, per parameter.
+        moved : list of ndarray
+            dSigma / dtheta_t of the term's own block (k, q, q), per term.
+        curvature : ndarray
+            What Sigma = Lambda Lambda' adds to the Hessian (k_theta, k_theta).
+        """
+        gradient = np.empty(theta.size)
+        directions, moved, curvature = [], [], np.zeros((theta.size, theta.size))
+        for t, (structure, at) in enumerate(zip(self.structures, self.random.theta_slices, strict=True)):
+            lam, slope = terms[t], slopes[t]
+            k, place, q = self.where[t]
+            if q == 1:
+                gradient[at] = 2.0 * slope[0, 0] * lam[0, 0]
+                curvature[at, at] = 2.0 * (slope[0, 0] if exact[t] else max(slope[0, 0], 0.0))
+                directions.append((k, 2.0 * lam))
+                moved.append(2.0 * lam[None])
+                continue
+            gradient[at] = structure.pullback(theta[at], 2.0 * (slope @ lam))
+            tangents = structure.tangents(theta[at])
+            small = tangents @ lam.T
+            moved.append(small + small.transpose(0, 2, 1))
+            for direction in moved[t]:
+                if q != structure.q:
+                    wide = np.zeros((q, q))
+                    wide[place, place] = direction
+                    direction = wide
+                directions.append((k, direction))
+            bend = slope if exact[t] else positive_part(slope)
+            count = len(tangents)
+            curvature[at, at] = 2.0 * (bend @ tangents).reshape(count, -1) @ tangents.reshape(count, -1).T
+        return gradient, directions, moved, curvature
+
     def pullback(self, theta, d_lambdas):
         """Gradient in theta (k_theta,) for gradients (q, q) in every term's Lambda."""
         out = np.empty(self.random.k_theta)
@@ -119,11 +179,9 @@ class ThetaSpace:
         """Curvature 2 D^+ that Sigma = Lambda Lambda' brings where the derivatives D in Sigma are positive."""
         out = np.zeros((self.random.k_theta,) * 2)
         for structure, at, d in zip(self.structures, self.random.theta_slices, slopes, strict=True):
-            values, vectors = np.linalg.eigh(d)
-            positive = (vectors * np.maximum(values, 0.0)) @ vectors.T
             tangents = structure.tangents(theta[at])
             flat = tangents.reshape(len(tangents), -1)
-            out[at, at] = 2.0 * (positive @ tangents).reshape(len(tangents), -1) @ flat.T
+            out[at, at] = 2.0 * (positive_part(d) @ tangents).reshape(len(tangents), -1) @ flat.T
         return out
 
     def user_sigmas(self, terms):
@@ -135,7 +193,25 @@ class ThetaSpace:
         return bool((theta[(self.lower == 0.0) & ~self.guarded] < _SINGULAR).any())
 
     def escapes(self, theta, slopes, only_check=False):
-        """Working thetas off the boundary in directions in which the objective falls, see `ProfiledDeviance.escapes`."""
+        """Working thetas off the boundary in directions in which the objective falls.
+
+        An optimum over the positive semidefinite cone has D positive semidefinite where Sigma is singular; a negative eigenvalue
+        of D with vector v makes Sigma + t v v' better for small t.
+
+        Parameters
+        ----------
+        theta : ndarray
+            Working theta (k_theta,).
+        slopes : sequence of ndarray
+            D (q, q) per term.
+        only_check : bool, optional
+            Report only clear failures of the certificate.
+
+        Returns
+        -------
+        list of ndarray
+            Candidates (k_theta,), the steepest direction first.
+        """
         out = []
         for structure, at, d in zip(self.structures, self.random.theta_slices, slopes, strict=True):
             part = theta[at]
@@ -157,3 +233,15 @@ class ThetaSpace:
                     candidate[at] = structure.theta_from(sigma + t * np.outer(v, v))
                     out.append(candidate)
         return out
+
+    def wide_start(self):
+        """Relative variances of one and no correlation (k_theta,): another start for a fit that ended on the boundary."""
+        return np.where(self.lower == 0.0, 1.0, 0.0)
+
+
+def positive_part(d):
+    """Positive semidefinite part of a symmetric matrix."""
+    if d.shape[0] == 1:
+        return np.maximum(d, 0.0)
+    values, vectors = np.linalg.eigh(d)
+    return (vectors * np.maximum(values, 0.0)) @ vectors.T

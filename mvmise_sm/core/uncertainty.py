@@ -37,7 +37,7 @@ def hessian(criterion, x):
         slopes = []
         for moved in (x + step, x - step):
             criterion.value(moved)
-            slopes.append(criterion.evaluate(moved).gradient)
+            slopes.append(criterion.evaluate(moved, information=False).gradient)
         out[i] = (slopes[0] - slopes[1]) / (2.0 * step[i])
     criterion.value(x)
     out[:, ~free] = 0.0
