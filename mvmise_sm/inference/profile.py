@@ -197,8 +197,9 @@ def _prepare(result):
     fit = ml_fit(plain(result))
     criterion = fit._deviance_function()
     threads = blas_threads(criterion._layout.n_random)
+    make = _general_parameters if getattr(fit, "reml", None) is None else _linear_parameters
     with blas_threads(criterion._layout.n_random):
-        parameters, x, minimum = _linear_parameters(fit, criterion)
+        parameters, x, minimum = make(fit, criterion)
     return parameters, x, minimum, threads
 
 
@@ -222,6 +223,42 @@ def _linear_parameters(fit, criterion):
         se = float(np.sqrt(2.0 * inverse[k, k]))
         out.append(_Parameter("sigma", "sigma", _solver(target.evaluate, sigma), float(x[k]), se, -np.inf, np.inf,
                               lambda rho: float(np.exp(0.5 * rho))))
+    return out, x, minimum
+
+
+def _general_parameters(fit, criterion):
+    """The same for a generalized model, whose objective has theta (absolute), beta and the shape as parameters."""
+    if fit.nagq == 0:
+        raise OptionError("profiles need the likelihood in the fixed effects; fit with nagq=1 or more")
+    x = np.array(fit._optimum, dtype=float)
+
+    def evaluate(at):
+        here = criterion.evaluate(at)
+        return here.value, here.gradient, here.information
+
+    minimum, _, information = evaluate(x)
+    inverse = np.linalg.pinv(information, rcond=1e-12, hermitian=True)
+    k, p = criterion.k_theta, criterion.k_fe
+    out = []
+    for j, name in enumerate(fit.model.exog_names):
+        weights = np.zeros(x.size)
+        weights[k : k + p] = criterion._basis.a[j]
+        se = float(np.sqrt(2.0 * weights @ inverse @ weights))
+        out.append(
+            _Parameter(
+                name, "fixed", _solver(evaluate, Coordinate(weights)), float(weights @ x), se, -np.inf, np.inf, float
+            )
+        )
+    structures, bases = criterion._space.structures, criterion._layout.term_bases
+    out += _covariance_parameters(fit.model.random_layout, structures, bases, evaluate, x, inverse, rho=None)
+    if criterion.k_shape:
+        weights = np.eye(x.size)[-1]
+        se = float(np.sqrt(2.0 * inverse[-1, -1]))
+        name, power = ("sigma", 0.5) if fit._k_scale else ("alpha", 1.0)
+        solve = _solver(evaluate, Coordinate(weights))
+        out.append(
+            _Parameter(name, name, solve, float(x[-1]), se, -np.inf, np.inf, lambda c: float(np.exp(power * c)))
+        )
     return out, x, minimum
 
 

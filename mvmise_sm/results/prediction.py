@@ -98,8 +98,12 @@ def predicted(result, exog, transform, random, allow_new_levels, which, **given)
     return values if index is None else pd.Series(values, index=index)
 
 
-def prediction_results(result, exog, transform, random, allow_new_levels, which, *, row_labels=None, **given):
+def prediction_results(
+    result, exog, transform, random, allow_new_levels, which, *, row_labels=None, kind="confidence", **given
+):
     """Predictions with standard errors; parameters as in `MixedModelResults.get_prediction`."""
+    if kind not in ("confidence", "prediction"):
+        raise OptionError(f"kind must be 'confidence' or 'prediction', got {kind!r}")
     model = result.model
     terms = selected_terms(model.random_layout, random)
     if exog is None:
@@ -112,6 +116,10 @@ def prediction_results(result, exog, transform, random, allow_new_levels, which,
     used = np.flatnonzero(~missing)
     variance[used] = result.scale * _relative_variance(result, rows, terms, used)
     labels = rows.index if row_labels is None else row_labels
+    if kind == "prediction":
+        from mvmise_sm.inference.prediction import observation_prediction
+
+        return observation_prediction(result, linear, variance, which, labels)
     return result._prediction(linear, variance, which, labels)
 
 

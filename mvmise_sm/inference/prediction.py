@@ -1,0 +1,111 @@
+"""Prediction intervals for new observations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+from statsmodels.regression._prediction import PredictionResults
+
+from mvmise_sm.exceptions import OptionError
+
+__all__ = ["observation_prediction"]
+
+_DRAWS = 1024
+
+
+class LinearObservation(PredictionResults):
+    """Predictions of single observations of a linear mixed model: the residual variance is part of the standard error."""
+
+    @property
+    def se_mean(self):
+        """Standard error of the mean (m,)."""
+        return np.sqrt(self.var_pred_mean)
+
+    @property
+    def se(self):
+        """Standard deviation of an observation about its prediction (m,)."""
+        return self.se_obs
+
+    def conf_int(self, obs=True, alpha=0.05):
+        """Intervals for an observation, or for its mean with ``obs=False``."""
+        return super().conf_int(obs=obs, alpha=alpha)
+
+
+class FamilyObservation:
+    """Predictions of single observations of a generalized linear mixed model.
+
+    The predictive distribution is that of the family mixed over the normal distribution of the linear predictor.
+
+    Attributes
+    ----------
+    predicted : ndarray
+        Mean at the predicted linear predictor (m,).
+    se : ndarray
+        Standard deviation of the predictive distribution (m,).
+    """
+
+    def __init__(self, predicted, draws, row_labels):
+        self.predicted = self.predicted_mean = predicted
+        self.se = draws.std(axis=1)
+        self.row_labels = row_labels
+        self._draws = draws
+
+    def conf_int(self, alpha=0.05):
+        """Intervals for an observation (m, 2)."""
+        return np.quantile(self._draws, [0.5 * alpha, 1.0 - 0.5 * alpha], axis=1, method="inverted_cdf").T
+
+    def summary_frame(self, alpha=0.05):
+        """Frame with columns ``mean, obs_se, obs_ci_lower, obs_ci_upper``."""
+        low, high = self.conf_int(alpha).T
+        columns = {"mean": self.predicted, "obs_se": self.se, "obs_ci_lower": low, "obs_ci_upper": high}
+        return pd.DataFrame(columns, index=self.row_labels)
+
+
+def observation_prediction(result, linear, variance, which, labels):
+    """Predictions of single observations of weight 1.
+
+    Parameters
+    ----------
+    result : MixedModelResults
+    linear, variance : ndarray
+        Linear predictor and its variance (m,).
+    which : {"mean", "linear"}
+        Generalized models observe on the response scale only.
+    labels : Index or None
+
+    Returns
+    -------
+    LinearObservation or FamilyObservation
+    """
+    if getattr(result, "reml", None) is not None:
+        law = ("t", result.df_resid) if result.use_t else ("norm", None)
+        return LinearObservation(linear, variance, result.scale, df=law[1], dist=law[0], row_labels=labels)
+    if which != "mean":
+        raise OptionError("kind='prediction' of a generalized model is on the response scale; use which='mean'")
+    # a fixed low-discrepancy set: the same intervals in every call
+    u = stats.qmc.Sobol(2, scramble=True, rng=np.random.default_rng(0)).random(_DRAWS)
+    eta = linear[:, None] + np.sqrt(variance)[:, None] * special.ndtri(u[:, 0])
+    mean = result.model.inverse_link(eta)
+    law = _law(result, np.where(np.isfinite(mean), mean, 1.0))
+    draws = np.where(np.isfinite(eta), law.ppf(u[:, 1]), np.nan)
+    return FamilyObservation(result.model.inverse_link(linear), draws, labels)
+
+
+def _law(result, mean):
+    """Frozen distribution of one observation of the family at `mean`."""
+    from statsmodels.genmod import families
+
+    family, scale = result.model.family, result.scale
+    if isinstance(family, families.Binomial):
+        return stats.binom(1, mean)
+    if isinstance(family, families.NegativeBinomial):
+        size = 1.0 / (result.alpha if result.alpha is not None else family.alpha)
+        return stats.nbinom(size, size / (size + mean))
+    if isinstance(family, families.Gamma):
+        return stats.gamma(1.0 / scale, scale=mean * scale)
+    if isinstance(family, families.InverseGaussian):
+        return stats.invgauss(mean * scale, scale=1.0 / scale)
+    if isinstance(family, families.Poisson):
+        return stats.poisson(mean)
+    return stats.norm(mean, np.sqrt(scale))
