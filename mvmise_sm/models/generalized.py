@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from statsmodels.genmod import families
 
-from mvmise_sm.core.laplace import JointDeviance, LaplaceDeviance
+from mvmise_sm.core.laplace import ClassicDispersion, JointDeviance, LaplaceDeviance
 from mvmise_sm.core.newton import minimize
 from mvmise_sm.core.quadrature import QuadratureDeviance
 from mvmise_sm.core.response import make_response
@@ -99,7 +99,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         """The family's link."""
         return self.family.link
 
-    def criterion(self, nagq=1):
+    def criterion(self, nagq=1, dispersion="ml"):
         """Return what `fit` minimises.
 
         Parameters
@@ -107,6 +107,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         nagq : int, optional
             0 for beta and the random effects at their joint mode, 1 for the Laplace approximation, more for adaptive Gauss-Hermite
             quadrature with that many nodes per random-effects column.
+        dispersion : {"ml", "lme4"}, optional
+            As in `fit`.
 
         Returns
         -------
@@ -119,6 +121,12 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         response = make_response(self.family, self.endog, self.weights, estimate_shape=True if estimated else None)
         given = response, np.asarray(self.exog, dtype=float), self.random_effects
         options = {"priors": self.priors, "offset": self.offset}
+        if dispersion not in ("ml", "lme4"):
+            raise OptionError(f"dispersion must be 'ml' or 'lme4', got {dispersion!r}")
+        if dispersion == "lme4" and response.distribution.dispersed:
+            if nagq != 1 or self.weights is not None:
+                raise OptionError("dispersion='lme4' goes with nagq=1 and without weights")
+            return ClassicDispersion(*given, **options)
         try:
             if nagq > 1:
                 return QuadratureDeviance(*given, nodes=int(nagq), **options)
@@ -136,6 +144,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         use_t=False,
         *,
         nagq=1,
+        dispersion="ml",
         start_theta=None,
         **options,
     ):
@@ -159,8 +168,12 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         nagq : int, optional
             Integration over the random effects, see `criterion`. More than one needs a single grouping factor with at most three
             columns. The log-likelihood has its constant for every choice, so that fits compare.
+        dispersion : {"ml", "lme4"}, optional
+            Gamma, inverse Gaussian and normal families: estimate the dispersion by maximum likelihood with the other parameters, the
+            random effects having covariance scale times the relative one; or minimise lme4's criterion, which weighs the random
+            effects as if the dispersion were 1, takes deviance / n for the density, and is not a likelihood.
         start_theta : array_like, optional
-            Start of theta (k_theta,); one by default.
+            Start of the relative theta (k_theta,); one by default.
         **options
             Passed to the optimiser.
 
@@ -182,10 +195,11 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             "start_theta": start_theta,
             "maxiter": maxiter,
             "nagq": nagq,
+            "dispersion": dispersion,
             **options,
         }
         with blas_threads(0):
-            criterion = self.criterion(nagq)
+            criterion = self.criterion(nagq, dispersion)
         start = None
         if start_theta is not None:
             start = criterion.start_at(self._checked_theta(start_theta))
@@ -277,7 +291,7 @@ def _square(column):
 
 
 _UNBOUNDED_LINKS = frozenset(("Logit", "Probit", "CLogLog", "LogLog", "Cauchy", "Log"))
-_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "nagq"))
+_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "nagq", "dispersion"))
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
 
 

@@ -41,7 +41,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         response = criterion.response
         self._k_scale = int(response.distribution.dispersed)
         super().__init__(model, solution, optimum, settings, use_t=use_t)
-        self.k_params = self.k_fe + criterion.k_theta + criterion.k_shape
+        self.k_params = self.k_fe + criterion.k_theta + max(criterion.k_shape, self._k_scale)
         self.cov_type = cov_type
         self.cov_kwds = {"description": _COV_TYPES[cov_type]}
         self.nagq = settings["nagq"]
@@ -174,7 +174,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
     def _deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""
         if self._criterion is None:
-            self._criterion = self.model.criterion(self.nagq)
+            self._criterion = self.model.criterion(self.nagq, self.mle_settings["dispersion"])
             self._criterion.value(self._optimum)
         return self._criterion
 
