@@ -38,7 +38,9 @@ def load(name, folder):
     if kind == "simulated":
         path = Path(folder) / f"{stem}.csv"
         if not path.exists():
-            subprocess.run([sys.executable, str(HERE / "make_data.py"), str(folder), stem], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, str(HERE / "make_data.py"), str(folder), stem], check=True, stdout=subprocess.DEVNULL
+            )
         frame = pd.read_csv(path)
         for column in case.get("factors", ()):
             frame[column] = frame[column].astype("category")
@@ -89,7 +91,9 @@ def measure(package, name, repeats, folder):
             path.write_text(json.dumps(spec))
             command = ["Rscript", str(HERE / "time_lme4.R"), package, str(path)]
             return _run(command, env)
-    return _run([sys.executable, __file__, "--worker", package, name, "--repeats", str(repeats), "--folder", folder], env)
+    return _run(
+        [sys.executable, __file__, "--worker", package, name, "--repeats", str(repeats), "--folder", folder], env
+    )
 
 
 def _run(command, env):

@@ -20,7 +20,9 @@ def mvmise_sm(case, frame):
         return lambda: ms.lmer(case["formula"], frame).fit(), lambda res: res.criterion
     family = {"binomial": sm.families.Binomial, "poisson": sm.families.Poisson}[case["family"]]()
     return (
-        lambda: ms.glmer(case["formula"].replace("I(age^2)", "I(age**2)"), frame, family=family, weights=case.get("weights")).fit(),
+        lambda: ms.glmer(
+            case["formula"].replace("I(age^2)", "I(age**2)"), frame, family=family, weights=case.get("weights")
+        ).fit(),
         lambda res: res.criterion,
     )
 
@@ -31,7 +33,9 @@ def mixedlm(case, frame):
     formula = case["formula"]
     if not case.get("family"):
         return lambda: peer.lmer(formula, frame), lambda res: -2.0 * float(res.logLik().value)
-    family = {"binomial": peer.Binomial, "poisson": peer.Poisson}[case["family"]]() if hasattr(peer, "Binomial") else None
+    family = (
+        {"binomial": peer.Binomial, "poisson": peer.Poisson}[case["family"]]() if hasattr(peer, "Binomial") else None
+    )
     if family is None:
         from mixedlm import families
 
@@ -41,7 +45,9 @@ def mixedlm(case, frame):
     if str(frame[response].dtype) == "category":
         frame = frame.assign(**{response: frame[response].cat.codes.astype(float)})
     weights = frame[case["weights"]].to_numpy(float) if case.get("weights") else None
-    return lambda: peer.glmer(formula, frame, family=family, weights=weights), lambda res: -2.0 * float(res.logLik().value)
+    return lambda: peer.glmer(
+        formula, frame, family=family, weights=weights
+    ), lambda res: -2.0 * float(res.logLik().value)
 
 
 def gpboost(case, frame):

@@ -44,7 +44,12 @@ def test_solution_and_gradient_equal_the_oracle(kind, tier):
     y, X, random = simulate(kind)
     # where derivatives of log|M| come from differences of the factorisation
     rtol = 1e-5 if tier == "sparse remainder" else 1e-6
-    for reml, weighted, boundary in [(True, False, False), (False, True, False), (True, True, True), (False, False, True)]:
+    for reml, weighted, boundary in [
+        (True, False, False),
+        (False, True, False),
+        (True, True, True),
+        (False, False, True),
+    ]:
         weights = rng.uniform(0.5, 2.0, y.size) if weighted else None
         offset = rng.normal(size=y.size) if weighted else None
         theta = rng.uniform(0.3, 1.0, random.k_theta)
@@ -57,7 +62,9 @@ def test_solution_and_gradient_equal_the_oracle(kind, tier):
         np.testing.assert_allclose(got.criterion, want.criterion, rtol=1e-11)
         np.testing.assert_allclose(got.beta, want.beta, rtol=1e-8)
         np.testing.assert_allclose(got.cov_beta, want.cov_beta, rtol=1e-8, atol=1e-12)
-        np.testing.assert_allclose([got.sigma2, got.r2, got.logdet_m], [want.sigma2, want.r2, want.logdet_m - np.log(1.0)], rtol=1e-9)
+        np.testing.assert_allclose(
+            [got.sigma2, got.r2, got.logdet_m], [want.sigma2, want.r2, want.logdet_m - np.log(1.0)], rtol=1e-9
+        )
         np.testing.assert_allclose(got.logdet_x, want.logdet_x, rtol=1e-9)
         for b, expected in zip(got.b, want.b, strict=True):
             np.testing.assert_allclose(b, expected, atol=1e-9)

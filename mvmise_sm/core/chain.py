@@ -50,7 +50,6 @@ class ChainSystem:
         return list(zip(own, self.products.rhs, strict=True))
 
 
-
 class ChainStructure:
     """Everything about the random effects that neither theta nor the response changes.
 
@@ -306,7 +305,9 @@ class ChainFactorization:
         if rest is not None:
             solved = self.rest.solve(rest)
             residual = self.rest.residual(rest, solved)
-            for r, b, g in zip(layout.remainder, structure.unflatten(solved), structure.unflatten(residual), strict=True):
+            for r, b, g in zip(
+                layout.remainder, structure.unflatten(solved), structure.unflatten(residual), strict=True
+            ):
                 coef[r], scores[r] = b, g
         for k in reversed(structure.chain):
             r = reduced[k]
@@ -399,7 +400,9 @@ class ChainFactorization:
     def _by_entry(self, blocks, k, values):
         """Multiply entries (q, nnz) of factor k by the block of their level."""
         row = self.structure.entries[k].row
-        return np.stack([sum(blocks[a, i][row] * values[i] for i in range(values.shape[0])) for a in range(blocks.shape[0])])
+        return np.stack(
+            [sum(blocks[a, i][row] * values[i] for i in range(values.shape[0])) for a in range(blocks.shape[0])]
+        )
 
     def _mixed_middle(self, k, later, level, times, on_rest):
         """Part of the middle matrix of factor k that involves the remainder; also adds to `times` and `on_rest`."""
@@ -451,7 +454,10 @@ class ChainFactorization:
         rows = structure.offsets[k] + pattern.rows
         cols = structure.offsets[m] + pattern.indices
         return np.array(
-            [[self.rest.posterior_at(rows + a * f.n_levels, cols + b * g.n_levels) for b in range(g.q)] for a in range(f.q)]
+            [
+                [self.rest.posterior_at(rows + a * f.n_levels, cols + b * g.n_levels) for b in range(g.q)]
+                for a in range(f.q)
+            ]
         )
 
     def solve(self, rhs):

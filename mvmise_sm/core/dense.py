@@ -91,8 +91,9 @@ class DenseSystem:
     def level_products(self):
         """Z_k'Z_k diagonals (q, J) and Z_k'[X y] (q, J, m) per factor."""
         diagonal, rhs = self.s.diagonal(), self.s[:, self.n :]
-        return [(diagonal[o : o + q * j].reshape(q, j), rhs[o : o + q * j].reshape(q, j, -1)) for o, q, j in self.blocks]
-
+        return [
+            (diagonal[o : o + q * j].reshape(q, j), rhs[o : o + q * j].reshape(q, j, -1)) for o, q, j in self.blocks
+        ]
 
 
 def _assemble(layout, products):

@@ -8,15 +8,15 @@ import numpy as np
 
 from mvmise_sm.core.basis import ResponseOrigin, fixed_basis
 from mvmise_sm.core.layout import Layout
+from mvmise_sm.core.posterior import NewRows, level_covariances
 from mvmise_sm.core.prior_shape import kronecker, own_curvature, prior_shape, trusted
 from mvmise_sm.core.solution import Evaluation, PLSSolution
 from mvmise_sm.core.stage import FlatStage
+from mvmise_sm.core.start import moment_variances
 from mvmise_sm.core.system import build_system, system_with_response
 from mvmise_sm.core.theta import ThetaSpace, positive_part
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
-
-_MIN_START = 0.1
 
 
 class ProfiledDeviance:
@@ -185,7 +185,9 @@ class ProfiledDeviance:
                 if extra is not None:
                     slopes[t] = slopes[t] + basis.a.T @ extra @ basis.a
         hessians = solution.sigma_hessians or (None,) * len(terms)
-        gradient, directions, moved, curvature = self._space.shape(theta, terms, slopes, [h is not None for h in hessians])
+        gradient, directions, moved, curvature = self._space.shape(
+            theta, terms, slopes, [h is not None for h in hessians]
+        )
         xi = np.append(-solution.beta, 1.0)
         a, b = factorization.information(directions, xi, solution.cov_beta)
         s2 = solution.sigma2
@@ -272,21 +274,7 @@ class ProfiledDeviance:
             One (n_levels, q_k, q_k) per grouping factor in the order of ``random.factors``; columns of all terms on the factor.
         """
         factorization = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))[0]
-        out = [None] * len(self._layout.factors)
-        for f, block in zip(self._layout.factors, factorization.posterior_cov(), strict=True):
-            a = self._factor_basis(f)
-            out[f.index] = a @ block.transpose(2, 0, 1) @ a.T
-        return tuple(out)
-
-    def _factor_basis(self, f):
-        a = np.zeros((f.q, f.q))
-        for t, place in zip(f.terms, f.places, strict=True):
-            a[place, place] = self._layout.term_bases[t].a
-        return a
-
-    @cached_property
-    def _starts(self):
-        return np.cumsum([0] + [f.size for f in self._layout.factors])
+        return level_covariances(self._layout, factorization)
 
     def prediction_variance(self, theta, exog, rows):
         """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 of new rows.
@@ -306,43 +294,10 @@ class ProfiledDeviance:
         ndarray
             (m,); a level without data contributes its marginal variance z'Sigma z.
         """
-        working = self.working_theta(np.asarray(theta, dtype=float))
-        factorization, stage, terms, _ = self._eliminate(working)
-        exog = np.asarray(exog, dtype=float)
-        m = exog.shape[0]
-        fresh = np.zeros(m)
-        out = np.empty(m)
-        z_rows, z_cols, z_values = [], [], []
-        for f, start in zip(self._layout.factors, self._starts[:-1], strict=True):
-            for t, place in zip(f.terms, f.places, strict=True):
-                codes, columns = rows[t]
-                basis = self._layout.term_bases[t]
-                z = np.asarray(columns, dtype=float) @ basis.a
-                known = codes >= 0
-                fresh[~known] += np.square(z[~known] @ terms[t]).sum(axis=1)
-                for a in range(z.shape[1]):
-                    z_rows.append(np.flatnonzero(known))
-                    z_cols.append(start + (place.start + a) * f.n_levels + codes[known])
-                    z_values.append(z[known, a])
-        row, col, value = map(np.concatenate, (z_rows, z_cols, z_values))
-        order = np.argsort(row, kind="stable")
-        row, col, value = row[order], col[order], value[order]
-        n_random = self._layout.n_random
-        explained = np.zeros((n_random, 0))
-        if self.k_fe:
-            zx = np.concatenate([b[:, :, : self.k_fe].reshape(-1, self.k_fe) for _, b in self._system.level_products()])
-            explained = factorization.solve(np.ascontiguousarray(zx))
-        panel = max(1, min(m, 20_000_000 // max(n_random, 1)))
-        x = exog @ self._basis.a
-        for lo in range(0, m, panel):
-            hi = min(lo + panel, m)
-            at = slice(*np.searchsorted(row, [lo, hi]))
-            unit = np.zeros((n_random, hi - lo))
-            np.add.at(unit, (col[at], row[at] - lo), value[at])
-            solved = factorization.solve(unit)
-            rest = x[lo:hi] - unit.T @ explained
-            out[lo:hi] = (unit * solved).sum(axis=0) + ((rest @ stage.cov_beta) * rest).sum(axis=1)
-        return out + fresh
+        factorization, stage, terms, _ = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))
+        new = NewRows.build(self._layout, terms, np.asarray(exog, dtype=float) @ self._basis.a, rows)
+        zx = np.concatenate([b[:, :, : self.k_fe].reshape(-1, self.k_fe) for _, b in self._system.level_products()])
+        return new.variance(factorization, zx, stage.cov_beta)
 
     @cached_property
     def _sizes(self):
@@ -356,29 +311,7 @@ class ProfiledDeviance:
     @cached_property
     def _moments(self):
         """Moment estimates of the relative variances of every term's columns, working coordinates (q,) each."""
-        gram = self._system.gram
-        p = self.k_fe
-        beta = np.linalg.solve(gram[:p, :p], gram[:p, p])
-        total = max(float(gram[p, p] - beta @ gram[:p, p]), 1e-300) / self.nobs
-        xi = np.append(-beta, 1.0)
-        ratios, floors, taken = [], [], 0.0
-        for size, rhs in self._system.level_products():
-            size = np.maximum(size, 1e-300)
-            score = rhs @ xi
-            levels = size.shape[1]
-            n0 = np.maximum(size.sum(axis=1) / levels, 1.0 + 1e-6)
-            between = (score * score / size).sum(axis=1) / (levels * total)
-            ratio = (between - 1.0) / (n0 - 1.0 + 1e-3)
-            taken += float(ratio[ratio > 0.0].sum())
-            ratios.append(ratio)
-            floors.append(_MIN_START / n0)
-        left = max(1.0 - taken, 0.2)
-        out = [None] * len(self.random.terms)
-        for f, ratio, floor in zip(self._layout.factors, ratios, floors, strict=True):
-            variances = np.maximum(ratio / left, floor)
-            for t, place in zip(f.terms, f.places, strict=True):
-                out[t] = variances[place]
-        return out
+        return moment_variances(self._layout, self._system, self.nobs, self.k_fe)
 
     def start(self):
         """A moment estimate of the working theta (k_theta,), never at the boundary."""
@@ -386,4 +319,3 @@ class ProfiledDeviance:
         for structure, at, variances in zip(self._structures, self.random.theta_slices, self._moments, strict=True):
             theta[at] = structure.theta_from(np.diag(variances))
         return theta
-

@@ -118,7 +118,9 @@ class PairKernel:
             place = np.arange(entries.row.size) - entries.indptr[entries.row]
             first = np.repeat(np.arange(entries.row.size), place + 1)
             stops = np.cumsum(place + 1)
-            second = np.arange(first.size) - np.repeat(stops - (place + 1), place + 1) + entries.indptr[entries.row[first]]
+            second = (
+                np.arange(first.size) - np.repeat(stops - (place + 1), place + 1) + entries.indptr[entries.row[first]]
+            )
             self._pairs = first, second
         return self._pairs
 
@@ -137,7 +139,11 @@ class PairKernel:
         off = weighted * (first != second)
         size = values.shape[1]
         return np.array(
-            [np.bincount(first, weighted * v[second], minlength=size) + np.bincount(second, off * v[first], minlength=size) for v in values]
+            [
+                np.bincount(first, weighted * v[second], minlength=size)
+                + np.bincount(second, off * v[first], minlength=size)
+                for v in values
+            ]
         )
 
     def subtract_gram(self, s, level, values):
@@ -199,7 +205,9 @@ class _RowTimes:
         for lo, hi, at in self._panels(q):
             row = e.row[at] - lo
             for a in range(q):
-                part = sparse.csr_matrix((values[a, at], e.col[at], e.indptr[lo : hi + 1] - e.indptr[lo]), (hi - lo, e.n_cols))
+                part = sparse.csr_matrix(
+                    (values[a, at], e.col[at], e.indptr[lo : hi + 1] - e.indptr[lo]), (hi - lo, e.n_cols)
+                )
                 out[a, at] = self._multiply(part, phi)[row, e.col[at]]
         return out
 

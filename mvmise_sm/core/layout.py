@@ -180,9 +180,7 @@ class Layout:
         places = tuple(slice(int(a), int(b)) for a, b in zip(stops[:-1], stops[1:], strict=True))
         shift = np.concatenate([self.term_bases[t].shift for t in terms])
         scale = np.concatenate([self.term_bases[t].scale for t in terms])
-        return FactorLayout(
-            index, factor.codes, factor.n_levels, int(stops[-1]), columns, terms, places, shift, scale
-        )
+        return FactorLayout(index, factor.codes, factor.n_levels, int(stops[-1]), columns, terms, places, shift, scale)
 
     @cached_property
     def patterns(self) -> dict:

@@ -57,7 +57,6 @@ class SingleSystem:
         return [(self.own.diagonal(axis1=0, axis2=1).T, self.rhs)]
 
 
-
 def _classes(own, width):
     """Classes of levels with identical blocks, or None where there are too many to gain by merging."""
     q, _, j = own.shape

@@ -136,7 +136,11 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     step, decrement = _newton_step(counter, best, 0.0)
     noise = 64.0 * np.finfo(float).eps * abs(best.value)
     converged = bool(decrement <= max(_STATIONARY, noise)) and not counter.criterion.escapes(best, only_check=True)
-    message = "stationary point" if converged else f"not stationary: Newton decrement {decrement:.2g} after {counter.iterations} iterations"
+    message = (
+        "stationary point"
+        if converged
+        else f"not stationary: Newton decrement {decrement:.2g} after {counter.iterations} iterations"
+    )
     retvals = {
         "fopt": best.value,
         "n_evaluations": counter.count,
@@ -302,6 +306,8 @@ def _with_scipy(counter, start, method, maxiter, options):
         settings = {"xatol": 1e-8, "fatol": 1e-10, **settings}
     elif method == "COBYQA":
         settings = {"final_tr_radius": 1e-8, **settings}
-    out = optimize.minimize(counter.value, start, method=method, jac=score if uses_gradient else None, bounds=bounds, options=settings)
+    out = optimize.minimize(
+        counter.value, start, method=method, jac=score if uses_gradient else None, bounds=bounds, options=settings
+    )
     counter.iterations += int(getattr(out, "nit", 0))
     return _snap(counter, counter.evaluate(np.maximum(out.x, lower)))

@@ -183,7 +183,10 @@ class SparseRemainder(_Remainder):
     def __init__(self, structure, lambdas):
         super().__init__(structure, lambdas)
         self.s = structure.rest_gram
-        blocks = [sparse.kron(sparse.csc_matrix(lam), sparse.eye(j)) for (_, _, j), lam in zip(self.blocks, lambdas, strict=True)]
+        blocks = [
+            sparse.kron(sparse.csc_matrix(lam), sparse.eye(j))
+            for (_, _, j), lam in zip(self.blocks, lambdas, strict=True)
+        ]
         self.lam = sparse.block_diag(blocks, format="csc")
 
     def subtract(self, kernel, level, values):

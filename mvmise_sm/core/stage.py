@@ -134,9 +134,7 @@ class FlatStage:
         if self.reml:
             value += logdet_user
             weights[:p, :p] += cov_beta
-        return StageSolution(
-            value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu
-        )
+        return StageSolution(value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu)
 
     def check(self, sigmas):
         """Accept all covariances."""

@@ -82,7 +82,9 @@ def _envelope(layout, n_rest):
     blocks = []
     for r in layout.remainder:
         pattern = layout.patterns[0, r]
-        block = sparse.csr_matrix((np.ones(pattern.nnz, dtype=np.int32), pattern.indices, pattern.indptr), shape=pattern.shape)
+        block = sparse.csr_matrix(
+            (np.ones(pattern.nnz, dtype=np.int32), pattern.indices, pattern.indptr), shape=pattern.shape
+        )
         blocks += [block] * factors[r].q
     rows = sparse.hstack(blocks, format="csr")
     graph = (rows.T @ rows).tocsr()
