@@ -142,16 +142,11 @@ def kenward_roger(criterion, theta):
 def _directions(criterion):
     """Derivatives of Sigma in its free elements: (factor, (q, q)), working coordinates."""
     out = []
-    for t, structure in enumerate(criterion._structures):
-        k, place = next(
-            (k, f.places[f.terms.index(t)]) for k, f in enumerate(criterion._layout.factors) if t in f.terms
-        )
-        width = criterion._layout.factors[k].q
+    space = criterion._space
+    for structure, (k, place, width) in zip(space.structures, space.where, strict=True):
         for a in range(structure.q):
-            for b in range(a + 1 if structure.invariance == "linear" else 0):
-                out.append((k, _symmetric_unit(width, place.start + a, place.start + b)))
-            if structure.invariance != "linear":
-                out.append((k, _symmetric_unit(width, place.start + a, place.start + a)))
+            columns = range(a + 1) if structure.invariance == "linear" else (a,)
+            out += [(k, _symmetric_unit(width, place.start + a, place.start + b)) for b in columns]
     return out
 
 

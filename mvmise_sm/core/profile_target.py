@@ -6,8 +6,6 @@ import copy
 
 import numpy as np
 
-from mvmise_sm.core.deviance import _positive_part
-
 __all__ = ["LinearTarget"]
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
@@ -28,7 +26,6 @@ class LinearTarget:
     def __init__(self, criterion, priors=None):
         self.criterion = criterion
         self.k_theta = criterion.k_theta
-        self._bends = _single_columns(criterion)
         self._make_stage = priors
         self._held = None
         self._stage = None
@@ -105,56 +102,33 @@ class LinearTarget:
         return (sides[0] - sides[1]) / (2.0 * step)
 
     def _factorization(self, x):
-        criterion = self.criterion
-        merged, terms = criterion._factors(x[:-1])
-        return criterion._system.factorize(merged), terms
+        merged, terms = self.criterion._space.factors(x[:-1])
+        return self.criterion._system.factorize(merged), terms
 
     def _sigmas(self, terms):
         if self._stage is None or not self._stage.uses_sigmas:
             return None
-        bases = self.criterion._layout.term_bases
-        return [(b.a @ lam) @ (b.a @ lam).T for b, lam in zip(bases, terms, strict=True)]
+        return self.criterion._space.user_sigmas(terms)
 
     def evaluate(self, x):
         """Value, gradient (k,) and positive semidefinite information (k, k) at x."""
-        criterion = self.criterion
+        criterion, space = self.criterion, self.criterion._space
         factorization, terms = self._factorization(x)
         rho, k = x[-1], self.k_theta
         value, first, second, weights, xi, cov, extra = self._solve(factorization.gram, rho, self._sigmas(terms))
-        value += factorization.logdet + criterion._constant
-        by_factor = factorization.derivatives(weights)
-        gradient, information = np.empty(k + 1), np.zeros((k + 1, k + 1))
-        directions = []
-        for t, (structure, at) in enumerate(zip(criterion._structures, criterion.random.theta_slices, strict=True)):
-            f, place, q = self._bends[t]
-            lam, slope = terms[t], by_factor[f][place, place]
-            if extra is not None and extra[t] is not None:
-                a = criterion._layout.term_bases[t].a
-                slope = slope + a.T @ extra[t] @ a
-            gradient[at] = structure.pullback(x[at], 2.0 * (slope @ lam))
-            tangents = structure.tangents(x[at])
-            flat = tangents.reshape(len(tangents), -1)
-            information[at, at] = 2.0 * (_positive_part(slope) @ tangents).reshape(len(tangents), -1) @ flat.T
-            for small in tangents @ lam.T:
-                direction = np.zeros((q, q))
-                direction[place, place] = small + small.T
-                directions.append((f, direction))
+        slopes = space.by_term(factorization.derivatives(weights))
+        if extra is not None:
+            for t, (basis, part) in enumerate(zip(criterion._layout.term_bases, extra, strict=True)):
+                if part is not None:
+                    slopes[t] = slopes[t] + basis.a.T @ part @ basis.a
+        gradient, directions, _, curvature = space.shape(x[:-1], terms, slopes, [False] * len(terms))
         a, b = factorization.information(directions, xi, cov)
         s2 = float(np.exp(rho))
-        information[:k, :k] += a / s2
-        information[:k, k] += b / s2
-        information[k, :k] += b / s2
-        gradient[k], information[k, k] = first, second
-        return value, gradient, information
-
-
-def _single_columns(criterion):
-    """Per term: its factor in elimination order, its columns there, and the factor's number of columns."""
-    out = [None] * len(criterion.random.terms)
-    for k, f in enumerate(criterion._layout.factors):
-        for t, place in zip(f.terms, f.places, strict=True):
-            out[t] = (k, place, f.q)
-    return out
+        information = np.empty((k + 1, k + 1))
+        information[:k, :k] = a / s2 + curvature
+        information[:k, k] = information[k, :k] = b / s2
+        information[k, k] = second
+        return value + factorization.logdet + criterion._constant, np.append(gradient, first), information
 
 
 def _flat(gram, rho, nobs):

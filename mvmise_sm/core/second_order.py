@@ -60,19 +60,13 @@ def gram_slopes(criterion, theta):
     """
     factorization, _, terms, _ = criterion._eliminate(theta)
     m = criterion.k_fe + 1
-    out = np.empty((criterion.k_theta, m, m))
-    scores = score_columns(factorization, m)
-    for f, g in zip(criterion._layout.factors, scores, strict=True):
-        for t, place in zip(f.terms, f.places, strict=True):
-            part = g[place]
-            q = part.shape[0]
-            wide = part.transpose(1, 0, 2).reshape(-1, q * m)
-            products = (wide.T @ wide).reshape(q, m, q, m)
-            at = criterion.random.theta_slices[t]
-            tangents = criterion._structures[t].tangents(theta[at])
-            for i, small in enumerate(tangents @ terms[t].T):
-                out[at.start + i] = -np.einsum("ab,ambn->mn", small + small.T, products)
-    return out
+    products = []
+    for g in score_columns(factorization, m):
+        q = g.shape[0]
+        wide = g.transpose(1, 0, 2).reshape(-1, q * m)
+        products.append((wide.T @ wide).reshape(q, m, q, m))
+    directions = criterion._space.directions(theta, terms)
+    return np.array([-np.einsum("ab,ambn->mn", e, products[k]) for k, e in directions])
 
 
 def second_order(criterion, theta):

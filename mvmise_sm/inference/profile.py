@@ -216,7 +216,7 @@ def _linear_parameters(fit, criterion):
         se = float(np.sqrt(fit.scale * fit._solution.cov_beta[j, j]))
         solve = _held_solver(target, unit)
         out.append(_Parameter(name, "fixed", solve, float(fit.params[j]), se, -np.inf, np.inf, float))
-    out += _covariance_parameters(fit.model.random_layout, criterion._structures, criterion._layout.term_bases,
+    out += _covariance_parameters(fit.model.random_layout, criterion._space.structures, criterion._layout.term_bases,
                                   target.evaluate, x, inverse, rho=k)
     sigma = Coordinate(np.eye(k + 1)[k])
     if not _sigma_is_known(fit):

@@ -1,0 +1,159 @@
+"""Influence of rows and of groups: leverage, Cook's distance, DFBETAS."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.core.uncertainty import prediction_variance
+from mvmise_sm.inference.anova import plain
+from mvmise_sm.inference.resampling import grouping_factor, parameter_names, parameters_of, resampled_fit
+
+__all__ = ["GroupInfluence", "RowInfluence", "influence"]
+
+
+class RowInfluence:
+    """Influence of single rows.
+
+    Attributes
+    ----------
+    hat_matrix_diag : ndarray
+        Leverage of every row on its own fitted value, fixed and random part together (nobs,); at the mode's working weights for
+        generalized models.
+    cooks_distance : Series
+        Squared standardised residual times h / (1 - h), over the number of fixed effects (nobs,).
+    dfbetas : DataFrame
+        Change of the fixed effects when the row is deleted, in standard errors (nobs, k_fe); the variance parameters are held.
+    """
+
+    def __init__(self, result):
+        result = plain(result)
+        model = result.model
+        self._index = model.data.row_labels
+        if self._index is None:
+            self._index = pd.RangeIndex(result.nobs)
+        h, weights, residual, x_whitened, cov = _linearised(result)
+        self.hat_matrix_diag = h
+        left = np.maximum(1.0 - h, 1e-12)
+        p = result.k_fe
+        cooks = residual**2 / left**2 * h / (result.scale * p)
+        self.cooks_distance = pd.Series(cooks, index=self._index, name="cooks_distance")
+        change = (x_whitened @ (cov / result.scale)) * (residual / left)[:, None]
+        se = np.sqrt(np.diag(cov))
+        self.dfbetas = pd.DataFrame(change / se, index=self._index, columns=list(model.exog_names))
+
+    def summary_frame(self):
+        """Frame with ``hat_diag, cooks_d`` and one column ``dfb_<name>`` per fixed effect (nobs rows)."""
+        out = pd.DataFrame({"hat_diag": self.hat_matrix_diag, "cooks_d": self.cooks_distance.to_numpy()}, index=self._index)
+        return out.join(self.dfbetas.add_prefix("dfb_"))
+
+    def plot(self, ax=None, **options):
+        """Plot Cook's distance; see `mvmise_sm.plots.influence`."""
+        from mvmise_sm import plots
+
+        return plots.influence_index(self, ax, **options)
+
+
+class GroupInfluence:
+    """Influence of the groups of one factor: the model is refitted without each.
+
+    Attributes
+    ----------
+    params : DataFrame
+        All parameters without each group (n_groups, k).
+    hat_matrix_diag : Series
+        Sum of the leverages of a group's rows (n_groups,).
+    cooks_distance : Series
+        Squared distance of the fixed effects from those of all data, in their covariance, over their number (n_groups,).
+    dfbetas : DataFrame
+        Change of the fixed effects over their standard errors without the group (n_groups, k_fe).
+    """
+
+    def __init__(self, result, level):
+        result = plain(result)
+        factor = grouping_factor(result, level)
+        names = parameter_names(result)
+        rows = [np.flatnonzero(factor.codes == j) for j in range(factor.n_levels)]
+        index = pd.Index(factor.levels, name=factor.name)
+        values = np.full((factor.n_levels, len(names)), np.nan)
+        errors = np.full((factor.n_levels, result.k_fe), np.nan)
+        fixed = list(result.model.exog_names)
+        for j in range(factor.n_levels):
+            fit = resampled_fit(result, factor, rows, np.delete(np.arange(factor.n_levels), j))
+            found = dict(zip(parameter_names(fit), parameters_of(fit), strict=True))
+            values[j] = [found.get(name, np.nan) for name in names]
+            se = dict(zip(fit.model.exog_names, np.asarray(fit.bse), strict=True))
+            errors[j] = [se.get(name, np.nan) for name in fixed]
+        self.params = pd.DataFrame(values, index=index, columns=names)
+        change = np.asarray(result.params) - values[:, : result.k_fe]
+        inverse = np.linalg.inv(np.asarray(result.cov_params()))
+        cooks = np.einsum("ji,ik,jk->j", change, inverse, change) / result.k_fe
+        self.cooks_distance = pd.Series(cooks, index=index, name="cooks_distance")
+        self.dfbetas = pd.DataFrame(change / errors, index=index, columns=fixed)
+        h = _linearised(result)[0]
+        self.hat_matrix_diag = pd.Series([h[r].sum() for r in rows], index=index, name="hat_diag")
+
+    def summary_frame(self):
+        """Frame with ``hat_diag, cooks_d`` and one column ``dfb_<name>`` per fixed effect (n_groups rows)."""
+        out = pd.DataFrame({"hat_diag": self.hat_matrix_diag, "cooks_d": self.cooks_distance})
+        return out.join(self.dfbetas.add_prefix("dfb_"))
+
+    def plot(self, ax=None, **options):
+        """Plot Cook's distance; see `mvmise_sm.plots.influence`."""
+        from mvmise_sm import plots
+
+        return plots.influence_index(self, ax, **options)
+
+
+def influence(result, level=None):
+    """Influence by row or by group; see `InferentialResults.get_influence`."""
+    return RowInfluence(result) if level is None else GroupInfluence(result, level)
+
+
+def _linearised(result):
+    """Leverages, weights, residuals on the weighted scale, rows of V^-1X there, and the covariance of the fixed effects."""
+    model = result.model
+    rows = model.own_rows()
+    exog = np.asarray(model.exog, dtype=float)
+    criterion = result._deviance_function()
+    if getattr(result, "reml", None) is not None:
+        weights = np.ones(result.nobs) if model.weights is None else np.asarray(model.weights, dtype=float)
+        relative = criterion.prediction_variance(result.theta, exog, list(rows.random))
+        cov = result.scale * result._solution.cov_beta
+        residual = np.sqrt(weights) * np.asarray(result.resid)
+    else:
+        weights = criterion._at(result._optimum)[0].terms.weight * result.scale
+        cov = result._cov_rx
+        relative = prediction_variance(criterion, result._optimum, cov, exog, list(rows.random)) / result.scale
+        residual = np.asarray(result.resid_pearson)
+    root = np.sqrt(weights)
+    return weights * relative, weights, residual, root[:, None] * _marginal_rows(result, exog, rows, weights), cov
+
+
+def _marginal_rows(result, exog, rows, weights):
+    """Rows of X - Z (Sigma^-1 + Z'WZ)^-1 Z'WX, which are those of V^-1X at unit weights (nobs, k_fe)."""
+    z = model_z(result)
+    lam = relative_factor(result)
+    from scipy import sparse
+    from scipy.sparse.linalg import splu
+
+    zl = (z @ lam).tocsc()
+    m = (zl.T @ zl.multiply(weights[:, None]) + sparse.identity(zl.shape[1])).tocsc()
+    return exog - zl @ splu(m).solve(np.asarray(zl.T @ (weights[:, None] * exog)))
+
+
+def model_z(result):
+    """Sparse Z (nobs, random effects)."""
+    return result.model.random_effects.z
+
+
+def relative_factor(result):
+    """Sparse Lambda over the scale, block diagonal by level, in the order of the columns of Z."""
+    from scipy import sparse
+
+    random = result.model.random_effects
+    blocks = [
+        sparse.kron(sparse.identity(t.factor.n_levels), sparse.csc_matrix(lam))
+        for t, lam in zip(random.terms, random.lambdas(result.theta), strict=True)
+    ]
+    return sparse.block_diag(blocks, format="csc")
