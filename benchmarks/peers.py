@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 __all__ = ["PEERS", "NotApplicable"]
 
 
@@ -20,9 +22,7 @@ def mvmise_sm(case, frame):
         return lambda: ms.lmer(case["formula"], frame).fit(), lambda res: res.criterion
     family = {"binomial": sm.families.Binomial, "poisson": sm.families.Poisson}[case["family"]]()
     return (
-        lambda: ms.glmer(
-            case["formula"].replace("I(age^2)", "I(age**2)"), frame, family=family, weights=case.get("weights")
-        ).fit(),
+        lambda: ms.glmer(case["formula"], frame, family=family, weights=case.get("weights")).fit(),
         lambda res: res.criterion,
     )
 
@@ -30,7 +30,7 @@ def mvmise_sm(case, frame):
 def mixedlm(case, frame):
     import mixedlm as peer
 
-    formula = case["formula"]
+    formula = case["formula"].replace("^", "**")
     if not case.get("family"):
         return lambda: peer.lmer(formula, frame), lambda res: -2.0 * float(res.logLik().value)
     family = (
@@ -70,10 +70,10 @@ def gpboost(case, frame):
     likelihood = {None: "gaussian", "binomial": "bernoulli_logit", "poisson": "poisson"}[case.get("family")]
     if case.get("weights"):
         raise NotApplicable("no binomial counts")
-    labels = __import__("numpy").column_stack([g.astype(str) for g in groups])
+    labels = np.column_stack([g.astype(str) for g in groups])
 
     def fit():
-        X = __import__("numpy").asarray(patsy.dmatrix(fixed.replace("I(age^2)", "I(age**2)"), frame))
+        X = np.asarray(patsy.dmatrix(fixed.replace("I(age^2)", "I(age**2)"), frame))
         model = peer.GPModel(group_data=labels, likelihood=likelihood, weights=weights)
         model.fit(y=y, X=X)
         return model

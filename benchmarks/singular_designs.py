@@ -39,8 +39,9 @@ def main():
         unconverged += not found.converged
     gaps = np.array(gaps)
     print(f"{options.designs} designs, {singular} singular, {unconverged} not converged")
-    print(f"above the best point by more than 1e-6: {(gaps > 1e-6).sum()}, 1e-4: {(gaps > 1e-4).sum()}; largest {gaps.max():.2g}")
-    print(f"evaluations: median {np.median(evaluations):.0f}, mean {np.mean(evaluations):.1f}, largest {max(evaluations)}")
+    counts = ", ".join(f"{bound:g}: {(gaps > bound).sum()}" for bound in (1e-6, 1e-4))
+    print(f"above the best point by more than {counts}; largest {gaps.max():.2g}")
+    print(f"evaluations: median {np.median(evaluations):.0f}, mean {np.mean(evaluations):.1f}, most {max(evaluations)}")
 
 
 if __name__ == "__main__":
