@@ -1,0 +1,6 @@
+library(lme4)
+fm <- lmer(Reaction ~ Days + (Days | Subject), sleepstudy)
+new <- data.frame(Days = c(3, 10), Subject = c("308", "new"))
+predict(fm, new, allow.new.levels = TRUE)
+predict(fm, new, re.form = NA)
+try(predict(fm, new))

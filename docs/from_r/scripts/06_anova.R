@@ -1,0 +1,7 @@
+library(lme4)
+fm0 <- lmer(Reaction ~ 1 + (Days | Subject), sleepstudy)
+fm1 <- lmer(Reaction ~ Days + (Days | Subject), sleepstudy)
+anova(fm0, fm1)
+drop1(fm1, test = "Chisq")
+fm2 <- lmerTest::lmer(Reaction ~ Days + (Days | Subject), sleepstudy)
+anova(fm2)

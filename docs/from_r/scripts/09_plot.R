@@ -1,0 +1,6 @@
+library(lme4)
+fm <- lmer(Reaction ~ Days + (Days | Subject), sleepstudy)
+p1 <- plot(fm)
+p2 <- lattice::dotplot(ranef(fm, condVar = TRUE))
+p3 <- lattice::qqmath(fm)
+class(p1)
