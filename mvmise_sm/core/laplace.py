@@ -41,8 +41,8 @@ class GeneralizedSolution:
         Parameter of the negative binomial variance.
     cov_beta : ndarray
         (X'V^-1X)^-1 of the penalised least squares step at the mode over sigma2 (p, p).
-    eta : ndarray
-        Linear predictor (nobs,).
+    eta : ndarray or None
+        Linear predictor (nobs,); None once the rows are let go.
     square : float
         u'u.
     logdet_m : float
@@ -59,7 +59,7 @@ class GeneralizedSolution:
     sigma2: float
     alpha: float | None
     cov_beta: np.ndarray
-    eta: np.ndarray
+    eta: np.ndarray | None
     square: float
     logdet_m: float
     criterion: float

@@ -88,7 +88,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             endog, weights = as_proportions(endog, weights)
         super().__init__(endog, exog, random_effects, weights=weights, **kwargs)
         self._init_keys.append("family")
-        check_response(self.endog, self.weights, self.family)
+        check_response(self.endog, self.weights, self.family, bounded=self._has_fixef_prior())
 
     def inverse_link(self, linear):
         """Mean at a linear predictor (m,)."""
@@ -212,7 +212,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
     def refit(self, endog, result):
         """Fit a result's model to another response; see `GeneralizedLinearMixedModelResults.refit`."""
         model = self.with_endog(endog)
-        check_response(model.endog, model.weights, model.family)
+        check_response(model.endog, model.weights, model.family, bounded=model._has_fixef_prior())
         settings = result.mle_settings
         criterion = result._deviance_function().refitted(model.endog)
         optimum = _minimum(criterion, result._optimum, settings)

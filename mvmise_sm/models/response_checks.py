@@ -52,7 +52,7 @@ def proportion_design(design, family):
     return replace(design, endog=endog, weights=weights)
 
 
-def check_response(y, weights, family):
+def check_response(y, weights, family, bounded=False):
     """Refuse responses outside the family's range; warn of counts that are not whole.
 
     Parameters
@@ -62,11 +62,13 @@ def check_response(y, weights, family):
     weights : ndarray or None
         (nobs,).
     family : statsmodels family
+    bounded : bool, optional
+        Whether a prior keeps the fixed effects finite.
 
     Raises
     ------
     DataError
-        If a response is out of range or all responses are at the edge of it.
+        If a response is out of range, or without such a prior all responses are at the edge of it.
     """
     name, low, high = type(family).__name__, float(y.min()), float(y.max())
     if isinstance(family, families.Binomial):
@@ -75,13 +77,15 @@ def check_response(y, weights, family):
                 f"the binomial family needs a response between 0 and 1, found values from {low:g} to {high:g}; "
                 "write counts as cbind(successes, failures), or a proportion with the trials as weights"
             )
-        _edges(low, high, 1.0)
+        if not bounded:
+            _edges(low, high, 1.0)
         counts = y if weights is None else y * weights
         _whole(counts, "binomial responses times weights" if weights is not None else "binomial responses without weights")
     elif isinstance(family, (families.Poisson, families.NegativeBinomial)):
         if low < 0.0:
             raise DataError(f"the {name} family needs a response that is not negative, found {low:g}")
-        _edges(low, high, np.inf)
+        if not bounded:
+            _edges(low, high, np.inf)
         _whole(y, "counts")
     elif isinstance(family, (families.Gamma, families.InverseGaussian)) and low <= 0.0:
         raise DataError(f"the {name} family needs a positive response, found {low:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -293,6 +294,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         """Remove the arrays with one entry per row; `summary` and population predictions still work."""
         if self.cov_type != "rx" and self.nagq:
             self._cov_all  # noqa: B018
+        self._solution = replace(self._solution, eta=None)
         super().remove_data()
 
 
