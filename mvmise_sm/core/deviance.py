@@ -196,10 +196,13 @@ class ProfiledDeviance:
             return Evaluation(np.array(theta), value, gradient, average + curvature, tuple(slopes))
         places = self.random.theta_slices, self._pairs, moved
         extra, cross = prior_shape(*places, terms, data_slopes, self._sizes, solution)
-        cross += b / s2
-        information = a / s2 + curvature + extra - solution.curvature_c * np.multiply.outer(cross, cross)
+        information = average + curvature + extra
+        if cross is not None:
+            # the profile over sigma2 couples data and priors: c (b + x)(b + x)' instead of the average information's c b b'
+            mixed = np.multiply.outer(b / s2, cross)
+            information -= solution.curvature_c * (mixed + mixed.T + np.multiply.outer(cross, cross))
         if not trusted(information, average):
-            information = average + positive_part(curvature) + own_curvature(*places, solution)
+            information = average + own_curvature(*places, solution)
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     @cached_property

@@ -35,11 +35,11 @@ def prior_shape(slices, pairs, moved, lambdas, slopes, sizes, solution):
     -------
     hessian : ndarray
         (k_theta, k_theta), block diagonal by term.
-    cross : ndarray
-        Mixed derivative in theta and log sigma2 (k_theta,).
+    cross : ndarray or None
+        Mixed derivative in theta and log sigma2 (k_theta,), None without absolute priors.
     """
     k_theta = slices[-1].stop
-    out, cross = np.zeros((k_theta, k_theta)), np.zeros(k_theta)
+    out, cross = np.zeros((k_theta, k_theta)), None
     for t, at in enumerate(slices):
         hessian, mixed = solution.sigma_hessians[t], solution.sigma_crosses[t]
         if hessian is None:
@@ -51,18 +51,20 @@ def prior_shape(slices, pairs, moved, lambdas, slopes, sizes, solution):
         block = flat @ (pair.T @ hessian() @ pair - kronecker(slopes[t], _inverse(inner))) @ flat.T
         out[at, at] = 0.5 * (block + block.T)
         if mixed is not None:
+            cross = np.zeros(k_theta) if cross is None else cross
             cross[at] = flat @ (pair.T @ mixed.ravel())
     return out, cross
 
 
 def own_curvature(slices, pairs, moved, solution):
-    """The positive part of the priors' own curvature (k_theta, k_theta), block diagonal by term."""
+    """The priors' own curvature, its positive part if it is indefinite (k_theta, k_theta), block diagonal by term."""
     k_theta = slices[-1].stop
     out = np.zeros((k_theta, k_theta))
     for at, pair, tangents, hessian in zip(slices, pairs, moved, solution.sigma_hessians, strict=True):
         if hessian is not None:
             flat = tangents.reshape(len(tangents), -1) @ pair.T
-            out[at, at] = _positive_part(flat @ hessian() @ flat.T)
+            block = flat @ hessian() @ flat.T
+            out[at, at] = block if dpotrf(block, lower=1)[1] == 0 else _positive_part(block)
     return out
 
 
