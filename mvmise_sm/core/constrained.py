@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ConstrainedPoint", "Coordinate", "Correlation", "StandardDeviation", "constrained_minimum"]
+__all__ = ["ConstrainedPoint", "Coordinate", "Correlation", "StandardDeviation", "constrained_minimum", "free_minimum"]
 
 _TOLERANCE = 1e-8
 _MAX_ITERATIONS = 60
@@ -175,6 +175,27 @@ def constrained_minimum(evaluate, constraint, c, start):
     _, multiplier, decrement, tangent = _kkt_step(g, h, multiplier, slope, bend, c - at)
     converged = bool(decrement < 1e-4 and abs(c - at) < 1e-6 * scale)
     return ConstrainedPoint(c, x, value, multiplier, tangent, converged)
+
+
+def free_minimum(evaluate, start):
+    """Minimise without a constraint, by Newton's method from a start (k,); returns x (k,) and the value there."""
+    x = np.array(start, dtype=float)
+    value, g, h = evaluate(x)
+    for _ in range(60):
+        values, vectors = np.linalg.eigh(h)
+        step = vectors @ ((vectors.T @ g) / np.maximum(values, 1e-10 * max(values[-1], 1e-8)))
+        if float(g @ step) < _TOLERANCE:
+            break
+        for _ in range(30):
+            trial = _value(evaluate, x - step)
+            if trial is not None and trial[0] <= value + 1e-12 * abs(value):
+                break
+            step = 0.5 * step
+        else:
+            break
+        x = x - step
+        value, g, h = trial
+    return x, value
 
 
 def _value(evaluate, x):

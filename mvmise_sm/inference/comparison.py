@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mvmise_sm.core.constrained import free_minimum
 from mvmise_sm.core.random_effects import RandomEffects
 from mvmise_sm.core.structures import Unstructured
 from mvmise_sm.exceptions import OptionError
@@ -151,10 +152,23 @@ def _without_random(result):
     """Log-likelihood (REML: restricted) and number of parameters without any random effect."""
     model = result.model
     if getattr(result, "reml", None) is None:
-        return result._llf_without_random(), result.k_params - len(result.theta)
+        return _generalized_without_random(result._deviance_function()), result.k_params - len(result.theta)
     criterion = result._deviance_function()
     at_zero = criterion.solve(np.zeros(criterion.k_theta))
     return -0.5 * at_zero.criterion, model.exog.shape[1] + 1
+
+
+def _generalized_without_random(criterion):
+    """Log-likelihood at theta = 0, the fixed effects and the shape at their optimum there."""
+    k = criterion.k_theta
+    x = np.array(criterion.start_at(np.zeros(k)), dtype=float)
+
+    def evaluate(rest):
+        here = criterion.evaluate(np.concatenate([np.zeros(k), rest]))
+        return here.value, here.gradient[k:], here.information[k:, k:]
+
+    value = criterion.value(x) if x.size == k else free_minimum(evaluate, x[k:])[1]
+    return -0.5 * value
 
 
 def _restriction(small, large):

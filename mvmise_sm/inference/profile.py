@@ -14,6 +14,7 @@ from mvmise_sm.core.constrained import (
     Correlation,
     StandardDeviation,
     constrained_minimum,
+    free_minimum,
 )
 from mvmise_sm.core.profile_target import LinearTarget
 from mvmise_sm.core.threads import blas_threads
@@ -283,30 +284,10 @@ def _held_solver(target, contrast):
 
     def solve(c, start):
         held = target.hold(contrast, c)
-        x, value = _free_minimum(held.evaluate, start)
+        x, value = free_minimum(held.evaluate, start)
         return ConstrainedPoint(c, x, value, held.held_slope(x), np.zeros_like(x), True)
 
     return solve
-
-
-def _free_minimum(evaluate, start, tolerance=1e-8):
-    x = np.array(start, dtype=float)
-    value, g, h = evaluate(x)
-    for _ in range(60):
-        values, vectors = np.linalg.eigh(h)
-        step = vectors @ ((vectors.T @ g) / np.maximum(values, 1e-10 * max(values[-1], 1e-8)))
-        if float(g @ step) < tolerance:
-            break
-        for _ in range(30):
-            trial = evaluate(x - step)
-            if np.isfinite(trial[0]) and trial[0] <= value + 1e-12 * abs(value):
-                break
-            step = 0.5 * step
-        else:
-            break
-        x = x - step
-        value, g, h = trial
-    return x, value
 
 
 def _covariance_parameters(layout, structures, bases, evaluate, x, inverse, rho):

@@ -254,11 +254,11 @@ class InferentialResults(LikelihoodModelResults):
 
         return r2(self)
 
-    def icc(self):
-        """Intraclass correlations: share of each grouping factor in the variance, adjusted and unadjusted for the fixed effects."""
+    def icc(self, adjusted=True):
+        """Intraclass correlation of each grouping factor, a Series; `adjusted` leaves the fixed effects out of the total."""
         from mvmise_sm.inference.variance_shares import icc
 
-        return icc(self)
+        return icc(self, adjusted)
 
     def vif(self):
         """Generalized variance inflation factors of the terms of the fixed effects, a DataFrame."""

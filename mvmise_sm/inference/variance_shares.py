@@ -1,0 +1,108 @@
+"""Shares of variance: Nakagawa's R^2 and intraclass correlations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.inference.anova import plain
+
+__all__ = ["icc", "r2", "variance_parts"]
+
+
+def variance_parts(result):
+    """Variance of the linear predictor by source.
+
+    Returns
+    -------
+    fixed : float
+        Variance of X beta over the rows.
+    random : dict
+        Grouping factor -> mean over the rows of z'Sigma z (Johnson 2014); factors with one level per row are left to `rest`.
+    rest : float
+        Residual variance, for generalized models on the scale of the link.
+    """
+    result = plain(result)
+    model = result.model
+    fixed = float(np.var(np.asarray(model.exog) @ np.asarray(result.params), ddof=1))
+    random, rest = {}, _residual(result)
+    for term, lam in zip(model.random_effects.terms, model.random_effects.lambdas(result.theta), strict=True):
+        columns = np.column_stack([np.ones(result.nobs) if c is None else c for c in term.columns])
+        share = float(result.scale * np.square(columns @ lam).sum(axis=1).mean())
+        name = term.factor.name
+        if term.factor.n_levels == result.nobs:
+            rest += share
+        else:
+            random[name] = random.get(name, 0.0) + share
+    return fixed, random, rest
+
+
+def _residual(result):
+    """Residual variance: of rows of mean weight for linear models, distribution-specific on the link scale for others."""
+    model = result.model
+    if getattr(result, "reml", None) is not None:
+        weights = model.weights
+        return float(result.scale if weights is None else result.scale * np.mean(1.0 / weights))
+    from statsmodels.genmod import families
+
+    family, link = model.family, type(model.family.link).__name__
+    if isinstance(family, families.Binomial):
+        known = {"Logit": np.pi**2 / 3.0, "Probit": 1.0, "CLogLog": np.pi**2 / 6.0}
+        if link in known:
+            return known[link]
+    mean = float(np.average(model.endog, weights=model.weights))
+    relative = _relative_variance(result, family, mean)
+    if link == "Log":
+        # variance of the logarithm of a lognormal variable with this squared coefficient of variation
+        return float(np.log1p(relative))
+    return float(relative * mean**2 * model.family.link.deriv(np.array(mean)) ** 2)
+
+
+def _relative_variance(result, family, mean):
+    """Var(y) / mean^2 of the family at `mean`."""
+    from statsmodels.genmod import families
+
+    if isinstance(family, families.NegativeBinomial):
+        return 1.0 / mean + (result.alpha if result.alpha is not None else family.alpha)
+    return float(result.scale * family.variance(np.array(mean)) / mean**2)
+
+
+def r2(result):
+    """Nakagawa's R^2.
+
+    Returns
+    -------
+    Series
+        ``marginal`` (fixed effects) and ``conditional`` (fixed and random effects).
+
+    References
+    ----------
+    Nakagawa, Johnson and Schielzeth (2017). The coefficient of determination R^2 and intra-class correlation coefficient from
+    generalized linear mixed-effects models revisited and expanded. Journal of the Royal Society Interface 14. Johnson (2014).
+    Extension of Nakagawa and Schielzeth's R^2_GLMM to random slopes models. Methods in Ecology and Evolution 5.
+    """
+    fixed, random, rest = variance_parts(result)
+    total = fixed + sum(random.values()) + rest
+    return pd.Series({"marginal": fixed / total, "conditional": (fixed + sum(random.values())) / total})
+
+
+def icc(result, adjusted=True):
+    """Intraclass correlation of each grouping factor.
+
+    Parameters
+    ----------
+    result : MixedModelResults
+    adjusted : bool, optional
+        Shares of the variance that the fixed effects leave; otherwise of all variance.
+
+    Returns
+    -------
+    Series
+        One share per grouping factor.
+    """
+    fixed, random, rest = variance_parts(result)
+    if not random:
+        raise OptionError("every grouping factor has one level per row, so no two rows share a group")
+    total = sum(random.values()) + rest + (0.0 if adjusted else fixed)
+    return pd.Series({name: share / total for name, share in random.items()})
