@@ -141,7 +141,6 @@ class SelectionModel(LikelihoodModel):
             bool(first_sample_variance),
             self._penalties(),
         )
-        self._data_attr.extend(["design"])
         if design.design is not None:
             self.formula = design.design.parts.text
 
@@ -211,9 +210,13 @@ class SelectionModel(LikelihoodModel):
         return self._new_data
 
     def _get_init_kwds(self):
+        data = self.design.data
+        labels = np.array(data.labels, dtype=object)
+        cov = None if data.cov_miss is None else data.unsort(data.cov_miss)
         return {
-            "groups": None,
-            "design": self.design,
+            "groups": pd.Series(data.unsort(labels[data.cluster]), name=self.group_name),
+            "exog_re": pd.DataFrame(data.unsort(data.Z[:, 0]), columns=list(self.design.effect_names)),
+            "missing_cov": cov if cov is None or not data.common_cov else cov[:, 0],
             "mechanism": self.spec.mechanism,
             "missing_y": self.missing_y,
             "first_sample_variance": self.spec.first_sample_variance,
@@ -222,6 +225,14 @@ class SelectionModel(LikelihoodModel):
             "resid_prior": self.resid_prior,
             "mechanism_prior": self.mechanism_prior,
         }
+
+    def _fit_zeros(self, keep_index=None, start_params=None, return_auxiliary=False, k_params=None, **fit_kwds):
+        """Fit with the fixed effects outside `keep_index` held at zero; the result is that of the smaller model."""
+        small = self.__class__(self.endog, self.exog[:, keep_index], **self._get_init_kwds())
+        if start_params is not None:
+            fit_kwds["start_params"] = np.asarray(start_params)[keep_index]
+        constrained = small.fit(**fit_kwds)
+        return constrained._results.widened(self, np.arange(self.exog.shape[1])[keep_index], constrained)
 
     def __repr__(self):
         K = len(self.outcome_names)
@@ -311,6 +322,10 @@ class SelectionModel(LikelihoodModel):
             penalties=out._penalties(),
         )
         return out
+
+    def remove_rows(self):
+        """Let go of everything with one entry per sample; part of ``remove_data`` of a result."""
+        self.design = self.data.design = replace(self.design, data=None, endog=None, exog=None)
 
     # --- fit
 

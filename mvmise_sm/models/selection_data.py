@@ -30,6 +30,7 @@ class SelectionFrameData(PandasData):
 
     def _set(self, design):
         self.design = design
+        self.design_is_plain = design.plain
         self.orig_endog, self.orig_exog = design.endog, design.exog
         self.endog, self.exog = design.endog.to_numpy(dtype=float), design.exog.to_numpy(dtype=float)
         self.xnames = list(design.exog.columns)
@@ -56,8 +57,12 @@ class SelectionFrameData(PandasData):
 
     @property
     def row_labels(self):
-        """Labels of the samples."""
-        return self.orig_endog.index
+        """Labels of the samples; None for plain arrays."""
+        return None if self.design_is_plain or self.orig_endog is None else self.orig_endog.index
+
+    def wrap_output(self, obj, how="columns", names=None):
+        """Attach labels, unless the input had none."""
+        return obj if self.design_is_plain else super().wrap_output(obj, how, names)
 
     def _handle_constant(self, hasconst):
         self.k_constant = int(np.isfinite(self.const_idx)) if self.const_idx is not None else 0

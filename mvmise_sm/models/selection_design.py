@@ -43,6 +43,8 @@ class SelectionDesign:
         Cluster labels in the order they are reported in.
     design : Design or None
         The evaluated formula.
+    plain : bool
+        Whether the input had no labels, so that results have none either.
     """
 
     data: SelectionData
@@ -55,6 +57,7 @@ class SelectionDesign:
     outcome_effects: tuple[int, ...]
     levels: Sequence
     design: Design | None
+    plain: bool = False
 
 
 def expand_outcome_effects(exog: pd.DataFrame, outcomes: Sequence[str], columns: Sequence[int]) -> pd.DataFrame:
@@ -91,6 +94,7 @@ def array_design(
     endog, exog, groups, *, exog_re=None, missing_cov=None, outcome_effects=None
 ) -> SelectionDesign:
     """Label and check arrays; parameters as in `SelectionModel`."""
+    plain = not isinstance(endog, (pd.DataFrame, pd.Series)) and not isinstance(exog, pd.DataFrame)
     endog = _labelled(endog, "y", first=1)
     names = list(endog.columns)
     index = endog.index
@@ -116,7 +120,8 @@ def array_design(
         raise OptionError("outcome_effects needs a design with one row per sample; this one is stacked by outcome already")
     cov, cov_name = _covariate(missing_cov, None, len(endog), names)
     terms = {name: [j] for j, name in enumerate(exog.columns)}
-    return _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, None, None)
+    out = _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, None, None)
+    return replace(out, plain=plain)
 
 
 def formula_design(

@@ -142,7 +142,6 @@ def _from_maximum(objective: PenalisedObjective, maximum: Maximum, warning) -> S
     information = maximum.information
     if information is None:
         information = np.full((maximum.theta.size,) * 2, np.nan)
-        np.fill_diagonal(information, 1.0)
     cov = covariance(likelihood, maximum.theta, information)
     return SelectionOutcome(
         params=likelihood.params(maximum.theta),

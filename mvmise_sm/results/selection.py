@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
@@ -15,7 +17,7 @@ from mvmise_sm.results import selection_mechanism as mechanism
 from mvmise_sm.results import selection_plots as plots
 from mvmise_sm.results import selection_tables as tables
 from mvmise_sm.results.selection_permutation import permutation_test
-from mvmise_sm.results.selection_prediction import missing_frame, predicted
+from mvmise_sm.results.selection_prediction import missing_frame, outcome_table, predicted
 from mvmise_sm.selection.prediction import posterior_moments
 
 __all__ = ["SelectionResults", "SelectionResultsWrapper"]
@@ -187,14 +189,15 @@ class SelectionResults(LikelihoodModelResults):
 
     @cache_readonly
     def fittedvalues(self):
-        """Fixed plus random effects of every outcome (nobs, K), DataFrame."""
-        design = self.model.design
-        return pd.DataFrame(design.data.unsort(self._moments().fitted), design.endog.index, self.model.outcome_names)
+        """Fixed plus random effects of every outcome (nobs, K), a DataFrame unless the input was plain arrays."""
+        values = self.model.design.data.unsort(self._moments().fitted)
+        return outcome_table(self.model, values, self.model.data.row_labels)
 
     @cache_readonly
     def resid(self):
-        """Outcomes minus `fittedvalues` (nobs, K), NaN where missing, DataFrame."""
-        return self.model.design.endog.astype(float) - self.fittedvalues
+        """Outcomes minus `fittedvalues` (nobs, K), NaN where missing."""
+        values = self.model.design.data.unsort(self._moments().fitted)
+        return outcome_table(self.model, self.model.endog - values, self.model.data.row_labels)
 
     def predict(self, exog=None, transform=True, *, random="all", allow_new_levels=False, which="mean"):
         """Predict the outcomes of new samples.
@@ -215,7 +218,7 @@ class SelectionResults(LikelihoodModelResults):
 
         Returns
         -------
-        DataFrame
+        DataFrame or ndarray
             (m, K)
         """
         return predicted(self, exog, transform, random, allow_new_levels, which)
@@ -375,13 +378,42 @@ class SelectionResults(LikelihoodModelResults):
         """Draw fixed effects and their intervals over the mechanism's slope; returns the Axes."""
         return plots.sensitivity(self, phi_y, terms, alpha, ax)
 
+    def summary2(self, yname=None, xname=None, title=None, alpha=0.05, float_format="%.4f"):
+        """Summarise the fit in statsmodels' second layout; parameters as in `summary`."""
+        return tables.summary2(self, yname, xname, title, alpha, float_format)
+
     # --- storage
+
+    def widened(self, model, positions, wrapped):
+        """Show this result in a model with more columns, whose coefficients are held at zero.
+
+        Parameters
+        ----------
+        model : SelectionModel
+            The wider model.
+        positions : ndarray
+            Columns of the wider design that this result has estimated.
+        wrapped : SelectionResultsWrapper
+            This result as the user sees it, kept as ``results_constrained``.
+        """
+        k = len(model.exog_names)
+        beta, cov = np.zeros(k), np.zeros((k, k))
+        beta[positions] = self.params
+        cov[np.ix_(positions, positions)] = self.cov_params_default
+        out = copy.copy(self)
+        out._cache = {}
+        out.model, out.params = model, beta
+        out.normalized_cov_params = out.cov_params_default = cov
+        out.keep_index, out.results_constrained = positions, wrapped
+        out.k_constr = k - len(positions)
+        return SelectionResultsWrapper(out)
 
     def remove_data(self):
         """Remove the arrays with one entry per sample; tables still work."""
         _ = self.mechanism_test
         self._outcome = None
         self._cache = {}
+        self.model.remove_rows()
         super().remove_data()
 
 

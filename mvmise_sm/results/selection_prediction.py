@@ -9,7 +9,7 @@ from mvmise_sm.design import as_frame
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.new_data import new_exog, new_random_rows
 
-__all__ = ["missing_frame", "predicted"]
+__all__ = ["missing_frame", "outcome_table", "predicted"]
 
 
 def missing_frame(result) -> pd.DataFrame:
@@ -41,11 +41,10 @@ def predicted(result, exog, transform, random, allow_new_levels, which):
         raise OptionError(f"which must be 'mean' or 'linear', got {which!r}")
     if random not in ("all", "none"):
         raise OptionError(f"random must be 'all' or 'none', got {random!r}")
-    names = model.outcome_names
     if exog is None:
         if random == "all":
             return result.fittedvalues
-        return pd.DataFrame(model.predict(result.params), model.design.endog.index, names)
+        return outcome_table(model, model.predict(result.params), model.data.row_labels)
     formula = model.design.design
     if formula is None or not transform or isinstance(exog, (np.ndarray, list)):
         return _from_rows(model, result.params, exog)
@@ -56,7 +55,7 @@ def predicted(result, exog, transform, random, allow_new_levels, which):
     mean = np.column_stack([common.to_numpy() @ beta for beta in _by_outcome(model, result.params)])
     if random == "all":
         mean = mean + _random_part(result, formula, frame, allow_new_levels)
-    return pd.DataFrame(mean, common.index, names)
+    return pd.DataFrame(mean, common.index, model.outcome_names)
 
 
 def _by_outcome(model, params) -> list[np.ndarray]:
@@ -97,7 +96,14 @@ def _from_rows(model, params, exog):
     mean = X @ params
     K = len(model.outcome_names)
     if model.common_design:
-        return pd.DataFrame(np.repeat(mean[:, None], K, axis=1), index, model.outcome_names)
+        return outcome_table(model, np.repeat(mean[:, None], K, axis=1), index)
     if len(mean) % K:
         raise DataError(f"exog must be stacked by outcome: its {len(mean)} rows are no multiple of {K}")
-    return pd.DataFrame(mean.reshape(K, -1).T, columns=model.outcome_names)
+    return outcome_table(model, mean.reshape(K, -1).T, None)
+
+
+def outcome_table(model, values, index):
+    """Values (m, K) as a DataFrame with the outcomes' names; plain arrays stay plain."""
+    if model.data.design_is_plain and not isinstance(index, pd.Index):
+        return values
+    return pd.DataFrame(values, index, model.outcome_names)

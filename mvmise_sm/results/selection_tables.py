@@ -137,6 +137,32 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05):
     return out
 
 
+def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_format="%.4f"):
+    """Build statsmodels' second Summary; parameters as in `SelectionResults.summary`."""
+    from statsmodels.iolib import summary2 as iolib
+
+    out = iolib.Summary()
+    info = {
+        "Model:": type(result.model).__name__,
+        "Method:": _METHODS[result.method],
+        "Samples:": result.nobs,
+        "Log-Likelihood:": f"{result.llf:.4f}",
+        "AIC:": f"{result.aic:.4f}",
+        "BIC:": f"{result.bic:.4f}",
+    }
+    out.add_dict(info)
+    out.add_df(iolib.summary_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t), float_format=float_format)
+    rows = [(name, *_cells([value, se])) for _, name, value, se in _variance_rows(result)]
+    if result.phi is not None:
+        se = [np.nan] * len(result.phi) if result.bse_phi is None else result.bse_phi
+        rows += [(f"phi[{name}]", *_cells([v, e])) for (name, v), e in zip(result.phi.items(), se, strict=True)]
+    out.add_df(pd.DataFrame([r[1:] for r in rows], index=[r[0] for r in rows], columns=["Estimate", "Std.Err."]))
+    out.add_title(title or f"{result.model._title} Results")
+    for line in notes(result):
+        out.add_text(line)
+    return out
+
+
 def _frame(effect, rows, conf_int, alpha):
     frame = pd.DataFrame(rows, columns=["group", "term", "estimate", "std_error"])
     frame.insert(0, "effect", effect)

@@ -36,11 +36,15 @@ def covariance(likelihood: SelectionLikelihood, theta: np.ndarray, information: 
     Directions without positive information get NaN.
     """
     # signed square roots at zero and fixed elements have no information
-    free = np.diag(information) > 0
+    free = ~(np.diag(information) <= 0)
     cov = np.zeros_like(information)
     inner = information[np.ix_(free, free)]
-    values = np.linalg.eigvalsh(inner)
-    positive = values.min() > 1e-10 * values.max() if values.size else True
+    positive = bool(np.isfinite(inner).all())
+    if positive and inner.size:
+        # parameters have very different units
+        unit = 1.0 / np.sqrt(np.diag(inner))
+        values = np.linalg.eigvalsh(inner * np.outer(unit, unit))
+        positive = values[0] > 1e-12 * values[-1]
     cov[np.ix_(free, free)] = np.linalg.inv(inner) if positive else np.nan
     cut = likelihood.slices
     return Covariance(cov, cov[cut["beta"], cut["beta"]], cov[cut["phi"], cut["phi"]], _standard_errors(likelihood, theta, cov))

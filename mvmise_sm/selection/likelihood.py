@@ -107,6 +107,20 @@ class MechanismPart:
         """Whether the mechanism has become a step function of the block mean."""
         return bool(self.free.size) and abs(self.expand(free_phi)[1]) * float(np.std(self.seen[:, 1])) > MAX_SLOPE
 
+    def slopes(self) -> tuple[float, ...]:
+        """Slopes of either sign to start from, one over the spread of the block means; none without a slope."""
+        spread = float(np.std(self.seen[:, 1])) if 1 in self.free else 0.0
+        return (-1.0 / spread, 1.0 / spread) if spread > 0 else ()
+
+    def feasible(self, free_phi: np.ndarray, slope: float) -> np.ndarray:
+        """Move the slope around the mean block and keep the probabilities of the observed blocks below one."""
+        out = free_phi.copy()
+        position = int(np.flatnonzero(self.free == 1)[0])
+        out[0] += (out[position] - slope) * self.seen[:, 1].mean()
+        out[position] = slope
+        out[0] -= max(float((self.seen @ self.expand(out)).max()) + 0.05, 0.0)
+        return out
+
     def observed(self, phi: np.ndarray) -> tuple[float, np.ndarray]:
         """Log-probability that the observed blocks were seen, and its gradient in phi, (3,)."""
         if not self.free.size:

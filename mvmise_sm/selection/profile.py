@@ -99,11 +99,7 @@ class MechanismProfile:
     def _feasible(self, start: np.ndarray, value: float) -> np.ndarray:
         """Move phi1 along the level of the observed blocks and keep their probabilities below one."""
         theta = start.copy()
-        seen = self.part.seen
-        theta[self._phi.start] += (theta[self._index] - value) * seen[:, 1].mean()
-        theta[self._index] = value
-        top = float((seen @ self.part.expand(theta[self._phi])).max())
-        theta[self._phi.start] -= max(top + 0.05, 0.0)
+        theta[self._phi] = self.part.feasible(start[self._phi], value)
         return theta
 
     def test(self, value: float = 0.0) -> RatioTest:

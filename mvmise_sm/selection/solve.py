@@ -12,6 +12,10 @@ from mvmise_sm.selection.maximise import Maximum, maximise
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.sparse import error_spread
 
+# with one or two outcomes the likelihood can have a maximum for either sign of the mechanism's slope
+FEW_OUTCOMES = 2
+OTHER_ITERATIONS = 40
+
 
 @dataclass(frozen=True)
 class PseudoSamples:
@@ -80,13 +84,29 @@ def solve(
     information : bool, optional
         Compute the observed information.
     """
+    cold = start is None and free is None and method == "ml"
     maximum = _once(objective, method, start, metric, free, maxiter, tol, information)
+    if cold and objective.likelihood.data.n_outcomes <= FEW_OUTCOMES:
+        maximum = _best(objective, maximum, maxiter, tol, information)
     reasons: tuple[str, ...] = ()
     while maximum.message in (SINGULAR_ERRORS, THRESHOLD) and maximum.message not in reasons:
         reasons = (*reasons, maximum.message)
         objective = regularised(objective, maximum.message)
         maximum = _once(objective, method, start, metric, free, maxiter, tol, information)
     return Solution(objective, maximum, reasons)
+
+
+def _best(objective: PenalisedObjective, maximum: Maximum, maxiter, tol, information) -> Maximum:
+    """The highest of the interior maxima that starts with either sign of the mechanism's slope lead to."""
+    likelihood = objective.likelihood
+    for slope in likelihood.part.slopes():
+        start = likelihood.start()
+        start[likelihood.slices["phi"]] = likelihood.part.feasible(start[likelihood.slices["phi"]], slope)
+        other = _once(objective, "ml", start, None, None, OTHER_ITERATIONS, tol, False)
+        if other.converged and (other.value > maximum.value + 1e-6 or not maximum.converged):
+            other = _once(objective, "ml", other.theta, None, None, maxiter, tol, information)
+            maximum = other if other.converged else maximum
+    return maximum
 
 
 def regularised(objective: PenalisedObjective, reason: str) -> PenalisedObjective:

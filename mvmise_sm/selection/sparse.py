@@ -70,13 +70,17 @@ class SparseFit:
 
 
 def error_spread(data: SelectionData) -> np.ndarray:
-    """Residual standard deviation of every outcome around its cluster's level, the unit of its precision, (K,)."""
+    """Residual standard deviation of every outcome within its clusters, the unit of its precision, (K,)."""
     seen = data.observed
     _, resid = least_squares(data)
-    cells = np.maximum(data.cluster_sum(seen.sum(axis=1).astype(float)), 1.0)
-    level = data.cluster_sum(resid.sum(axis=1)) / cells
-    own = np.where(seen, resid - level[data.cluster][:, None], 0.0)
-    return np.sqrt((own**2).sum(axis=0) / seen.sum(axis=0))
+    count = data.cluster_sum(seen.astype(float))
+    mean = data.cluster_sum(resid) / np.maximum(count, 1.0)
+    own = np.where(seen, resid - mean[data.cluster], 0.0)
+    degrees = count.sum(axis=0) - (count > 0).sum(axis=0)
+    total = (resid**2).sum(axis=0) / count.sum(axis=0)
+    # clusters of one sample say nothing about what is within them
+    within = np.where(degrees > 1, (own**2).sum(axis=0) / np.maximum(degrees, 1.0), total)
+    return np.sqrt(np.maximum(within, 1e-3 * total))
 
 
 def fit_sparse(
@@ -238,6 +242,7 @@ def _next_signs(likelihood, theta, precision, sign, bound) -> np.ndarray:
 def _restricted(precision: np.ndarray, sign: np.ndarray) -> np.ndarray:
     """Covariance of the precision cut to a pattern, with a diagonal lifted until it is positive definite."""
     cut = precision * ((sign != 0.0) | np.eye(len(sign), dtype=bool))
-    while np.linalg.eigvalsh(cut).min() <= 1e-8 * np.diag(cut).max():
+    unit = 1.0 / np.sqrt(np.outer(np.diag(cut), np.diag(cut)))
+    while np.linalg.eigvalsh(cut * unit).min() <= 1e-6:
         np.fill_diagonal(cut, 1.05 * np.diag(cut))
     return np.linalg.inv(cut)
