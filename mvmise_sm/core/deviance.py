@@ -14,7 +14,7 @@ from mvmise_sm.core.solution import Evaluation, PLSSolution
 from mvmise_sm.core.stage import FlatStage
 from mvmise_sm.core.start import moment_variances
 from mvmise_sm.core.system import build_system, system_with_response
-from mvmise_sm.core.theta import ThetaSpace, positive_part
+from mvmise_sm.core.theta import ThetaSpace
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 
@@ -198,7 +198,7 @@ class ProfiledDeviance:
         extra, cross = prior_shape(*places, terms, data_slopes, self._sizes, solution)
         information = average + curvature + extra
         if cross is not None:
-            # the profile over sigma2 couples data and priors: c (b + x)(b + x)' instead of the average information's c b b'
+            # the profile over sigma2 couples data and priors: c (b + x)(b + x)' in place of c b b'
             mixed = np.multiply.outer(b / s2, cross)
             information -= solution.curvature_c * (mixed + mixed.T + np.multiply.outer(cross, cross))
         if not trusted(information, average):
