@@ -183,7 +183,8 @@ class LaplaceDeviance:
     def second_starts(self, evaluation):
         """Another start for a fit that ended on the boundary."""
         x = evaluation.theta.copy()
-        x[: self.k_theta] = np.where(self._space.lower == 0.0, np.maximum(x[: self.k_theta], 0.5), 0.0)
+        wide = 0.5 * self._unit(self.mode(x).terms.eta)
+        x[: self.k_theta] = np.where(self._space.lower == 0.0, np.maximum(x[: self.k_theta], wide), 0.0)
         return [x]
 
     def start_at(self, theta):
@@ -191,15 +192,40 @@ class LaplaceDeviance:
         return self.start(self._space.working(np.asarray(theta, dtype=float)))
 
     def start(self, theta=None):
-        """A working theta, one by default, with beta and the random effects at their joint mode there."""
-        if theta is None:
-            theta = np.where(self._space.lower == 0.0, 1.0, 0.0)
+        """A working theta with beta and the random effects at their joint mode there.
+
+        By default theta is the unit of the linear predictor, one step of the EM algorithm on.
+        """
         if self.k_shape:
             self.response.set_shape(self.response.distribution.start_shape())
-        mode = joint_mode(self, self._space.factors(theta)[0], self.response.start_eta())
+        eta = self.response.start_eta()
+        given = theta is not None
+        if not given:
+            theta = np.where(self._space.lower == 0.0, self._unit(eta), 0.0)
+        merged, _ = self._space.factors(theta)
+        mode = joint_mode(self, merged, eta)
         self._eta = mode.terms.eta
+        if not given:
+            theta = self._improved(mode, merged)
         shape = [self.response.shape] if self.k_shape else []
         return np.concatenate([theta, [] if self.profiles_beta else mode.beta, shape])
+
+    def _unit(self, eta):
+        """Standard deviation of a random effect as informative as a row, in families with a dispersion; one in others."""
+        if not self.response.distribution.dispersed:
+            return 1.0
+        weight = self.response.rows(eta).weight
+        return 1.0 if weight is None else float(1.0 / np.sqrt(np.median(weight)))
+
+    def _improved(self, mode, merged):
+        """Theta after an EM step: the mean over levels of b b' plus the conditional covariance."""
+        blocks = self.eliminate(mode.terms.weight, merged).posterior_cov()
+        theta = np.empty(self.k_theta)
+        for t, (k, place, _) in enumerate(self._space.where):
+            b = mode.b[k][place]
+            sigma = (b @ b.T + blocks[k][place, place].sum(axis=2)) / b.shape[1]
+            theta[self.random.theta_slices[t]] = self._space.structures[t].theta_from(sigma)
+        return theta
 
     def fixed_part(self, beta):
         """offset + X beta (nobs,)."""
