@@ -92,7 +92,8 @@ def test_conditional_and_prediction_variances_equal_the_oracle(kind, tier):
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "two terms"])
 def test_average_information_equals_its_definition(kind, tier):
-    """A_st = y'P V_s P V_t P y and b_t = y'P V_t P y, with V_t by differences (V is quadratic in theta, so these are exact)."""
+    """A_st = y'P V_s P V_t P y and b_t = y'P V_t P y, with V_t by differences (V is quadratic in theta, so these are
+    exact)."""
     if tier == "sparse remainder":
         pytest.skip("same code as the dense remainder")
     y, X, random = simulate(kind)

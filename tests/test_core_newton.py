@@ -36,7 +36,7 @@ def test_other_optimisers_reach_the_same_point(method):
 
 def test_unknown_method_is_refused():
     y, X, random = simulate("intercept", n=60)
-    with pytest.raises(ValueError, match="method must be one of .*newton.*, got 'magic'"):
+    with pytest.raises(ValueError, match=r"method must be one of .*newton.*, got 'magic'"):
         minimize(ProfiledDeviance(y, X, random), method="magic")
 
 
@@ -121,7 +121,7 @@ def test_rescaling_the_response_rescales_the_fit(kind):
 def test_a_large_constant_costs_no_accuracy(kind):
     y, X, random = simulate(kind)
     base, before = _fit(y, X, random, True)
-    far = X + [0.0, 1e6, 0.0]
+    far = X + np.array([0.0, 1e6, 0.0])
     terms = []
     for t in random.terms:
         columns = [None if c is None else c + 1e6 for c in t.columns]

@@ -1,7 +1,7 @@
 """Working coordinates: shift and scale of X, y and Z that keep the cross-products free of cancellation.
 
-Fits are equivariant, so the engine may work on ``X A``, ``y - X b0`` and ``Z A_k`` and undo it at the end. The constants come from a
-sample of rows: they serve rounding only, so an approximate mean is as good as the mean.
+Fits are equivariant, so the engine may work on ``X A``, ``y - X b0`` and ``Z A_k`` and undo it at the end. The
+constants come from a sample of rows: they serve rounding only, so an approximate mean is as good as the mean.
 """
 
 from __future__ import annotations

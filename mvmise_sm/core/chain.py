@@ -275,7 +275,9 @@ class ChainFactorization:
         return out
 
     def _forward(self, rhs):
-        """Reduce columns `rhs` (q, J, c) per factor; returns the reduced columns and rhs' (Sigma^-1 + Z'Z)^-1 rhs (c, c)."""
+        """Reduce columns `rhs` (q, J, c) per factor; returns the reduced columns and rhs' (Sigma^-1 + Z'Z)^-1 rhs (c,
+        c).
+        """
         structure, factors = self.structure, self.system.layout.factors
         reduced = list(rhs)
         taken = np.zeros((rhs[0].shape[2],) * 2)

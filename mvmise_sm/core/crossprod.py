@@ -25,7 +25,8 @@ class CrossProducts:
     rhs : tuple of ndarray
         Z_k'[X y] of every factor, each (q, J, m).
     cross : dict
-        (k, l) -> Z_k'Z_l on the cells of its pattern (q_k, q_l, cells); for a nested pair the cells are the levels of k.
+        (k, l) -> Z_k'Z_l on the cells of its pattern (q_k, q_l, cells); for a nested pair the cells are the levels of
+        k.
     """
 
     gram: np.ndarray

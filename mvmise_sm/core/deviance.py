@@ -274,7 +274,8 @@ class ProfiledDeviance:
         Returns
         -------
         tuple of ndarray
-            One (n_levels, q_k, q_k) per grouping factor in the order of ``random.factors``; columns of all terms on the factor.
+            One (n_levels, q_k, q_k) per grouping factor in the order of ``random.factors``; columns of all terms on
+            the factor.
         """
         factorization = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))[0]
         return level_covariances(self._layout, factorization)

@@ -1,7 +1,7 @@
 """Row kernels between a block-diagonal factor and a dense remainder.
 
-Row j of the factor holds sparse entries c_e (q,) at remainder columns r_e. Every kernel answers ``subtract_gram``, S -= sum_j c_j' W_j c_j, and
-``quad``, c_j Phi c_j' by level; they differ in cost only.
+Row j of the factor holds sparse entries c_e (q,) at remainder columns r_e. Every kernel answers ``subtract_gram``, S
+-= sum_j c_j' W_j c_j, and ``quad``, c_j Phi c_j' by level; they differ in cost only.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -140,7 +141,8 @@ def _nested_chain(factors):
 class Layout:
     """Grouping factors in elimination order.
 
-    The chain is the largest factor and every factor in which the one before it is nested; what does not nest is the remainder.
+    The chain is the largest factor and every factor in which the one before it is nested; what does not nest is the
+    remainder.
 
     Parameters
     ----------
@@ -177,7 +179,7 @@ class Layout:
         terms = self.random.terms_of(factor)
         columns = tuple(c for t in terms for c in self.random.terms[t].columns)
         stops = np.cumsum([0] + [self.random.terms[t].q for t in terms])
-        places = tuple(slice(int(a), int(b)) for a, b in zip(stops[:-1], stops[1:], strict=True))
+        places = tuple(slice(int(a), int(b)) for a, b in pairwise(stops))
         shift = np.concatenate([self.term_bases[t].shift for t in terms])
         scale = np.concatenate([self.term_bases[t].scale for t in terms])
         return FactorLayout(index, factor.codes, factor.n_levels, int(stops[-1]), columns, terms, places, shift, scale)

@@ -14,8 +14,8 @@ _PROBE = 200
 class SingleSystem:
     """Cross-products of a model with one grouping factor.
 
-    Levels whose Z_j'Z_j agree to the last bit form a class; only the classes' second moments of Z_j'[X y] enter value, gradient and
-    information, so one evaluation costs as much as there are classes.
+    Levels whose Z_j'Z_j agree to the last bit form a class; only the classes' second moments of Z_j'[X y] enter
+    value, gradient and information, so one evaluation costs as much as there are classes.
 
     Parameters
     ----------

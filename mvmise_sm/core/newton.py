@@ -47,13 +47,14 @@ class Optimum:
     value : float
         Objective at the optimum.
     converged : bool
-        Whether the point is stationary (Newton decrement of the free parameters, derivative in Sigma positive semidefinite on the
-        boundary); unrelated to `singular`.
+        Whether the point is stationary (Newton decrement of the free parameters, derivative in Sigma positive
+        semidefinite on the boundary); unrelated to `singular`.
     singular : bool
         Whether a covariance matrix is on the boundary.
     message : str
     retvals : dict
-        ``n_evaluations``, ``n_iterations``, ``n_starts``, ``decrement``, ``gradient_norm``, ``warnflag``, ``converged``, ``fopt``.
+        ``n_evaluations``, ``n_iterations``, ``n_starts``, ``decrement``, ``gradient_norm``, ``warnflag``,
+        ``converged``, ``fopt``.
     settings : dict
         ``optimizer``, ``maxiter`` and options.
     """
@@ -95,12 +96,13 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     Parameters
     ----------
     criterion : ProfiledDeviance or alike
-        Answers ``lower``, ``start()``, ``value``, ``evaluate``, ``escapes``, ``second_starts``, ``guarded``, ``user_theta`` and
-        ``is_singular`` in working coordinates.
+        Answers ``lower``, ``start()``, ``value``, ``evaluate``, ``escapes``, ``second_starts``, ``guarded``,
+        ``user_theta`` and ``is_singular`` in working coordinates.
     start : ndarray, optional
         Working start; a moment estimate by default.
     method : str, optional
-        ``"newton"``, or a scipy optimiser as a cross-check: ``"lbfgs"``, ``"tnc"``, ``"slsqp"``, ``"nm"``, ``"powell"``, ``"bobyqa"``.
+        ``"newton"``, or a scipy optimiser as a cross-check: ``"lbfgs"``, ``"tnc"``, ``"slsqp"``, ``"nm"``,
+        ``"powell"``, ``"bobyqa"``.
     maxiter : int, optional
         Newton iterations per start, or the optimiser's own limit.
     tol : float, optional
@@ -153,7 +155,8 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
         "warnflag": 0 if converged else 1,
     }
     singular = counter.criterion.is_singular(best.theta)
-    # the last step is at hand without another evaluation, and takes theta from half the digits of the objective to nearly all
+    # the last step is at hand without another evaluation, and takes theta from half the digits of the objective to
+    # nearly all
     worth = _NEGLIGIBLE < decrement <= max(tol, noise)
     last = np.maximum(best.theta - step, counter.lower) if worth else best.theta
     theta = counter.criterion.user_theta(last)
@@ -175,7 +178,9 @@ def _reordered(counter, best, maxiter, tol):
 
 
 def _with_escapes(counter, start, maxiter, tol):
-    """Newton from one start; where the derivative in Sigma shows a descent direction off the boundary, follow it and go on."""
+    """Newton from one start; where the derivative in Sigma shows a descent direction off the boundary, follow it and
+    go on.
+    """
     criterion = counter.criterion
     best = _newton(counter, start, maxiter, tol)
     for _ in range(_ESCAPES):
@@ -252,7 +257,9 @@ def _newton(counter, start, maxiter, tol):
 
 
 def _exact_information(counter, evaluation):
-    """The Hessian by differences of the gradient, made positive definite; where the average information is a poor model."""
+    """The Hessian by differences of the gradient, made positive definite; where the average information is a poor
+    model.
+    """
     theta = evaluation.theta
     size = theta.size
     hessian = np.empty((size, size))

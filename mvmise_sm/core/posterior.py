@@ -12,7 +12,9 @@ _PANEL_CELLS = 20_000_000
 
 
 def level_covariances(layout, factorization):
-    """Var(b | y, beta) / sigma2 by level in the user's coordinates, (n_levels, q_k, q_k) per grouping factor as the model lists them."""
+    """Var(b | y, beta) / sigma2 by level in the user's coordinates, (n_levels, q_k, q_k) per grouping factor as the
+    model lists them.
+    """
     out = [None] * len(layout.factors)
     for f, block in zip(layout.factors, factorization.posterior_cov(), strict=True):
         a = np.zeros((f.q, f.q))
@@ -46,7 +48,9 @@ class NewRows:
 
     @classmethod
     def build(cls, layout, terms, x, rows):
-        """From levels and columns per term, see `ProfiledDeviance.prediction_variance`; `terms` are the working Lambdas."""
+        """From levels and columns per term, see `ProfiledDeviance.prediction_variance`; `terms` are the working
+        Lambdas.
+        """
         fresh = np.zeros(x.shape[0])
         parts, start = [], 0
         for f in layout.factors:
@@ -64,7 +68,9 @@ class NewRows:
         return cls(x, row[order], col[order], value[order], fresh, layout.n_random)
 
     def variance(self, factorization, zx, cov_beta):
-        """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 (m,), for Z'X (n, p) and the unscaled covariance of beta."""
+        """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 (m,), for Z'X (n, p) and the unscaled covariance of
+        beta.
+        """
         m = self.x.shape[0]
         out = np.empty(m)
         explained = factorization.solve(np.ascontiguousarray(zx)) if zx.shape[1] else zx

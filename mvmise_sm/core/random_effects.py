@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class RandomEffects:
         self.terms = tuple(terms)
         self.factors = tuple({id(t.factor): t.factor for t in self.terms}.values())
         stops = np.cumsum([0] + [t.structure.k_theta for t in self.terms])
-        self.theta_slices = tuple(slice(int(a), int(b)) for a, b in zip(stops[:-1], stops[1:], strict=True))
+        self.theta_slices = tuple(slice(int(a), int(b)) for a, b in pairwise(stops))
         self.k_theta = int(stops[-1])
 
     @property

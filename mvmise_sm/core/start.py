@@ -14,8 +14,8 @@ _LEAST_RESIDUAL = 0.2
 def moment_variances(layout, system, nobs, p):
     """Relative variances of every term's columns from the residuals of least squares.
 
-    Each column is taken alone: with s_j = z_j'r and c_j = z_j'z_j of level j, the mean of s_j^2 / c_j over the residual variance is
-    about 1 + (mean c_j - 1) times the share of the column's variance.
+    Each column is taken alone: with s_j = z_j'r and c_j = z_j'z_j of level j, the mean of s_j^2 / c_j over the
+    residual variance is about 1 + (mean c_j - 1) times the share of the column's variance.
 
     Returns
     -------

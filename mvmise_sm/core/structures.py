@@ -112,8 +112,9 @@ class Unstructured(_Linear):
     q : int
         Columns.
     order : tuple of int, optional
-        Order in which the columns are factored. With the largest variance first the factor stays well conditioned near the boundary;
-        the rows of Lambda keep the order of the columns, so Lambda is triangular only after permuting its rows.
+        Order in which the columns are factored. With the largest variance first the factor stays well conditioned
+        near the boundary; the rows of Lambda keep the order of the columns, so Lambda is triangular only after
+        permuting its rows.
     """
 
     order: tuple[int, ...] | None = None

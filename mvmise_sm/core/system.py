@@ -61,9 +61,9 @@ def remainder_kind(layout):
         return "sparse"
     sizes = ", ".join(f"{layout.random.factors[f.index].name} {f.size:,}" for f in layout.factors)
     raise ProblemTooLargeError(
-        f"the crossed random effects are too many for an exact fit: {layout.n_random:,} in all ({sizes}), of which {n_rest:,} remain "
-        f"after the largest factor is eliminated and share about {cells:,} non-zero pairs; at most {_DENSE_REMAINDER:,} are solved "
-        f"densely, and more only where few of them meet"
+        f"the crossed random effects are too many for an exact fit: {layout.n_random:,} in all ({sizes}), of which "
+        f"{n_rest:,} remain after the largest factor is eliminated and share about {cells:,} non-zero pairs; at most "
+        f"{_DENSE_REMAINDER:,} are solved densely, and more only where few of them meet"
     )
 
 
@@ -77,7 +77,9 @@ def _schur_cells(layout):
 
 
 def _envelope(layout, n_rest):
-    """Elements and multiplications of a factor of the Schur complement in its reverse Cuthill-McKee envelope, a bound for its fill."""
+    """Elements and multiplications of a factor of the Schur complement in its reverse Cuthill-McKee envelope, a bound
+    for its fill.
+    """
     factors = layout.factors
     blocks = []
     for r in layout.remainder:

@@ -54,7 +54,9 @@ class ThetaSpace:
         return ThetaSpace(self.random, self.layout, self._repels, structures)
 
     def working(self, theta):
-        """Working theta for the user's theta; exactly the one that `user` was last asked for, where that gave `theta`."""
+        """Working theta for the user's theta; exactly the one that `user` was last asked for, where that gave
+        `theta`.
+        """
         if self._known is not None and np.array_equal(theta, self._known[0]):
             return self._known[1].copy()
         maps = [t.a_inv for t in self.layout.term_bases]
@@ -195,8 +197,8 @@ class ThetaSpace:
     def escapes(self, theta, slopes, only_check=False):
         """Working thetas off the boundary in directions in which the objective falls.
 
-        An optimum over the positive semidefinite cone has D positive semidefinite where Sigma is singular; a negative eigenvalue
-        of D with vector v makes Sigma + t v v' better for small t.
+        An optimum over the positive semidefinite cone has D positive semidefinite where Sigma is singular; a negative
+        eigenvalue of D with vector v makes Sigma + t v v' better for small t.
 
         Parameters
         ----------
@@ -235,7 +237,9 @@ class ThetaSpace:
         return out
 
     def wide_start(self):
-        """Relative variances of one and no correlation (k_theta,): another start for a fit that ended on the boundary."""
+        """Relative variances of one and no correlation (k_theta,): another start for a fit that ended on the
+        boundary.
+        """
         return np.where(self.lower == 0.0, 1.0, 0.0)
 
 
