@@ -1,0 +1,7 @@
+"""Plots of fitted mixed models; every function takes and returns matplotlib Axes."""
+
+from mvmise_sm.plots.effects import fitted_lines, random_effects
+from mvmise_sm.plots.likelihood import priors, profile
+from mvmise_sm.plots.residuals import diagnostics, influence, influence_index, qq
+
+__all__ = ["diagnostics", "fitted_lines", "influence", "influence_index", "priors", "profile", "qq", "random_effects"]

@@ -1,0 +1,144 @@
+"""Random effects with intervals, and fitted lines by group."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.plots.panels import COLOR, FAINT, MARK, one_axes, panels, trim
+
+__all__ = ["fitted_lines", "random_effects"]
+
+_LABELLED = 60
+
+
+def _plain(result):
+    return getattr(result, "_results", result)
+
+
+def _group_name(result, group):
+    names = list(result.random_effects)
+    if group is None:
+        return names[0]
+    if group not in names:
+        raise OptionError(f"group must be one of {names}, got {group!r}")
+    return group
+
+
+def random_effects(result, group=None, ax=None, *, columns=None, alpha=0.05, sort=True):
+    """Plot conditional modes with intervals from their conditional variances, one panel per column.
+
+    Parameters
+    ----------
+    result : MixedModelResults
+    group : str, optional
+        Grouping factor; the first by default.
+    ax : Axes or sequence of Axes, optional
+        One per column.
+    columns : str or list of str, optional
+        Columns of the random effects, such as ``"Intercept"``; all by default.
+    alpha : float, optional
+        One minus the coverage of the intervals.
+    sort : bool, optional
+        Order the levels by the first column shown.
+
+    Returns
+    -------
+    Axes or ndarray of Axes
+    """
+    result = _plain(result)
+    group = _group_name(result, group)
+    frame = result.random_effects[group]
+    names = list(frame.columns) if columns is None else [columns] if isinstance(columns, str) else list(columns)
+    unknown = [name for name in names if name not in frame.columns]
+    if unknown:
+        raise OptionError(f"columns must be among {list(frame.columns)}, got {unknown[0]!r}")
+    variances = np.diagonal(result.random_effects_cov[group], axis1=1, axis2=2)
+    order = np.argsort(frame[names[0]].to_numpy(), kind="stable") if sort else np.arange(len(frame))[::-1]
+    height = max(2.4, 0.19 * len(frame) + 0.7) if len(frame) <= _LABELLED else 5.0
+    axes = panels(len(names), ax, columns=len(names), size=(3.4, height))
+    z = stats.norm.ppf(1.0 - 0.5 * alpha)
+    for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
+        j = frame.columns.get_loc(name)
+        modes = frame[name].to_numpy()[order]
+        half = z * np.sqrt(variances[order, j])
+        place = np.arange(len(frame))
+        clear = np.abs(modes) > half
+        axis.axvline(0.0, color=FAINT, lw=0.8)
+        axis.hlines(place, modes - half, modes + half, color=np.where(clear, COLOR, FAINT), lw=1.2)
+        axis.scatter(modes, place, s=12, color=np.where(clear, COLOR, "0.4"), zorder=3)
+        axis.set_ylim(-0.8, len(frame) - 0.2)
+        if i == 0 and len(frame) <= _LABELLED:
+            axis.set_yticks(place, [str(frame.index[k]) for k in order], fontsize=7)
+            axis.set_ylabel(group)
+        else:
+            axis.set_yticks([])
+        if i == 0 and len(frame) > _LABELLED:
+            axis.set_ylabel(f"{group} ({len(frame)} levels)")
+        axis.set_xlabel(name)
+        trim(axis)
+    return axes if len(axes) > 1 else axes[0]
+
+
+def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
+    """Plot the response against `x` by group, with fitted lines: solid for the group, dashed for the population.
+
+    Parameters
+    ----------
+    result : MixedModelResults
+        Of a formula model.
+    x : str
+        A numeric variable of the formula.
+    group : str, optional
+        Grouping factor; the first by default.
+    ax : Axes or sequence of Axes, optional
+        One Axes for all groups; otherwise one panel per group.
+    max_groups : int, optional
+        Groups shown as panels, in order of their level.
+    points : int, optional
+        Points per line.
+
+    Returns
+    -------
+    Axes or ndarray of Axes
+    """
+    result = _plain(result)
+    design = getattr(result.model.data, "design", None)
+    if design is None:
+        raise OptionError("fitted lines need a model from a formula")
+    if x not in design.frame.columns or not pd.api.types.is_numeric_dtype(design.frame[x]):
+        raise OptionError(f"x must be a numeric variable of the data, got {x!r}")
+    group = _group_name(result, group)
+    factor = next(f for f in result.model.random_effects.factors if f.name == group)
+    values, y = design.frame[x].to_numpy(dtype=float), np.asarray(result.model.endog)
+    overlay = ax is not None and np.size(np.asarray(ax, dtype=object)) == 1
+    shown = range(factor.n_levels if overlay else min(max_groups, factor.n_levels))
+    one = one_axes(np.atleast_1d(np.asarray(ax, dtype=object)).ravel()[0]) if overlay else None
+    columns = int(np.clip(np.ceil(np.sqrt(1.6 * len(shown))), 1, 7))
+    axes = [one] * len(shown) if overlay else panels(len(shown), ax, columns=columns, size=(1.7, 1.7), share=(True, True))
+    span = np.linspace(values.min(), values.max(), points)
+    for axis, level in zip(axes, shown, strict=True):
+        rows = np.flatnonzero(factor.codes == level)
+        grid = design.frame.iloc[[rows[0]] * points].copy()
+        grid[x] = span
+        line = np.asarray(result.predict(grid))
+        axis.plot(span, line, color=COLOR, lw=0.9 if overlay else 1.4, alpha=0.5 if overlay else 1.0)
+        if not overlay:
+            axis.plot(values[rows], y[rows], "o", ms=2.8, color="0.25", alpha=0.8)
+            axis.plot(span, np.asarray(result.predict(grid, random="none")), "--", color=MARK, lw=1.0)
+            axis.set_title(f"{factor.levels[level]}", fontsize=8, pad=2)
+            axis.tick_params(labelsize=7)
+            trim(axis)
+    if overlay:
+        grid = design.frame.iloc[[0] * points].copy()
+        grid[x] = span
+        one.plot(values, y, "o", ms=2.0, color="0.5", alpha=0.4, zorder=0)
+        one.plot(span, np.asarray(result.predict(grid, random="none")), "--", color=MARK, lw=2.0)
+        one.set_xlabel(x)
+        one.set_ylabel(result.model.endog_names)
+        return trim(one)
+    axes[0].figure.supxlabel(x, fontsize=9)
+    axes[0].figure.supylabel(str(result.model.endog_names), fontsize=9)
+    return axes
