@@ -108,6 +108,22 @@ def test_fit_reaches_the_reference(case, frames):
             )
 
 
+@pytest.mark.parametrize("case", FITTED, ids=lambda case: case["id"])
+def test_gradient_equals_differences(case, frames):
+    """Away from the optimum, at the user's theta."""
+    criterion = build(case, frames).criterion(reml=case["reml"])
+    recorded = target(case)["theta"]
+    recorded = np.array(list(recorded.values()) if isinstance(recorded, dict) else recorded)
+    rng = np.random.default_rng(len(recorded))
+    theta = np.where(criterion.lower == 0.0, 1.1 * recorded + 0.05, recorded + 0.02 * rng.normal(size=recorded.size))
+    direction = rng.normal(size=theta.size)
+    h = 3e-6 * max(np.abs(theta).max(), 0.01)
+    numerical = (criterion(theta + h * direction) - criterion(theta - h * direction)) / (2.0 * h)
+    exact = criterion.gradient(theta) @ direction
+    noise = 1e-14 * abs(criterion(theta)) / h
+    np.testing.assert_allclose(exact, numerical, rtol=1e-6, atol=noise)
+
+
 def test_every_default_fit_of_r_that_stopped_short_converges_here(frames):
     """R's default optimiser misses the optimum by more than 1e-4 in many cases; all of them are in the test above."""
     short = [case["id"] for case in FITTED if (case.get("r_default") or {}).get("gap", 0.0) > 1e-4]

@@ -188,3 +188,57 @@ def test_a_prior_that_does_not_repel_leaves_the_boundary_open(frames, prior):
         result = ms.lmer("Yield ~ 1 + (1 | Batch)", frames("Dyestuff2"), cov_prior=prior).fit()
     assert result.theta[0] == 0.0
     assert result.converged
+
+
+class SoftLasso(priors.Mixing):
+    """phi(x) = 2 (sqrt(0.01 + x) - 0.1): a lasso with a rounded tip."""
+
+    def phi(self, x):
+        root = np.sqrt(0.01 + x)
+        return 2.0 * (root - 0.1), 1.0 / root, -0.5 / root**3
+
+
+class Lasso(priors.Prior):
+    """An own prior of every fixed effect but the intercept, on the absolute scale."""
+
+    name = "lasso"
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def fixef(self, dims):
+        penalties = []
+        for j in range(1, dims.n_fixef):
+            precision = np.zeros((dims.n_fixef, dims.n_fixef))
+            precision[j, j] = self.rate**2
+            penalty = priors.QuadraticPenalty(
+                precision, np.zeros(dims.n_fixef), 1, 0.0, False, SoftLasso(), f"lasso(rate = {self.rate})"
+            )
+            penalties.append(penalty)
+        return tuple(penalties)
+
+
+def test_a_fixed_effect_prior_of_ones_own(frames):
+    data = frames("blme_lmm")
+    formula = "y ~ x.1 + x.2 + (1 | g.1)"
+    flat = ms.blmer(formula, data).fit(reml=False)
+    weak, strong = (ms.blmer(formula, data, fixef_prior=Lasso(rate)).fit(reml=False) for rate in (1.0, 400.0))
+    assert abs(strong.params["x.1"]) < abs(weak.params["x.1"]) < abs(flat.params["x.1"])
+    assert abs(strong.params["x.1"]) < 0.01
+    assert "lasso(rate = 400.0)" in strong.summary().as_text()
+    criterion = ms.blmer(formula, data, fixef_prior=Lasso(20.0)).criterion(reml=False)
+    solution = criterion.solve([0.6])
+    for j in range(3):
+        for step in (-1e-3, 1e-3):
+            beta = solution.beta.copy()
+            beta[j] += step
+            assert sum(criterion.evaluate_at([0.6], beta)[:2]) > solution.objective
+
+
+def test_models_without_fixed_effects(frames):
+    data = frames("sleepstudy")
+    centred = data.assign(Reaction=data["Reaction"] - data["Reaction"].mean())
+    formula = "Reaction ~ 0 + (1 | Subject)"
+    without = ms.blmer(formula, centred).fit()
+    for prior in ("normal", "t"):
+        assert objective(ms.blmer(formula, centred, fixef_prior=prior).fit()) == objective(without)

@@ -8,7 +8,7 @@ subclass of `CovariancePrior` with a method `value` is a prior of your own.
 from mvmise_sm.priors.base import CovariancePrior, Dimensions, Prior
 from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
 from mvmise_sm.priors.custom import Custom
-from mvmise_sm.priors.fixed import Horseshoe, Normal, StudentT
+from mvmise_sm.priors.fixed import Horseshoe, Mixing, Normal, QuadraticPenalty, StudentT
 from mvmise_sm.priors.parse import PriorSyntaxError
 from mvmise_sm.priors.residual import Point
 from mvmise_sm.priors.resolve import PriorSet, TermShape, resolve_priors, term_shapes
@@ -21,11 +21,13 @@ __all__ = [
     "Horseshoe",
     "InverseGamma",
     "InverseWishart",
+    "Mixing",
     "Normal",
     "Point",
     "Prior",
     "PriorSet",
     "PriorSyntaxError",
+    "QuadraticPenalty",
     "StudentT",
     "TermShape",
     "Wishart",

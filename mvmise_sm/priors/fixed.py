@@ -13,50 +13,64 @@ from scipy.special import exp1, gammaln
 from mvmise_sm.priors.base import Dimensions, Prior, r_text
 from mvmise_sm.priors.covariance import positive_definite
 
-__all__ = ["Coefficients", "Horseshoe", "Normal", "QuadraticPenalty", "StudentT"]
+__all__ = ["Coefficients", "Horseshoe", "Mixing", "Normal", "QuadraticPenalty", "StudentT"]
 
 
-class Gaussian:
-    """phi(x) = x: the normal distribution."""
+class Mixing:
+    """How a fixed-effect prior depends on its quadratic form x: the interface, and what most have in common.
 
-    gaussian = True
+    Attributes
+    ----------
+    gaussian : bool
+        True if phi(x) = x, so that beta is a least-squares problem.
+    spike : bool
+        True if the density peaks so sharply at the mean that a fit must try it for every penalty.
+    """
+
+    gaussian = False
     spike = False
 
     def phi(self, x: float) -> tuple[float, float, float]:
-        """Return phi, its first and its second derivative at x >= 0."""
-        return x, 1.0, 0.0
+        """Return phi, its first and its second derivative at x >= 0; phi is increasing and concave."""
+        raise NotImplementedError
 
-    def at_finite_bound(self):
+    def at_finite_bound(self) -> Mixing:
         """Return the unbounded form for evaluation at given parameters."""
         return self
 
 
+class Gaussian(Mixing):
+    """phi(x) = x: the normal distribution."""
+
+    gaussian = True
+
+    def phi(self, x):
+        """Return phi and its derivatives."""
+        return x, 1.0, 0.0
+
+
 @dataclass(frozen=True)
-class Student:
+class Student(Mixing):
     """phi(x) = (df + rank) log(1 + x / df): the multivariate t distribution."""
 
     df: float
     rank: int
-    gaussian = False
-    spike = False
 
     def phi(self, x):
+        """Return phi and its derivatives."""
         total, inside = self.df + self.rank, self.df + x
         return total * math.log1p(x / self.df), total / inside, -total / inside**2
 
-    def at_finite_bound(self):
-        return self
-
 
 @dataclass(frozen=True)
-class HorseshoeMixing:
+class HorseshoeMixing(Mixing):
     """phi(x) = -2 log(exp(u) E1(u)), u = (x + width**2) / 2: the horseshoe of one coefficient, bounded if width > 0."""
 
     width: float
-    gaussian = False
     spike = True
 
     def phi(self, x):
+        """Return phi and its derivatives."""
         u = 0.5 * (x + self.width**2)
         if u <= 0.0:
             return -math.inf, math.inf, -math.inf
@@ -66,6 +80,7 @@ class HorseshoeMixing:
         return -2.0 * math.log(scaled), -slope, -0.5 * bend
 
     def at_finite_bound(self):
+        """Return the density with its pole."""
         return HorseshoeMixing(0.0)
 
 
@@ -96,8 +111,8 @@ class QuadraticPenalty:
         Number of coefficients that the penalty touches.
     constant : float
     common_scale : bool
-    mixing : object
-        Has `phi(x)`, `gaussian`, `spike` and `at_finite_bound()`, see `Gaussian`.
+    mixing : Mixing
+        phi.
     text : str
         What results print.
     """
@@ -107,7 +122,7 @@ class QuadraticPenalty:
     rank: int
     constant: float
     common_scale: bool
-    mixing: object
+    mixing: Mixing
     text: str
 
 
