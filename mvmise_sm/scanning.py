@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ def scan(
     data : DataFrame
         One row per sample.
     features : sequence, mapping or DataFrame
-        Columns to use as outcomes, one fit each; an entry that is itself a list of columns is fitted jointly (selection
-        models). A mapping gives such groups names. A DataFrame holds the features itself, rows as in `data`.
+        Columns to use as outcomes, one fit each; an entry that is itself a list of columns is fitted jointly
+        (selection models). A mapping gives such groups names. A DataFrame holds the features itself, rows as in `data`.
     model : str or class, optional
         Entry point (``"lmer"``, ``"blmer"``, ``"glmer"``, ``"bglmer"``, ``"glmer_nb"``, ``"mvmise_b"``,
         ``"mvmise_e"``) or a model class.
@@ -105,7 +106,8 @@ def scan(
         Parquet file. Results are written beside it as they arrive (``<output>.parts``) and merged at the end; a scan
         that was stopped goes on where it ended when it is called again.
     q_method : {"bh", "storey"}, optional
-        q-values by term: Benjamini-Hochberg, or Storey's with the share of true nulls estimated from p-values above 0.5.
+        q-values by term: Benjamini-Hochberg, or Storey's with the share of true nulls estimated from p-values above
+        0.5.
     fit_options : dict, optional
         Arguments of ``fit``.
     eval_env : int, mapping or EvalEnvironment, optional
@@ -265,7 +267,7 @@ class FeatureFits:
         if self.terms is not None:
             absent = [t for t in self.terms if not any(_is_term(name, t) for name in template.exog_names)]
             if absent:
-                raise OptionError(f"terms names {absent[0]!r}, which is not a fixed effect; allowed are {template.exog_names}")
+                raise OptionError(f"terms: {absent[0]!r} is not a fixed effect; allowed are {template.exog_names}")
         # of the caller's variables only those that the formula uses travel to the workers
         design = template.design.design if isinstance(template, SelectionModel) else template.data.design
         return replace(
@@ -342,9 +344,7 @@ def _run(job, frame, waiting, n_jobs, progress, store, n_done) -> Iterator[pd.Da
     from tqdm.auto import tqdm
 
     names = list(waiting)
-    chunks = (
-        [(name, frame[waiting[name]]) for name in names[i : i + CHUNK]] for i in range(0, len(names), CHUNK)
-    )
+    chunks = ([(name, frame[waiting[name]]) for name in names[i : i + CHUNK]] for i in range(0, len(names), CHUNK))
     bar = tqdm(total=n_done + len(names), initial=n_done, disable=not progress, desc="features")
     # a generator of tasks and of results: neither all data nor all results are held by the workers
     tasks = Parallel(n_jobs=n_jobs, return_as="generator", pre_dispatch="2*n_jobs")(delayed(job)(c) for c in chunks)
@@ -374,7 +374,7 @@ class PartFiles:
 
     def __init__(self, path: Path, signature: str) -> None:
         try:
-            import pyarrow  # noqa: F401
+            import_module("pyarrow")
         except ImportError:
             raise OptionError("output needs pyarrow; install it or leave output out") from None
         self.path = path

@@ -1,5 +1,7 @@
 """Slow, dense likelihoods of the selection models: every integral by brute force, every matrix written out."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from conftest import REFERENCE
@@ -103,7 +105,7 @@ def log_missing(mean, cov, mechanism):
 
     low, high = mean[0] - 14 * sd - sd**2, mean[0] + 14 * sd
     points = sorted({low, high, *([0.0] if low < 0 < high else [])})
-    pieces = zip(points[:-1], points[1:], strict=True)
+    pieces = itertools.pairwise(points)
     return np.log(sum(quad(outer, a, b, epsabs=1e-15, epsrel=1e-12, limit=300)[0] for a, b in pieces))
 
 
@@ -115,7 +117,7 @@ def _capped_one(mean, var):
 
     low, high = mean - 14 * sd - sd**2, mean + 14 * sd
     points = sorted({low, high, *([0.0] if low < 0 < high else []), *([mean] if low < mean < high else [])})
-    pieces = zip(points[:-1], points[1:], strict=True)
+    pieces = itertools.pairwise(points)
     return sum(quad(density, a, b, epsabs=1e-16, epsrel=1e-13, limit=200)[0] for a, b in pieces)
 
 

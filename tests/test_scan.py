@@ -82,8 +82,10 @@ def test_a_failing_feature_is_a_row_with_its_message():
     failed = table[table["estimate"].isna()].set_index("feature")
     assert list(failed.index) == ["f1", "f2", "f3"]
     assert "missing in every sample" in failed.loc["f1", "message"]
-    assert "numeric" in failed.loc["f2", "message"] and "infinite" in failed.loc["f3", "message"]
-    assert not failed["converged"].any() and failed["term"].isna().all()
+    assert "numeric" in failed.loc["f2", "message"]
+    assert "infinite" in failed.loc["f3", "message"]
+    assert not failed["converged"].any()
+    assert failed["term"].isna().all()
     assert table.loc[table["feature"] == "f0", "q"].notna().all()
     lmm = ms.scan(FORMULA, frame, names, "lmer")
     assert list(lmm[lmm["estimate"].isna()]["feature"]) == ["f1", "f2", "f3"]
@@ -100,15 +102,18 @@ def test_processes_and_backends_do_not_change_the_result():
 def test_scan_on_a_dask_cluster():
     distributed = pytest.importorskip("distributed")
     frame, names = features(3)
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        with distributed.Client(cluster), joblib.parallel_config(backend="dask"):
-            table = ms.scan(FORMULA, frame, names)
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        table = ms.scan(FORMULA, frame, names)
     pd.testing.assert_frame_equal(table, ms.scan(FORMULA, frame, names))
 
 
 def test_features_of_their_own_frame_and_variables_of_the_caller():
     frame, names = features(3)
-    shift = 2.0
+    shift = 2.0  # noqa: F841, the formula reads it
     formula = "~ np.log(x + shift + 5) + (1 | batch)"
     table = ms.scan(formula, frame[["batch", "x"]], frame[names], missing_y=False)
     single = ms.mvmise_b("f1" + formula, frame, missing_y=False).fit()
@@ -134,7 +139,8 @@ def test_a_stopped_scan_goes_on(tmp_path, monkeypatch):
         part = ms.scan(FORMULA, frame, names, output=path)
     # the second chunk was written before the interrupt and is found again
     assert set(part["feature"]) == {"f0", "f1"}
-    assert not path.exists() and len(list((tmp_path / "scan.parquet.parts").glob("part-*"))) == 2
+    assert not path.exists()
+    assert len(list((tmp_path / "scan.parquet.parts").glob("part-*"))) == 2
     done = []
     monkeypatch.setattr(PartFiles, "write", lambda self, p: (done.extend(p["feature"].unique()), write(self, p)))
     again = ms.scan(FORMULA, frame, names, output=path)
@@ -147,7 +153,8 @@ def test_a_stopped_scan_goes_on(tmp_path, monkeypatch):
     done.clear()
     frame["f8"] = frame["f0"] + 1.0
     more = ms.scan(FORMULA, frame, [*names, "f8"], output=path)
-    assert done == ["f8"] and len(more) == 18
+    assert done == ["f8"]
+    assert len(more) == 18
     with pytest.raises(OptionError, match="another scan"):
         ms.scan("~ (1 | batch)", frame, names, output=path)
 
@@ -195,7 +202,7 @@ def test_volcano_plot():
 
 
 @pytest.mark.parametrize(
-    "change, error, sentence",
+    ("change", "error", "sentence"),
     [
         ({"features": []}, OptionError, "empty"),
         ({"features": ["nope"]}, OptionError, "'nope' is not a column"),

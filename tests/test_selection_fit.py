@@ -36,7 +36,7 @@ def fitted(kind, data, **options):
     return solution.objective, solution.maximum, solution.objective.likelihood.params(solution.maximum.theta)
 
 
-@pytest.mark.parametrize("kind, phi1, above", [("b", -0.134, 1.1), ("e", -0.166, 1.2)])
+@pytest.mark.parametrize(("kind", "phi1", "above"), [("b", -0.134, 1.1), ("e", -0.166, 1.2)])
 def test_demonstration_data(kind, phi1, above):
     data = data_of("sim_dat")
     objective, maximum, params = fitted(kind, data)
@@ -68,7 +68,8 @@ def test_em_never_decreases_and_ends_at_the_same_point(kind, mechanism):
     spec = ModelSpec(kind, mechanism)
     direct = solve(spec.objective(data)).maximum
     em = solve(spec.objective(data), method="em").maximum
-    assert direct.converged and em.converged
+    assert direct.converged
+    assert em.converged
     assert np.diff(em.history).min() > -1e-9
     assert em.value == pytest.approx(direct.value, abs=1e-7)
     se = np.sqrt(np.diag(np.linalg.inv(direct.information)))
@@ -87,13 +88,18 @@ def test_one_em_iteration_with_a_variance_of_the_first_sample_and_sporadic_value
 def test_em_with_priors_ends_at_the_same_mode(kind):
     data = data_of("k5_mnar30")
     priors = resolve_priors(
-        Gamma(shape=2.5, rate=0.5), Normal(sd=2.0), InverseGamma(shape=3.0, scale=2.0),
-        terms=[TermShape("id", 1, data.n_clusters)], nobs=100, fixef_names=["x1", "x2"],
+        Gamma(shape=2.5, rate=0.5),
+        Normal(sd=2.0),
+        InverseGamma(shape=3.0, scale=2.0),
+        terms=[TermShape("id", 1, data.n_clusters)],
+        nobs=100,
+        fixef_names=["x1", "x2"],
     )
     spec = ModelSpec(kind, penalties=(PriorPenalty(priors), MechanismPrior.for_data(data)))
     direct = solve(spec.objective(data)).maximum
     em = solve(spec.objective(data), method="em").maximum
-    assert direct.converged and em.converged
+    assert direct.converged
+    assert em.converged
     assert np.diff(em.history).min() > -1e-9
     assert em.value == pytest.approx(direct.value, abs=1e-7)
 
@@ -154,14 +160,14 @@ def test_units_of_the_outcomes_do_not_matter(kind):
 
 def test_observed_information_gives_the_standard_errors_of_natural_parameters():
     data = data_of("k5_mnar30")
-    objective, maximum, params = fitted("e", data)
+    objective, maximum, _params = fitted("e", data)
     cov = covariance(objective.likelihood, maximum.theta, maximum.information)
     rng = np.random.default_rng(0)
     draws = rng.multivariate_normal(maximum.theta, cov.theta * 1e-6, size=4000)
     natural = [objective.likelihood.params(theta) for theta in draws]
     spread = np.std([p.error_cov for p in natural], axis=0) * 1e3
     assert cov.se.error_cov == pytest.approx(spread, rel=0.06)
-    assert cov.se.D == pytest.approx(np.std([p.D for p in natural], axis=0) * 1e3, rel=0.06)
+    assert pytest.approx(np.std([p.D for p in natural], axis=0) * 1e3, rel=0.06) == cov.se.D
     assert np.sqrt(np.diag(cov.beta)) == pytest.approx(cov.se.beta)
 
 
@@ -188,7 +194,8 @@ def test_a_threshold_mechanism_gets_the_weak_prior():
     plain = ModelSpec("b").objective(censored(2))
     likelihood = plain.likelihood
     run = maximise(plain, likelihood.start(), likelihood.metric(likelihood.start()), diverged=likelihood.diverged)
-    assert run.message == THRESHOLD and not run.converged
+    assert run.message == THRESHOLD
+    assert not run.converged
     solution = solve(plain)
     assert solution.reasons == (THRESHOLD,)
     assert solution.maximum.converged
@@ -289,10 +296,7 @@ def test_a_penalty_means_the_same_in_other_units():
     # a design with own coefficients absorbs the change of units
     X = np.kron(np.eye(4), np.column_stack([np.ones(data.n_rows), data.X[:, 0, 1]]))
     base = selection_data(data.Y, X, data.cluster, Z=np.zeros((data.n_rows, 1)))
-    fits = [
-        fit_sparse(lambda c, d=d: spec.likelihood(d, c), 4, 0.08)
-        for d in (base, replace(base, Y=base.Y * scale))
-    ]
+    fits = [fit_sparse(lambda c, d=d: spec.likelihood(d, c), 4, 0.08) for d in (base, replace(base, Y=base.Y * scale))]
     assert fits[0].n_edges == fits[1].n_edges
     corr = [f.params.error_cov / np.sqrt(np.outer(*2 * [np.diag(f.params.error_cov)])) for f in fits]
     assert corr[0] == pytest.approx(corr[1], abs=1e-4)
@@ -336,7 +340,7 @@ def test_posterior_moments_of_one_missing_value_by_integration():
         theta = likelihood.start()
         theta[likelihood.slices["phi"]] = [-0.6, -0.9]
         params = likelihood.params(theta)
-        mean, V, seen, _, Y = dense_parts(data, params, 0)
+        mean, V, _seen, _, Y = dense_parts(data, params, 0)
         gain = V[1, 0] / V[0, 0]
         m, v = mean[1] + gain * (Y[0, 0] - mean[0]), V[1, 1] - gain * V[0, 1]
 
@@ -350,7 +354,8 @@ def test_posterior_moments_of_one_missing_value_by_integration():
         moments = posterior_moments(likelihood, theta)
         assert moments.mean[0, 1] == pytest.approx(first / total, rel=1e-7)
         assert moments.sd[0, 1] == pytest.approx(np.sqrt(second / total - (first / total) ** 2), rel=1e-6)
-        assert moments.mean[0, 0] == 0.4 and moments.sd[0, 0] == 0.0
+        assert moments.mean[0, 0] == 0.4
+        assert moments.sd[0, 0] == 0.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -399,7 +404,7 @@ def test_permutation_pvalues():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_permuted_refit_is_a_fit_of_the_permuted_data(kind):
     data = data_of("k5_mnar30")
-    objective, maximum, _ = fitted(kind, data)
+    _objective, maximum, _ = fitted(kind, data)
     job = permuted_fit(ModelSpec(kind).objective, data, maximum, np.array([1]))
     rows = row_permutation(data, np.random.default_rng(1), None)
     cold = fitted(kind, permuted_design(data, np.array([1]), rows))

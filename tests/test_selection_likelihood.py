@@ -135,17 +135,22 @@ def test_covariance_coordinates(coordinates):
     slope = np.linalg.inv(Sigma)
     numeric = differences(lambda v: np.linalg.slogdet(coordinates.covariance(v))[1], vector)
     assert coordinates.gradient(vector, slope) == pytest.approx(numeric, rel=1e-7, abs=1e-8)
+
     # the information of n normal errors is minus the expected second derivative of their log-density
     def log_density_slope(v):
         inverse = np.linalg.inv(coordinates.covariance(v))
         return coordinates.gradient(v, 0.5 * (inverse @ Sigma @ inverse - inverse))
 
-    hessian = np.array([(log_density_slope(vector + h) - log_density_slope(vector - h)) / 2e-5
-                        for h in 1e-5 * np.eye(coordinates.size)])
+    hessian = np.array(
+        [
+            (log_density_slope(vector + h) - log_density_slope(vector - h)) / 2e-5
+            for h in 1e-5 * np.eye(coordinates.size)
+        ]
+    )
     assert coordinates.metric(vector, 1.0) == pytest.approx(-hessian, abs=1e-7)
 
 
-@pytest.mark.parametrize("mean, var", [(-2.0, 0.3), (0.4, 1.0), (3.0, 0.01), (-30.0, 4.0), (0.0, 1e-6)])
+@pytest.mark.parametrize(("mean", "var"), [(-2.0, 0.3), (0.4, 1.0), (3.0, 0.01), (-30.0, 4.0), (0.0, 1e-6)])
 def test_block_integral_of_the_capped_mechanism(mean, var):
     mean, var = np.array([mean]), np.array([var])
     block = Capped().missing(mean, var)
@@ -166,7 +171,8 @@ def test_mechanisms_agree_far_below_the_cap():
 def test_a_seen_block_cannot_have_probability_one_of_being_missing():
     value, slope = log_seen(np.array([-0.1, 0.0, 0.3]))
     assert value[0] == pytest.approx(np.log1p(-np.exp(-0.1)))
-    assert np.isneginf(value[1:]).all() and (slope[1:] == 0.0).all()
+    assert np.isneginf(value[1:]).all()
+    assert (slope[1:] == 0.0).all()
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -199,9 +205,12 @@ def test_stacked_and_common_designs_are_the_same_model():
 
 
 @pytest.mark.parametrize(
-    "change, sentence",
+    ("change", "sentence"),
     [
-        (lambda Y, X, g: (np.where(np.arange(Y.shape[1]) == 1, np.nan, Y), X, g), "Outcome '1' is missing in every sample"),
+        (
+            lambda Y, X, g: (np.where(np.arange(Y.shape[1]) == 1, np.nan, Y), X, g),
+            "Outcome '1' is missing in every sample",
+        ),
         (lambda Y, X, g: (Y, X, np.zeros(len(g))), "one level only"),
         (lambda Y, X, g: (Y, np.column_stack([X, np.full(len(X), 3.0)]), g), "constant or a combination"),
         (lambda Y, X, g: (Y.astype(str), X, g), None),

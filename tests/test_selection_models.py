@@ -121,7 +121,8 @@ def test_one_complete_outcome_is_the_linear_mixed_model(kind):
     frame = frame_of("k3_complete")
     lmm = ms.lmer("y1 ~ x2 + (1 | id)", frame).fit(reml=False)
     res = MODELS[kind]("y1 ~ x2 + (1 | id)", frame).fit()
-    assert res.phi is None and res.cov_phi is None
+    assert res.phi is None
+    assert res.cov_phi is None
     assert res.llf == pytest.approx(lmm.llf, abs=1e-8)
     assert res.params.to_numpy() == pytest.approx(lmm.params.to_numpy(), rel=1e-6)
     variance = res.tau.iloc[0] ** 2 if kind == "b" else res.cov_re["id"].iloc[0, 0]
@@ -191,7 +192,8 @@ def test_lasso_through_the_model(demo, results):
     precision = res.error_precision.to_numpy()
     assert res.error_cov.to_numpy() @ precision == pytest.approx(np.eye(5), abs=1e-8)
     assert res.k_params < results["e"].k_params or (precision != 0).all()
-    assert res.llf < results["e"].llf and res.penalty > 0
+    assert res.llf < results["e"].llf
+    assert res.penalty > 0
     assert np.isfinite(res.bse).all()
     auto = model.fit(error_penalty="auto")
     assert auto.error_penalty == pytest.approx(float(model.select_penalty("ebic")))
@@ -232,7 +234,8 @@ def test_results(kind, results, demo):
     assert res.mechanism_test.statistic == pytest.approx(2 * (res.llf - res.mechanism_test.llf_null))
     missing = res.predict_missing()
     assert len(missing) == demo.filter(like="y").isna().sum().sum()
-    assert (missing["kind"] == "block").all() and (missing["sd"] > 0).all()
+    assert (missing["kind"] == "block").all()
+    assert (missing["sd"] > 0).all()
     assert res.fittedvalues.shape == (92, 5)
     assert res.predict().equals(res.fittedvalues)
     new = res.predict(demo.head(4))
@@ -241,17 +244,20 @@ def test_results(kind, results, demo):
     assert marginal["y1"].to_numpy() == pytest.approx(res.params["Intercept"] + res.params["x2"] * demo["x2"].head(4))
     assert res.resid["y1"].isna().equals(demo["y1"].isna())
     covariances = res.random_effects_cov["id"]
-    assert covariances.shape == (36, 1, 1) and (covariances > 0).all()
+    assert covariances.shape == (36, 1, 1)
+    assert (covariances > 0).all()
     low, high = res.profile_interval()
     assert low < res.phi["y"] < high
     if kind == "b":
-        assert list(res.tau.index) == [f"y{k}" for k in range(1, 6)] and res.tau.sum() > 0
+        assert list(res.tau.index) == [f"y{k}" for k in range(1, 6)]
+        assert res.tau.sum() > 0
         assert res.cov_re["id"].to_numpy() == pytest.approx(np.outer(res.tau, res.tau))
         assert isinstance(res.sigma2, float)
     else:
         assert res.error_precision.to_numpy() == pytest.approx(np.linalg.inv(res.error_cov))
         assert res.sigma2 == 1.0
-    assert res.bse_phi["y"] > 0 and res.conf_int_phi().loc["y", "conf_low"] < res.phi["y"]
+    assert res.bse_phi["y"] > 0
+    assert res.conf_int_phi().loc["y", "conf_low"] < res.phi["y"]
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -275,7 +281,8 @@ def test_tables(kind, results):
         assert word in text
     assert ("tau[y1]" in text) == (kind == "b")
     assert ("Error correlations" in text) == (kind == "e")
-    assert "<table" in res._repr_html_() and res.summary().as_latex()
+    assert "<table" in res._repr_html_()
+    assert res.summary().as_latex()
     assert "phi[y]" in str(res.summary2())
     tidy = res.tidy("all", conf_int=True)
     assert list(tidy.columns[:8]) == ["effect", "group", "term", "estimate", "std_error", "statistic", "df", "p_value"]
@@ -313,7 +320,8 @@ def test_permutation_test_of_other_fits(results, demo):
     model = results["e"].model
     for res in (model.fit(error_penalty=0.03), model.fit(method="mvmise")):
         table = res.permutation_test(n=5, rng=0)
-        assert table["n_failed"].item() == 0 and 1 / 6 <= table["p_value"].item() <= 1
+        assert table["n_failed"].item() == 0
+        assert 1 / 6 <= table["p_value"].item() <= 1
     assert results["e"].permutation_test(n=4, rng=0, within=demo["id"].to_numpy()).shape == (1, 5)
 
 
@@ -333,7 +341,7 @@ def test_plots(results):
 
 
 @pytest.mark.parametrize(
-    "change, error, sentence",
+    ("change", "error", "sentence"),
     [
         ({"y2": np.nan}, DataError, "'y2' is missing in every sample"),
         ({"id": 1}, DataError, "one level only"),
@@ -357,7 +365,7 @@ def test_missing_clusters_and_covariates_are_refused_or_dropped(demo):
 
 
 @pytest.mark.parametrize(
-    "options, sentence",
+    ("options", "sentence"),
     [
         ({"mechanism": "probit"}, "mechanism must be"),
         ({"missing_y": "maybe"}, "missing_y must be"),
@@ -408,7 +416,8 @@ def test_pickles_load_in_a_fresh_process(results, demo, tmp_path):
     code = (
         "import pickle, pandas as pd, sys\n"
         f"r = pickle.load(open({str(path)!r}, 'rb'))\n"
-        f"print(repr(r.llf), repr(float(r.predict(pd.read_pickle({str(frame)!r})).iloc[0, 0])), r.profile_interval()[0] < 0)"
+        f"p = float(r.predict(pd.read_pickle({str(frame)!r})).iloc[0, 0])\n"
+        "print(repr(r.llf), repr(p), r.profile_interval()[0] < 0)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert float(out[0]) == results["e"].llf

@@ -16,13 +16,18 @@ from mvmise_sm.formula import parse_formula
 from mvmise_sm.models.base import refuse_covariance
 from mvmise_sm.models.selection_data import SelectionFrameData
 from mvmise_sm.models.selection_design import array_design, formula_design, with_outcomes
-from mvmise_sm.models.selection_fit import PenaltyChoice, fit_direct, fit_reproduction, fit_with_lasso
-from mvmise_sm.priors import TermShape, resolve_priors
-from mvmise_sm.priors.base import Prior
+from mvmise_sm.models.selection_fit import (
+    PenaltyChoice,
+    bind_priors,
+    fit_direct,
+    fit_reproduction,
+    fit_with_lasso,
+    mechanism_penalty,
+)
+from mvmise_sm.priors import TermShape
 from mvmise_sm.results.selection import SelectionResults, SelectionResultsWrapper
 from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.mechanism import MECHANISMS
-from mvmise_sm.selection.objective import MechanismPrior
 from mvmise_sm.selection.priors import PriorPenalty
 from mvmise_sm.selection.sparse import penalty_path
 
@@ -133,7 +138,7 @@ class SelectionModel(LikelihoodModel):
         self.missing_y = missing_y
         self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
         self.mechanism_prior = mechanism_prior
-        self.priors = self._bind_priors()
+        self.priors = bind_priors(self, self._prior_term())
         self.spec = ModelSpec(
             self._kind,
             mechanism,
@@ -247,34 +252,11 @@ class SelectionModel(LikelihoodModel):
     def _prior_term(self):
         return TermShape(self.design.group_name, 1, self.n_groups)
 
-    def _bind_priors(self):
-        given = (self.cov_prior, self.fixef_prior, self.resid_prior)
-        if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in given):
-            return None
-        priors = resolve_priors(
-            *given,
-            terms=[self._prior_term()],
-            nobs=int(self.design.data.observed.sum()),
-            fixef_names=list(self.exog_names),
-        )
-        if priors.resid is not None and priors.resid.fixed is not None:
-            raise OptionError("resid_prior: selection models estimate the residual variance; point priors do not apply")
-        return None if priors.flat else priors
-
     def _penalties(self):
         out = [] if self.priors is None else [PriorPenalty(self.priors)]
-        prior = self.mechanism_prior
-        if prior is None:
-            return tuple(out)
-        scale, df = 1.0, 7.0
-        if isinstance(prior, Prior) and prior.name in ("normal", "t"):
-            scale = float(prior.arguments.get("sd", prior.arguments.get("scale", 1.0)))
-            df = np.inf if prior.name == "normal" else float(prior.arguments.get("df", 3.0))
-        elif isinstance(prior, (int, float)) and not isinstance(prior, bool) and prior > 0:
-            scale = float(prior)
-        elif prior != "weak":
-            raise OptionError(f"mechanism_prior must be 'weak', a positive scale, Normal or StudentT, got {prior!r}")
-        return (*out, MechanismPrior.for_data(self.design.data, scale, df))
+        if self.mechanism_prior is not None:
+            out.append(mechanism_penalty(self.mechanism_prior, self.design.data))
+        return tuple(out)
 
     # --- likelihood
 
@@ -305,8 +287,10 @@ class SelectionModel(LikelihoodModel):
 
     def with_endog(self, endog):
         """Return the same model for other outcomes (nobs, K) without evaluating the design again."""
-        frame = endog if isinstance(endog, pd.DataFrame) else pd.DataFrame(
-            np.asarray(endog).reshape(self.nobs, -1), index=self.design.endog.index
+        frame = (
+            endog
+            if isinstance(endog, pd.DataFrame)
+            else pd.DataFrame(np.asarray(endog).reshape(self.nobs, -1), index=self.design.endog.index)
         )
         if not isinstance(endog, pd.DataFrame) and frame.shape[1] == len(self.outcome_names):
             frame = frame.set_axis(self.outcome_names, axis=1)
@@ -414,8 +398,8 @@ class SelectionModel(LikelihoodModel):
 class FactorSelectionModel(SelectionModel):
     """mvMISE_b: correlated outcome-specific random intercepts with loadings tau on one shared effect.
 
-    ``y_i = X_i beta + (tau (x) 1) b_i + e_i`` with b ~ N(0, 1) and independent errors. Parameters, attributes and errors
-    are those of `SelectionModel`.
+    ``y_i = X_i beta + (tau (x) 1) b_i + e_i`` with b ~ N(0, 1) and independent errors. Parameters, attributes and
+    errors are those of `SelectionModel`.
 
     Examples
     --------
@@ -443,8 +427,8 @@ class FactorSelectionModel(SelectionModel):
 class ErrorSelectionModel(SelectionModel):
     """mvMISE_e: random effects common to all outcomes, and errors that are correlated between outcomes.
 
-    ``y_i = X_i beta + Z_i b_i + e_i`` with independent b ~ N(0, D) and e ~ N(0, Sigma (x) S). Parameters, attributes and
-    errors are those of `SelectionModel`.
+    ``y_i = X_i beta + Z_i b_i + e_i`` with independent b ~ N(0, D) and e ~ N(0, Sigma (x) S). Parameters, attributes
+    and errors are those of `SelectionModel`.
 
     Examples
     --------
@@ -468,7 +452,7 @@ class ErrorSelectionModel(SelectionModel):
     def _check_penalty(self, error_penalty, method):
         K = len(self.outcome_names)
         if error_penalty is None:
-            if K > 1 and K >= self.nobs and method != "mvmise":
+            if K > 1 and self.nobs <= K and method != "mvmise":
                 raise DataError(
                     f"{K} outcomes and {self.nobs} samples: the error covariance is not identified; "
                     "use error_penalty, for example 'auto'"

@@ -90,9 +90,7 @@ def expand_outcome_effects(exog: pd.DataFrame, outcomes: Sequence[str], columns:
     return pd.DataFrame(np.hstack(pieces), index=index, columns=names)
 
 
-def array_design(
-    endog, exog, groups, *, exog_re=None, missing_cov=None, outcome_effects=None
-) -> SelectionDesign:
+def array_design(endog, exog, groups, *, exog_re=None, missing_cov=None, outcome_effects=None) -> SelectionDesign:
     """Label and check arrays; parameters as in `SelectionModel`."""
     plain = not isinstance(endog, (pd.DataFrame, pd.Series)) and not isinstance(exog, pd.DataFrame)
     endog = _labelled(endog, "y", first=1)
@@ -117,7 +115,7 @@ def array_design(
         Z, effects = frame.to_numpy(), tuple(frame.columns)
     columns = _effect_columns(outcome_effects, {name: [j] for j, name in enumerate(exog.columns)}, list(exog.columns))
     if columns and len(exog) != len(endog):
-        raise OptionError("outcome_effects needs a design with one row per sample; this one is stacked by outcome already")
+        raise OptionError("outcome_effects needs a design with one row per sample; this one is stacked by outcome")
     cov, cov_name = _covariate(missing_cov, None, len(endog), names)
     terms = {name: [j] for j, name in enumerate(exog.columns)}
     out = _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, None, None)
@@ -136,15 +134,13 @@ def formula_design(
     missing: str = "raise",
     namespace=None,
 ) -> SelectionDesign:
-    """Evaluate a formula on a wide frame, or on a long one when `outcome` is given; parameters as in `SelectionModel`."""
+    """Evaluate a formula on a wide frame, or on a long one with `outcome`; parameters as in `SelectionModel`."""
     frame = as_frame(data)
     outcomes = None
     if outcome is not None or sample is not None:
         frame, outcomes, index = _completed(frame, outcome, sample, parts, subset)
         subset = None
-    design = build_design(
-        parts, frame, subset=subset, missing=missing, keep_missing_endog=True, namespace=namespace
-    )
+    design = build_design(parts, frame, subset=subset, missing=missing, keep_missing_endog=True, namespace=namespace)
     if design.dropped_columns:
         raise DataError(
             f"fixed effect {design.dropped_columns[0]!r} is constant or a combination of earlier ones; leave it out"
@@ -185,7 +181,7 @@ def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms,
         terms = _expanded_terms(terms, common, columns, len(names))
     try:
         data = selection_data(
-            endog.to_numpy() if endog.dtypes.nunique() == 1 else endog.to_numpy(dtype=object),
+            endog.to_numpy(),
             exog.to_numpy(),
             np.asarray(groups).tolist() if levels is not None else list(np.asarray(groups)),
             Z=Z,
@@ -238,7 +234,7 @@ def _effect_columns(outcome_effects, slices, names) -> list[int]:
         elif name in names:
             columns.append(names.index(name))
         else:
-            raise OptionError(f"outcome_effects names {name!r}, which is not a fixed effect; allowed are {list(slices)}")
+            raise OptionError(f"outcome_effects: {name!r} is not a fixed effect; allowed are {list(slices)}")
     return sorted(set(columns))
 
 
@@ -276,7 +272,9 @@ def _covariate(missing_cov, frame, n_rows, outcomes):
             if name not in frame.columns:
                 raise OptionError(f"missing_cov {name!r} is not a column of the data")
         if len(names) not in (1, len(outcomes)):
-            raise OptionError(f"missing_cov names {len(names)} columns; allowed are 1 or one per outcome ({len(outcomes)})")
+            raise OptionError(
+                f"missing_cov has {len(names)} columns; allowed are 1 or {len(outcomes)}, one per outcome"
+            )
         values = frame[names].to_numpy()
         if values.shape == (n_rows * len(outcomes), 1) and len(outcomes) > 1:
             stacked = values.reshape(len(outcomes), n_rows)
@@ -309,7 +307,7 @@ def _completed(frame: pd.DataFrame, outcome, sample, parts: FormulaParts, subset
         if column in response or not full[column].isna().any():
             continue
         by_sample = frame.groupby(sample, sort=False, observed=True)[column]
-        if (by_sample.nunique(dropna=True) <= 1).all():
+        if _constant_within(frame, sample, column):
             first = by_sample.first()
             values = first.reindex(full.index.get_level_values(1)).to_numpy()
             full[column] = full[column].where(full[column].notna(), pd.Series(values, index=full.index))
@@ -317,6 +315,12 @@ def _completed(frame: pd.DataFrame, outcome, sample, parts: FormulaParts, subset
     if isinstance(frame[outcome].dtype, pd.CategoricalDtype):
         complete[outcome] = pd.Categorical(complete[outcome], categories=frame[outcome].cat.categories)
     return complete, [str(o) for o in outcomes], samples
+
+
+def _constant_within(frame: pd.DataFrame, sample: str, column: str) -> bool:
+    """Whether a column has one value in all rows of a sample, missing ones aside."""
+    pairs = frame[[sample, column]].dropna().drop_duplicates()
+    return not pairs[sample].duplicated().any()
 
 
 def with_outcomes(design: SelectionDesign, endog: pd.DataFrame) -> SelectionDesign:
@@ -342,7 +346,7 @@ def with_outcomes(design: SelectionDesign, endog: pd.DataFrame) -> SelectionDesi
             raise DataError(f"outcome {name!r} is missing in every sample")
     K = len(names)
     X, Z, exog = old.X, old.Z, design.exog
-    if K != old.n_outcomes:
+    if old.n_outcomes != K:
         X, Z = (np.ascontiguousarray(np.repeat(a[:, :1], K, axis=1)) for a in (X, Z))
     if design.outcome_effects:
         before = list(design.endog.columns)

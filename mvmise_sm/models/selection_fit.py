@@ -8,19 +8,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.exceptions import ConvergenceWarning, SingularFitWarning
-from mvmise_sm.selection.covariance import SparsePrecision
+from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
+from mvmise_sm.priors import PriorSet, TermShape, resolve_priors
+from mvmise_sm.priors.base import Prior
+from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.information import Covariance, covariance
 from mvmise_sm.selection.likelihood import SINGULAR_ERRORS, THRESHOLD, SelectionParams
 from mvmise_sm.selection.maximise import Maximum
 from mvmise_sm.selection.mvmise import MvmiseFit, name_order
 from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
 from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
-from mvmise_sm.selection.objective import PenalisedObjective
+from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.solve import solve
 from mvmise_sm.selection.sparse import SparseFit, fit_sparse
 
-__all__ = ["PenaltyChoice", "SelectionOutcome", "fit_direct", "fit_reproduction", "fit_with_lasso"]
+__all__ = [
+    "PenaltyChoice",
+    "SelectionOutcome",
+    "bind_priors",
+    "fit_direct",
+    "fit_reproduction",
+    "fit_with_lasso",
+    "mechanism_penalty",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +109,32 @@ class PenaltyChoice(float):
         out = cls(path["error_penalty"][path[criterion].idxmin()])
         out.path, out.criterion = path, criterion
         return out
+
+
+def bind_priors(model, term: TermShape) -> PriorSet | None:
+    """The priors of a model at its dimensions, None for flat ones."""
+    given = (model.cov_prior, model.fixef_prior, model.resid_prior)
+    if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in given):
+        return None
+    priors = resolve_priors(
+        *given, terms=[term], nobs=int(model.design.data.observed.sum()), fixef_names=list(model.exog_names)
+    )
+    if priors.resid is not None and priors.resid.fixed is not None:
+        raise OptionError("resid_prior: selection models estimate the residual variance; point priors do not apply")
+    return None if priors.flat else priors
+
+
+def mechanism_penalty(prior, data: SelectionData) -> MechanismPrior:
+    """The prior on the mechanism's slope that a model's `mechanism_prior` means."""
+    scale, df = 1.0, 7.0
+    if isinstance(prior, Prior) and prior.name in ("normal", "t"):
+        scale = float(prior.arguments.get("sd", prior.arguments.get("scale", 1.0)))
+        df = np.inf if prior.name == "normal" else float(prior.arguments.get("df", 3.0))
+    elif isinstance(prior, (int, float)) and not isinstance(prior, bool) and prior > 0:
+        scale = float(prior)
+    elif prior != "weak":
+        raise OptionError(f"mechanism_prior must be 'weak', a positive scale, Normal or StudentT, got {prior!r}")
+    return MechanismPrior.for_data(data, scale, df)
 
 
 def fit_direct(model, method: str, start, maxiter, tol) -> SelectionOutcome:
@@ -188,11 +224,13 @@ def fit_reproduction(model, maxiter, tol, error_penalty) -> SelectionOutcome:
     if spec.kind == "b":
         missing_y = True if model.missing_y == "auto" else bool(model.missing_y)
         fit = fit_mvmise_b(data, missing_y=missing_y, **options)
-        sentences.append("mvMISE_b has no fixed point: its loadings grow with every iteration, so the result depends on tol")
+        sentences.append(
+            "mvMISE_b has no fixed point: its loadings grow with each iteration, so the result depends on tol"
+        )
     else:
-        missing_y = None if model.missing_y == "auto" else bool(model.missing_y)
+        asked = None if model.missing_y == "auto" else bool(model.missing_y)
         penalty = {"auto": None, None: 0.0}.get(error_penalty, error_penalty)
-        fit = fit_mvmise_e(data, missing_y=missing_y, penalty=penalty, **options)
+        fit = fit_mvmise_e(data, missing_y=asked, penalty=penalty, **options)
         if fit.penalty > 0:
             sentences.append("mvMISE_e with the lasso has no fixed point: the result depends on tol")
     if not fit.converged:
@@ -200,8 +238,8 @@ def fit_reproduction(model, maxiter, tol, error_penalty) -> SelectionOutcome:
     if data.cov_miss is not None and data.common_cov and data.n_outcomes > 1:
         order = name_order(data.labels)
         if not np.array_equal(order, np.arange(order.size)):
-            sentences.append("R misaligns missing_cov because the cluster names do not sort as text in order of appearance")
-    objective = spec.objective(data, SparsePrecision(np.ones((data.n_outcomes,) * 2, bool)) if spec.kind == "e" else None)
+            sentences.append("R misaligns missing_cov: the cluster names do not sort as text in order of appearance")
+    objective = spec.objective(data)
     p = fit.params
     return SelectionOutcome(
         params=p,

@@ -115,7 +115,8 @@ class SelectionResults(LikelihoodModelResults):
             precision = np.linalg.inv(p.error_cov)
             if outcome.error_penalty and outcome.reproduction is None:
                 coordinates = outcome.objective.likelihood.coordinates
-                precision = coordinates.precision(outcome.maximum.theta[outcome.objective.likelihood.slices["error_cov"]])
+                cut = outcome.objective.likelihood.slices["error_cov"]
+                precision = coordinates.precision(outcome.maximum.theta[cut])
             self.error_precision = pd.DataFrame(precision, names, names)
             self.bse_error_cov = None if se is None else pd.DataFrame(se.error_cov, names, names)
             self.bse_re = None if se is None else pd.Series(se.D, effects, name="variance")
@@ -267,9 +268,7 @@ class SelectionResults(LikelihoodModelResults):
         """
         return mechanism.sensitivity(self, phi_y, alpha)
 
-    def permutation_test(
-        self, terms=None, n=999, rng=None, n_jobs=1, within=None, mvmise_compat=False, progress=False
-    ):
+    def permutation_test(self, terms=None, n=999, rng=None, n_jobs=1, within=None, mvmise_compat=False, progress=False):
         """Permutation test of fixed effects: their columns are exchanged between samples and the model is refitted.
 
         Parameters

@@ -63,7 +63,9 @@ def mechanism_table(result) -> SimpleTable | None:
     z = result.phi / se
     cells = [_cells(row) for row in zip(result.phi, se, z, 2.0 * stats.norm.sf(np.abs(z)), strict=True)]
     title = f"Missing-data mechanism ({result.model.spec.mechanism})"
-    return SimpleTable(cells, ["coef", "std err", "z", "P>|z|"], list(result.phi.index), title=title, txt_fmt=fmt_params)
+    return SimpleTable(
+        cells, ["coef", "std err", "z", "P>|z|"], list(result.phi.index), title=title, txt_fmt=fmt_params
+    )
 
 
 def correlation_table(result) -> SimpleTable | None:
@@ -151,7 +153,10 @@ def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_forma
         "BIC:": f"{result.bic:.4f}",
     }
     out.add_dict(info)
-    out.add_df(iolib.summary_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t), float_format=float_format)
+    out.add_df(
+        iolib.summary_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t),
+        float_format=float_format,
+    )
     rows = [(name, *_cells([value, se])) for _, name, value, se in _variance_rows(result)]
     if result.phi is not None:
         se = [np.nan] * len(result.phi) if result.bse_phi is None else result.bse_phi
@@ -183,7 +188,8 @@ def tidy(result, effects="fixed", conf_int=False, alpha=0.05) -> pd.DataFrame:
         raise OptionError(f"effects must be 'fixed', 'random', 'mechanism' or 'all', got {effects!r}")
     parts = []
     if effects in ("fixed", "all"):
-        rows = [(None, name, b, s) for name, b, s in zip(result.model.exog_names, result.params, result.bse, strict=True)]
+        estimates = zip(result.model.exog_names, result.params, result.bse, strict=True)
+        rows = [(None, name, b, s) for name, b, s in estimates]
         frame = _frame("fixed", rows, conf_int, alpha)
         frame["p_value"] = np.asarray(result.pvalues)
         if result.use_t:

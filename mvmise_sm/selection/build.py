@@ -40,8 +40,6 @@ class ModelSpec:
             return FactorLikelihood(data, *options)
         return ErrorLikelihood(data, *options, coordinates=coordinates)
 
-    def objective(
-        self, data: SelectionData, coordinates: CovarianceCoordinates | None = None
-    ) -> PenalisedObjective:
+    def objective(self, data: SelectionData, coordinates: CovarianceCoordinates | None = None) -> PenalisedObjective:
         """Log-likelihood minus the penalties on a data set."""
         return PenalisedObjective(self.likelihood(data, coordinates), self.penalties)

@@ -146,7 +146,15 @@ class SelectionData:
     def replace_design(self, X: np.ndarray) -> SelectionData:
         """Return the same data with another (sorted) fixed-effects design, (N, K, p)."""
         return SelectionData(
-            self.Y, X, self.Z, self.cluster, self.first, self.cov_miss, self.order, self.labels, self.common_design,
+            self.Y,
+            X,
+            self.Z,
+            self.cluster,
+            self.first,
+            self.cov_miss,
+            self.order,
+            self.labels,
+            self.common_design,
             self.common_cov,
         )
 
@@ -219,7 +227,9 @@ def _outcomes(Y, names) -> np.ndarray:
     names = [str(k) for k in range(Y.shape[1])] if names is None else list(names)
     for name, bad in zip(names, np.isinf(Y).any(axis=0), strict=True):
         if bad:
-            raise ValueError(f"Outcome {name!r} has infinite values; only finite numbers and NaN (missing) are allowed.")
+            raise ValueError(
+                f"Outcome {name!r} has infinite values; only finite numbers and NaN (missing) are allowed."
+            )
     for name, bad in zip(names, np.isnan(Y).all(axis=0), strict=True):
         if bad:
             raise ValueError(f"Outcome {name!r} is missing in every sample; leave it out of the model.")

@@ -1,8 +1,8 @@
 """Model e: shared random effects and correlated errors, ``y = X beta + Z b + e``, ``e ~ N(0, Sigma (x) S)``.
 
-Rows of a cluster are independent given b, so every K x K inverse belongs to one pattern of observed outcomes and nothing
-larger is ever formed. With A the embedded inverse of the observed part of Sigma, ``U = I - A Sigma`` maps the missing
-errors of a row to its generalised residual, which carries all derivatives (docs: selection models).
+Rows of a cluster are independent given b, so every K x K inverse belongs to one pattern of observed outcomes and
+nothing larger is ever formed. With A the embedded inverse of the observed part of Sigma, ``U = I - A Sigma`` maps the
+missing errors of a row to its generalised residual ``Sigma^-1 e``, which carries all derivatives.
 
 The probability of the missing blocks is a multivariate integral over their linear predictors, eta ~ N(mu, Omega) given
 the observed outcomes. It is replaced by the closed form without a cap times the product of the blocks' marginal
@@ -333,7 +333,7 @@ class ErrorLikelihood:
         return np.array([weight.sum(), in_y, (weight * self.cov_mean).sum()])
 
     def _curvature_terms(self, state: ErrorState, law: MissingLaw, tilt: Tilt):
-        """The cap's second-order parts: of Sigma (K, K), of D (q,), and row traces with Sigma (N,) if they are needed."""
+        """The cap's second-order parts: of Sigma (K, K), of D (q,), and row traces with Sigma (N,) where needed."""
         cluster, s, phi1 = self.data.cluster, state.s, state.params.phi[1]
         spread, slack = 2.0 * phi1**2 * tilt.spread, phi1 * tilt.slack
         reach = (s * self._row_share)[:, None, None] * law.U

@@ -1,8 +1,8 @@
 """Model b: correlated outcome-specific random intercepts, ``y = X beta + (tau (x) 1) b + e`` with ``b ~ N(0, 1)``.
 
 Given b the entries of a cluster are independent, so the likelihood needs one integral per cluster: the normal posterior
-of b given the observed outcomes times the probability of the missing blocks given b. It is in closed form for one missing
-block, otherwise evaluated by the trapezoidal rule around the integrand's mode, which converges geometrically here.
+of b given the observed outcomes times the probability of the missing blocks given b. It is in closed form for one
+missing block, otherwise evaluated by the trapezoidal rule around the integrand's mode, which converges geometrically.
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ class FactorLikelihood:
     """
 
     def __init__(
-        self, data: SelectionData, mechanism: str = "capped", missing_y: bool = True, first_sample_variance: bool = False
+        self,
+        data: SelectionData,
+        mechanism: str = "capped",
+        missing_y: bool = True,
+        first_sample_variance: bool = False,
     ) -> None:
         self.data = data
         self.part: MechanismPart = mechanism_part(data, mechanism, missing_y)

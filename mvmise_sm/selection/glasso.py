@@ -7,7 +7,13 @@ from scipy import linalg
 
 
 def admm_precision(
-    scatter: np.ndarray, n_rows: int, n_clusters: int, penalty: float, *, rho: float = 1.0, tol: float = 1e-5,
+    scatter: np.ndarray,
+    n_rows: int,
+    n_clusters: int,
+    penalty: float,
+    *,
+    rho: float = 1.0,
+    tol: float = 1e-5,
     maxiter: int = 500,
 ) -> np.ndarray:
     """The precision matrix of mvMISE's ADMM, cold start and stopping rule included.

@@ -47,7 +47,9 @@ def covariance(likelihood: SelectionLikelihood, theta: np.ndarray, information: 
         positive = values[0] > 1e-12 * values[-1]
     cov[np.ix_(free, free)] = np.linalg.inv(inner) if positive else np.nan
     cut = likelihood.slices
-    return Covariance(cov, cov[cut["beta"], cut["beta"]], cov[cut["phi"], cut["phi"]], _standard_errors(likelihood, theta, cov))
+    return Covariance(
+        cov, cov[cut["beta"], cut["beta"]], cov[cut["phi"], cut["phi"]], _standard_errors(likelihood, theta, cov)
+    )
 
 
 def _standard_errors(likelihood: SelectionLikelihood, theta: np.ndarray, cov: np.ndarray) -> SelectionParams:

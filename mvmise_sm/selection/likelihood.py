@@ -21,8 +21,8 @@ SINGULAR_ERRORS = (
     "error_penalty or fewer outcomes"
 )
 THRESHOLD = (
-    "the mechanism's slope runs to infinity: a block is missing exactly when its mean is beyond a threshold, as far as the "
-    "data can tell; mechanism_prior='weak' gives a finite estimate"
+    "the mechanism's slope runs to infinity: a block is missing exactly when its mean is beyond a threshold, as far as "
+    "the data can tell; mechanism_prior='weak' gives a finite estimate"
 )
 # slope in units of one over the spread of the block means beyond which the mechanism is a step
 MAX_SLOPE = 60.0
@@ -70,6 +70,8 @@ class SelectionLikelihood(Protocol):
 
     data: SelectionData
     slices: dict[str, slice]
+    part: MechanismPart
+    size: int
 
     def start(self) -> np.ndarray: ...
     def evaluate(self, theta: np.ndarray) -> tuple[float, SelectionParams | None]: ...
@@ -143,7 +145,9 @@ def mechanism_part(data: SelectionData, mechanism: str, missing_y: bool) -> Mech
     if mechanism not in MECHANISMS:
         raise ValueError(f"mechanism is {mechanism!r}; allowed are {sorted(MECHANISMS)}.")
     blocks = data.observed_blocks
-    free = np.flatnonzero([True, missing_y, data.cov_miss is not None]) if len(data.missing_blocks) else np.array([], int)
+    free = (
+        np.flatnonzero([True, missing_y, data.cov_miss is not None]) if len(data.missing_blocks) else np.array([], int)
+    )
     seen = np.column_stack([np.ones(len(blocks)), blocks.mean, blocks.covariate])
     return MechanismPart(MECHANISMS[mechanism], free, seen)
 

@@ -237,7 +237,9 @@ def _polish(objective, theta, value, score, inverse, free, history):
     full = np.zeros((theta.size, theta.size))
     if info is not None:
         full[np.ix_(free, free)] = info
-    remaining = 0.5 * float(score[free] @ linalg.cho_solve(_factor(info)[0], score[free])) if info is not None else np.inf
+    remaining = (
+        0.5 * float(score[free] @ linalg.cho_solve(_factor(info)[0], score[free])) if info is not None else np.inf
+    )
     return theta, value, score, full, bool(definite and remaining < 1e-7)
 
 

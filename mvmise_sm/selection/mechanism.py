@@ -1,7 +1,7 @@
 """The missing-data mechanism: the probability that a whole block is missing, given its outcomes.
 
-``Pr(r = 1) = exp(eta)`` with ``eta = phi0 + phi1 * mean(y) + phi2 * mean(c)`` (Wang et al. 2018, eq. 2) is a probability
-only while ``eta <= 0``. :class:`Capped` takes the minimum with one, which bounds the likelihood; :class:`LogLinear` keeps
+``Pr(r = 1) = exp(eta)`` with ``eta = phi0 + phi1 * mean(y) + phi2 * mean(c)`` (Wang et al. 2018) is a probability only
+while ``eta <= 0``. :class:`Capped` takes the minimum with one, which bounds the likelihood; :class:`LogLinear` keeps
 the closed form, whose likelihood has no global maximum as soon as one block is missing.
 """
 

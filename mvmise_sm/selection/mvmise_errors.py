@@ -216,7 +216,7 @@ def fit_mvmise_e(
         missing_y = bool(1.0 - data.observed.mean() > 0.05)
     data = impute_sporadic(data)
     # the stopping value is penalised by the default lambda even without the lasso
-    weight = float(np.sqrt(np.log(data.n_outcomes) / data.n_rows)) if not penalty else penalty
+    weight = penalty or float(np.sqrt(np.log(data.n_outcomes) / data.n_rows))
     penalty = weight if penalty is None else penalty
     no_intercept = median_icc(data) < ICC_LIMIT
     if no_intercept:

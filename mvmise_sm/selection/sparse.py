@@ -1,8 +1,8 @@
 """Model e with a graphical lasso on the error precision, and the choice of its penalty.
 
-The penalised likelihood ``l - N/2 sum_kl lambda w_k w_l |Theta_kl|`` (k != l, w the residual spread of an outcome, so that
-lambda does not depend on units) is smooth once the signs of the elements are known. It is maximised over the non-zero elements
-by the same maximiser as everything else; elements enter and leave by the optimality conditions.
+The penalised likelihood ``l - N/2 sum_kl lambda w_k w_l |Theta_kl|`` (k != l, w the residual spread of an outcome, so
+that lambda does not depend on units) is smooth once the signs of the elements are known. It is maximised over the
+non-zero elements by the same maximiser as everything else; elements enter and leave by the optimality conditions.
 """
 
 from __future__ import annotations
@@ -121,34 +121,44 @@ def fit_sparse(
     params = replace(params, error_cov=np.linalg.inv(theta_matrix))
     seen: set[bytes] = set()
     history: list[float] = []
-    for round_number in range(MAX_ROUNDS):
+    settled = False
+    for _ in range(MAX_ROUNDS):
         likelihood = build(SparsePrecision(sign != 0.0))
         objective = OrthantObjective(likelihood, penalties, sign, bound)
         point = likelihood.theta(params)
         maximum = maximise(
-            objective, point, likelihood.metric(point), maxiter=maxiter, information=False, diverged=likelihood.diverged,
+            objective,
+            point,
+            likelihood.metric(point),
+            maxiter=maxiter,
+            information=False,
+            diverged=likelihood.diverged,
             tol=1e-8,
         )
         history += list(maximum.history)
         params = likelihood.params(maximum.theta)
         precision = likelihood.coordinates.precision(maximum.theta[likelihood.slices["error_cov"]])
         new_sign = _next_signs(likelihood, maximum.theta, precision, sign, bound)
-        if np.array_equal(new_sign, sign):
+        settled = np.array_equal(new_sign, sign)
+        if settled:
             break
         key = new_sign.tobytes()
         if key in seen:
             # a cycle: only let elements leave from here on, which ends
             new_sign = np.where(new_sign == sign, sign, 0.0)
-            if np.array_equal(new_sign, sign):
+            settled = np.array_equal(new_sign, sign)
+            if settled:
                 break
         seen.add(key)
         params = replace(params, error_cov=_restricted(precision, new_sign))
         sign = new_sign
-    settled = round_number < MAX_ROUNDS - 1
     if information:
         maximum = maximise(objective, maximum.theta, likelihood.metric(maximum.theta), maxiter=0)
     maximum = replace(
-        maximum, history=np.array(history), n_iter=len(history), converged=maximum.converged and settled,
+        maximum,
+        history=np.array(history),
+        n_iter=len(history),
+        converged=maximum.converged and settled,
         message=maximum.message if settled else "the sparsity pattern did not settle",
     )
     return SparseFit(

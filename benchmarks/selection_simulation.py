@@ -1,0 +1,134 @@
+"""Coverage and accuracy of the selection models against R's algorithm, by simulation.
+
+    python benchmarks/selection_simulation.py [replicates] > table
+
+Every replicate has N clusters of 1 to 4 samples, K = 5 outcomes, a covariate, and whole blocks missing with probability
+min(1, exp(phi0 + phi1 mean(y))); phi0 is set so that the stated share is missing. Both models are fitted to data of
+their own by maximum likelihood and by the algorithm of the R package mvMISE with its default stopping rule.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.selection.build import ModelSpec
+from mvmise_sm.selection.data import selection_data
+from mvmise_sm.selection.information import covariance
+from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
+from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
+from mvmise_sm.selection.solve import solve
+
+K, BETA, PHI1 = 5, np.array([4.0, 0.6]), -0.3
+TAU = np.array([0.9, 1.1, 0.8, 1.2, 1.0])
+D = 0.8
+SIGMA = 0.3 ** np.abs(np.subtract.outer(np.arange(K), np.arange(K)))
+Z95 = 1.959964
+
+
+def outcomes(kind, n_clusters, rng):
+    """Complete outcomes, covariate and clusters."""
+    cluster = np.repeat(np.arange(n_clusters), rng.integers(1, 5, n_clusters))
+    x = rng.integers(0, 2, cluster.size).astype(float)
+    b = rng.normal(size=n_clusters)[cluster]
+    if kind == "b":
+        noise = b[:, None] * TAU + rng.normal(size=(cluster.size, K))
+    else:
+        noise = np.sqrt(D) * b[:, None] + rng.multivariate_normal(np.zeros(K), SIGMA, cluster.size)
+    return BETA[0] + BETA[1] * x[:, None] + noise, x, cluster
+
+
+def intercept_for(kind, rate):
+    """phi0 that makes the expected share of missing blocks equal to `rate`."""
+    Y, _, cluster = outcomes(kind, 20_000, np.random.default_rng(0))
+    means = pd.DataFrame(Y).groupby(cluster).mean().to_numpy()
+    low, high = -12.0, 6.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        share = np.minimum(1.0, np.exp(middle + PHI1 * means)).mean()
+        low, high = (middle, high) if share < rate else (low, middle)
+    return middle
+
+
+def replicate(kind, n_clusters, phi0, rng):
+    """One data set without an outcome that is missing everywhere."""
+    while True:
+        Y, x, cluster = outcomes(kind, n_clusters, rng)
+        means = pd.DataFrame(Y).groupby(cluster).mean().to_numpy()
+        gone = rng.random(means.shape) < np.minimum(1.0, np.exp(phi0 + PHI1 * means))
+        Y[gone[cluster]] = np.nan
+        if gone.any() and not np.isnan(Y).all(axis=0).any():
+            return selection_data(Y, np.column_stack([np.ones(x.size), x]), cluster)
+
+
+def run(kind, n_clusters, rate, replicates, seed):
+    """One row of the table."""
+    rng = np.random.default_rng(seed)
+    phi0 = intercept_for(kind, rate)
+    truth = np.r_[BETA, TAU] if kind == "b" else np.r_[BETA, D]
+    covered, phi, phi_r, beta_r, failed, helped, seconds = [], [], [], [], 0, 0, 0.0
+    for _ in range(replicates):
+        data = replicate(kind, n_clusters, phi0, rng)
+        begin = time.process_time()
+        solution = solve(ModelSpec(kind).objective(data))
+        likelihood, maximum = solution.objective.likelihood, solution.maximum
+        se = covariance(likelihood, maximum.theta, maximum.information).se if maximum.converged else None
+        seconds += time.process_time() - begin
+        helped += bool(solution.reasons)
+        if se is None or not np.isfinite(se.beta).all():
+            failed += 1
+            continue
+        params = likelihood.params(maximum.theta)
+        if kind == "b":
+            estimate, spread = np.r_[params.beta, np.abs(params.tau)], np.r_[se.beta, se.tau]
+            inside = np.abs(estimate - truth) < Z95 * spread
+        else:
+            # a variance's interval is symmetric on the logarithm
+            inside = np.abs(params.beta - BETA) < Z95 * se.beta
+            inside = np.r_[
+                inside, abs(np.log(params.D[0] / D)) < Z95 * se.D[0] / params.D[0] if params.D[0] > 0 else False
+            ]
+        covered.append(inside)
+        phi.append(params.phi[1])
+        fit = fit_mvmise_b(data) if kind == "b" else fit_mvmise_e(data, penalty=0.0)
+        phi_r.append(fit.params.phi[1])
+        r_se = np.sqrt(np.diag(fit.cov_beta))
+        beta_r.append(np.abs(fit.params.beta - BETA) < Z95 * r_se)
+    cover = np.mean(covered, axis=0)
+    return {
+        "model": kind,
+        "clusters": n_clusters,
+        "missing": rate,
+        "cover_beta0": cover[0],
+        "cover_beta1": cover[1],
+        "cover_tau_or_D": cover[2:].mean(),
+        "R_cover_beta0": np.mean(beta_r, axis=0)[0],
+        "R_cover_beta1": np.mean(beta_r, axis=0)[1],
+        "rmse_phi1": np.sqrt(np.mean((np.array(phi) - PHI1) ** 2)),
+        "R_rmse_phi1": np.sqrt(np.mean((np.array(phi_r) - PHI1) ** 2)),
+        "failed": failed,
+        "weak_penalty": helped,
+        "ms_per_fit": 1e3 * seconds / replicates,
+    }
+
+
+def main():
+    """Print the table."""
+    replicates = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = [
+            run(kind, n, rate, replicates, seed)
+            for kind in "be"
+            for n in (36, 100)
+            for seed, rate in enumerate((0.10, 0.25, 0.45))
+        ]
+    print(pd.DataFrame(rows).to_string(index=False, float_format="%.3f"))
+
+
+if __name__ == "__main__":
+    main()
