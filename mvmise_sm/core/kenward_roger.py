@@ -97,14 +97,15 @@ def kenward_roger(criterion, theta):
 
     Notes
     -----
-    The covariance parameters are those in which V is linear: the elements of every term's covariance matrix, and a multiple
-    of V itself in place of the residual variance, which spans the same space and spares V^-2. Everything follows from
-    T = Z'V^-1Z and G = Z'V^-1X: block diagonal and linear in the number of levels with one grouping factor; with several,
-    time grows with the square of the number of random effects and memory with their number.
+    The covariance parameters are those in which V is linear: the elements of every term's covariance matrix, and a
+    multiple of V itself in place of the residual variance, which spans the same space and spares V^-2. Everything
+    follows from T = Z'V^-1Z and G = Z'V^-1X: block diagonal and linear in the number of levels with one grouping
+    factor; with several, time grows with the square of the number of random effects and memory with their number.
 
     References
     ----------
-    Kenward and Roger (1997). Small sample inference for fixed effects from restricted maximum likelihood. Biometrics 53.
+    Kenward and Roger (1997). Small sample inference for fixed effects from restricted maximum likelihood. Biometrics
+    53.
     """
     factorization, stage, _, _ = criterion._eliminate(theta)
     p = criterion.k_fe
@@ -212,7 +213,7 @@ def _single_moments(factorization, g):
 
 
 def _panels(layout, factorization):
-    """Columns of T = Z'V^-1Z, a slice of levels of one factor at a time: (factor, levels, list of (q, J, q_factor, levels))."""
+    """Columns of T = Z'V^-1Z by slices of levels: (factor, levels, one (q, J, q of the factor, levels) per factor)."""
     factors = layout.factors
     stops = np.cumsum([0] + [f.size for f in factors])
     total = int(stops[-1])
@@ -223,10 +224,14 @@ def _panels(layout, factorization):
             hi = min(lo + width, h.n_levels)
             at = (stops[n] + np.arange(h.q)[:, None] * h.n_levels + np.arange(lo, hi)).ravel()
             columns = whole[:, at] if whole is not None else _chain_columns(factorization, factors, stops, at)
-            yield n, slice(lo, hi), [
-                columns[o : o + f.size].reshape(f.q, f.n_levels, h.q, hi - lo)
-                for o, f in zip(stops[:-1], factors, strict=True)
-            ]
+            yield (
+                n,
+                slice(lo, hi),
+                [
+                    columns[o : o + f.size].reshape(f.q, f.n_levels, h.q, hi - lo)
+                    for o, f in zip(stops[:-1], factors, strict=True)
+                ],
+            )
 
 
 def _chain_columns(factorization, factors, stops, at):

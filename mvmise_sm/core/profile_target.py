@@ -85,7 +85,7 @@ class LinearTarget:
         sigmas = self._sigmas(terms)
         gram, rho = factorization.gram, x[-1]
         if self._stage is None:
-            _, _, _, weights, xi, _, _ = self._solve(gram, rho, sigmas)
+            xi = self._solve(gram, rho, sigmas)[4]
             move = np.append(-self._held[2], 0.0)
             return 2.0 * float(move @ gram @ xi) * float(np.exp(-rho))
         sides = []

@@ -20,8 +20,8 @@ class SecondOrder:
     Attributes
     ----------
     cov : ndarray
-        Asymptotic covariance of (working theta, log sigma2) (k_theta + 1, k_theta + 1): twice the inverse Hessian of the objective
-        with beta profiled or integrated; directions in which it is flat have variance 0.
+        Asymptotic covariance of (working theta, log sigma2) (k_theta + 1, k_theta + 1): twice the inverse Hessian of
+        the objective with beta profiled or integrated; directions in which it is flat have variance 0.
     slopes : ndarray
         Derivatives of the covariance matrix of beta in the same parameters, user's coordinates (k_theta + 1, p, p).
     hessian : ndarray
@@ -72,7 +72,8 @@ def gram_slopes(criterion, theta):
 def second_order(criterion, theta):
     """Shape of the objective and of the covariance of beta at the optimum.
 
-    The Hessian is a central difference of the analytic gradient; the derivatives of the covariance of beta are analytic.
+    The Hessian is a central difference of the analytic gradient; the derivatives of the covariance of beta are
+    analytic.
 
     Parameters
     ----------

@@ -56,8 +56,9 @@ def anova(*results, ddf="default", type=3, test="lrt", **options):
     ddf, type
         For one fit, see `MixedModelResults.anova`.
     test : {"lrt", "kenward-roger", "bootstrap"}, optional
-        Two or more fits: likelihood ratio with the chi-squared distribution; Kenward and Roger's F test of the fixed effects
-        that the smaller of two fits lacks; or the likelihood ratio with its parametric bootstrap distribution.
+        Two or more fits: likelihood ratio with the chi-squared distribution; Kenward and Roger's F test of the fixed
+        effects that the smaller of two fits lacks; or the likelihood ratio with its parametric bootstrap
+        distribution.
     **options
         For ``test="bootstrap"``: ``n``, ``rng``, ``n_jobs``, ``progress``.
 
@@ -84,8 +85,7 @@ def anova(*results, ddf="default", type=3, test="lrt", **options):
 
     if len(results) != 2 or test not in ("kenward-roger", "bootstrap"):
         raise OptionError(
-            "test must be 'lrt', or for two fits 'kenward-roger' or 'bootstrap'; got "
-            f"{test!r} with {len(results)} fits"
+            f"test must be 'lrt', or for two fits 'kenward-roger' or 'bootstrap'; got {test!r} with {len(results)} fits"
         )
     small, large = sorted(map(plain, results), key=lambda r: r.k_params)
     if test == "kenward-roger":
@@ -104,7 +104,9 @@ def ml_fit(result):
     if not getattr(result, "reml", False):
         return result
     if "_ml_fit" not in result._cache:
-        result._cache["_ml_fit"] = plain(quietly(result.model.fit, reml=False, use_t=result.use_t, **fit_options(result)))
+        result._cache["_ml_fit"] = plain(
+            quietly(result.model.fit, reml=False, use_t=result.use_t, **fit_options(result))
+        )
     return result._cache["_ml_fit"]
 
 

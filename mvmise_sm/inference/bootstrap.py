@@ -61,8 +61,8 @@ class Bootstrap:
         alpha : float, optional
             One minus the coverage.
         kind : {"percentile", "basic", "bca"}, optional
-            Quantiles; quantiles reflected at the estimate; or bias-corrected and accelerated, the acceleration from leaving
-            groups out.
+            Quantiles; quantiles reflected at the estimate; or bias-corrected and accelerated, the acceleration from
+            leaving groups out.
 
         Returns
         -------
@@ -140,7 +140,9 @@ def _labelled(value):
     if isinstance(value, pd.Series):
         return value.astype(float)
     vector = as_vector(value)
-    return pd.Series(vector, index=["statistic"] if vector.size == 1 else [f"statistic_{i}" for i in range(vector.size)])
+    return pd.Series(
+        vector, index=["statistic"] if vector.size == 1 else [f"statistic_{i}" for i in range(vector.size)]
+    )
 
 
 def bootstrap(result, n=1000, rng=None, n_jobs=1, *, statistic=None, by=None, progress=False):

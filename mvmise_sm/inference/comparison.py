@@ -1,4 +1,4 @@
-"""Model comparison: leaving terms out, tests of random-effects terms, Kenward-Roger and parametric-bootstrap comparison."""
+"""Model comparison: terms left out, tests of random effects, Kenward-Roger and parametric bootstrap."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def drop1(result):
 def boundary_p_value(chisq, df_variance, df_covariance):
     """P-value where one variance is zero under the hypothesis, together with its covariances.
 
-    The likelihood ratio is then an equal mixture of chi-squared variables with `df_covariance` and `df_covariance` + 1 degrees of
-    freedom.
+    The likelihood ratio is then an equal mixture of chi-squared variables with `df_covariance` and `df_covariance` +
+    1 degrees of freedom.
 
     Parameters
     ----------
@@ -88,13 +88,18 @@ def boundary_p_value(chisq, df_variance, df_covariance):
 
 
 def _reductions(random):
-    """Smaller sets of random effects: every column that can go, as (label, RandomEffects or None, variances, covariances)."""
+    """Smaller sets of random effects: (label, RandomEffects or None, variances and covariances that go)."""
     for i, term in enumerate(random.terms):
         others = list(random.terms)
         slopes = [j for j, c in enumerate(term.columns) if c is not None]
         if term.q == 1 or not slopes:
             del others[i]
-            yield term.text or term.factor.name, (RandomEffects(others) if others else None), term.q, _n_covariances(term)
+            yield (
+                term.text or term.factor.name,
+                (RandomEffects(others) if others else None),
+                term.q,
+                _n_covariances(term),
+            )
             continue
         for j in slopes:
             keep = [k for k in range(term.q) if k != j]
@@ -137,14 +142,20 @@ def random_terms(result):
             llf, count, aic = small.llf, small.k_params, small.aic
         chisq, df = max(2.0 * (result.llf - llf), 0.0), result.k_params - count
         rows[label] = (
-            count, llf, aic, chisq, df, stats.chi2.sf(chisq, df), boundary_p_value(chisq, variances, covariances),
+            count,
+            llf,
+            aic,
+            chisq,
+            df,
+            stats.chi2.sf(chisq, df),
+            boundary_p_value(chisq, variances, covariances),
         )
     columns = ["n_params", "llf", "aic", "chisq", "df", "p_value", "p_boundary"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table(
         frame,
-        "Random-effects terms. p_value ignores that a variance of zero is on the boundary and is conservative; p_boundary is the "
-        "mixture of chi-squared distributions that holds there.",
+        "Random-effects terms. p_value ignores that a variance of zero is on the boundary and is conservative; "
+        "p_boundary is the mixture of chi-squared distributions that holds there.",
     )
 
 
@@ -239,4 +250,8 @@ def bootstrap_test(small, large, n=1000, rng=None, n_jobs=1, progress=False):
     }
     first, second = labels_of([small, large])
     note = " REML fits were refitted by maximum likelihood." if refitted else ""
-    return table([row], f"Likelihood ratio of {second!r} to {first!r} with its parametric bootstrap distribution.{note}", index=[second])
+    return table(
+        [row],
+        f"Likelihood ratio of {second!r} to {first!r} with its parametric bootstrap distribution.{note}",
+        index=[second],
+    )

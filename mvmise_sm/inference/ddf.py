@@ -34,7 +34,7 @@ class PlainDf:
         return np.full(len(contrasts), self._df)
 
     def f_test(self, contrasts, values):
-        """F statistic, numerator and denominator degrees of freedom of L beta, `values` being its distance from the hypothesis."""
+        """F statistic and degrees of freedom of L beta, `values` being its distance from the hypothesis (q,)."""
         contrasts, values = full_rank(contrasts, values)
         inner = contrasts @ self.cov @ contrasts.T
         return float(values @ np.linalg.solve(inner, values)) / len(values), len(values), self._df
@@ -65,9 +65,7 @@ class SatterthwaiteDf:
         variance = np.einsum("qi,ij,qj->q", contrasts, self.cov, contrasts)
         slopes = np.einsum("qi,sij,qj->qs", contrasts, self._shape.slopes, contrasts)
         uncertainty = np.einsum("qs,st,qt->q", slopes, self._shape.cov, slopes)
-        return np.divide(
-            2.0 * variance**2, uncertainty, out=np.full_like(variance, np.inf), where=uncertainty > 0.0
-        )
+        return np.divide(2.0 * variance**2, uncertainty, out=np.full_like(variance, np.inf), where=uncertainty > 0.0)
 
     def f_test(self, contrasts, values):
         """As in `PlainDf`."""
@@ -175,7 +173,9 @@ def denominator(result, ddf):
     if ddf == "satterthwaite":
         return SatterthwaiteDf(np.asarray(result.cov_params()), second_order_of(result))
     if result.priors is not None:
-        raise OptionError("Kenward-Roger adjusts REML estimates without priors; use ddf='satterthwaite', or fit without priors")
+        raise OptionError(
+            "Kenward-Roger adjusts REML estimates without priors; use ddf='satterthwaite', or fit without priors"
+        )
     if not result.reml:
         raise OptionError("Kenward-Roger adjusts REML estimates; this fit is by maximum likelihood, use fit(reml=True)")
     return KenwardRogerDf(_kenward_roger_of(result))

@@ -38,8 +38,8 @@ def term_contrasts(result, type=3):
     result : MixedModelResults
         Of a formula model.
     type : {1, 2, 3}
-        Sequential, marginal to terms that do not contain the tested one, or each term adjusted for all others with equal
-        weight to the levels of the factors. No type depends on the coding of the factors.
+        Sequential, marginal to terms that do not contain the tested one, or each term adjusted for all others with
+        equal weight to the levels of the factors. No type depends on the coding of the factors.
 
     Returns
     -------
@@ -104,7 +104,9 @@ def _marginal_coefficients(result, spec, exog):
     columns = new_exog(_Recoded(recoded), design.frame).to_numpy()
     change, *_ = np.linalg.lstsq(columns, exog, rcond=None)
     if np.abs(columns @ change - exog).max(initial=0.0) > 1e-8 * max(1.0, np.abs(exog).max(initial=0.0)):
-        raise OptionError("type 3 is not defined: the fixed effects do not hold all columns of a sum-to-zero coding; use type=2")
+        raise OptionError(
+            "type 3 is not defined: the fixed effects do not hold all columns of a sum-to-zero coding; use type=2"
+        )
     return change
 
 

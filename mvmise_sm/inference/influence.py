@@ -18,12 +18,13 @@ class RowInfluence:
     Attributes
     ----------
     hat_matrix_diag : ndarray
-        Leverage of every row on its own fitted value, fixed and random part together (nobs,); at the mode's working weights for
-        generalized models.
+        Leverage of every row on its own fitted value, fixed and random part together (nobs,); at the mode's working
+        weights for generalized models.
     cooks_distance : Series
         Squared standardised residual times h / (1 - h), over the number of fixed effects (nobs,).
     dfbetas : DataFrame
-        Change of the fixed effects when the row is deleted, in standard errors (nobs, k_fe); the variance parameters are held.
+        Change of the fixed effects when the row is deleted, in standard errors (nobs, k_fe); the variance parameters
+        are held.
     """
 
     def __init__(self, result):
@@ -32,7 +33,7 @@ class RowInfluence:
         self._index = model.data.row_labels
         if self._index is None:
             self._index = pd.RangeIndex(result.nobs)
-        h, weights, residual, x_whitened, cov = _linearised(result)
+        h, residual, x_whitened, cov = _linearised(result)
         self.hat_matrix_diag = h
         left = np.maximum(1.0 - h, 1e-12)
         p = result.k_fe
@@ -44,7 +45,9 @@ class RowInfluence:
 
     def summary_frame(self):
         """Frame with ``hat_diag, cooks_d`` and one column ``dfb_<name>`` per fixed effect (nobs rows)."""
-        out = pd.DataFrame({"hat_diag": self.hat_matrix_diag, "cooks_d": self.cooks_distance.to_numpy()}, index=self._index)
+        out = pd.DataFrame(
+            {"hat_diag": self.hat_matrix_diag, "cooks_d": self.cooks_distance.to_numpy()}, index=self._index
+        )
         return out.join(self.dfbetas.add_prefix("dfb_"))
 
     def plot(self, ax=None, **options):
@@ -64,7 +67,8 @@ class GroupInfluence:
     hat_matrix_diag : Series
         Sum of the leverages of a group's rows (n_groups,).
     cooks_distance : Series
-        Squared distance of the fixed effects from those of all data, in their covariance, over their number (n_groups,).
+        Squared distance of the fixed effects from those of all data, in their covariance, over their number
+        (n_groups,).
     dfbetas : DataFrame
         Change of the fixed effects over their standard errors without the group (n_groups, k_fe).
     """
@@ -111,7 +115,7 @@ def influence(result, level=None):
 
 
 def _linearised(result):
-    """Leverages, weights, residuals on the weighted scale, rows of V^-1X there, and the covariance of the fixed effects."""
+    """Leverages, weighted residuals, weighted rows of V^-1X, and the covariance of the fixed effects."""
     model = result.model
     rows = model.own_rows()
     exog = np.asarray(model.exog, dtype=float)
@@ -127,7 +131,7 @@ def _linearised(result):
         relative = prediction_variance(criterion, result._optimum, cov, exog, list(rows.random)) / result.scale
         residual = np.asarray(result.resid_pearson)
     root = np.sqrt(weights)
-    return weights * relative, weights, residual, root[:, None] * _marginal_rows(result, exog, rows, weights), cov
+    return weights * relative, residual, root[:, None] * _marginal_rows(result, exog, rows, weights), cov
 
 
 def _marginal_rows(result, exog, rows, weights):

@@ -67,7 +67,9 @@ def _grid_values(column, info):
     return [float(column.mean())]
 
 
-def marginal_means(result, specs, by=None, ddf="default", pairs=False, adjust="tukey", which="linear", at=None, alpha=0.05):
+def marginal_means(
+    result, specs, by=None, ddf="default", pairs=False, adjust="tukey", which="linear", at=None, alpha=0.05
+):
     """Marginal means or their differences; see `InferentialResults.marginal_means`."""
     result = plain(result)
     if which not in ("linear", "mean"):
@@ -101,8 +103,8 @@ def marginal_means(result, specs, by=None, ddf="default", pairs=False, adjust="t
 
 
 def _heading(grid, wanted, groups, which):
-    averaged = [c for c in grid.columns if c not in wanted and c not in groups and grid[c].nunique() > 1]
-    held = {c: grid[c].iloc[0] for c in grid.columns if c not in wanted and c not in groups and grid[c].nunique() == 1}
+    averaged = [c for c in grid.columns if c not in wanted and c not in groups and _varies(grid[c])]
+    held = {c: grid[c].iloc[0] for c in grid.columns if c not in wanted and c not in groups and not _varies(grid[c])}
     text = f"Marginal means of {', '.join(wanted)}"
     if averaged:
         text += f", averaged over {', '.join(averaged)}"
@@ -111,11 +113,17 @@ def _heading(grid, wanted, groups, which):
     return text + (" (response scale)" if which == "mean" else "")
 
 
+def _varies(column):
+    return len(column.unique()) > 1
+
+
 def _names(given, columns, option):
     names = [given] if isinstance(given, str) else list(given)
     for name in names:
         if name not in columns:
-            raise OptionError(f"{option}: {name!r} is not a variable of the fixed effects; these are {', '.join(columns)}")
+            raise OptionError(
+                f"{option}: {name!r} is not a variable of the fixed effects; these are {', '.join(columns)}"
+            )
     return names
 
 
@@ -127,7 +135,7 @@ def _without_data(result, grid):
     frame = result.model.data.design.frame
     for term in model_spec_of(result).terms:
         names = [c for f in term.factors for c in [*names_in(f)[0], *names_in(f)[1]] if c in grid.columns]
-        names = [c for c in dict.fromkeys(names) if grid[c].nunique() > 1]
+        names = [c for c in dict.fromkeys(names) if _varies(grid[c])]
         if len(names) > 1:
             seen = set(map(tuple, frame[names].astype(str).to_numpy()))
             missing |= np.array([tuple(row) not in seen for row in grid[names].astype(str).to_numpy()])
@@ -207,6 +215,8 @@ def _adjusted(statistic, df, n_means, adjust, alpha):
     p = np.full(count, np.nan)
     known = np.isfinite(raw)
     if known.any():
-        p[known] = multipletests(raw[known], method={"holm": "holm", "sidak": "sidak", "bonferroni": "bonferroni"}[adjust])[1]
+        p[known] = multipletests(
+            raw[known], method={"holm": "holm", "sidak": "sidak", "bonferroni": "bonferroni"}[adjust]
+        )[1]
     level = 1.0 - (1.0 - alpha) ** (1.0 / count) if adjust == "sidak" else alpha / count
     return p, stats.t.ppf(1.0 - 0.5 * level, df)

@@ -15,7 +15,7 @@ _DRAWS = 1024
 
 
 class LinearObservation(PredictionResults):
-    """Predictions of single observations of a linear mixed model: the residual variance is part of the standard error."""
+    """Predictions of single observations of a linear mixed model, with the residual variance in the standard error."""
 
     @property
     def se_mean(self):

@@ -217,13 +217,30 @@ def _linear_parameters(fit, criterion):
         se = float(np.sqrt(fit.scale * fit._solution.cov_beta[j, j]))
         solve = _held_solver(target, unit)
         out.append(_Parameter(name, "fixed", solve, float(fit.params[j]), se, -np.inf, np.inf, float))
-    out += _covariance_parameters(fit.model.random_layout, criterion._space.structures, criterion._layout.term_bases,
-                                  target.evaluate, x, inverse, rho=k)
+    out += _covariance_parameters(
+        fit.model.random_layout,
+        criterion._space.structures,
+        criterion._layout.term_bases,
+        target.evaluate,
+        x,
+        inverse,
+        rho=k,
+    )
     sigma = Coordinate(np.eye(k + 1)[k])
     if not _sigma_is_known(fit):
         se = float(np.sqrt(2.0 * inverse[k, k]))
-        out.append(_Parameter("sigma", "sigma", _solver(target.evaluate, sigma), float(x[k]), se, -np.inf, np.inf,
-                              lambda rho: float(np.exp(0.5 * rho))))
+        out.append(
+            _Parameter(
+                "sigma",
+                "sigma",
+                _solver(target.evaluate, sigma),
+                float(x[k]),
+                se,
+                -np.inf,
+                np.inf,
+                lambda rho: float(np.exp(0.5 * rho)),
+            )
+        )
     return out, x, minimum
 
 
@@ -257,9 +274,7 @@ def _general_parameters(fit, criterion):
         se = float(np.sqrt(2.0 * inverse[-1, -1]))
         name, power = ("sigma", 0.5) if fit._k_scale else ("alpha", 1.0)
         solve = _solver(evaluate, Coordinate(weights))
-        out.append(
-            _Parameter(name, name, solve, float(x[-1]), se, -np.inf, np.inf, lambda c: float(np.exp(power * c)))
-        )
+        out.append(_Parameter(name, name, solve, float(x[-1]), se, -np.inf, np.inf, lambda c: float(np.exp(power * c))))
     return out, x, minimum
 
 

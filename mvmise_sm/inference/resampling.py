@@ -28,7 +28,7 @@ def generators(rng, n):
 
 
 def parameter_names(result):
-    """Names of the fixed effects, standard deviations, correlations and sigma, as `InferentialResults.conf_int` has them."""
+    """Names of all parameters, as `InferentialResults.conf_int` has them."""
     names = list(result.model.exog_names)
     for term in result.model.random_layout.terms:
         group = term.factor.name
@@ -134,7 +134,7 @@ class GroupRefit:
         self.factor = grouping_factor(self.result, by)
         order = np.argsort(self.factor.codes, kind="stable")
         stops = np.searchsorted(self.factor.codes[order], np.arange(self.factor.n_levels + 1))
-        self.rows = [order[a:b] for a, b in zip(stops[:-1], stops[1:], strict=True)]
+        self.rows = np.split(order, stops[1:-1])
 
     def __call__(self, rng):
         drawn = rng.integers(0, self.factor.n_levels, self.factor.n_levels)

@@ -19,7 +19,8 @@ def variance_parts(result):
     fixed : float
         Variance of X beta over the rows.
     random : dict
-        Grouping factor -> mean over the rows of z'Sigma z (Johnson 2014); factors with one level per row are left to `rest`.
+        Grouping factor -> mean over the rows of z'Sigma z (Johnson 2014); factors with one level per row are left to
+        `rest`.
     rest : float
         Residual variance, for generalized models on the scale of the link.
     """
@@ -39,7 +40,7 @@ def variance_parts(result):
 
 
 def _residual(result):
-    """Residual variance: of rows of mean weight for linear models, distribution-specific on the link scale for others."""
+    """Residual variance, for generalized models that of the family on the scale of the link."""
     model = result.model
     if getattr(result, "reml", None) is not None:
         weights = model.weights
@@ -78,9 +79,10 @@ def r2(result):
 
     References
     ----------
-    Nakagawa, Johnson and Schielzeth (2017). The coefficient of determination R^2 and intra-class correlation coefficient from
-    generalized linear mixed-effects models revisited and expanded. Journal of the Royal Society Interface 14. Johnson (2014).
-    Extension of Nakagawa and Schielzeth's R^2_GLMM to random slopes models. Methods in Ecology and Evolution 5.
+    Nakagawa, Johnson and Schielzeth (2017). The coefficient of determination R^2 and intra-class correlation
+    coefficient from generalized linear mixed-effects models revisited and expanded. Journal of the Royal Society
+    Interface 14. Johnson (2014). Extension of Nakagawa and Schielzeth's R^2_GLMM to random slopes models. Methods in
+    Ecology and Evolution 5.
     """
     fixed, random, rest = variance_parts(result)
     total = fixed + sum(random.values()) + rest

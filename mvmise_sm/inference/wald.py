@@ -19,7 +19,9 @@ def _hypothesis(result, r_matrix):
     given = constraint.constraint_values
     values = np.zeros(len(contrasts)) if given is None else np.broadcast_to(np.ravel(given), len(contrasts))
     if contrasts.shape[1] != len(result.params):
-        raise ValueError(f"r_matrix must have one column for each of the {len(result.params)} fixed effects, found {contrasts.shape[1]}")
+        raise ValueError(
+            f"r_matrix must have {len(result.params)} columns, one for each fixed effect, found {contrasts.shape[1]}"
+        )
     return contrasts, values
 
 
@@ -45,7 +47,8 @@ def coefficient_table(result, ddf=None, alpha=0.05):
     Returns
     -------
     dict of ndarray
-        ``std_error, statistic, df, p_value, conf_low, conf_high`` (k_fe,); `df` is infinite for the normal distribution.
+        ``std_error, statistic, df, p_value, conf_low, conf_high`` (k_fe,); `df` is infinite for the normal
+        distribution.
     """
     method = denominator(result, ddf)
     params = np.asarray(result.params)

@@ -117,7 +117,9 @@ def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     shown = range(factor.n_levels if overlay else min(max_groups, factor.n_levels))
     one = one_axes(np.atleast_1d(np.asarray(ax, dtype=object)).ravel()[0]) if overlay else None
     columns = int(np.clip(np.ceil(np.sqrt(1.6 * len(shown))), 1, 7))
-    axes = [one] * len(shown) if overlay else panels(len(shown), ax, columns=columns, size=(1.7, 1.7), share=(True, True))
+    axes = (
+        [one] * len(shown) if overlay else panels(len(shown), ax, columns=columns, size=(1.7, 1.7), share=(True, True))
+    )
     span = np.linspace(values.min(), values.max(), points)
     for axis, level in zip(axes, shown, strict=True):
         rows = np.flatnonzero(factor.codes == level)

@@ -25,8 +25,8 @@ def profile(result, params=None, ax=None, *, kind="zeta"):
     ax : Axes or sequence of Axes, optional
         One per parameter.
     kind : {"zeta", "density"}, optional
-        The signed root of the likelihood ratio, straight where the likelihood is quadratic, with intervals of 50, 80 and 95%; or the
-        density that it implies.
+        The signed root of the likelihood ratio, straight where the likelihood is quadratic, with intervals of 50, 80
+        and 95%; or the density that it implies.
 
     Returns
     -------
@@ -94,23 +94,28 @@ def priors(result, ax=None):
     Returns
     -------
     Axes or ndarray of Axes
-        The solid line is the profile of the objective (the posterior along the parameter), the dashed line the prior density of the
-        parameter; that of a standard deviation in a matrix holds the matrix's other standard deviations and its correlations.
+        The solid line is the profile of the objective (the posterior along the parameter), the dashed line the prior
+        density of the parameter; that of a standard deviation in a matrix holds the matrix's other standard
+        deviations and its correlations.
     """
     result = getattr(result, "_results", result)
     curves = dict(_prior_curves(result))
     if not curves:
         raise OptionError("the model has no priors to plot")
-    traced = result.profile([name for name in curves])
+    traced = result.profile(list(curves))
     axes = panels(len(curves), ax, columns=3, size=(2.8, 2.4))
     for axis, (name, log_density) in zip(axes, curves.items(), strict=True):
         points = traced.frame[traced.frame["parameter"] == name]
         value, zeta = _increasing(points["value"].to_numpy(), points["zeta"].to_numpy())
         grid = np.linspace(value[0], value[-1], 200)
-        axis.plot(grid, np.exp(-0.5 * PchipInterpolator(value, zeta)(grid) ** 2), color=COLOR, lw=1.5, label="posterior")
+        axis.plot(
+            grid, np.exp(-0.5 * PchipInterpolator(value, zeta)(grid) ** 2), color=COLOR, lw=1.5, label="posterior"
+        )
         wide = np.linspace(*_wider(name, value), 300)
         log_prior = np.array([log_density(v) for v in wide])
-        axis.plot(wide, np.exp(log_prior - log_prior[np.isfinite(log_prior)].max()), "--", color=MARK, lw=1.3, label="prior")
+        axis.plot(
+            wide, np.exp(log_prior - log_prior[np.isfinite(log_prior)].max()), "--", color=MARK, lw=1.3, label="prior"
+        )
         axis.axvline(traced.estimates[name], color=FAINT, lw=0.8, ls=":")
         axis.set_title(name, fontsize=8)
         axis.set_ylim(0.0, 1.08)
@@ -130,7 +135,7 @@ def _wider(name, value):
 
 
 def _prior_curves(result):
-    """Pairs of a parameter's name and its log prior density up to a constant, the other parameters at their estimates."""
+    """Names and log prior densities up to a constant, the other parameters at their estimates."""
     bound = result.priors
     if bound is None:
         return

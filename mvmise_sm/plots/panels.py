@@ -39,7 +39,7 @@ def panels(count, ax=None, *, columns=3, size=(3.0, 2.5), share=(False, False)):
 
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, grid = plt.subplots(
+    _, grid = plt.subplots(
         rows,
         columns,
         figsize=(size[0] * columns, size[1] * rows + 0.3),

@@ -73,17 +73,17 @@ class InferentialResults(LikelihoodModelResults):
         alpha : float, optional
             One minus the coverage.
         method : {"wald", "profile", "bootstrap"}, optional
-            Estimate and standard error; profile likelihood (of the maximum-likelihood criterion, also after REML); or parametric
-            bootstrap.
+            Estimate and standard error; profile likelihood (of the maximum-likelihood criterion, also after REML); or
+            parametric bootstrap.
         **options
-            For ``"wald"``: ``ddf``. For ``"bootstrap"``: ``n``, ``rng``, ``n_jobs``, ``kind`` (``"percentile"``, ``"basic"``,
-            ``"bca"``), ``by`` and ``progress``.
+            For ``"wald"``: ``ddf``. For ``"bootstrap"``: ``n``, ``rng``, ``n_jobs``, ``kind`` (``"percentile"``,
+            ``"basic"``, ``"bca"``), ``by`` and ``progress``.
 
         Returns
         -------
         ndarray or DataFrame
-            Wald: the fixed effects (k_fe, 2). Profile and bootstrap: a DataFrame with columns ``lower, upper`` that has further
-            rows ``sd_Intercept|Subject``, ``cor_Intercept.Days|Subject`` and ``sigma``.
+            Wald: the fixed effects (k_fe, 2). Profile and bootstrap: a DataFrame with columns ``lower, upper`` that
+            has further rows ``sd_Intercept|Subject``, ``cor_Intercept.Days|Subject`` and ``sigma``.
         """
         if not 0.0 < alpha < 1.0:
             raise OptionError(f"alpha must lie between 0 and 1, got {alpha!r}")
@@ -110,8 +110,8 @@ class InferentialResults(LikelihoodModelResults):
         Parameters
         ----------
         ddf : {"satterthwaite", "kenward-roger"} or None, optional
-            Denominator degrees of freedom; None gives Wald tests with infinitely many. Satterthwaite where it is defined, by
-            default.
+            Denominator degrees of freedom; None gives Wald tests with infinitely many. Satterthwaite where it is
+            defined, by default.
         type : {3, 2, 1}, optional
             Each term after all others; after those that do not contain it; or sequentially.
 
@@ -142,14 +142,17 @@ class InferentialResults(LikelihoodModelResults):
         Returns
         -------
         DataFrame
-            One row per term or slope that can go: ``n_params, llf, aic, chisq, df, p_value, p_boundary``. The naive p-value is
-            conservative because a variance of zero is on the boundary; `p_boundary` is that of the mixture.
+            One row per term or slope that can go: ``n_params, llf, aic, chisq, df, p_value, p_boundary``. The naive
+            p-value is conservative because a variance of zero is on the boundary; `p_boundary` is that of the
+            mixture.
         """
         from mvmise_sm.inference.comparison import random_terms
 
         return random_terms(self)
 
-    def marginal_means(self, specs, by=None, ddf="default", pairs=False, adjust="tukey", which="linear", at=None, alpha=0.05):
+    def marginal_means(
+        self, specs, by=None, ddf="default", pairs=False, adjust="tukey", which="linear", at=None, alpha=0.05
+    ):
         """Estimate means of factor combinations, averaged over all other factors with equal weights.
 
         Parameters
@@ -174,8 +177,8 @@ class InferentialResults(LikelihoodModelResults):
         Returns
         -------
         DataFrame
-            Levels, ``estimate, std_error, df, conf_low, conf_high``; pairs: ``contrast, estimate, std_error, df, statistic,
-            p_value, conf_low, conf_high``.
+            Levels, ``estimate, std_error, df, conf_low, conf_high``; pairs: ``contrast, estimate, std_error, df,
+            statistic, p_value, conf_low, conf_high``.
         """
         from mvmise_sm.inference.means import marginal_means
 
@@ -216,7 +219,8 @@ class InferentialResults(LikelihoodModelResults):
         statistic : callable, optional
             Function of a result that returns numbers or a Series; all parameters by default.
         by : str, optional
-            A grouping factor whose levels are resampled with all their rows; responses are simulated from the fit by default.
+            A grouping factor whose levels are resampled with all their rows; responses are simulated from the fit by
+            default.
         progress : bool, optional
             Whether to show a progress bar.
 
@@ -255,7 +259,7 @@ class InferentialResults(LikelihoodModelResults):
         return r2(self)
 
     def icc(self, adjusted=True):
-        """Intraclass correlation of each grouping factor, a Series; `adjusted` leaves the fixed effects out of the total."""
+        """Intraclass correlations by grouping factor; `adjusted` leaves the fixed effects out of the total."""
         from mvmise_sm.inference.variance_shares import icc
 
         return icc(self, adjusted)
@@ -286,7 +290,7 @@ class InferentialResults(LikelihoodModelResults):
 
     def check(self):
         """Say in sentences what is singular, weakly identified or doubtful, and what to try."""
-        from mvmise_sm.inference.checks import check
+        from mvmise_sm.inference.findings import check
 
         return check(self)
 
