@@ -9,7 +9,7 @@ import numpy as np
 from mvmise_sm.core.basis import ResponseOrigin, fixed_basis
 from mvmise_sm.core.layout import Layout
 from mvmise_sm.core.posterior import NewRows, level_covariances
-from mvmise_sm.core.prior_shape import kronecker, own_curvature, prior_shape, trusted
+from mvmise_sm.core.prior_shape import descending, kronecker, own_curvature, prior_shape, trusted
 from mvmise_sm.core.solution import Evaluation, PLSSolution
 from mvmise_sm.core.stage import FlatStage
 from mvmise_sm.core.start import moment_variances
@@ -189,9 +189,11 @@ class ProfiledDeviance:
             theta, terms, slopes, [h is not None for h in hessians]
         )
         xi = np.append(-solution.beta, 1.0)
-        a, b = factorization.information(directions, xi, solution.cov_beta)
+        projection = solution.cov_beta if solution.projection is None else solution.projection
+        a, b = factorization.information(directions, xi, projection)
         s2 = solution.sigma2
-        average = a / s2 - (solution.curvature_c / s2**2) * np.multiply.outer(b, b)
+        b /= s2
+        average = a / s2 - solution.curvature_c * np.multiply.outer(b, b)
         if solution.sigma_hessians is None:
             return Evaluation(np.array(theta), value, gradient, average + curvature, tuple(slopes))
         places = self.random.theta_slices, self._pairs, moved
@@ -199,10 +201,10 @@ class ProfiledDeviance:
         information = average + curvature + extra
         if cross is not None:
             # the profile over sigma2 couples data and priors: c (b + x)(b + x)' in place of c b b'
-            mixed = np.multiply.outer(b / s2, cross)
+            mixed = np.multiply.outer(b, cross)
             information -= solution.curvature_c * (mixed + mixed.T + np.multiply.outer(cross, cross))
         if not trusted(information, average):
-            information = average + own_curvature(*places, solution)
+            information = descending(average + own_curvature(*places, solution))
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     @cached_property

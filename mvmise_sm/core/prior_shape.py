@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg.lapack import dpotrf
 
-__all__ = ["kronecker", "own_curvature", "prior_shape", "trusted"]
+__all__ = ["descending", "kronecker", "own_curvature", "prior_shape", "trusted"]
 
 _SHARE = 0.1
 
@@ -71,6 +71,15 @@ def own_curvature(slices, pairs, moved, solution):
 def trusted(exact, average):
     """Whether an exact model of the Hessian keeps a share of the average information in every direction."""
     return dpotrf(exact - _SHARE * average, lower=1)[1] == 0
+
+
+def descending(matrix):
+    """The matrix with negative eigenvalues reflected, so that a Newton step descends."""
+    if dpotrf(matrix, lower=1)[1] == 0:
+        return matrix
+    values, vectors = np.linalg.eigh(matrix)
+    floor = 1e-10 * max(float(np.abs(values).max()), 1e-300)
+    return (vectors * np.maximum(np.abs(values), floor)) @ vectors.T
 
 
 def kronecker(a, b):

@@ -42,6 +42,8 @@ class StageSolution:
         (q * q, q * q); None where there is no prior.
     sigma_crosses : tuple or None
         Mixed derivative of the covariance priors in Sigma and log sigma2 (q, q), None where there is none.
+    projection : ndarray or None
+        For the average information in place of `cov_beta`, where beta is least squares with other weights (p, p).
     cov_beta : ndarray
         Unscaled covariance of beta (p, p).
     curvature_c : float
@@ -61,6 +63,7 @@ class StageSolution:
     sigma_gradients: tuple | None = None
     sigma_hessians: tuple | None = None
     sigma_crosses: tuple | None = None
+    projection: np.ndarray | None = None
 
 
 class Stage(Protocol):

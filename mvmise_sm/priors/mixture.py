@@ -85,6 +85,16 @@ class MixtureProblem:
             total += force * s2 * self._scaling(block, rho) * block.g
         return np.linalg.solve(total[:p, :p], total[:p, p])
 
+    def majorant(self, beta, rho):
+        """Matrix (p, p) of the weighted least-squares problem whose solution is beta at a stationary point."""
+        p, s2 = self.p, math.exp(rho)
+        xi = np.append(-beta, 1.0)
+        out = self.gram[:p, :p].copy()
+        for block in self.blocks:
+            scaling = self._scaling(block, rho)
+            out += s2 * scaling * block.mixing.phi(block.quadratic(xi) * scaling)[1] * block.g[:p, :p]
+        return out
+
     def minimise(self, beta, rho):
         """Local minimum from (beta, rho): value, beta, rho."""
         value = self.value(beta, rho)

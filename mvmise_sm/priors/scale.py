@@ -81,8 +81,19 @@ class ScaleProfile:
                 s2 = 2.0 * inv_var / (k + root) if k > 0.0 else (root - k) / (2.0 * var)
                 rho = math.log(s2)
                 return rho, self.derivatives(rho)[1]
-        start = math.log(inv_var / k) if k > 0.0 and inv_var > 0.0 else 0.0
-        return find_minimum(self.derivatives, start)
+        return find_minimum(self.derivatives, self._balance())
+
+    def _balance(self) -> float:
+        """Where the largest falling and the largest rising term of the derivative are equal."""
+        inv_var, inv_sd, _, sd, var = self.powers
+        falling = [(inv_var, -1.0), (0.5 * inv_sd, -0.5), (max(-self.log, 0.0), 0.0)]
+        rising = [(max(self.log, 0.0), 0.0), (0.5 * sd, 0.5), (var, 1.0)]
+        starts = [
+            min((math.log(c / d) / (q - p) for d, q in rising if d > 0.0 and q > p), default=0.0)
+            for c, p in falling
+            if c > 0.0
+        ]
+        return max(starts, default=0.0)
 
 
 def find_minimum(derivatives: Callable[[float], tuple[float, float]], start: float) -> tuple[float, float]:

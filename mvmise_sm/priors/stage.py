@@ -21,7 +21,8 @@ _LOG_2PI = math.log(2.0 * math.pi)
 @dataclass(frozen=True, slots=True, eq=False)
 class _Inner:
     """Solution of the (beta, rho) problem: working beta, rho = log sigma2, (X'V^-1X + prior)^-1, its log-determinant,
-    the curvature of the objective in rho with beta profiled, and the data's residual quadratic form where it is known.
+    the curvature of the objective in rho with beta profiled, the data's residual quadratic form where it is known, and
+    the inverse that belongs to beta as weighted least squares where it is another one.
     """
 
     beta: np.ndarray
@@ -30,6 +31,7 @@ class _Inner:
     logdet: float
     curvature: float
     residual: float | None = None
+    projection: np.ndarray | None = None
 
 
 class PriorStage:
@@ -127,10 +129,13 @@ class PriorStage:
         xi[:p] = -beta
         xi[p] = 1.0
         residual = float(xi @ gram @ xi) if inner.residual is None else inner.residual
-        r2 = residual
+        r2 = total = residual
         for block in self.blocks:
             x = block.quadratic(xi)
-            penalty += block.mixing.phi(x / s2)[0] + block.rank * inner.rho if block.common else block.mixing.phi(x)[0]
+            scaled = x / s2 if block.common else x
+            value, slope, _ = block.mixing.phi(scaled)
+            penalty += value + (block.rank * inner.rho if block.common else 0.0)
+            total += s2 * slope * scaled
             if block.common and block.mixing.gaussian:
                 r2 += x
         if self.resid is not None:
@@ -141,8 +146,10 @@ class PriorStage:
         if self.reml:
             value += logdet
             weights[:p, :p] += inner.inverse
-        c = 0.0 if self.fixed_rho is not None or inner.curvature <= 0.0 else 1.0 / inner.curvature
-        return StageSolution(value, penalty, beta, s2, r2, self._profile.log, logdet, weights, inner.inverse, c, *shape)
+        # the average information is positive semidefinite up to c = sigma2 / total; t priors can be steeper than that
+        c = 0.0 if self.fixed_rho is not None else min(s2 / total, 1.0 / max(inner.curvature, 1e-300))
+        nu, projection = self._profile.log, inner.projection
+        return StageSolution(value, penalty, beta, s2, r2, nu, logdet, weights, inner.inverse, c, *shape, projection)
 
     def _infinite(self, gram, gradients):
         """A covariance outside the priors' support: the objective is infinite there."""
@@ -365,4 +372,5 @@ def _mixture(stage, gram, profile):
     if stage.fixed_rho is None:
         _, hessian = problem.derivatives(beta, rho)
         curvature = float(hessian[p, p] - hessian[p, :p] @ np.linalg.solve(hessian[:p, :p], hessian[:p, p]))
-    return _Inner(beta, rho, inverse, logdet, curvature)
+    projection = np.linalg.inv(problem.majorant(beta, rho))
+    return _Inner(beta, rho, inverse, logdet, curvature, None, projection)
