@@ -77,7 +77,7 @@ class StandardDeviation:
         """Value, gradient (k,) and Hessian (k, k)."""
         theta = x[self.at]
         half = self.form @ theta
-        v = max(float(theta @ half), 1e-300)
+        v = max(float(theta @ half), 1e-100)
         sd = np.sqrt(v) if self.rho is None else np.sqrt(v * np.exp(x[self.rho]))
         # derivatives of log sd first
         gradient = np.zeros(x.size)
@@ -109,7 +109,7 @@ class Correlation:
     def __call__(self, x):
         """Value, gradient (k,) and Hessian (k, k)."""
         theta = x[self.at]
-        v1, v2 = (max(float(theta @ m @ theta), 1e-300) for m in self.own)
+        v1, v2 = (max(float(theta @ m @ theta), 1e-100) for m in self.own)
         w = float(theta @ self.cross @ theta)
         s = np.sqrt(v1 * v2)
         r = np.clip(w / s, -1.0 + 1e-12, 1.0 - 1e-12)
