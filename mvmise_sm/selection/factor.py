@@ -87,6 +87,7 @@ class FactorLikelihood:
         self._x_flat = self._x.reshape(-1, p)
         # observed entries by variance group: per cluster and outcome, and in total
         self.counts = np.stack([data.cluster_sum(self._seen * column[:, None]) for column in indicator.T])
+        self._counts_flat = self.counts.reshape(len(self.counts), -1)
         self.n_seen = self.counts.sum(axis=(1, 2))
         # Var(block mean | b) = _mean_var @ sigma2
         self._mean_var = np.stack([data.cluster_sum(c) for c in indicator.T], axis=1) / data.sizes[:, None] ** 2
@@ -145,7 +146,8 @@ class FactorLikelihood:
         weight = 1.0 / params.sigma2
         weighted = resid * weight[self.group][:, None]
         resid_sum = self.data.cluster_sum(weighted)
-        weight_sum = np.tensordot(weight, self.counts, axes=1)
+        weight_sum = weight @ self._counts_flat
+        weight_sum = weight_sum.reshape(self.counts.shape[1:])
         precision = 1.0 + weight_sum @ params.tau**2
         return params, resid, weighted, resid_sum, weight_sum, resid_sum @ params.tau / precision, 1.0 / precision
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ THRESHOLD = (
     "the data can tell; mechanism_prior='weak' gives a finite estimate"
 )
 # slope in units of one over the spread of the block means beyond which the mechanism is a step
-MAX_SLOPE = 60.0
+MAX_SLOPE = 30.0
 PHI_NAMES = ("Intercept", "y", "covariate")
 
 
@@ -107,11 +108,16 @@ class MechanismPart:
 
     def is_threshold(self, free_phi: np.ndarray) -> bool:
         """Whether the mechanism has become a step function of the block mean."""
-        return bool(self.free.size) and abs(self.expand(free_phi)[1]) * float(np.std(self.seen[:, 1])) > MAX_SLOPE
+        return bool(self.free.size) and abs(self.expand(free_phi)[1]) * self.spread > MAX_SLOPE
+
+    @cached_property
+    def spread(self) -> float:
+        """Standard deviation of the observed block means."""
+        return float(np.std(self.seen[:, 1]))
 
     def slopes(self) -> tuple[float, ...]:
         """Slopes of either sign to start from, one over the spread of the block means; none without a slope."""
-        spread = float(np.std(self.seen[:, 1])) if 1 in self.free else 0.0
+        spread = self.spread if 1 in self.free else 0.0
         return (-1.0 / spread, 1.0 / spread) if spread > 0 else ()
 
     def feasible(self, free_phi: np.ndarray, slope: float) -> np.ndarray:

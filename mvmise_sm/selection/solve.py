@@ -14,7 +14,7 @@ from mvmise_sm.selection.sparse import error_spread
 
 # with one or two outcomes the likelihood can have a maximum for either sign of the mechanism's slope
 FEW_OUTCOMES = 2
-OTHER_ITERATIONS = 40
+OTHER_ITERATIONS, OTHER_TOL = 25, 1e-4
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _best(objective: PenalisedObjective, maximum: Maximum, maxiter, tol, informa
     for slope in likelihood.part.slopes():
         start = likelihood.start()
         start[likelihood.slices["phi"]] = likelihood.part.feasible(start[likelihood.slices["phi"]], slope)
-        other = _once(objective, "ml", start, None, None, OTHER_ITERATIONS, tol, False)
+        other = _once(objective, "ml", start, None, None, OTHER_ITERATIONS, OTHER_TOL, False)
         if other.converged and (other.value > maximum.value + 1e-6 or not maximum.converged):
             other = _once(objective, "ml", other.theta, None, None, maxiter, tol, information)
             maximum = other if other.converged else maximum
