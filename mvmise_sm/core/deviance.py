@@ -148,6 +148,12 @@ class ProfiledDeviance:
         """Working thetas off the boundary at which the objective may be lower, see `ThetaSpace.escapes`."""
         return self._space.escapes(evaluation.theta, evaluation.slopes, only_check)
 
+    def rays(self, evaluation):
+        """Directions (k_theta,) along which another mode may lie; empty unless priors may bring one."""
+        if not self._stage.several_modes:
+            return []
+        return [evaluation.theta, np.where(self.lower == 0.0, 1.0, 0.0)]
+
     def second_starts(self, evaluation):
         """Other starts for a fit that ended on the boundary."""
         return [self._space.wide_start()]

@@ -19,6 +19,7 @@ _SINGULAR = 1e-4
 _MAX_DAMPING = 1e10
 _ESCAPES = 6
 _SLOW = 12
+_MAGNITUDES = np.array([1e-3, 1e-2, 0.1, 1.0, 10.0, 1e2, 1e3])
 
 METHODS = {
     "newton": None,
@@ -126,6 +127,13 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     starts = 1
     if method == "newton":
         best = _with_escapes(counter, begin, maxiter, tol)
+        if start is None and hasattr(criterion, "rays"):
+            # far from the estimate the priors of users may overflow, and that is no news
+            with np.errstate(all="ignore"):
+                for other in _along_rays(counter, best):
+                    starts += 1
+                    trial = _with_escapes(counter, other, maxiter, tol)
+                    best = trial if trial.value < best.value - 1e-7 else best
         if start is None and criterion.is_singular(best.theta):
             counter, best = _reordered(counter, best, maxiter, tol)
             for other in counter.criterion.second_starts(best):
@@ -163,6 +171,19 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
     working = last if counter.criterion is criterion else criterion.adopted(counter.criterion, last)
     return Optimum(theta, working, best.value, converged, singular, message, retvals, settings)
+
+
+def _along_rays(counter, best):
+    """Starts on the criterion's rays: minima over seven magnitudes, without the one that the best point stands for."""
+    out = []
+    for ray in counter.criterion.rays(best):
+        values = np.array([counter.value(size * ray) for size in _MAGNITUDES])
+        values = np.append(np.insert(values, 0, np.inf), np.inf)
+        inner = np.flatnonzero((values[1:-1] < values[:-2]) & (values[1:-1] <= values[2:]))
+        for i in inner:
+            nearest = ray is best.theta and abs(np.log(_MAGNITUDES[i])) < 1.0
+            out.extend([] if nearest else [_MAGNITUDES[i] * ray])
+    return out
 
 
 def _reordered(counter, best, maxiter, tol):

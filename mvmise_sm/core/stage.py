@@ -75,10 +75,13 @@ class Stage(Protocol):
         Whether `solve` needs the relative covariances.
     repels : tuple of bool
         For every term, whether a prior makes a singular covariance impossible; empty without priors.
+    several_modes : bool
+        Whether priors in conflict with the data may leave more than one mode.
     """
 
     uses_sigmas: bool
     repels: tuple
+    several_modes: bool
 
     def solve(self, gram: np.ndarray, sigmas) -> StageSolution:
         """Minimise over (beta, sigma2) given the gram matrix K (m, m) and the terms' relative covariances."""
@@ -101,6 +104,7 @@ class FlatStage:
     """
 
     repels = ()
+    several_modes = False
 
     def __init__(self, nobs, k_fe, reml, logdet_a):
         self.p = k_fe

@@ -77,7 +77,8 @@ class Custom(CovariancePrior):
 
     def value(self, s):
         """Return -2 log density at S (q, q)."""
-        return _TO_DEVIANCE[self.scale](self._call(self._argument(s)))
+        value = _TO_DEVIANCE[self.scale](self._call(self._argument(s)))
+        return math.inf if math.isnan(value) else value
 
     def _argument(self, s):
         return _upper_factor(s) if self.chol else s

@@ -87,6 +87,8 @@ class PriorStage:
         self.repels = tuple(c is not None and c.repels for c in priors.cov)
         self._profile = self._constant_profile()
         absolute = [b for b in self.blocks if not b.common]
+        informed = self.resid is not None and self.fixed_rho is None
+        self.several_modes = bool(self.absolute or absolute or mixtures or informed)
         self._inner = _mixture if mixtures else (_absolute_normal if absolute else _conjugate)
 
     def _constant_profile(self):
