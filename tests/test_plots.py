@@ -90,7 +90,7 @@ def test_renders_without_collisions(name, tmp_path):
 
 
 def test_given_axes_are_used():
-    figure, axes = plt.subplots(1, 2)
+    _, axes = plt.subplots(1, 2)
     out = sleepstudy().plot_random_effects(ax=axes)
     assert list(out) == list(axes)
     single = plt.subplots()[1]
@@ -106,7 +106,7 @@ def test_caterpillar_shows_the_modes_and_their_intervals():
     lines = np.array(ax.collections[0].get_segments())
     sd = np.sqrt(sleepstudy().random_effects_cov["Subject"][0, 1, 1])
     np.testing.assert_allclose(lines[:, 1, 0] - lines[:, 0, 0], 2.0 * 1.959964 * sd, rtol=1e-5)
-    assert [t.get_text() for t in ax.get_yticklabels()][0] == "335"
+    assert ax.get_yticklabels()[0].get_text() == "335"
     plt.close("all")
 
 
