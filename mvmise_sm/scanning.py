@@ -305,8 +305,8 @@ class FeatureFits:
                     }
                 )
             except Exception as error:
-                return _failure(name, f"{type(error).__name__}: {error}")
-        out["message"] = "; ".join(dict.fromkeys(str(w.message) for w in caught))
+                return _failure(name, _named(f"{type(error).__name__}: {error}", values.columns))
+        out["message"] = _named("; ".join(dict.fromkeys(str(w.message) for w in caught)), values.columns)
         if self.terms is not None:
             out = out[[any(_is_term(t, wanted) for wanted in self.terms) for t in names]]
         return out
@@ -321,6 +321,13 @@ class FeatureFits:
 
 def _is_term(name: str, wanted: str) -> bool:
     return name == wanted or name.startswith(f"{wanted}[")
+
+
+def _named(message: str, columns: Sequence) -> str:
+    """The message with the features' own names."""
+    for k, column in enumerate(columns):
+        message = message.replace(f"{PLACEHOLDER}{k}", str(column))
+    return message
 
 
 def _numbers(values: pd.DataFrame) -> np.ndarray:

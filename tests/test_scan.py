@@ -89,6 +89,7 @@ def test_a_failing_feature_is_a_row_with_its_message():
     assert table.loc[table["feature"] == "f0", "q"].notna().all()
     lmm = ms.scan(FORMULA, frame, names, "lmer")
     assert list(lmm[lmm["estimate"].isna()]["feature"]) == ["f1", "f2", "f3"]
+    assert "missing in f1" in lmm.set_index("feature").loc["f1", "message"]
 
 
 def test_processes_and_backends_do_not_change_the_result():
