@@ -242,3 +242,16 @@ def test_models_without_fixed_effects(frames):
     without = ms.blmer(formula, centred).fit()
     for prior in ("normal", "t"):
         assert objective(ms.blmer(formula, centred, fixef_prior=prior).fit()) == objective(without)
+
+
+def test_the_better_of_two_modes_is_found(frames):
+    """Priors in the unit of the data that contradict the data leave two modes: small variances, or a small sigma."""
+    data = frames("blme_lmm")
+    model = ms.lmer(
+        "y ~ x.1 + x.2 + (1 + x.1 | g.1)",
+        data.assign(y=50.0 * data["y"]),
+        cov_prior="invwishart(4, 1, FALSE)",
+        resid_prior="gamma(3, 1, 'sd')",
+    )
+    near_data = model.criterion(reml=False)([0.00705, 0.3566, 0.7455])
+    assert objective(model.fit(reml=False)) < near_data - 20.0
