@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import _json
 from selection_oracle import frame_of
 from statsmodels.base.tests.test_generic_methods import CheckGenericMixin
 from statsmodels.base.tests.test_shrink_pickle import RemoveDataPickle
@@ -183,6 +184,51 @@ def test_algorithms(kind, demo, results):
     assert model.fit().llf == results[kind].llf
 
 
+SIM = {
+    fit["call"]["model"] + "-" + fit["call"]["tag"]: fit
+    for fit in _json("mvmise")["sets"]["sim_dat"]["fits"]
+    if fit["result"].get("iter", 999) <= 50
+}
+
+
+@pytest.mark.parametrize("tag", SIM)
+def test_reproduction_through_formulas(tag, demo):
+    call, reference = SIM[tag]["call"], SIM[tag]["result"]
+    arguments = dict(call["args"]) if call["args"] else {}
+    options = {
+        "first_sample_variance": arguments.get("sigma_diff", False),
+        "missing_y": arguments.get("miss_y", "auto"),
+    }
+    if call.get("cov", "none") != "none":
+        options["missing_cov"] = call["cov"]
+    if call.get("xmode") == "outcome":
+        options["outcome_effects"] = ["x2"]
+    elif call.get("xmode") == "outcome1":
+        pytest.skip("a covariate of one outcome needs a long frame or arrays")
+    fit_options = {"maxiter": arguments.get("maxIter"), "tol": arguments.get("tol")}
+    if call["model"] == "e" and arguments.get("ADMM", True):
+        fit_options["error_penalty"] = arguments.get("lambda", "auto")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        res = MODELS[call["model"]](FIVE, demo, **options).fit(method="mvmise", **fit_options)
+    ours = {"beta": res.params, "phi": res.phi, "sigma2": res.sigma2, "loglikelihood": res.llf, "iter": res.n_iter}
+    if call["model"] == "b":
+        ours |= {"tau": res.tau, "var": res.cov_params()}
+    else:
+        ours |= {"Sigma": res.error_cov, "D": res.cov_re["id"], "AIC": res.aic, "stat": res.tvalues}
+    for key, value in ours.items():
+        expected = np.ravel(np.asarray(reference[key], dtype=float))
+        error = np.abs(np.ravel(np.asarray(value, dtype=float)) - expected) / (0.01 + np.abs(expected))
+        assert error.max() < 1e-6, key
+    assert np.isfinite(res.exact_llf)
+
+
+def test_permutation_test_takes_selection_results(results):
+    assert ms.permutation_test(results["b"], n=3, rng=0).equals(results["b"].permutation_test(n=3, rng=0))
+    with pytest.raises(OptionError, match="selection model"):
+        ms.permutation_test(3.0)
+
+
 def test_lasso_through_the_model(demo, results):
     model = results["e"].model
     choice = model.select_penalty("bic", n_penalties=6)
@@ -195,6 +241,9 @@ def test_lasso_through_the_model(demo, results):
     assert res.llf < results["e"].llf
     assert res.penalty > 0
     assert np.isfinite(res.bse).all()
+    curve = res.sensitivity([res.phi["y"]])
+    assert curve["estimate"].to_numpy() == pytest.approx(res.params.to_numpy(), rel=1e-6)
+    assert res.mechanism_test is None
     auto = model.fit(error_penalty="auto")
     assert auto.error_penalty == pytest.approx(float(model.select_penalty("ebic")))
     with pytest.raises(OptionError, match="belongs to model e"):

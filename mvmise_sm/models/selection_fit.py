@@ -20,7 +20,7 @@ from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
 from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.solve import solve
-from mvmise_sm.selection.sparse import SparseFit, fit_sparse
+from mvmise_sm.selection.sparse import OrthantObjective, SparseFit, fit_sparse
 
 __all__ = [
     "PenaltyChoice",
@@ -54,7 +54,7 @@ class SelectionOutcome:
     converged : bool
     message : str
     warning : (type, str) or None
-    objective : PenalisedObjective
+    objective : PenalisedObjective or OrthantObjective
     maximum : Maximum or None
     error_penalty : float or None
     aic : float or None
@@ -73,7 +73,7 @@ class SelectionOutcome:
     converged: bool
     message: str
     warning: tuple[type, str] | None
-    objective: PenalisedObjective
+    objective: PenalisedObjective | OrthantObjective
     maximum: Maximum | None
     error_penalty: float | None = None
     aic: float | None = None
@@ -167,11 +167,11 @@ def fit_with_lasso(model, penalty: float, maxiter) -> SelectionOutcome:
     warning = None
     if not fit.maximum.converged:
         warning = (ConvergenceWarning, f"the fit has not converged: {fit.maximum.message}")
-    out = _from_maximum(PenalisedObjective(fit.likelihood, spec.penalties), fit.maximum, warning)
+    out = _from_maximum(fit.objective, fit.maximum, warning)
     return replace(out, error_penalty=float(penalty))
 
 
-def _from_maximum(objective: PenalisedObjective, maximum: Maximum, warning) -> SelectionOutcome:
+def _from_maximum(objective: PenalisedObjective | OrthantObjective, maximum: Maximum, warning) -> SelectionOutcome:
     likelihood = objective.likelihood
     maximum = _signed(likelihood, maximum)
     llf = likelihood.value_and_score(maximum.theta)[0]

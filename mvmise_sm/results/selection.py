@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,7 @@ class SelectionResults(LikelihoodModelResults):
         Grouping factor -> covariance of the random effects: D in model e, ``tau tau'`` in model b.
     phi, bse_phi : Series or None
         Mechanism: ``Intercept``, ``y`` and the covariate, as far as they are in the model; None without missing blocks.
+        All three, zero where not used, with ``method="mvmise"``.
     cov_phi : DataFrame or None
     llf : float
         Log-likelihood. With ``method="mvmise"`` R's stopping value instead, which is none; see `exact_llf`.
@@ -121,7 +123,8 @@ class SelectionResults(LikelihoodModelResults):
             self.bse_error_cov = None if se is None else pd.DataFrame(se.error_cov, names, names)
             self.bse_re = None if se is None else pd.Series(se.D, effects, name="variance")
         self.cov_re = {model.group_name: cov_re}
-        free = outcome.objective.likelihood.part.free
+        # R reports three elements, zero for what it does not use
+        free = outcome.objective.likelihood.part.free if outcome.reproduction is None else np.arange(3)
         self.phi = self.bse_phi = self.cov_phi = None
         if free.size:
             labels = [("Intercept", "y", model.design.covariate_name)[i] for i in free]
@@ -421,10 +424,13 @@ def _theta(outcome):
     if outcome.maximum is not None:
         return outcome.maximum.theta
     p, likelihood = outcome.params, outcome.objective.likelihood
-    if p.error_cov is None:
-        return likelihood.theta(p)
-    scaled = type(p)(p.beta, p.sigma2 / p.sigma2[0], p.phi, D=p.D, error_cov=p.error_cov * p.sigma2[0])
-    return likelihood.theta(scaled)
+    if likelihood.part.free.size and not p.phi.any():
+        # R leaves phi at zero when missingness is ignored, which is no probability
+        rate = likelihood.data.block_missing.mean()
+        p = replace(p, phi=np.array([np.log(rate), 0.0, 0.0]))
+    if p.error_cov is not None:
+        p = replace(p, sigma2=p.sigma2 / p.sigma2[0], error_cov=p.error_cov * p.sigma2[0])
+    return likelihood.theta(p)
 
 
 class SelectionResultsWrapper(LikelihoodResultsWrapper):

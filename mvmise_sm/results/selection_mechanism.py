@@ -51,7 +51,7 @@ def ratio_test(result) -> MechanismTest | None:
     if result._outcome.maximum is None or result.phi is None or "y" not in result.phi.index or not result.converged:
         return None
     if result.error_penalty:
-        # the lasso's bound belongs to one sparsity pattern, so the restricted fit is not the penalised one
+        # the restricted fit would have a sparsity pattern of its own, and the ratio no known law
         return None
     test = _profile(result).test(0.0)
     return MechanismTest(test.statistic, test.pvalue, test.restricted.value)

@@ -49,8 +49,24 @@ def sparse_objective(spec: ModelSpec, sign: np.ndarray, bound: np.ndarray, data:
     return OrthantObjective(likelihood, spec.penalties, sign, bound)
 
 
-def permutation_test(result, terms, n, rng, n_jobs, within, mvmise_compat, progress) -> pd.DataFrame:
-    """Permute, refit, count; parameters as in `SelectionResults.permutation_test`."""
+def permutation_test(
+    result, terms=None, n=999, rng=None, n_jobs=1, within=None, mvmise_compat=False, progress=False
+) -> pd.DataFrame:
+    """Test fixed effects of a selection model by permutation; also a method of its results.
+
+    Parameters
+    ----------
+    result : SelectionResults
+    terms, n, rng, n_jobs, within, mvmise_compat, progress : optional
+        As in `SelectionResults.permutation_test`.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by fixed effect, columns ``estimate, statistic, p_value, n_permutations, n_failed``.
+    """
+    if not hasattr(result, "_outcome"):
+        raise OptionError(f"permutation_test takes the result of a selection model, got {type(result).__name__}")
     if result._outcome is None:
         raise OptionError("the data of this result were removed")
     if int(n) < 1:

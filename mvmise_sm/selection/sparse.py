@@ -32,8 +32,8 @@ class SparseFit:
 
     Attributes
     ----------
-    likelihood : ErrorLikelihood
-        In coordinates of the non-zero precision elements.
+    objective : OrthantObjective
+        The penalised objective with the signs of the precision elements held.
     maximum : Maximum
         ``value`` is the penalised objective; its information belongs to the smooth part.
     params : SelectionParams
@@ -44,12 +44,17 @@ class SparseFit:
         Non-zero off-diagonal pairs of the precision.
     """
 
-    likelihood: ErrorLikelihood
+    objective: OrthantObjective
     maximum: Maximum
     params: SelectionParams
     penalty: float
     llf: float
     n_edges: int
+
+    @property
+    def likelihood(self) -> ErrorLikelihood:
+        """The likelihood in coordinates of the non-zero precision elements."""
+        return self.objective.likelihood
 
     @property
     def n_params(self) -> int:
@@ -162,7 +167,7 @@ def fit_sparse(
         message=maximum.message if settled else "the sparsity pattern did not settle",
     )
     return SparseFit(
-        likelihood,
+        objective,
         maximum,
         likelihood.params(maximum.theta),
         penalty,
