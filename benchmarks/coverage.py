@@ -110,8 +110,8 @@ def main():
             before, _, rest = stream.read().partition(BEGIN)
         after = rest.partition(END)[2]
         note = (
-            f"{options.datasets} data sets, {options.resamples} resamples each; the Monte-Carlo standard error of a coverage "
-            f"of 0.95 is {error:.3f}.\n"
+            f"{options.datasets} data sets, {options.resamples} resamples each; the Monte-Carlo standard error of a "
+            f"coverage of 0.95 is {error:.3f}.\n"
         )
         body = "\n".join([note, *parts])
         with open(options.write, "w", encoding="utf-8") as stream:

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
+from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, plain
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.tables import table
 
-__all__ = ["anova", "anova_terms", "compare", "likelihood_ratio", "ml_fit"]
+__all__ = ["anova", "anova_terms", "compare", "default_ddf", "f_sf", "likelihood_ratio"]
 
 _TYPES = {1: "sequential", 2: "each term after those that do not contain it", 3: "each term after all others"}
 
@@ -91,60 +92,6 @@ def anova(*results, ddf="default", type=3, test="lrt", **options):
     if test == "kenward-roger":
         return comparison.kenward_roger_test(small, large)
     return comparison.bootstrap_test(small, large, **options)
-
-
-def plain(result):
-    """The result inside its wrapper."""
-    return getattr(result, "_results", result)
-
-
-def ml_fit(result):
-    """The maximum-likelihood fit of the same model: the result itself unless it is by REML."""
-    result = plain(result)
-    if not getattr(result, "reml", False):
-        return result
-    if "_ml_fit" not in result._cache:
-        result._cache["_ml_fit"] = plain(
-            quietly(result.model.fit, reml=False, use_t=result.use_t, **fit_options(result))
-        )
-    return result._cache["_ml_fit"]
-
-
-def fit_options(result):
-    """Method and options that the result was fitted with."""
-    left_out = ("optimizer", "start_params", "start_theta", "reml")
-    options = {key: value for key, value in result.mle_settings.items() if key not in left_out}
-    return {"method": result.mle_settings["optimizer"], **options}
-
-
-def quietly(function, *args, **kwargs):
-    """Call without the warnings of a fit: the caller reports convergence and singularity itself."""
-    import warnings
-
-    from mvmise_sm.exceptions import ConvergenceWarning, RankWarning, SingularFitWarning
-
-    with warnings.catch_warnings():
-        for category in (ConvergenceWarning, RankWarning, SingularFitWarning):
-            warnings.simplefilter("ignore", category)
-        return function(*args, **kwargs)
-
-
-def check_same_response(results):
-    """Fail unless all fits have the same response, weights and family."""
-    first = results[0].model
-    for other in (r.model for r in results[1:]):
-        if other.endog.shape != first.endog.shape:
-            raise DataError(f"the fits have {len(first.endog)} and {len(other.endog)} rows; fit all to the same rows")
-        if not np.array_equal(np.asarray(other.endog), np.asarray(first.endog)):
-            raise DataError("the fits have different responses; only fits to the same response can be compared")
-        if type(other) is not type(first):
-            raise DataError(f"cannot compare a {type(first).__name__} with a {type(other).__name__}")
-
-
-def labels_of(results):
-    """Formulas as labels, numbered where they repeat."""
-    texts = [getattr(r.model, "formula", None) or f"model {i + 1}" for i, r in enumerate(results)]
-    return [t if texts.count(t) == 1 else f"{t} [{i + 1}]" for i, t in enumerate(texts)]
 
 
 def likelihood_ratio(results):

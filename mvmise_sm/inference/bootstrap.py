@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.anova import plain
+from mvmise_sm.inference.fits import with_rows
 from mvmise_sm.inference.resampling import (
     GroupRefit,
     ParametricRefit,
@@ -147,7 +147,7 @@ def _labelled(value):
 
 def bootstrap(result, n=1000, rng=None, n_jobs=1, *, statistic=None, by=None, progress=False):
     """Resample and refit; see `InferentialResults.bootstrap`."""
-    result = plain(result)
+    result = with_rows(result)
     if statistic is None:
         estimate = pd.Series(parameters_of(result), index=parameter_names(result))
     else:

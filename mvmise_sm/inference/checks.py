@@ -10,7 +10,7 @@ from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.newton import METHODS
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.anova import fit_options, plain, quietly
+from mvmise_sm.inference.fits import fit_options, plain, quietly, with_rows
 from mvmise_sm.inference.resampling import parameter_names, parameters_of
 from mvmise_sm.inference.tables import table
 
@@ -69,7 +69,7 @@ def zero_inflation(result, n=250, rng=None):
     OptionError
         If the response is continuous.
     """
-    result = plain(result)
+    result = with_rows(result)
     y = np.asarray(result.model.endog)
     if getattr(result, "reml", None) is not None or result._k_scale:
         raise OptionError("zeros have probability nought in a continuous response; zero_inflation concerns counts")
@@ -107,7 +107,7 @@ def simulated_residuals(result, n=250, rng=None, random="new"):
     ----------
     Dunn and Smyth (1996). Randomized quantile residuals. Journal of Computational and Graphical Statistics 5.
     """
-    result = plain(result)
+    result = with_rows(result)
     rng = check_random_state(rng)
     draws = result.simulate(n, rng=rng, random=random).to_numpy()
     y = np.asarray(result.model.endog)[:, None]
@@ -132,7 +132,7 @@ def all_fit(result, methods=None):
         One row per optimiser: ``objective``, ``above_best``, ``converged``, ``singular``, ``n_evaluations``,
         ``seconds`` and all parameters.
     """
-    result = plain(result)
+    result = with_rows(result)
     methods = ["newton", "lbfgs", "tnc", "slsqp", "nm", "powell", "bobyqa"] if methods is None else list(methods)
     unknown = [m for m in methods if m not in METHODS]
     if unknown:

@@ -10,8 +10,8 @@ from mvmise_sm.core.constrained import free_minimum
 from mvmise_sm.core.random_effects import RandomEffects
 from mvmise_sm.core.structures import Unstructured
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.anova import check_same_response, fit_options, labels_of, ml_fit, plain, quietly
 from mvmise_sm.inference.ddf import denominator
+from mvmise_sm.inference.fits import check_same_response, fit_options, labels_of, ml_fit, plain, quietly, with_rows
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import table
 
@@ -129,7 +129,7 @@ def _sub_term(term, keep, kind):
 
 def random_terms(result):
     """Likelihood-ratio tests of random-effects terms; see `MixedModelResults.anova_random`."""
-    result = plain(result)
+    result = with_rows(result)
     if result.priors is not None:
         raise OptionError("tests of random effects compare likelihoods; fit without priors")
     rows = {"<none>": (result.k_params, result.llf, result.aic, np.nan, np.nan, np.nan, np.nan)}

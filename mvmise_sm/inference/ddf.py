@@ -8,6 +8,7 @@ from mvmise_sm.core.kenward_roger import kenward_roger
 from mvmise_sm.core.second_order import second_order
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.inference.fits import with_rows
 
 __all__ = ["METHODS", "denominator", "full_rank", "second_order_of"]
 
@@ -126,7 +127,7 @@ def full_rank(contrasts, values):
 def second_order_of(result):
     """`SecondOrder` of a linear mixed model, kept with the result."""
     if "_second_order" not in result._cache:
-        criterion = result._deviance_function()
+        criterion = with_rows(result)._deviance_function()
         with blas_threads(criterion._layout.n_random):
             result._cache["_second_order"] = second_order(criterion, criterion.working_theta(result.theta))
     return result._cache["_second_order"]
@@ -134,7 +135,7 @@ def second_order_of(result):
 
 def _kenward_roger_of(result):
     if "_kenward_roger" not in result._cache:
-        criterion = result._deviance_function()
+        criterion = with_rows(result)._deviance_function()
         with blas_threads(criterion._layout.n_random):
             result._cache["_kenward_roger"] = kenward_roger(criterion, criterion.working_theta(result.theta))
     return result._cache["_kenward_roger"]

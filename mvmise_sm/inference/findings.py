@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from mvmise_sm.core.constrained import StandardDeviation
-from mvmise_sm.inference.anova import plain
 from mvmise_sm.inference.checks import vif
 from mvmise_sm.inference.ddf import second_order_of
+from mvmise_sm.inference.fits import with_rows
 
 __all__ = ["Findings", "check"]
 
@@ -37,7 +37,7 @@ def check(result):
     Findings
         A tuple of sentences.
     """
-    result = plain(result)
+    result = with_rows(result)
     found = [*_convergence(result), *_singular(result), *_weak(result), *_columns(result), *_rows(result)]
     if not found:
         found = ["Nothing found: the fit is a regular optimum, its variances are identified, and no row stands out."]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.core.uncertainty import prediction_variance
-from mvmise_sm.inference.anova import plain
+from mvmise_sm.inference.fits import with_rows
 from mvmise_sm.inference.resampling import grouping_factor, parameter_names, parameters_of, resampled_fit
 
 __all__ = ["GroupInfluence", "RowInfluence", "influence"]
@@ -28,7 +28,7 @@ class RowInfluence:
     """
 
     def __init__(self, result):
-        result = plain(result)
+        result = with_rows(result)
         model = result.model
         self._index = model.data.row_labels
         if self._index is None:
@@ -74,7 +74,7 @@ class GroupInfluence:
     """
 
     def __init__(self, result, level):
-        result = plain(result)
+        result = with_rows(result)
         factor = grouping_factor(result, level)
         names = parameter_names(result)
         rows = [np.flatnonzero(factor.codes == j) for j in range(factor.n_levels)]

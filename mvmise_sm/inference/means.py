@@ -10,8 +10,9 @@ from scipy import stats
 
 from mvmise_sm.design_columns import names_in
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.anova import default_ddf, plain
+from mvmise_sm.inference.anova import default_ddf
 from mvmise_sm.inference.ddf import denominator
+from mvmise_sm.inference.fits import plain
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import table
 from mvmise_sm.new_data import new_exog
@@ -76,6 +77,7 @@ def marginal_means(
         raise OptionError(f"which must be 'linear' or 'mean', got {which!r}")
     if adjust not in _ADJUSTMENTS:
         raise OptionError(f"adjust must be 'tukey', 'holm', 'sidak', 'bonferroni' or None, got {adjust!r}")
+    model_spec_of(result)
     grid, exog = reference_grid(result, at)
     wanted = _names(specs, grid.columns, "specs")
     groups = [] if by is None else _names(by, grid.columns, "by")

@@ -19,7 +19,7 @@ from mvmise_sm.core.constrained import (
 from mvmise_sm.core.profile_target import LinearTarget
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.anova import ml_fit, plain
+from mvmise_sm.inference.fits import ml_fit, with_rows
 
 __all__ = ["Profile", "profile", "profile_intervals"]
 
@@ -195,7 +195,7 @@ def _chosen(parameters, params):
 
 def _prepare(result):
     """Parameters, optimum and minimum of the maximum-likelihood objective, and the threads to use."""
-    fit = ml_fit(plain(result))
+    fit = ml_fit(with_rows(result))
     criterion = fit._deviance_function()
     threads = blas_threads(criterion._layout.n_random)
     make = _general_parameters if getattr(fit, "reml", None) is None else _linear_parameters

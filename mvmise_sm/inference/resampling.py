@@ -11,7 +11,7 @@ from mvmise_sm.core.newton import minimize
 from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.anova import fit_options, plain, quietly
+from mvmise_sm.inference.fits import fit_options, plain, quietly
 
 __all__ = ["all_parameters", "generators", "likelihood_ratios", "parameter_names", "refits", "resampled_fit"]
 
@@ -36,7 +36,9 @@ def parameter_names(result):
         if term.structure.invariance == "linear":
             pairs = [(a, b) for i, a in enumerate(term.names) for b in term.names[i + 1 :]]
             names += [f"cor_{a}.{b}|{group}" for a, b in pairs]
-    return [*names, "sigma"] if result._k_scale else names
+    if result._k_scale:
+        names.append("sigma")
+    return [*names, "alpha"] if getattr(result, "_estimates_alpha", False) else names
 
 
 def all_parameters(random, beta, theta, sigma2, has_sigma):
@@ -60,7 +62,8 @@ def parameters_of(result):
     """`all_parameters` of a result."""
     result = plain(result)
     layout = result.model.random_layout
-    return all_parameters(layout, result.params, result.theta, result.scale, bool(result._k_scale))
+    values = all_parameters(layout, result.params, result.theta, result.scale, bool(result._k_scale))
+    return np.append(values, result.alpha) if getattr(result, "_estimates_alpha", False) else values
 
 
 class ParametricRefit:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.anova import plain
+from mvmise_sm.inference.fits import with_rows
 
 __all__ = ["icc", "r2", "variance_parts"]
 
@@ -24,7 +24,7 @@ def variance_parts(result):
     rest : float
         Residual variance, for generalized models on the scale of the link.
     """
-    result = plain(result)
+    result = with_rows(result)
     model = result.model
     fixed = float(np.var(np.asarray(model.exog) @ np.asarray(result.params), ddof=1))
     random, rest = {}, _residual(result)

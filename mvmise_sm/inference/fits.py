@@ -1,0 +1,75 @@
+"""Fits as the functions of inference see them: unwrapped, refitted, compared, named."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, RankWarning, SingularFitWarning
+
+__all__ = ["check_same_response", "fit_options", "labels_of", "ml_fit", "plain", "quietly", "with_rows"]
+
+
+def plain(result):
+    """The result inside its wrapper."""
+    return getattr(result, "_results", result)
+
+
+def with_rows(result):
+    """The result inside its wrapper, if it still has its rows.
+
+    Raises
+    ------
+    OptionError
+        After ``remove_data``.
+    """
+    result = plain(result)
+    if result.model.random_effects is None:
+        raise OptionError("this needs the rows of the data, which remove_data() has removed")
+    return result
+
+
+def ml_fit(result):
+    """The maximum-likelihood fit of the same model: the result itself unless it is by REML."""
+    result = with_rows(result)
+    if not getattr(result, "reml", False):
+        return result
+    if "_ml_fit" not in result._cache:
+        result._cache["_ml_fit"] = plain(
+            quietly(result.model.fit, reml=False, use_t=result.use_t, **fit_options(result))
+        )
+    return result._cache["_ml_fit"]
+
+
+def fit_options(result):
+    """Method and options that the result was fitted with."""
+    left_out = ("optimizer", "start_params", "start_theta", "reml")
+    options = {key: value for key, value in result.mle_settings.items() if key not in left_out}
+    return {"method": result.mle_settings["optimizer"], **options}
+
+
+def quietly(function, *args, **kwargs):
+    """Call without the warnings of a fit: the caller reports convergence and singularity itself."""
+    with warnings.catch_warnings():
+        for category in (ConvergenceWarning, RankWarning, SingularFitWarning):
+            warnings.simplefilter("ignore", category)
+        return function(*args, **kwargs)
+
+
+def check_same_response(results):
+    """Fail unless all fits have the same response, weights and family."""
+    first = results[0].model
+    for other in (r.model for r in results[1:]):
+        if other.endog.shape != first.endog.shape:
+            raise DataError(f"the fits have {len(first.endog)} and {len(other.endog)} rows; fit all to the same rows")
+        if not np.array_equal(np.asarray(other.endog), np.asarray(first.endog)):
+            raise DataError("the fits have different responses; only fits to the same response can be compared")
+        if type(other) is not type(first):
+            raise DataError(f"cannot compare a {type(first).__name__} with a {type(other).__name__}")
+
+
+def labels_of(results):
+    """Formulas as labels, numbered where they repeat."""
+    texts = [getattr(r.model, "formula", None) or f"model {i + 1}" for i, r in enumerate(results)]
+    return [t if texts.count(t) == 1 else f"{t} [{i + 1}]" for i, t in enumerate(texts)]
