@@ -308,7 +308,8 @@ class ProfiledDeviance:
         """
         factorization, stage, terms, _ = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))
         new = NewRows.build(self._layout, terms, np.asarray(exog, dtype=float) @ self._basis.a, rows)
-        zx = np.concatenate([b[:, :, : self.k_fe].reshape(-1, self.k_fe) for _, b in self._system.level_products()])
+        rhs = [b[:, :, : self.k_fe] for _, b in self._system.level_products()]
+        zx = np.concatenate([b.reshape(b.shape[0] * b.shape[1], self.k_fe) for b in rhs])
         return new.variance(factorization, zx, stage.cov_beta)
 
     @cached_property
