@@ -7,6 +7,7 @@ import pytest
 import statsmodels.api as sm
 
 from mvmise_sm.core import layout as core_layout
+from mvmise_sm.core import system as core_system
 from mvmise_sm.core.laplace import JointDeviance, LaplaceDeviance
 from mvmise_sm.core.quadrature import QuadratureDeviance
 from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects, RandomTerm
@@ -174,12 +175,15 @@ def test_joint(name, link):
     assert_gradient(criterion, with_shape(criterion, x[: random.k_theta], -2.0))
 
 
+@pytest.mark.parametrize("remainder", ["dense", "sparse"])
 @pytest.mark.parametrize("kind", ["crossed", "nested", "chain_crossed"])
 @pytest.mark.parametrize(("name", "link"), [("Binomial", "Logit"), ("Binomial", "Probit"), ("Poisson", "Log")])
-def test_structured_eliminations(name, link, kind, monkeypatch):
+def test_structured_eliminations(name, link, kind, remainder, monkeypatch):
     dense = simulated(name, link, kind)
     reference = LaplaceDeviance(*dense[:3])
     monkeypatch.setattr(core_layout, "DENSE_LIMIT", 0)
+    if remainder == "sparse":
+        monkeypatch.setattr(core_system, "_DENSE_REMAINDER", 0)
     response, X, random, x = simulated(name, link, kind)
     criterion = LaplaceDeviance(response, X, random)
     np.testing.assert_allclose(criterion(x), reference(x), rtol=1e-12)

@@ -436,9 +436,12 @@ class ChainFactorization:
 
     def traces(self):
         """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor."""
-        if self.system.remainder == "sparse":
-            return logdet_derivatives(self.system, self.lambdas, self.logdet)
-        return self._posterior[0]
+        out = list(self._posterior[0])
+        missing = [k for k, trace in enumerate(out) if trace is None]
+        found = logdet_derivatives(self.system, self.lambdas, self.logdet, missing)
+        for k, trace in zip(missing, found, strict=True):
+            out[k] = trace
+        return out
 
     def posterior_cov(self):
         """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from scipy import sparse
 from scipy.linalg.blas import dsymm
 from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from scipy.sparse.linalg import splu
 
+from mvmise_sm.core.selected import selected_inverse
 from mvmise_sm.core.structures import semidefinite_cholesky
 
 __all__ = ["DenseRemainder", "SparseRemainder", "logdet_derivatives"]
 
 # below this diagonal of Lambda, quantities that divide by Lambda are formed without it
 _SMALL_LAMBDA = 1e-4
-_PANEL = 256
+_PRODUCT_CELLS = 20_000_000
 
 
 class _Remainder:
@@ -183,6 +186,7 @@ class SparseRemainder(_Remainder):
     def __init__(self, structure, lambdas):
         super().__init__(structure, lambdas)
         self.s = structure.rest_gram
+        self._parts = [structure.rest_gram]
         blocks = [
             sparse.kron(sparse.csc_matrix(lam), sparse.eye(j))
             for (_, _, j), lam in zip(self.blocks, lambdas, strict=True)
@@ -191,7 +195,9 @@ class SparseRemainder(_Remainder):
 
     def subtract(self, kernel, level, values):
         """Take off what one chain factor explains."""
-        self.s = self.s - kernel.gram(level, values)
+        gram = kernel.gram(level, values)
+        self._parts.append(gram)
+        self.s = self.s - gram
 
     def factor(self):
         m = (self.lam.T @ self.s @ self.lam + sparse.eye(self.n)).tocsc()
@@ -213,23 +219,31 @@ class SparseRemainder(_Remainder):
         """(I - S W_R) rest (n, c)."""
         return rest - self.s @ solved
 
-    def _panels(self):
-        """Columns of the posterior covariance, a panel at a time."""
-        for lo in range(0, self.n, _PANEL):
-            hi = min(lo + _PANEL, self.n)
-            unit = np.zeros((self.n, hi - lo))
-            unit[np.arange(lo, hi), np.arange(hi - lo)] = 1.0
-            yield lo, hi, self.solve(unit)
+    @cached_property
+    def _inverse(self):
+        """M_R^-1 on the pattern of its factor."""
+        return selected_inverse(self.lu)
+
+    @cached_property
+    def _phi(self):
+        """Lambda M_R^-1 Lambda', the posterior covariance of the remainder, on the pattern of S."""
+        phi = (self.lam @ self._inverse @ self.lam.T).tocsr()
+        pattern = sum(abs(part.sign()) for part in self._parts)
+        return phi.multiply(pattern != 0).tocsr()
 
     def row_times(self, kernel, values):
         """(c Phi) on the entries of a chain factor (q, nnz)."""
-        e = kernel.entries
+        e, phi = kernel.entries, self._phi
         out = np.empty_like(values)
-        rows = [e.matrix(v) for v in values]
-        for lo, hi, phi in self._panels():
-            at = np.flatnonzero((e.col >= lo) & (e.col < hi))
-            for a, matrix in enumerate(rows):
-                out[a, at] = (matrix @ phi)[e.row[at], e.col[at] - lo]
+        step = max(1, int(_PRODUCT_CELLS * e.n_rows / max(e.row.size * phi.nnz / max(self.n, 1), 1.0)))
+        for lo in range(0, e.n_rows, step):
+            hi = min(lo + step, e.n_rows)
+            at = slice(int(e.indptr[lo]), int(e.indptr[hi]))
+            for a, row in enumerate(values):
+                part = sparse.csr_matrix((row[at], e.col[at], e.indptr[lo : hi + 1] - e.indptr[lo]), (hi - lo, self.n))
+                times = part @ phi
+                times.sort_indices()
+                out[a, at] = np.asarray(times[e.row[at] - lo, e.col[at]]).ravel()
         return out
 
     def quad(self, kernel, values):
@@ -237,30 +251,40 @@ class SparseRemainder(_Remainder):
         times, q = self.row_times(kernel, values), values.shape[0]
         return np.array([[kernel.entries.row_sums(times[a] * values[b]) for b in range(q)] for a in range(q)])
 
+    def _level_blocks(self, matrix):
+        """Diagonal blocks by level (q, q, J) of a sparse matrix, per factor."""
+        for o, q, j in self.blocks:
+            at = o + np.arange(j)
+            yield np.array([[np.asarray(matrix[at + a * j, at + b * j]).ravel() for b in range(q)] for a in range(q)])
+
     def traces(self):
-        """Not formed: with a sparse remainder derivatives come from `logdet_derivatives`."""
-        return [None] * len(self.blocks)
+        """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor, None where Lambda is too close to singular."""
+        out = []
+        for (_, q, j), lam, block in zip(self.blocks, self.lambdas, self._level_blocks(self._inverse), strict=True):
+            if _smallest(lam) < _SMALL_LAMBDA:
+                out.append(None)
+                continue
+            left = np.linalg.solve(lam.T, j * np.eye(q) - block.sum(axis=2))
+            out.append(np.linalg.solve(lam.T, left.T))
+        return out
 
     def posterior_blocks(self):
         """Diagonal blocks of the posterior covariance by level (q, q, J), per factor."""
-        out = [np.empty((q, q, j)) for _, q, j in self.blocks]
-        for lo, hi, phi in self._panels():
-            for (o, q, j), block in zip(self.blocks, out, strict=True):
-                for b in range(q):
-                    col = np.arange(max(lo, o + b * j), min(hi, o + (b + 1) * j))
-                    for a in range(q):
-                        level = col - o - b * j
-                        block[a, b, level] = phi[o + a * j + level, col - lo]
-        return out
+        return list(self._level_blocks(self._phi))
+
+    def posterior_at(self, rows, cols):
+        """Elements of the posterior covariance on the pattern of S (c,)."""
+        return np.asarray(self._phi[rows, cols]).ravel()
 
 
-def logdet_derivatives(system, lambdas, value):
-    """d log|M| / dSigma_k (q, q) per factor by fourth-order differences of the factorisation.
+def logdet_derivatives(system, lambdas, value, which):
+    """d log|M| / dSigma_k (q, q) of the factors `which` by fourth-order differences of the factorisation.
 
     Steps go along positive semidefinite directions v v' and are one-sided where Sigma_k is near the boundary.
     """
     out = []
-    for k, lam in enumerate(lambdas):
+    for k in which:
+        lam = lambdas[k]
         q = lam.shape[0]
         sigma = lam @ lam.T
         small = float(np.linalg.eigvalsh(sigma)[0])
