@@ -342,7 +342,7 @@ class LaplaceDeviance:
         weighted = mode.weighted
         if rows.observed is not rows.weight:
             weighted = self.eliminate(rows.observed, merged)
-        coef, score = weighted.solve([z[:, :, None] for z in zt])
+        coef, score = weighted.solve_blocks([z[:, :, None] for z in zt])
         return weighted, [c[:, :, 0] for c in coef], [s[:, :, 0] for s in score]
 
     def _gradients(self, mode, merged):
@@ -404,7 +404,7 @@ class LaplaceDeviance:
         for t, (factor, d) in enumerate(self._space.directions(theta, terms)):
             h[factor][:, :, t] = d @ mode.g[factor]
         fixed = self.fixed_system(mode)
-        a = inner(h, weighted.solve(weighted.multiply(h))[1])
+        a = inner(h, weighted.solve_blocks(weighted.multiply(h))[1])
         c = inner(fixed.score, h)
         bc = _solve(fixed.information, c)
         size = k + (0 if self.profiles_beta else p) + self.k_shape
@@ -419,7 +419,7 @@ class LaplaceDeviance:
             out[-1, -1] = 2.0 * information
             if self.response.distribution.dispersed:
                 zs = [z[:, :, None] for z in inc.transposed(-score)]
-                solved = weighted.solve(zs)[1]
+                solved = weighted.solve_blocks(zs)[1]
                 out[-1, :k] = out[:k, -1] = inner(solved, h)[0]
         return out
 

@@ -104,12 +104,12 @@ def conditional_mode(problem, lambdas, beta, eta=None):
         fresh = chord is None or previous > _CHORD
         if fresh:
             chord = newton_elimination(problem, terms, lambdas)[0]
-        db, dg = map(_unstack, chord.solve(_stack(residual)))
+        db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
         decrement = _dot(residual, db)
         if not fresh and decrement > 1e-2 * previous:
             fresh = True
             chord = newton_elimination(problem, terms, lambdas)[0]
-            db, dg = map(_unstack, chord.solve(_stack(residual)))
+            db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
             decrement = _dot(residual, db)
         # rounding stops the decrease of the decrement at last
         if decrement < _TOLERANCE or (fresh and _CHORD > previous and decrement > 0.1 * previous):
@@ -129,7 +129,7 @@ def _first_step(problem, lambdas, base, eta):
     if terms.loglik == -np.inf:
         return None
     chord, weight = newton_elimination(problem, terms, lambdas)
-    b, g = map(_unstack, chord.solve(_stack(inc.transposed(terms.score + weight * (eta - base)))))
+    b, g = map(_unstack, chord.solve_blocks(_stack(inc.transposed(terms.score + weight * (eta - base)))))
     after = response.rows(base + inc.times(b))
     # a step that long is better taken from zero, under the control of the line search
     if after.loglik < terms.loglik - 50.0 - 0.5 * abs(terms.loglik):
@@ -180,7 +180,7 @@ def fixed_system(problem, weighted, weight):
     X = problem.X
     scaled = X * weight[:, None]
     zx = problem.incidence.transposed_many(np.ascontiguousarray(scaled.T))
-    coef, score = weighted.solve(zx)
+    coef, score = weighted.solve_blocks(zx)
     return FixedSystem(zx, coef, score, X.T @ scaled - inner(zx, coef))
 
 
@@ -253,7 +253,7 @@ def _joint_step(problem, lambdas, terms, point, shift=None):
     score = terms.score if shift is None else terms.score + weight * shift
     _, slope, _, safe = problem.penalty.fixed_shape(beta)
     residual = [s - x for s, x in zip(problem.incidence.transposed(score), g, strict=True)]
-    db, dg = map(_unstack, weighted.solve(_stack(residual)))
+    db, dg = map(_unstack, weighted.solve_blocks(_stack(residual)))
     fixed = fixed_system(problem, weighted, weight)
     direct = problem.X.T @ score - 0.5 * slope
     reduced = direct - inner(fixed.zx, _stack(db))[:, 0]

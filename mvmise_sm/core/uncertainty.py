@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from mvmise_sm.core.posterior import NewRows, level_covariances
+
 __all__ = ["conditional_cov", "hessian", "parameter_cov", "prediction_variance"]
 
 # step in standard errors of the working model
 _STEP = 2e-3
-_PANEL_CELLS = 20_000_000
 
 
 def hessian(criterion, x):
@@ -80,15 +81,7 @@ def conditional_cov(criterion, x):
     tuple of ndarray
         One (n_levels, q_k, q_k) per grouping factor in the order of ``random.factors``.
     """
-    mode = criterion.mode(x)
-    layout = criterion.layout
-    out = [None] * len(layout.factors)
-    for f, block in zip(layout.factors, mode.weighted.posterior_cov(), strict=True):
-        a = np.zeros((f.q, f.q))
-        for t, place in zip(f.terms, f.places, strict=True):
-            a[place, place] = layout.term_bases[t].a
-        out[f.index] = a @ block.transpose(2, 0, 1) @ a.T
-    return tuple(out)
+    return level_covariances(criterion.layout, criterion.mode(x).weighted)
 
 
 def prediction_variance(criterion, x, cov_beta, exog, rows):
@@ -111,31 +104,8 @@ def prediction_variance(criterion, x, cov_beta, exog, rows):
     ndarray
         (m,); a level without data contributes its marginal variance.
     """
-    layout, mode = criterion.layout, criterion.mode(x)
-    terms = criterion.lambdas(x)
-    m = exog.shape[0]
-    out, fresh = np.empty(m), np.zeros(m)
-    loadings = []
-    for f in layout.factors:
-        for t, place in zip(f.terms, f.places, strict=True):
-            codes, columns = rows[t]
-            z = np.asarray(columns, dtype=float) @ layout.term_bases[t].a
-            known = codes >= 0
-            fresh[~known] += np.square(z[~known] @ terms[t]).sum(axis=1)
-            loadings.append((f, place, codes, z * known[:, None]))
-    explained = criterion.fixed_system(mode).coef
+    mode = criterion.mode(x)
+    new = NewRows.build(criterion.layout, criterion.lambdas(x), exog @ criterion.fixed_map, rows)
     back = np.linalg.inv(criterion.fixed_map)
-    position = {id(f): k for k, f in enumerate(layout.factors)}
-    panel = max(1, _PANEL_CELLS // max(layout.n_random, 1))
-    for lo in range(0, m, panel):
-        hi = min(lo + panel, m)
-        unit = [np.zeros((f.q, f.n_levels, hi - lo)) for f in layout.factors]
-        for f, place, codes, z in loadings:
-            for a in range(z.shape[1]):
-                unit[position[id(f)]][place.start + a, np.maximum(codes[lo:hi], 0), np.arange(hi - lo)] += z[lo:hi, a]
-        solved = mode.weighted.solve(unit)[0]
-        own = sum((u * s).sum(axis=(0, 1)) for u, s in zip(unit, solved, strict=True))
-        shift = sum(np.tensordot(u, e, axes=([0, 1], [0, 1])) for u, e in zip(unit, explained, strict=True))
-        rest = exog[lo:hi] - shift @ back
-        out[lo:hi] = own + ((rest @ cov_beta) * rest).sum(axis=1)
-    return out + fresh
+    zx = np.concatenate([z.reshape(-1, z.shape[2]) for z in criterion.fixed_system(mode).zx])
+    return new.variance(mode.weighted, zx, back @ cov_beta @ back.T)

@@ -1,6 +1,6 @@
 """Elimination of the random effects at weights that change: (Sigma^-1 + Z'WZ)^-1 on the tiers of the linear model.
 
-All three tiers answer ``logdet`` (of Lambda'Z'WZ Lambda + I), ``solve``, ``multiply``, ``traces``, ``leverage`` and ``posterior_cov``; none divides
+All three tiers answer ``logdet`` (of Lambda'Z'WZ Lambda + I), ``solve_blocks``, ``multiply``, ``traces``, ``leverage`` and ``posterior_cov``; none divides
 by Lambda, so that a singular Sigma is an ordinary value.
 """
 
@@ -60,16 +60,32 @@ class Eliminator:
         return ChainSystem(self.layout, products, self.remainder, self._structure.with_products(products))
 
 
-class SingleElimination:
+class Elimination:
+    """What the tiers share."""
+
+    layout = None
+
+    def solve(self, rhs):
+        """(Sigma^-1 + C)^-1 rhs for `rhs` (n, c), random effects by factor, column, level."""
+        stops = np.cumsum([0] + [f.size for f in self.layout.factors])
+        parts = [
+            rhs[o : o + f.size].reshape(f.q, f.n_levels, -1)
+            for o, f in zip(stops[:-1], self.layout.factors, strict=True)
+        ]
+        coef = self.solve_blocks(parts)[0]
+        return np.concatenate([c.reshape(-1, c.shape[2]) for c in coef])
+
+
+class SingleElimination(Elimination):
     """One grouping factor: its levels are independent."""
 
     def __init__(self, owner, w, lambdas):
-        self.incidence = owner.incidence
+        self.incidence, self.layout = owner.incidence, owner.layout
         with np.errstate(invalid="ignore", divide="ignore"):
             self.level = factor_levels(self.incidence.own(w)[0], lambdas[0])
         self.logdet = _checked(float(self.level.logdet.sum()))
 
-    def solve(self, rhs):
+    def solve_blocks(self, rhs):
         """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R for `rhs`, one (q, J, c) per factor; C = Z'WZ."""
         return [apply(self.level.w, rhs[0])], [apply(self.level.icw, rhs[0])]
 
@@ -90,7 +106,7 @@ class SingleElimination:
         return [self.level.w]
 
 
-class DenseElimination:
+class DenseElimination(Elimination):
     """Several small grouping factors in one dense block."""
 
     def __init__(self, owner, w, lambdas):
@@ -137,8 +153,8 @@ class DenseElimination:
     def _split(self, flat):
         return [flat[o : o + q * j].reshape(q, j, -1) for o, q, j in self.blocks]
 
-    def solve(self, rhs):
-        """As `SingleElimination.solve`."""
+    def solve_blocks(self, rhs):
+        """As `SingleElimination.solve_blocks`."""
         flat = np.concatenate([r.reshape(-1, r.shape[2]) for r in rhs])
         inner = dpotrs(self.factor, self._apply(flat, True), lower=1)[0]
         coef = self._apply(np.ascontiguousarray(inner), False)
@@ -188,7 +204,7 @@ class DenseElimination:
         return [self._diagonal(k) for k in range(len(self.blocks))]
 
 
-class ChainElimination:
+class ChainElimination(Elimination):
     """A nested chain of factors, crossed with a dense or sparse remainder."""
 
     def __init__(self, owner, w, lambdas):
@@ -198,8 +214,8 @@ class ChainElimination:
             self.factorization = ChainFactorization(owner.system(w), lambdas, keep_cross=True)
         self.logdet = _checked(self.factorization.logdet)
 
-    def solve(self, rhs):
-        """As `SingleElimination.solve`."""
+    def solve_blocks(self, rhs):
+        """As `SingleElimination.solve_blocks`."""
         f = self.factorization
         return f._backward(*f._forward(rhs)[0])
 
