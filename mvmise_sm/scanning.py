@@ -211,7 +211,7 @@ def _features(frame: pd.DataFrame, features) -> tuple[pd.DataFrame, dict[str, li
     return frame, groups
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: Dask looks tasks up by their function
 class FeatureFits:
     """Fits the same model to one feature after the other; pickles, so that it can run in any process.
 
@@ -348,7 +348,7 @@ def _failure(name: str, message: str) -> pd.DataFrame:
 def _run(job, frame, waiting, n_jobs, progress, store, n_done) -> Iterator[pd.DataFrame]:
     """Results of the chunks as they arrive; an interrupt ends them, and everything that arrived is kept."""
     from joblib import Parallel, delayed
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     names = list(waiting)
     chunks = ([(name, frame[waiting[name]]) for name in names[i : i + CHUNK]] for i in range(0, len(names), CHUNK))

@@ -252,7 +252,7 @@ def refits(task, n, rng, n_jobs=1, progress=False):
     """
     if n < 1:
         raise OptionError(f"the number of resamples must be positive, got {n}")
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     streams = generators(rng, n)
     if n_jobs == 1:

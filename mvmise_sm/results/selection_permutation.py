@@ -165,7 +165,7 @@ def _chunk(job, permutations):
 def _run(job, permutations, n_jobs, progress) -> np.ndarray:
     """Statistics of all permutations in their order; of those done so far after an interrupt."""
     from joblib import Parallel, delayed
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     done: list[np.ndarray] = []
     chunks = [permutations[i : i + CHUNK] for i in range(0, len(permutations), CHUNK)]
