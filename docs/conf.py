@@ -36,7 +36,7 @@ extensions = [
 ]
 source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb", ".md": "myst-nb"}
 exclude_patterns = ["_build", "changes", "README*"]
-default_role = "code"
+default_role = "py:obj"
 add_module_names = False
 nitpicky = False
 templates_path = ["_templates"]

@@ -1,0 +1,106 @@
+"""Every example in the documentation and in docstrings prints what it says; every link between pages has a target."""
+
+import doctest
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import mvmise_sm as ms
+from mvmise_sm import priors
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(p for p in DOCS.rglob("*.rst") if "_build" not in p.parts)
+WITH_EXAMPLES = [p for p in PAGES if ">>> " in p.read_text(encoding="utf-8")]
+MODULES = sorted(m.name for m in pkgutil.walk_packages(ms.__path__, "mvmise_sm.") if not m.name.endswith("__main__"))
+
+pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not part of an installed package")
+
+
+def name_of(path):
+    return path.relative_to(DOCS).with_suffix("").as_posix()
+
+
+@pytest.fixture(scope="module")
+def examples():
+    spec = importlib.util.spec_from_file_location("examples", DOCS / "examples.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def no_windows(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    yield
+    from matplotlib import pyplot as plt
+
+    plt.close("all")
+
+
+def run(test, examples):
+    lines = []
+    runner = doctest.DocTestRunner(checker=examples.Checker(), optionflags=examples.FLAGS, verbose=False)
+    runner.run(test, out=lines.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(lines)
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=name_of)
+def test_examples_of_a_page(path, examples):
+    run(examples.parse(path), examples)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_docstrings(name, examples):
+    module = importlib.import_module(name)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, name):
+        if test.examples:
+            run(test, examples)
+
+
+def test_readme_example():
+    """The Python block of the README runs as it stands."""
+    text = (ROOT / "README.rst").read_text(encoding="utf-8")
+    blocks = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", text)
+    assert blocks
+    namespace = {}
+    for block in blocks:
+        exec(compile(inspect.cleandoc(block), "README.rst", "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", [n for n in ms.__all__ if not n.startswith("_")])
+def test_every_public_name_has_an_example(name):
+    if "Examples" in (inspect.getdoc(getattr(ms, name)) or ""):
+        return
+    text = "\n".join(p.read_text(encoding="utf-8") for p in (DOCS / "reference").glob("*.rst"))
+    code = " ".join(re.findall(r"^ *(?:>>>|\.\.\.) (.*)$", text, flags=re.MULTILINE))
+    assert re.search(rf"\bms\.{name}\b|\bimport {name}\b|\.{name}\(", code)
+
+
+@pytest.mark.parametrize("name", ["Custom", "Gamma", "Horseshoe", "InverseGamma", "InverseWishart", "Normal", "Point", "StudentT", "Wishart"])
+def test_every_prior_has_an_example(name):
+    assert ">>>" in inspect.getdoc(getattr(priors, name))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_have_targets(path):
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", text):
+        found = (DOCS / target.lstrip("/")) if target.startswith("/") else (path.parent / target)
+        sources = [found.with_suffix(".rst"), ROOT / "notebooks" / f"{found.name}.ipynb"]
+        assert any(s.resolve().exists() for s in sources), target
+    for target in re.findall(r"\.\. (?:literalinclude|include|figure|image):: (\S+)", text):
+        assert (path.parent / target).resolve().exists(), target
+
+
+def test_r_outputs_belong_to_their_scripts():
+    """Every R output shown begins with the script beside it."""
+    for script in (DOCS / "from_r" / "scripts").glob("*.R"):
+        printed = script.with_suffix(".Rout").read_text(encoding="utf-8")
+        typed = "".join(line[2:] for line in printed.splitlines() if line.startswith(("> ", "+ ")))
+        assert re.sub(r"\s", "", typed) == re.sub(r"\s", "", script.read_text(encoding="utf-8"))
