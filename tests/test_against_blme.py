@@ -17,7 +17,7 @@ EVALUATED = [case for case in CASES if case.get("evaluate_only")]
 
 # The recorded objective may be beaten, never missed by more than its own accuracy. Parts of the objective and estimates
 # move with the square root of the accuracy that R's optimisers reached (see the tolerances of the reference).
-PARTS = 5e-5
+PARTS = 5e-6
 
 
 def half_cauchy_log(sd):

@@ -148,6 +148,11 @@ class ProfiledDeviance:
         """Working thetas off the boundary at which the objective may be lower, see `ThetaSpace.escapes`."""
         return self._space.escapes(evaluation.theta, evaluation.slopes, only_check)
 
+    @property
+    def penalised(self):
+        """Whether there are priors."""
+        return self._priors is not None
+
     def rays(self, evaluation):
         """Directions (k_theta,) along which another mode may lie; empty unless priors may bring one."""
         if not self._stage.several_modes:

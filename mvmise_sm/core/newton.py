@@ -19,6 +19,7 @@ _SINGULAR = 1e-4
 _MAX_DAMPING = 1e10
 _ESCAPES = 6
 _SLOW = 12
+_SHARP = 1e-14
 _MAGNITUDES = np.array([1e-3, 1e-2, 0.1, 1.0, 10.0, 1e2, 1e3])
 
 METHODS = {
@@ -232,12 +233,21 @@ def _newton_step(counter, evaluation, damping):
     h.flat[:: g.size + 1] += damping * np.maximum(diagonal, floor) + floor
     part, info = dposv(h, g)[1:]
     if info:
-        part = np.linalg.lstsq(h, g, rcond=None)[0]
+        part = _positive(h, g)
     if g.size == evaluation.theta.size:
         return part, float(g @ part)
     step = np.zeros_like(evaluation.theta)
     step[free] = part
     return step, float(g @ part)
+
+
+def _positive(h, g):
+    """Solve h x = g with the eigenvalues of h made positive, so that x descends whatever rounding has done to h."""
+    if not np.isfinite(h).all():
+        raise np.linalg.LinAlgError("the information of theta is not finite")
+    values, vectors = np.linalg.eigh(h)
+    values = np.maximum(np.abs(values), 1e-8 * max(np.abs(values).max(), 1e-8))
+    return vectors @ ((vectors.T @ g) / values)
 
 
 def _newton(counter, start, maxiter, tol):
@@ -251,13 +261,17 @@ def _newton(counter, start, maxiter, tol):
     current = counter.evaluate(start)
     damping = 0.0
     guarded = counter.criterion.guarded
+    penalised, previous = getattr(counter.criterion, "penalised", False), np.inf
     for iteration in range(maxiter):
         if iteration >= _SLOW:
             current = replace(current, information=_exact_information(counter, current))
         step, decrement = _newton_step(counter, current, damping)
         noise = 8.0 * np.finfo(float).eps * abs(current.value)
-        if decrement < max(tol, noise) and damping == 0.0:
+        # criterion and penalty change in proportion to theta, so with priors theta has to be sharper than their sum
+        after = decrement * min(1.0, decrement / previous)
+        if decrement < max(tol, noise) and damping == 0.0 and (not penalised or after < _SHARP):
             break
+        previous = decrement
         if decrement <= 0.0 or damping > _MAX_DAMPING:
             break
         counter.iterations += 1
