@@ -1,7 +1,8 @@
 """Every generalised linear mixed model that R has fitted.
 
-With more than one node R leaves out the constant of the saturated model, see `r_objective`. Families with a dispersion are compared at
-lme4's own criterion (``dispersion="lme4"``); what maximum likelihood gives there is in test_glmm_dispersion.py.
+With more than one node R leaves out the constant of the saturated model, see `r_objective`. Families with a dispersion
+are compared at lme4's own criterion (``dispersion="lme4"``); what maximum likelihood gives there is in
+test_glmm_dispersion.py.
 """
 
 import re

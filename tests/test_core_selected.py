@@ -8,7 +8,9 @@ from scipy.sparse.linalg import splu
 from mvmise_sm.core.selected import selected_inverse
 
 
-@pytest.mark.parametrize(("n", "band", "links"), [(1, 1, 3), (40, 40, 30), (60, 6, 250), (300, 12, 900), (120, 120, 400)])
+@pytest.mark.parametrize(
+    ("n", "band", "links"), [(1, 1, 3), (40, 40, 30), (60, 6, 250), (300, 12, 900), (120, 120, 400)]
+)
 def test_selected_inverse(n, band, links):
     rng = np.random.default_rng(n)
     row = rng.integers(0, n, links)

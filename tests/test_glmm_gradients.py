@@ -8,7 +8,8 @@ import statsmodels.api as sm
 
 from mvmise_sm.core import layout as core_layout
 from mvmise_sm.core import system as core_system
-from mvmise_sm.core.laplace import JointDeviance, LaplaceDeviance
+from mvmise_sm.core.joint import JointDeviance
+from mvmise_sm.core.laplace import LaplaceDeviance
 from mvmise_sm.core.quadrature import QuadratureDeviance
 from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects, RandomTerm
 from mvmise_sm.core.response import make_response
@@ -168,7 +169,9 @@ def test_quadrature_of_vectors(kind, nodes):
     assert_gradient(QuadratureDeviance(response, X, random, nodes=nodes), x)
 
 
-@pytest.mark.parametrize(("name", "link"), [("Binomial", "Logit"), ("Binomial", "Probit"), ("Gamma", "Log"), ("Poisson", "Sqrt")])
+@pytest.mark.parametrize(
+    ("name", "link"), [("Binomial", "Logit"), ("Binomial", "Probit"), ("Gamma", "Log"), ("Poisson", "Sqrt")]
+)
 def test_joint(name, link):
     response, X, random, x = simulated(name, link, "crossed")
     criterion = JointDeviance(response, X, random)

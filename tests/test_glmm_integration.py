@@ -1,6 +1,7 @@
 """The integrals of generalised models against brute force, and special cases with a known answer."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -85,7 +86,7 @@ def test_more_nodes_converge(text):
     x = np.array([0.8, *([0.3, 0.5] if text == "(1 + x1 | g)" else [0.5] if "||" in text else []), 0.1, 0.3])
     best = model.criterion(nagq=31)(x)
     gaps = [abs(model.criterion(nagq=k)(x) - best) for k in (1, 3, 7, 15)]
-    assert all(later < earlier for earlier, later in zip(gaps[:-1], gaps[1:], strict=True))
+    assert all(later < earlier for earlier, later in pairwise(gaps))
     assert gaps[-1] < 1e-6
 
 
@@ -168,7 +169,8 @@ def test_zero_variance_is_the_generalised_linear_model(nagq):
         warnings.simplefilter("ignore", SingularFitWarning)
         result = ms.glmer("y ~ 1 + (1 | g)", frame, family="poisson").fit(nagq=nagq)
     plain = sm.GLM(frame["y"], np.ones(60), family=sm.families.Poisson()).fit()
-    assert result.singular and result.converged
+    assert result.singular
+    assert result.converged
     np.testing.assert_allclose(result.params, plain.params, rtol=1e-8)
     np.testing.assert_allclose(result.llf, plain.llf, rtol=1e-10)
     np.testing.assert_allclose(result.bse, plain.bse, rtol=1e-6)

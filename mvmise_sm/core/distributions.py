@@ -159,7 +159,9 @@ class Gaussian(_Dispersed):
 
     def constant(self):
         n = self.y.size
-        return -0.5 * (n * math.log(2.0 * math.pi * self.phi) - (0.0 if self.w is None else float(np.log(self.w).sum())))
+        return -0.5 * (
+            n * math.log(2.0 * math.pi * self.phi) - (0.0 if self.w is None else float(np.log(self.w).sum()))
+        )
 
     def valid(self, mu):
         return np.isfinite(mu)
@@ -288,6 +290,4 @@ class NegativeBinomial(Distribution):
         return rows, -self.alpha * mu / (1.0 + self.alpha * mu), max(bend, 1e-3 * abs(float(rows.sum())), 1e-4)
 
 
-DISTRIBUTIONS = {
-    cls.__name__: cls for cls in (Binomial, Poisson, Gaussian, Gamma, InverseGaussian, NegativeBinomial)
-}
+DISTRIBUTIONS = {cls.__name__: cls for cls in (Binomial, Poisson, Gaussian, Gamma, InverseGaussian, NegativeBinomial)}

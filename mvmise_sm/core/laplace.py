@@ -1,12 +1,13 @@
 """-2 log L of a generalised linear mixed model by the Laplace approximation, with its exact gradient.
 
-d(theta, beta) = -2 log f(y | eta) + u'u + log|Lambda'Z'WZ Lambda + I| at the conditional mode u, W the expected weights as in lme4.
+d(theta, beta) = -2 log f(y | eta) + u'u + log|Lambda'Z'WZ Lambda + I| at the conditional mode u, W the expected weights
+as in lme4.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg.lapack import dposv
@@ -20,7 +21,7 @@ from mvmise_sm.core.solution import Evaluation
 from mvmise_sm.core.theta import ThetaSpace
 from mvmise_sm.core.weighted import Eliminator
 
-__all__ = ["ClassicDispersion", "GeneralizedSolution", "JointDeviance", "LaplaceDeviance"]
+__all__ = ["GeneralizedSolution", "LaplaceDeviance"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +75,9 @@ class GeneralizedSolution:
 class LaplaceDeviance:
     """The Laplace approximation as a function of theta, beta and, where the family has one, the shape.
 
-    The parameters are one vector: theta, then beta, then the shape (log dispersion, or log alpha of the negative binomial). Theta is
-    absolute: the covariance of the random effects is Sigma itself, also in families with a dispersion.
+    The parameters are one vector: theta, then beta, then the shape (log dispersion, or log alpha of the negative
+    binomial). Theta is absolute: the covariance of the random effects is Sigma itself, also in families with a
+    dispersion.
 
     Parameters
     ----------
@@ -138,7 +140,9 @@ class LaplaceDeviance:
     # parameters
 
     def split(self, x):
-        """Theta, beta and shape of a parameter vector; beta is None where it is profiled, the shape where there is none."""
+        """Theta, beta and shape of a parameter vector; beta is None where it is profiled, the shape where there is
+        none.
+        """
         k, p = self.k_theta, 0 if self.profiles_beta else self.k_fe
         return x[:k], None if self.profiles_beta else x[k : k + p], x[k + p] if self.k_shape else None
 
@@ -211,7 +215,9 @@ class LaplaceDeviance:
         return np.concatenate([theta, [] if self.profiles_beta else mode.beta, shape])
 
     def _unit(self, eta):
-        """Standard deviation of a random effect as informative as a row, in families with a dispersion; one in others."""
+        """Standard deviation of a random effect as informative as a row, in families with a dispersion; one in
+        others.
+        """
         if not self.response.distribution.dispersed:
             return 1.0
         weight = self.response.rows(eta).weight
@@ -366,7 +372,8 @@ class LaplaceDeviance:
     def _evaluation(self, x, parts, derivatives, information):
         """Add the priors and the average information of the working linear model.
 
-        `derivatives` are those in the covariance and in Lambda of every term (q, q), in beta and in the shape, without priors.
+        `derivatives` are those in the covariance and in Lambda of every term (q, q), in beta and in the shape, without
+        priors.
         """
         mode, _, terms, sigmas, value = parts
         slopes, d_lambdas, beta, shape = derivatives
@@ -396,8 +403,8 @@ class LaplaceDeviance:
     def _information(self, mode, theta, terms):
         """Average information of the working linear model in (theta, beta, shape), positive semidefinite.
 
-        With a = Z E g for the direction E of a parameter, the blocks are a'V^-1a + a'V^-1X B^-1 X'V^-1a, 2 X'V^-1a and 2 B for
-        B = X'V^-1X, whose Schur complement in theta is a'P a.
+        With a = Z E g for the direction E of a parameter, the blocks are a'V^-1a + a'V^-1X B^-1 X'V^-1a, 2 X'V^-1a and
+        2 B for B = X'V^-1X, whose Schur complement in theta is a'P a.
         """
         inc, weighted, k, p = self.incidence, mode.weighted, self.k_theta, self.k_fe
         h = [np.zeros((*g.shape, k)) for g in mode.g]
@@ -426,12 +433,16 @@ class LaplaceDeviance:
     # solution
 
     def evaluate_at(self, theta, beta, shape=None):
-        """Criterion and penalty at given user's parameters; densities that a fit bounds (horseshoe) are not bounded here."""
+        """Criterion and penalty at given user's parameters; densities that a fit bounds (horseshoe) are not bounded
+        here.
+        """
         shapes = [] if shape is None else [shape]
         x = self.working_theta(np.concatenate([theta, [] if self.profiles_beta else beta, shapes]))
         mode, _, _, sigmas, value = self._at(x)
         fitted = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
-        exact = self.penalty.fixed(mode.beta, bounded=False) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
+        exact = self.penalty.fixed(mode.beta, bounded=False) + (
+            0.0 if sigmas is None else self.penalty.covariances(sigmas)
+        )
         return value - fitted, exact
 
     def solve(self, x):
@@ -472,64 +483,3 @@ def _solve(a, b):
         return b
     solution, info = dposv(a, b)[1:]
     return np.linalg.lstsq(a, b, rcond=None)[0] if info else solution
-
-
-class ClassicDispersion(LaplaceDeviance):
-    """lme4's criterion for families with a dispersion: A(D) + u'u + log|M| with everything else at dispersion 1.
-
-    D is the deviance at the mode and A(D) = -2 log f at the dispersion D / n, plus 2. It is not a likelihood: the random effects are
-    weighed as if the dispersion were 1. The reported dispersion is (Pearson statistic + u'u) / n.
-    """
-
-    def __init__(self, response, X, random, *, priors=None, offset=None):
-        response.set_shape(0.0)
-        response.estimates_shape = False
-        super().__init__(response, X, random, priors=priors, offset=offset)
-
-    def _integral(self, mode, merged):
-        profile, _ = self.response.distribution.profile(self._deviance(mode.terms))
-        return profile + mode.square + mode.weighted.logdet
-
-    def _pull(self, rows):
-        return -2.0 * (self.response.distribution.profile(self._deviance(rows))[1] - 1.0) * rows.score
-
-    def _deviance(self, rows):
-        return float(self.response.deviance_rows(rows.mean).sum())
-
-    def solve(self, x):
-        mode = self.mode(x)
-        pearson = float((mode.terms.weight * (mode.terms.score / mode.terms.weight) ** 2).sum())
-        sigma2 = (pearson + mode.square) / self.nobs
-        # theta is relative already, unlike in the likelihood
-        return replace(super().solve(x), sigma2=sigma2)
-
-
-class JointDeviance(LaplaceDeviance):
-    """The faster approximation with beta and the random effects at their joint mode (``nagq=0``)."""
-
-    profiles_beta = True
-
-    def _mode(self, merged, beta):
-        eta = self._eta if self._eta is not None else self.response.start_eta()
-        return joint_mode(self, merged, eta)
-
-    def _gradients(self, mode, merged):
-        rows, weighted = mode.terms, mode.weighted
-        leverage = weighted.leverage()
-        t = rows.slope * leverage
-        observed, v, rho = self._implicit(mode, merged, self.incidence.transposed(t))
-        fixed = fixed_system(self, observed, rows.observed)
-        hessian = fixed.information + 0.5 * self.penalty.fixed_shape(mode.beta)[2]
-        v_columns = [x[:, :, None] for x in v]
-        k = np.linalg.solve(hessian, self.X.T @ t - inner(fixed.zx, v_columns)[:, 0])
-        rho = [r - s @ k for r, s in zip(rho, fixed.score, strict=True)]
-        slopes = []
-        for trace, g, r in zip(weighted.traces(), mode.g, rho, strict=True):
-            mixed = r @ g.T
-            slopes.append(trace - g @ g.T + 0.5 * (mixed + mixed.T))
-        shape = None
-        if self.k_shape:
-            total, score, weight, _ = self.response.shape_terms(rows)
-            moved = self.incidence.times([x - c @ k for x, c in zip(v, fixed.coef, strict=True)]) + self.X @ k
-            shape = -2.0 * total + float(leverage @ weight) + float(moved @ score)
-        return slopes, None, shape

@@ -7,7 +7,13 @@ from scipy.special import expit, ndtr
 
 __all__ = ["mean_function"]
 
-_CANONICAL = {"Logit": "Binomial", "Log": "Poisson", "Identity": "Gaussian", "InversePower": "Gamma", "InverseSquared": "InverseGaussian"}
+_CANONICAL = {
+    "Logit": "Binomial",
+    "Log": "Poisson",
+    "Identity": "Gaussian",
+    "InversePower": "Gamma",
+    "InverseSquared": "InverseGaussian",
+}
 # beyond these linear predictors a tail probability underflows
 _PROBIT_LIMIT = 37.5
 _CLOGLOG_LIMITS = (-700.0, 6.5)

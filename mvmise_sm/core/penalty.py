@@ -13,8 +13,8 @@ class Penalty:
     Parameters
     ----------
     priors : object or None
-        ``cov``: per term None or an object with ``evaluate``, ``hessian`` and ``repels``; ``fixef``: quadratic penalties with
-        ``precision``, ``mean``, ``constant`` and ``mixing.phi``.
+        ``cov``: per term None or an object with ``evaluate``, ``hessian`` and ``repels``; ``fixef``: quadratic
+        penalties with ``precision``, ``mean``, ``constant`` and ``mixing.phi``.
     a : ndarray
         beta = a @ working beta (p, p).
     bases : sequence of TermBasis

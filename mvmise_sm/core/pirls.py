@@ -1,7 +1,7 @@
 """Penalised iteratively reweighted least squares: the conditional mode of the random effects.
 
-The state is (b, g) with b = Sigma g, so that u'u = g'b for u = Lambda'g and nothing divides by Lambda. A Newton step solves
-(Sigma^-1 + C) db = r with r = Z's - g, which gives dg = r - C db.
+The state is (b, g) with b = Sigma g, so that u'u = g'b for u = Lambda'g and nothing divides by Lambda. A Newton step
+solves (Sigma^-1 + C) db = r with r = Z's - g, which gives dg = r - C db.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def _unstack(blocks):
 
 
 def newton_elimination(problem, terms, lambdas):
-    """Elimination and weights of a Newton step: the observed weights, or the expected ones where those are not convex."""
+    """Elimination and weights of a Newton step: the observed weights, or the expected ones where those are not
+    convex.
+    """
     if terms.observed is not terms.weight:
         try:
             return problem.eliminate(terms.observed, lambdas), terms.observed
@@ -112,7 +114,7 @@ def conditional_mode(problem, lambdas, beta, eta=None):
             db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
             decrement = _dot(residual, db)
         # rounding stops the decrease of the decrement at last
-        if decrement < _TOLERANCE or (fresh and _CHORD > previous and decrement > 0.1 * previous):
+        if decrement < _TOLERANCE or (fresh and previous < _CHORD and decrement > 0.1 * previous):
             break
         previous = decrement
         taken = _line_search(problem, base, (b, g, objective), (db, dg), decrement)
@@ -247,7 +249,9 @@ def _joint_state(problem, b, g, beta):
 
 
 def _joint_step(problem, lambdas, terms, point, shift=None):
-    """Newton step in (b, g, beta) and its decrement; from the predictor `shift` beyond the point where that is given."""
+    """Newton step in (b, g, beta) and its decrement; from the predictor `shift` beyond the point where that is
+    given.
+    """
     g, beta = point
     weighted, weight = newton_elimination(problem, terms, lambdas)
     score = terms.score if shift is None else terms.score + weight * shift

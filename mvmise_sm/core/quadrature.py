@@ -1,7 +1,8 @@
-"""-2 log L by adaptive Gauss-Hermite quadrature around the conditional modes, one grouping factor with up to three columns.
+"""-2 log L by adaptive Gauss-Hermite quadrature around the conditional modes, one grouping factor with up to three
+columns.
 
-Level j contributes log I_j = -log|M_j| / 2 + log sum_k w_k exp(l_j(u_k) - |u_k|^2 / 2 + |z_k|^2 / 2) with u_k = u + T z_k, T = L^-T and
-L L' = M_j = Lambda'C_j Lambda + I; the nodes z_k are a product grid (Pinheiro and Bates 1995).
+Level j contributes log I_j = -log|M_j| / 2 + log sum_k w_k exp(l_j(u_k) - |u_k|^2 / 2 + |z_k|^2 / 2) with u_k = u + T
+z_k, T = L^-T and L L' = M_j = Lambda'C_j Lambda + I; the nodes z_k are a product grid (Pinheiro and Bates 1995).
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class QuadratureDeviance(LaplaceDeviance):
             names = ", ".join(f.name for f in random.factors)
             raise ValueError(f"nagq={nodes} needs a single grouping factor, the model has {names}; use nagq=1")
         if q > _MAX_COLUMNS:
-            raise ValueError(f"nagq={nodes} needs at most {_MAX_COLUMNS} random-effects columns, the model has {q}; use nagq=1")
+            raise ValueError(
+                f"nagq={nodes} needs at most {_MAX_COLUMNS} random-effects columns, the model has {q}; use nagq=1"
+            )
         z, w = hermegauss(nodes)
         log_w = np.log(w) - 0.5 * np.log(2.0 * np.pi) + 0.5 * z * z
         self._nodes = np.array(list(grid(z, repeat=q)))
@@ -61,7 +64,9 @@ class QuadratureDeviance(LaplaceDeviance):
             away = _rows_times(spread.t, z)
             u = root + away
             loglik, score = self.response.row_loglik(mode.terms.eta + self.incidence.times([lam @ away]))
-            logs[k] = np.bincount(codes, loglik, minlength=levels) - 0.5 * np.square(u).sum(axis=0) + self._log_weights[k]
+            logs[k] = (
+                np.bincount(codes, loglik, minlength=levels) - 0.5 * np.square(u).sum(axis=0) + self._log_weights[k]
+            )
             points.append(u)
             scores.append(score if self._keep_rows else None)
         top = logs.max(axis=0)
@@ -161,7 +166,9 @@ class _Spread:
         return _rows_times(self.t, _rows_times(self.t.transpose(1, 0, 2), r))
 
     def coefficient(self, twist):
-        """N with d(-2 log I) = 2 <dM, N>, (q, q, J), where the nodes move with T; `twist` is the mean of z (T'grad)'."""
+        """N with d(-2 log I) = 2 <dM, N>, (q, q, J), where the nodes move with T; `twist` is the mean of z
+        (T'grad)'.
+        """
         q = twist.shape[0]
         middle = np.zeros_like(twist)
         for a in range(q):

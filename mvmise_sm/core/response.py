@@ -58,7 +58,8 @@ def make_response(family, y, weights=None, *, estimate_shape=None):
     weights : ndarray, optional
         Prior weights (nobs,), numbers of trials for the binomial family.
     estimate_shape : bool, optional
-        Whether the dispersion, or alpha of the negative binomial, is estimated; by default where the family has a dispersion.
+        Whether the dispersion, or alpha of the negative binomial, is estimated; by default where the family has a
+        dispersion.
 
     Returns
     -------

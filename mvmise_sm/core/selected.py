@@ -29,8 +29,8 @@ def selected_inverse(lu):
     Notes
     -----
     With A = L D L', columns J of one supernode, I their rows below and Y = L_IJ L_JJ^-1: Z_IJ = -Z_II Y and
-    Z_JJ = (L_JJ D_J L_JJ')^-1 + Y'Z_II Y. Z_II lies in the front of the supernode's parent, so that fronts are dense blocks
-    and each is let go when its last child has been served.
+    Z_JJ = (L_JJ D_J L_JJ')^-1 + Y'Z_II Y. Z_II lies in the front of the supernode's parent, so that fronts are dense
+    blocks and each is let go when its last child has been served.
     """
     if not np.array_equal(lu.perm_r, lu.perm_c):
         raise np.linalg.LinAlgError("the sparse factor has pivoted off the diagonal")
@@ -38,7 +38,9 @@ def selected_inverse(lu):
     lower.sort_indices()
     n = lower.shape[0]
     pivots = lu.U.diagonal()
-    fronts = _supernodes(lower, [lower.indices[a + 1 : b] for a, b in zip(lower.indptr[:-1], lower.indptr[1:], strict=True)])
+    fronts = _supernodes(
+        lower, [lower.indices[a + 1 : b] for a, b in zip(lower.indptr[:-1], lower.indptr[1:], strict=True)]
+    )
     if not fronts.closed():
         fronts = _supernodes(lower, _completed(lower))
     rows, cols, values = [], [], []

@@ -1,4 +1,6 @@
-"""Uncertainty of a generalised linear mixed model at its optimum: Hessian, conditional covariances, variances of predictions."""
+"""Uncertainty of a generalised linear mixed model at its optimum: Hessian, conditional covariances, variances of
+predictions.
+"""
 
 from __future__ import annotations
 

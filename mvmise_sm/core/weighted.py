@@ -1,7 +1,7 @@
 """Elimination of the random effects at weights that change: (Sigma^-1 + Z'WZ)^-1 on the tiers of the linear model.
 
-All three tiers answer ``logdet`` (of Lambda'Z'WZ Lambda + I), ``solve_blocks``, ``multiply``, ``traces``, ``leverage`` and ``posterior_cov``; none divides
-by Lambda, so that a singular Sigma is an ordinary value.
+All three tiers answer ``logdet`` (of Lambda'Z'WZ Lambda + I), ``solve_blocks``, ``multiply``, ``traces``, ``leverage``
+and ``posterior_cov``; none divides by Lambda, so that a singular Sigma is an ordinary value.
 """
 
 from __future__ import annotations

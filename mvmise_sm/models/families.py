@@ -48,7 +48,8 @@ def resolve_family(family):
     Parameters
     ----------
     family : statsmodels family, class or str
-        For example ``sm.families.Poisson()``, ``"poisson"`` or ``"binomial(probit)"``; ``"negativebinomial"`` has its alpha estimated.
+        For example ``sm.families.Poisson()``, ``"poisson"`` or ``"binomial(probit)"``; ``"negativebinomial"`` has its
+        alpha estimated.
 
     Returns
     -------
@@ -61,7 +62,8 @@ def resolve_family(family):
     """
     if family is None:
         raise OptionError(
-            "family is needed, for example family='binomial' or family=sm.families.Poisson(); lmer fits a normal response"
+            "family is needed, for example family='binomial' or family=sm.families.Poisson(); "
+            "lmer fits a normal response"
         )
     if isinstance(family, str):
         return _by_name(family)

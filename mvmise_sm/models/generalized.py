@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from typing import ClassVar
 
 import numpy as np
 from statsmodels.genmod import families
 
-from mvmise_sm.core.laplace import ClassicDispersion, JointDeviance, LaplaceDeviance
+from mvmise_sm.core.dispersion import ClassicDispersion
+from mvmise_sm.core.joint import JointDeviance
+from mvmise_sm.core.laplace import LaplaceDeviance
 from mvmise_sm.core.newton import minimize
 from mvmise_sm.core.quadrature import QuadratureDeviance
 from mvmise_sm.core.response import make_response
@@ -20,7 +23,8 @@ from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, Ge
 
 __all__ = ["GeneralizedLinearMixedModel"]
 
-# on the scale of a link for probabilities or of a log link, effects of this size mean probabilities or ratios of nothing
+# on the scale of a link for probabilities or of a log link, effects of this size mean probabilities or ratios of
+# nothing
 _WIDE_EFFECT = 8.0
 _WIDE_PREDICTOR = 12.0
 _NO_OVERDISPERSION = 1e-5
@@ -32,19 +36,20 @@ class GeneralizedLinearMixedModel(MixedModelBase):
     Parameters
     ----------
     endog : array_like
-        Response (nobs,): counts, proportions with the numbers of trials as `weights`, zeros and ones; or (nobs, 2) successes and
-        failures for the binomial family.
+        Response (nobs,): counts, proportions with the numbers of trials as `weights`, zeros and ones; or (nobs, 2)
+        successes and failures for the binomial family.
     exog : array_like
         Fixed-effects design (nobs, k_fe); a constant is not added.
     random_effects : array_like, dict or RandomEffects
         Group labels (nobs,) for a random intercept, a dict from the name of a grouping factor to labels or to a pair
         (labels, exog_re), or a `RandomEffects`.
     family : statsmodels family, class or str
-        ``sm.families.Binomial()``, ``Poisson``, ``Gamma``, ``InverseGaussian``, ``Gaussian``, ``NegativeBinomial`` (with its own alpha),
-        or a name such as ``"poisson"`` or ``"binomial(probit)"``; the name ``"negativebinomial"`` has alpha estimated.
+        ``sm.families.Binomial()``, ``Poisson``, ``Gamma``, ``InverseGaussian``, ``Gaussian``, ``NegativeBinomial``
+        (with its own alpha), or a name such as ``"poisson"`` or ``"binomial(probit)"``; the name ``"negativebinomial"``
+        has alpha estimated.
     **kwargs
-        ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior`` and ``fixef_prior`` as in
-        `MixedModelBase`.
+        ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior`` and ``fixef_prior``
+        as in `MixedModelBase`.
 
     Attributes
     ----------
@@ -58,8 +63,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
     References
     ----------
     Bates, Maechler, Bolker and Walker (2015). Fitting linear mixed-effects models using lme4. Journal of Statistical
-    Software 67(1). Pinheiro and Chao (2006). Efficient Laplacian and adaptive Gaussian quadrature algorithms for multilevel
-    generalized linear mixed models. Journal of Computational and Graphical Statistics 15(1).
+    Software 67(1). Pinheiro and Chao (2006). Efficient Laplacian and adaptive Gaussian quadrature algorithms for
+    multilevel generalized linear mixed models. Journal of Computational and Graphical Statistics 15(1).
 
     Examples
     --------
@@ -77,7 +82,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
 
     _title = "Generalized Linear Mixed Model"
     _has_residual = False
-    _design_options = {"categorical_response": True}
+    _design_options: ClassVar[dict] = {"categorical_response": True}
 
     def __init__(self, endog, exog, random_effects=None, *, family=None, weights=None, design=None, **kwargs):
         self.family = resolve_family(family)
@@ -105,15 +110,16 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         Parameters
         ----------
         nagq : int, optional
-            0 for beta and the random effects at their joint mode, 1 for the Laplace approximation, more for adaptive Gauss-Hermite
-            quadrature with that many nodes per random-effects column.
+            0 for beta and the random effects at their joint mode, 1 for the Laplace approximation, more for adaptive
+            Gauss-Hermite quadrature with that many nodes per random-effects column.
         dispersion : {"ml", "lme4"}, optional
             As in `fit`.
 
         Returns
         -------
         LaplaceDeviance
-            A callable of (theta, beta, shape), -2 log L plus the priors' penalty, with ``gradient``; theta is absolute there.
+            A callable of (theta, beta, shape), -2 log L plus the priors' penalty, with ``gradient``; theta is absolute
+            there.
         """
         if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or nagq < 0:
             raise OptionError(f"nagq must be a whole number that is not negative, got {nagq!r}")
@@ -161,17 +167,18 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         disp : bool, optional
             Whether to print how the optimiser ended.
         cov_type : {"nonrobust", "rx"}, optional
-            Covariance of the fixed effects: from the Hessian of the objective in all parameters, or of the penalised least squares
-            step at the optimum, as if theta were known.
+            Covariance of the fixed effects: from the Hessian of the objective in all parameters, or of the penalised
+            least squares step at the optimum, as if theta were known.
         use_t : bool, optional
             Whether Wald tests use Student's t with nobs - k_fe degrees of freedom.
         nagq : int, optional
-            Integration over the random effects, see `criterion`. More than one needs a single grouping factor with at most three
-            columns. The log-likelihood has its constant for every choice, so that fits compare.
+            Integration over the random effects, see `criterion`. More than one needs a single grouping factor with at
+            most three columns. The log-likelihood has its constant for every choice, so that fits compare.
         dispersion : {"ml", "lme4"}, optional
-            Gamma, inverse Gaussian and normal families: estimate the dispersion by maximum likelihood with the other parameters, the
-            random effects having covariance scale times the relative one; or minimise lme4's criterion, which weighs the random
-            effects as if the dispersion were 1, takes deviance / n for the density, and is not a likelihood.
+            Gamma, inverse Gaussian and normal families: estimate the dispersion by maximum likelihood with the other
+            parameters, the random effects having covariance scale times the relative one; or minimise lme4's criterion,
+            which weighs the random effects as if the dispersion were 1, takes deviance / n for the density, and is not
+            a likelihood.
         start_theta : array_like, optional
             Start of the relative theta (k_theta,); one by default.
         **options
@@ -188,7 +195,9 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             For a robust `cov_type`.
         """
         if cov_type not in ("nonrobust", "rx"):
-            raise NotImplementedError(f"cov_type={cov_type!r} is not available for mixed models; use 'nonrobust' or 'rx'")
+            raise NotImplementedError(
+                f"cov_type={cov_type!r} is not available for mixed models; use 'nonrobust' or 'rx'"
+            )
         settings = {
             "optimizer": method,
             "start_params": np.zeros(self.exog.shape[1]) if start_params is None else np.array(start_params, float),
@@ -247,13 +256,15 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         if type(self.family.link).__name__ not in _UNBOUNDED_LINKS:
             return None
         fixed = self.exog @ solution.beta
-        if not self._has_fixef_prior() and (np.ptp(fixed) > _WIDE_PREDICTOR or np.abs(solution.eta).max() > 2.0 * _WIDE_PREDICTOR):
+        if not self._has_fixef_prior() and (
+            np.ptp(fixed) > _WIDE_PREDICTOR or np.abs(solution.eta).max() > 2.0 * _WIDE_PREDICTOR
+        ):
             found = separated_columns(self.endog, np.asarray(self.exog), self.family)
             if found.size:
                 names = ", ".join(repr(self.exog_names[j]) for j in found)
                 return (
-                    f"separation: the responses at the edge of their range are told apart by {names}, whose estimates are infinite; "
-                    "give a prior, for example fixef_prior=ms.priors.StudentT(), or leave the column out"
+                    f"separation: the responses at the edge of their range are told apart by {names}, whose estimates "
+                    "are infinite; give a prior, for example fixef_prior=ms.priors.StudentT(), or leave the column out"
                 )
         sigmas = [solution.sigma2 * lam @ lam.T for lam in self.random_layout.lambdas(solution.theta)]
         for t, (term, sigma) in enumerate(zip(self.random_effects.terms, sigmas, strict=True)):
@@ -261,10 +272,11 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             wide = np.sqrt(sigma.diagonal()) * size
             guarded = self.priors is not None and self.priors.cov[t] is not None
             if wide.max() > _WIDE_EFFECT and not guarded:
+                sd = np.sqrt(sigma[wide.argmax(), wide.argmax()])
                 return (
-                    f"the random effects {term.text or term.factor.name} have a standard deviation of {np.sqrt(sigma[wide.argmax(), wide.argmax()]):.3g} "
-                    f"on the link scale{self._extreme_groups(term)}: the responses are (nearly) separated, and estimates run to "
-                    "infinity; give a prior, for example cov_prior='wishart' or fixef_prior=ms.priors.StudentT()"
+                    f"the random effects {term.text or term.factor.name} have a standard deviation of {sd:.3g} on the "
+                    f"link scale{self._extreme_groups(term)}: the responses are (nearly) separated, and estimates run "
+                    "to infinity; give a prior, for example cov_prior='wishart' or fixef_prior=ms.priors.StudentT()"
                 )
         if isinstance(self.family, EstimatedNegativeBinomial) and solution.alpha < _NO_OVERDISPERSION:
             return (

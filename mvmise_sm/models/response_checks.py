@@ -36,7 +36,8 @@ def as_proportions(endog, weights):
     trials = counts.sum(axis=1)
     if (trials == 0.0).any():
         raise DataError(
-            f"{int((trials == 0.0).sum())} of {len(trials)} rows have neither successes nor failures; leave them out with subset"
+            f"{int((trials == 0.0).sum())} of {len(trials)} rows have neither successes nor failures; "
+            "leave them out with subset"
         )
     proportion = counts[:, 0] / trials
     if isinstance(values, pd.DataFrame):
@@ -80,7 +81,9 @@ def check_response(y, weights, family, bounded=False):
         if not bounded:
             _edges(low, high, 1.0)
         counts = y if weights is None else y * weights
-        _whole(counts, "binomial responses times weights" if weights is not None else "binomial responses without weights")
+        _whole(
+            counts, "binomial responses times weights" if weights is not None else "binomial responses without weights"
+        )
     elif isinstance(family, (families.Poisson, families.NegativeBinomial)):
         if low < 0.0:
             raise DataError(f"the {name} family needs a response that is not negative, found {low:g}")
@@ -104,10 +107,12 @@ def _whole(counts, what):
 
 
 def separated_columns(y, X, family):
-    """Columns of X whose coefficients have no finite maximum-likelihood estimate (complete or quasi-complete separation).
+    """Columns of X whose coefficients have no finite maximum-likelihood estimate (complete or quasi-complete
+    separation).
 
-    Some direction d raises the likelihood without end when x'd >= 0 for rows at the upper edge of the response, x'd <= 0 at the lower
-    edge and x'd = 0 elsewhere, not always with equality (Albert and Anderson 1984); a linear program finds it (Konis 2007).
+    Some direction d raises the likelihood without end when x'd >= 0 for rows at the upper edge of the response, x'd <=
+    0 at the lower edge and x'd = 0 elsewhere, not always with equality (Albert and Anderson 1984); a linear program
+    finds it (Konis 2007).
 
     Returns
     -------

@@ -30,8 +30,8 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
     Attributes
     ----------
     scale : float
-        Dispersion phi of the gamma, inverse Gaussian and normal families, 1.0 for the others. The covariance of the random effects is
-        scale times the relative one.
+        Dispersion phi of the gamma, inverse Gaussian and normal families, 1.0 for the others. The covariance of the
+        random effects is scale times the relative one.
     alpha : float or None
         Parameter of the negative binomial variance mu + alpha mu^2.
     nagq : int
@@ -85,13 +85,16 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
 
     @property
     def _cov_all(self):
-        """Covariance of (theta, beta, shape) from the Hessian, theta in working coordinates; None where that is indefinite."""
+        """Covariance of (theta, beta, shape) from the Hessian, theta in working coordinates; None where that is
+        indefinite.
+        """
         if "_cov_hessian" not in self.__dict__:
             with blas_threads(0):
                 self._cov_hessian = uncertainty.parameter_cov(self._deviance_function(), self._optimum)
             if self._cov_hessian is None:
                 warnings.warn(
-                    "the Hessian at the optimum is not positive definite; standard errors take theta as known (cov_type='rx')",
+                    "the Hessian at the optimum is not positive definite; "
+                    "standard errors take theta as known (cov_type='rx')",
                     ConvergenceWarning,
                     stacklevel=4,
                 )
@@ -112,7 +115,9 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         return float(np.sum(self._response().deviance_rows(self.fittedvalues)))
 
     def _response(self):
-        response = make_response(self.model.family, self.model.endog, self.model.weights, estimate_shape=self._estimates_alpha or None)
+        response = make_response(
+            self.model.family, self.model.endog, self.model.weights, estimate_shape=self._estimates_alpha or None
+        )
         if self._estimates_alpha:
             response.set_shape(np.log(self.alpha))
         return response
@@ -148,8 +153,9 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         Returns
         -------
         Series
-            ``chisq``, the sum of squared Pearson residuals; ``df``, residual degrees of freedom (rows less estimated parameters);
-            ``ratio`` and the upper-tail ``p_value``. A ratio well above 1 says that the counts vary more than the model.
+            ``chisq``, the sum of squared Pearson residuals; ``df``, residual degrees of freedom (rows less estimated
+            parameters); ``ratio`` and the upper-tail ``p_value``. A ratio well above 1 says that the counts vary more
+            than the model.
 
         Raises
         ------
@@ -262,7 +268,9 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
 
     def widened(self, model, positions, wrapped):
-        """This result in a model with more columns, whose coefficients are held at zero, see `LinearMixedModelResults.widened`."""
+        """Widen to a model with more columns, whose coefficients are held at zero, see
+        `LinearMixedModelResults.widened`.
+        """
         k = model.exog.shape[1]
         beta, cov = np.zeros(k), np.zeros((k, k))
         beta[positions] = self.params
