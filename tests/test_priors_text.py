@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from conftest import reference_cases, reference_frame
 
 import mvmise_sm as ms
@@ -223,3 +224,22 @@ def test_every_invalid_or_suspicious_prior_of_the_reference_is_refused(case):
 
     with pytest.raises(ValueError, match=r"\w+"):
         fit()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        (
+            {"fixef_prior": "normal(common.scale = TRUE)"},
+            "common_scale does not apply to a model without a residual scale",
+        ),
+        (
+            {"cov_prior": "wishart(common.scale = FALSE)"},
+            "common_scale does not apply to a model without a residual scale",
+        ),
+        ({"resid_prior": "gamma"}, "resid_prior does not apply: this model has no residual variance"),
+    ],
+)
+def test_generalised_models_refuse_what_needs_a_residual_scale(keywords, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ms.bglmer("y ~ x.1 + x.2 + (1 | g)", reference_frame("blme_glmm"), family=sm.families.Binomial(), **keywords)
