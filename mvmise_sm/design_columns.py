@@ -89,7 +89,7 @@ def encode(value: Any, nobs: int, shown: str) -> Encoded:
         if value.levels is not None:
             levels = pd.Index(list(value.levels))
             return Encoded(codes_for(data, levels, shown), levels, contrast)
-        return Encoded(*encode_labels(data), contrast)
+        return Encoded(*encode_labels(data, shown), contrast)
     if isinstance(data, pd.DataFrame) or not hasattr(data, "dtype"):
         data = np.asarray(data)
     dtype = data.dtype
@@ -102,7 +102,17 @@ def encode(value: Any, nobs: int, shown: str) -> Encoded:
         return Encoded(np.asarray(data, dtype=np.intp), pd.Index([False, True]))
     if dtype.kind == "c":
         raise DataError(f"{shown} is complex; only real numbers are allowed")
-    return Encoded(*encode_labels(data))
+    if _holds_numbers(data):
+        return Encoded(np.asarray(pd.to_numeric(pd.Series(data)), dtype=float))
+    return Encoded(*encode_labels(data, shown))
+
+
+_NUMBERS = frozenset(("integer", "floating", "mixed-integer-float", "decimal"))
+
+
+def _holds_numbers(data: Any) -> bool:
+    """Whether objects are all numbers or missing; they are numbers here, where patsy would make a factor of them."""
+    return data.dtype == object and pd.api.types.infer_dtype(data, skipna=True) in _NUMBERS
 
 
 def _encode_extension(data: Any) -> Encoded:
@@ -217,6 +227,8 @@ class Source(Mapping):
         dtype = column.dtype
         if isinstance(dtype, pd.StringDtype):
             return column.astype(object)
+        if _holds_numbers(column):
+            return pd.to_numeric(column)
         if isinstance(dtype, pd.CategoricalDtype):
             return column.cat.remove_unused_categories()
         if isinstance(dtype, pd.api.extensions.ExtensionDtype) and pd.api.types.is_numeric_dtype(dtype):
@@ -248,7 +260,7 @@ class Source(Mapping):
             if encoded is not None and encoded.categories is not None and self.frame[name].dtype != bool:
                 self._labels[name] = encoded.values, encoded.categories
             else:
-                self._labels[name] = encode_labels(self.frame[name])
+                self._labels[name] = encode_labels(self.frame[name], f"grouping factor {name!r}")
         return self._labels[name]
 
     def take(self, rows: np.ndarray) -> Source:

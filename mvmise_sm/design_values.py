@@ -108,11 +108,15 @@ def subset_rows(subset: Any, source: Source) -> np.ndarray:
         subset = np.asarray(evaluate(factor, prepare(factor, source)[0], source))
         if subset.dtype != bool:
             raise DataError("subset must be an expression that is true or false in every row")
+    if callable(subset):
+        raise DataError("subset must be booleans, index labels or an expression as a text, not a function")
+    if np.asarray(subset).dtype == bool and not isinstance(subset, pd.Series) and len(subset) != source.nobs:
+        raise DataError(f"subset has {len(subset)} values, but the data have {source.nobs} rows")
     positions = pd.Series(np.arange(source.nobs), index=source.frame.index)
     try:
         rows = positions.loc[subset]
-    except (KeyError, IndexError, ValueError) as error:
-        raise DataError(f"subset selects no rows of the data: {error}") from None
+    except (KeyError, IndexError, ValueError, pd.errors.IndexingError) as error:
+        raise DataError(f"subset does not fit the rows of the data: {error}") from None
     return np.atleast_1d(np.asarray(rows))
 
 
@@ -198,7 +202,7 @@ class Values:
         if stateful:
             raise FormulaError(f"grouping factor {factor.name()} must not depend on the whole column")
         value = evaluate(factor, self.states[factor], self.source)
-        self.labels[factor] = encode_labels(value)
+        self.labels[factor] = encode_labels(value, f"grouping factor {factor.name()!r}")
         if len(self.labels[factor][0]) != self.source.nobs:
             raise DataError(f"grouping factor {factor.name()} has another length than the data")
 

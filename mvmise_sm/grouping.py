@@ -15,7 +15,7 @@ from mvmise_sm.exceptions import DataError, MissingDataError, RandomEffectsError
 __all__ = ["check_random_effects", "encode_labels", "grouping_factor", "interact_labels", "random_effects_from_arrays"]
 
 
-def encode_labels(values: Any) -> tuple[np.ndarray, pd.Index]:
+def encode_labels(values: Any, shown: str = "a grouping factor") -> tuple[np.ndarray, pd.Index]:
     """Turn labels into codes.
 
     Integers in a small range go through a table, categoricals use their own codes, everything else is hashed once and
@@ -26,6 +26,8 @@ def encode_labels(values: Any) -> tuple[np.ndarray, pd.Index]:
     ----------
     values : array_like
         Labels (n,): Series, Categorical or array of any type.
+    shown : str, optional
+        What they are, for messages.
 
     Returns
     -------
@@ -40,23 +42,26 @@ def encode_labels(values: Any) -> tuple[np.ndarray, pd.Index]:
     if isinstance(array, pd.Categorical):
         return _drop_unused(np.asarray(array.codes, dtype=np.intp), array.categories)
     if isinstance(array, pd.api.extensions.ExtensionArray) and not isinstance(array, pd.arrays.NumpyExtensionArray):
-        return _factorize(array)
+        return _factorize(array, shown)
     plain = np.asarray(array)
     if plain.ndim != 1:
-        raise DataError(f"a grouping factor must be one column, found an array of shape {plain.shape}")
+        raise DataError(f"{shown} must be one column, found an array of shape {plain.shape}")
     if plain.dtype.kind in "iu" and plain.size:
         low, high = int(plain.min()), int(plain.max())
         if high - low < 4 * plain.size + 1024:
             codes = plain if low == 0 else plain - low
             return _drop_unused(codes.astype(np.intp, copy=False), pd.RangeIndex(low, high + 1))
-    return _factorize(plain)
+    return _factorize(plain, shown)
 
 
-def _factorize(values: Any) -> tuple[np.ndarray, pd.Index]:
+def _factorize(values: Any, shown: str = "a grouping factor") -> tuple[np.ndarray, pd.Index]:
     try:
         codes, levels = pd.factorize(values, sort=True)
     except TypeError:  # labels of mixed types have no order
-        codes, levels = pd.factorize(values)
+        try:
+            codes, levels = pd.factorize(values)
+        except TypeError as error:
+            raise DataError(f"{shown} must hold numbers, texts or other hashable labels: {error}") from None
     return codes, pd.Index(levels)
 
 
@@ -130,7 +135,7 @@ def grouping_factor(values: Any, name: str = "group") -> GroupingFactor:
     MissingDataError
         If a label is missing.
     """
-    codes, levels = encode_labels(values)
+    codes, levels = encode_labels(values, f"grouping factor {name!r}")
     if codes.size and codes.min() < 0:
         raise MissingDataError(f"grouping factor {name!r} has missing labels; drop those rows first")
     return GroupingFactor(name, codes, levels)

@@ -81,3 +81,73 @@ def test_formulas_see_the_callers_variables(sleepstudy):
         model = entry("Reaction ~ half(Days) + np.abs(Days - shift) + (half(Days) | Subject)", sleepstudy)
         assert model.exog_names == ["Intercept", "half(Days)", "np.abs(Days - shift)"]
         np.testing.assert_array_equal(model.exog[:, 1], sleepstudy["Days"] / 2)
+
+
+# --- data that leave nothing to estimate, or that arithmetic cannot hold
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (lambda f, u: np.full(len(f), 3.0), "'y' is constant"),
+        (lambda f, u: 2.0 + 3.0 * f["Days"], "'y' exactly"),
+        (lambda f, u: 2.0 + 3.0 * f["Days"] + u, "'y' exactly or nearly so"),
+        (lambda f, u: 2.0 + 3.0 * f["Days"] + u + 1e-9 * f["Reaction"], "exactly or nearly so"),
+        (lambda f, u: 1e300 * f["Reaction"], "'y' has .*e.302 as its largest"),
+        (lambda f, u: 1e-300 * f["Reaction"], "'y' has .*e-298 as its largest"),
+    ],
+)
+def test_a_response_without_residual_variation_gives_no_number(sleepstudy, response, message, reml):
+    effects = np.random.default_rng(0).normal(size=18)[np.asarray(sleepstudy["Subject"].astype(str).factorize()[0])]
+    frame = sleepstudy.assign(y=response(sleepstudy, effects))
+    with pytest.raises(ex.DataError, match=message):
+        ms.lmer("y ~ Days + (1 | Subject)", frame).fit(reml=reml)
+
+
+def test_a_small_residual_variance_is_still_found(sleepstudy):
+    effects = np.random.default_rng(0).normal(size=18)[np.asarray(sleepstudy["Subject"].astype(str).factorize()[0])]
+    noise = np.random.default_rng(1).normal(size=180)
+    fits = [
+        ms.lmer("y ~ Days + (1 | Subject)", sleepstudy.assign(y=1e4 * effects + s * noise)).fit() for s in (1.0, 0.5)
+    ]
+    np.testing.assert_allclose(fits[1].scale, 0.25 * fits[0].scale, rtol=1e-3)
+    assert 0.8 < fits[0].scale < 1.2
+
+
+def test_as_many_columns_as_rows_are_refused(sleepstudy):
+    frame = sleepstudy.assign(row=np.arange(180), y=sleepstudy["Reaction"])
+    with pytest.raises(ex.DataError, match=r"180 independent columns for 180 rows.*'C\(row\)' alone has 179"):
+        ms.lmer("y ~ C(row) + (1 | Subject)", frame)
+    ridge = ms.lmer("y ~ C(row) + (1 | Subject)", frame, fixef_prior=ms.priors.Normal(sd=1.0)).fit()
+    assert ridge.converged
+    assert ridge.scale > 0
+
+
+def test_a_refit_refuses_a_constant_response(sleepstudy):
+    fit = ms.lmer("Reaction ~ Days + (1 | Subject)", sleepstudy).fit()
+    with pytest.raises(ex.DataError, match="constant"):
+        fit.refit(np.zeros(180))
+
+
+def test_objects_that_are_numbers_are_numbers(sleepstudy):
+    plain = ms.lmer("Reaction ~ np.sqrt(Days) + (Days | Subject)", sleepstudy).fit()
+    objects = sleepstudy.assign(Days=sleepstudy["Days"].astype(object), Reaction=sleepstudy["Reaction"].astype(object))
+    fit = ms.lmer("Reaction ~ np.sqrt(Days) + (Days | Subject)", objects).fit()
+    pd.testing.assert_series_equal(fit.params, plain.params)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"Subject": [[i // 10] for i in range(180)]}, {}, "'Subject' must hold numbers, texts"),
+        ({"Days": [[i] for i in range(180)]}, {}, "Days must hold numbers, texts"),
+        ({}, {"subset": lambda frame: frame["Days"] > 2}, "subset .* not a function"),
+        ({}, {"subset": [True, False]}, "subset has 2 values, but the data have 180 rows"),
+        ({}, {"subset": pd.Series([True, False])}, "subset does not fit"),
+        ({}, {"subset": [0, 1, 999]}, "subset does not fit"),
+    ],
+)
+def test_odd_columns_and_subsets_are_refused(sleepstudy, change, options, message):
+    with pytest.raises(ex.DataError, match=message):
+        ms.lmer("Reaction ~ Days + (1 | Subject)", sleepstudy.assign(**change), **options)

@@ -522,7 +522,7 @@ def test_bad_formulas(toy, text, error, message):
         ({"offset": "h"}, "offset 'h' must be one numeric column"),
         ({"offset": ["a"] * 60}, "offset must be numeric"),
         ({"subset": "x"}, "true or false"),
-        ({"subset": ["nope"]}, "subset selects no rows"),
+        ({"subset": ["nope"]}, "subset does not fit the rows"),
     ],
 )
 def test_bad_arguments(toy, options, message):

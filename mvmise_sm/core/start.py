@@ -9,6 +9,8 @@ __all__ = ["moment_variances"]
 # a smaller start is stationary at zero
 _FLOOR = 0.1
 _LEAST_RESIDUAL = 0.2
+# shares are at most about 1; larger ones come from residuals that are zero but for rounding
+_LARGEST_SHARE = 4.0
 
 
 def moment_variances(layout, system, nobs, p):
@@ -33,7 +35,7 @@ def moment_variances(layout, system, nobs, p):
         levels = size.shape[1]
         n0 = np.maximum(size.sum(axis=1) / levels, 1.0 + 1e-6)
         between = (score * score / size).sum(axis=1) / (levels * total)
-        share = (between - 1.0) / (n0 - 1.0 + 1e-3)
+        share = np.minimum((between - 1.0) / (n0 - 1.0 + 1e-3), _LARGEST_SHARE)
         taken += float(share[share > 0.0].sum())
         shares.append(share)
         floors.append(_FLOOR / n0)

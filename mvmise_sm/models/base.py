@@ -112,7 +112,7 @@ class MixedModelBase(LikelihoodModel):
         self.weights, self.offset = rows.weights, rows.offset
         self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
         self.priors = self._bind_priors()
-        check_random_effects(rows.random, self.nobs, residual="estimated" if self._residual_is_free() else "known")
+        self._check_data()
         self._init_keys = list(_INIT_KEYS)
         self._data_attr.extend(["random_effects", "weights", "offset"])
         if design is not None:
@@ -224,6 +224,11 @@ class MixedModelBase(LikelihoodModel):
             has_scale=self._has_residual,
         )
         return None if priors.flat else priors
+
+    def _check_data(self):
+        """Refuse data from which the model cannot be estimated."""
+        residual = "estimated" if self._residual_is_free() else "known"
+        check_random_effects(self.random_effects, self.nobs, residual=residual)
 
     def _residual_is_free(self):
         """Whether the residual variance is estimated, so that one random effect per row cannot be told from it."""

@@ -11,6 +11,7 @@ from mvmise_sm.core.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
 from mvmise_sm.models.base import MixedModelBase, refuse_covariance
+from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.results.linear import (
     LinearMixedModelResults,
@@ -55,6 +56,12 @@ class LinearMixedModel(MixedModelBase):
     """
 
     _title = "Linear Mixed Model"
+
+    def _check_data(self):
+        super()._check_data()
+        if self._residual_is_free():
+            check_response(self.endog, self.offset, self.endog_names)
+            check_design(self)
 
     def inverse_link(self, linear):
         """Mean at a linear predictor (m,): the same."""
@@ -128,6 +135,8 @@ class LinearMixedModel(MixedModelBase):
         ------
         NotImplementedError
             For a robust `cov_type`.
+        DataError
+            If the model reproduces the response exactly, so that there is no residual variance.
         """
         refuse_covariance(cov_type)
         if method == "newton" and set(options) - {"tol"}:
@@ -143,7 +152,7 @@ class LinearMixedModel(MixedModelBase):
         with blas_threads(0):
             criterion = self.criterion(bool(reml))
         start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
-        with blas_threads(_dense_size(criterion)):
+        with blas_threads(_dense_size(criterion)), computing(self.endog_names):
             result = self._report(criterion, _minimum(criterion, start, settings), settings, use_t)
         if disp:
             print(result.message)
@@ -153,7 +162,9 @@ class LinearMixedModel(MixedModelBase):
         """Fit a result's model to another response, starting at that result; see `LinearMixedModelResults.refit`."""
         y = complete_response(endog, self.nobs)
         criterion, settings = result._deviance_function(), result.mle_settings
-        with blas_threads(_dense_size(criterion)):
+        if self._residual_is_free():
+            check_response(y, self.offset, self.endog_names)
+        with blas_threads(_dense_size(criterion)), computing(self.endog_names):
             criterion = criterion.refitted(y)
             optimum = _minimum(criterion, result._optimum, settings)
             if not optimum.converged:
@@ -170,6 +181,7 @@ class LinearMixedModel(MixedModelBase):
     def _report(self, criterion, optimum, settings, use_t, stacklevel=3):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
         solution = criterion.solve(optimum.theta)
+        check_solution(self, solution)
         if not optimum.converged:
             warnings.warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning, stacklevel=stacklevel)
         if optimum.singular:
