@@ -13,7 +13,8 @@ from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.data import selection_data
 from mvmise_sm.selection.glasso import lasso_precision
 from mvmise_sm.selection.information import covariance
-from mvmise_sm.selection.likelihood import SINGULAR_ERRORS, THRESHOLD
+from mvmise_sm.selection.integration import quasi_monte_carlo_llf
+from mvmise_sm.selection.likelihood import SATURATED, SINGULAR_ERRORS, THRESHOLD
 from mvmise_sm.selection.maximise import maximise
 from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
 from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
@@ -212,6 +213,21 @@ def test_one_outcome_is_started_from_both_signs_of_the_slope():
         start[-2:] = objective.likelihood.part.feasible(start[-2:], slope)
         values.append(solve(objective, start=start, information=False).maximum.value)
     assert best.value >= max(values) - 1e-6
+
+
+def test_a_saturated_mechanism_of_model_e_gets_the_weak_prior():
+    # the marginal product would run to a likelihood of any size here
+    rng = np.random.default_rng(23)
+    n = int(rng.integers(10, 40))
+    cluster = np.repeat(np.arange(n), rng.integers(1, 5, n))
+    Y = 5 + 0.5 * rng.normal(size=n)[cluster][:, None] + rng.normal(size=(cluster.size, 3))
+    Y[(rng.random((n, 3)) < 0.25)[cluster]] = np.nan
+    data = selection_data(Y, np.column_stack([np.ones(cluster.size), rng.normal(size=cluster.size)]), cluster)
+    solution = solve(ModelSpec("e").objective(data))
+    assert solution.reasons == (SATURATED,)
+    assert solution.maximum.converged
+    exact = quasi_monte_carlo_llf(solution.objective.likelihood, solution.maximum.theta, n_points=1024, rng=0)
+    assert solution.objective.likelihood.value_and_score(solution.maximum.theta)[0] == pytest.approx(exact, abs=0.1)
 
 
 def test_a_singular_error_covariance_gets_one_pseudo_sample():

@@ -32,7 +32,7 @@ class SelectionFrameData(PandasData):
         self.design = design
         self.design_is_plain = design.plain
         self.orig_endog, self.orig_exog = design.endog, design.exog
-        self.endog, self.exog = design.endog.to_numpy(dtype=float), design.exog.to_numpy(dtype=float)
+        self.endog, self.exog = design.endog.to_numpy(dtype=float, na_value=np.nan), design.exog.to_numpy(dtype=float)
         self.xnames = list(design.exog.columns)
         self.ynames = list(design.endog.columns)
         const = constant_column(self.exog)

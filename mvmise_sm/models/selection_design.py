@@ -181,7 +181,7 @@ def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms,
         terms = _expanded_terms(terms, common, columns, len(names))
     try:
         data = selection_data(
-            endog.to_numpy(),
+            _floats(endog),
             exog.to_numpy(),
             np.asarray(groups).tolist() if levels is not None else list(np.asarray(groups)),
             Z=Z,
@@ -203,6 +203,14 @@ def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms,
         list(data.labels) if levels is None else [level for level in levels if level in set(data.labels)],
         design,
     )
+
+
+def _floats(frame: pd.DataFrame) -> np.ndarray:
+    """Values with NaN for every kind of missing value; unchanged where they are no numbers."""
+    try:
+        return frame.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError):
+        return frame.to_numpy(dtype=object)
 
 
 def _expanded_terms(terms, common, columns, K):
@@ -336,7 +344,7 @@ def with_outcomes(design: SelectionDesign, endog: pd.DataFrame) -> SelectionDesi
     if len(names) != old.n_outcomes and (len(design.exog) != len(design.endog) or old.cov_miss is not None):
         raise DataError(f"the design has {old.n_outcomes} outcomes and cannot be used for {len(names)}")
     try:
-        Y = endog.to_numpy(dtype=float)
+        Y = endog.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
         raise DataError(f"outcomes {names} must be numeric") from None
     for name, column in zip(names, Y.T, strict=True):

@@ -13,7 +13,7 @@ from mvmise_sm.priors import PriorSet, TermShape, resolve_priors
 from mvmise_sm.priors.base import Prior
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.information import Covariance, covariance
-from mvmise_sm.selection.likelihood import SINGULAR_ERRORS, THRESHOLD, SelectionParams
+from mvmise_sm.selection.likelihood import SATURATED, SINGULAR_ERRORS, THRESHOLD, SelectionParams
 from mvmise_sm.selection.maximise import Maximum
 from mvmise_sm.selection.mvmise import MvmiseFit, name_order
 from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
@@ -262,6 +262,8 @@ def fit_reproduction(model, maxiter, tol, error_penalty) -> SelectionOutcome:
 
 
 _WEAK = {
+    SATURATED: "the mechanism was saturated, where the likelihood of model e is an approximation that does not hold, so "
+    "mechanism_prior='weak' was used",
     SINGULAR_ERRORS: "too few samples have all outcomes: the likelihood grows without bound towards a singular error "
     "covariance, so one pseudo-sample with uncorrelated errors was added; error_penalty or fewer outcomes avoid this",
     THRESHOLD: "a block is missing exactly when its mean is beyond a threshold, as far as the data can tell: the "

@@ -19,6 +19,7 @@ from mvmise_sm.selection.covariance import CovarianceCoordinates, LogCholesky
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import (
     MAX_LOG_VARIANCE,
+    SATURATED,
     SINGULAR_ERRORS,
     THRESHOLD,
     UNCAPPED_DIVERGES,
@@ -33,6 +34,8 @@ from mvmise_sm.selection.mechanism import LOG_2PI
 
 # smallest eigenvalue of the error correlations that is taken for an interior point
 SINGULAR = 1e-7
+# log-probability by which the marginal product may exceed its bound before it is distrusted
+PRODUCT_SLACK = 0.5
 
 
 @dataclass(frozen=True)
@@ -376,9 +379,24 @@ class ErrorLikelihood:
         sd = np.sqrt(np.diag(state.params.error_cov))
         if np.linalg.eigvalsh(state.params.error_cov / np.outer(sd, sd))[0] < SINGULAR:
             return SINGULAR_ERRORS
-        if self.part.mechanism.bounded or not self.has_tilt:
+        if not self.has_tilt:
             return ""
-        return UNCAPPED_DIVERGES if self.tilt(state.params, self.missing_law(state)).value > 0.0 else ""
+        law = self.missing_law(state)
+        if self.part.mechanism.bounded:
+            return SATURATED if self._exceeds_marginals(state.params, law) else ""
+        return UNCAPPED_DIVERGES if self.tilt(state.params, law).value > 0.0 else ""
+
+    def _exceeds_marginals(self, params: SelectionParams, law: MissingLaw) -> bool:
+        """Whether the marginal product makes some cluster's blocks jointly more probable than the rarest of them."""
+        missing, phi = self._missing > 0, params.phi
+        mean = (phi[0] + phi[1] * law.mean + phi[2] * self.cov_mean)[missing]
+        cov = phi[1] ** 2 * law.cov
+        var = np.maximum(np.diagonal(cov, axis1=1, axis2=2)[missing], 0.0)
+        others = cov.sum(axis=2)[missing] - var
+        joint, rarest = np.zeros(missing.shape), np.zeros(missing.shape)
+        joint[missing] = self.part.mechanism.missing(mean + others, var).value - 0.5 * others
+        rarest[missing] = self.part.mechanism.missing(mean, var).value
+        return bool((joint.sum(axis=1) > rarest.min(axis=1) + PRODUCT_SLACK).any())
 
     def metric(self, theta: np.ndarray) -> np.ndarray:
         """Block-diagonal approximation of the information, the maximiser's first Hessian."""

@@ -25,6 +25,10 @@ THRESHOLD = (
     "the mechanism's slope runs to infinity: a block is missing exactly when its mean is beyond a threshold, as far as "
     "the data can tell; mechanism_prior='weak' gives a finite estimate"
 )
+SATURATED = (
+    "the mechanism is saturated: most of the missing blocks are missing with probability one, where the "
+    "marginal-product likelihood does not hold; mechanism_prior='weak' keeps the fit away from there"
+)
 # slope in units of one over the spread of the block means beyond which the mechanism is a step
 MAX_SLOPE = 30.0
 PHI_NAMES = ("Intercept", "y", "covariate")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvmise_sm.selection.em import run_em
-from mvmise_sm.selection.likelihood import SINGULAR_ERRORS, THRESHOLD, SelectionParams
+from mvmise_sm.selection.likelihood import SATURATED, SINGULAR_ERRORS, THRESHOLD, SelectionParams
 from mvmise_sm.selection.maximise import Maximum, maximise
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.sparse import error_spread
@@ -89,7 +89,7 @@ def solve(
     if cold and objective.likelihood.data.n_outcomes <= FEW_OUTCOMES:
         maximum = _best(objective, maximum, maxiter, tol, information)
     reasons: tuple[str, ...] = ()
-    while maximum.message in (SINGULAR_ERRORS, THRESHOLD) and maximum.message not in reasons:
+    while maximum.message in (SATURATED, SINGULAR_ERRORS, THRESHOLD) and maximum.message not in reasons:
         reasons = (*reasons, maximum.message)
         objective = regularised(objective, maximum.message)
         maximum = _once(objective, method, start, metric, free, maxiter, tol, information)
@@ -112,8 +112,10 @@ def _best(objective: PenalisedObjective, maximum: Maximum, maxiter, tol, informa
 def regularised(objective: PenalisedObjective, reason: str) -> PenalisedObjective:
     """The objective with the weak penalty that goes with a reason."""
     data = objective.likelihood.data
-    extra = MechanismPrior.for_data(data) if reason == THRESHOLD else PseudoSamples(error_spread(data) ** 2)
-    return PenalisedObjective(objective.likelihood, (*objective.penalties, extra))
+    extra = PseudoSamples(error_spread(data) ** 2) if reason == SINGULAR_ERRORS else MechanismPrior.for_data(data)
+    # a second one of the same kind would count twice
+    others = tuple(penalty for penalty in objective.penalties if not isinstance(penalty, type(extra)))
+    return PenalisedObjective(objective.likelihood, (*others, extra))
 
 
 def _once(objective, method, start, metric, free, maxiter, tol, information) -> Maximum:
@@ -125,6 +127,8 @@ def _once(objective, method, start, metric, free, maxiter, tol, information) -> 
     if method != "ml":
         raise ValueError(f"method is {method!r}; allowed are 'ml' and 'em'.")
     metric = likelihood.metric(start) if metric is None else metric
+    # quasi-Newton steps learn one direction each
+    maxiter = max(200, likelihood.size) if maxiter is None else maxiter
     options = {"maxiter": maxiter, "tol": tol}
     return maximise(
         objective,
