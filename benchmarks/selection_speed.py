@@ -49,11 +49,12 @@ def features(n, K, rng):
 def main():
     """Print the table."""
     share = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    warnings.simplefilter("ignore")
     demo, wide = pd.read_csv(DATA / "sim_dat.csv"), pd.read_csv(DATA / "k20_mnar.csv")
     text = "y1 + y2 + y3 + y4 + y5 ~ x2 + (1 | id)"
     b, e = ms.mvmise_b(text, demo), ms.mvmise_e(text, demo)
     e20 = ms.mvmise_e(" + ".join(f"y{k}" for k in range(1, 21)) + " ~ x2 + (1 | id)", wide)
+    # statsmodels sets filters of its own when it is imported
+    warnings.simplefilter("ignore")
     rows = [
         ("ML fit with standard errors, b, demonstration data", seconds(b.fit), 0.15),
         ("ML fit with standard errors, e, demonstration data", seconds(e.fit), 0.60),

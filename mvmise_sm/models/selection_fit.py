@@ -262,8 +262,8 @@ def fit_reproduction(model, maxiter, tol, error_penalty) -> SelectionOutcome:
 
 
 _WEAK = {
-    SATURATED: "the mechanism was saturated, where the likelihood of model e is an approximation that does not hold, so "
-    "mechanism_prior='weak' was used",
+    SATURATED: "the mechanism was saturated, where the likelihood of model e is an approximation that does not hold, "
+    "so mechanism_prior='weak' was used",
     SINGULAR_ERRORS: "too few samples have all outcomes: the likelihood grows without bound towards a singular error "
     "covariance, so one pseudo-sample with uncorrelated errors was added; error_penalty or fewer outcomes avoid this",
     THRESHOLD: "a block is missing exactly when its mean is beyond a threshold, as far as the data can tell: the "
