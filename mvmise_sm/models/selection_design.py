@@ -118,7 +118,12 @@ def array_design(endog, exog, groups, *, exog_re=None, missing_cov=None, outcome
         raise OptionError("outcome_effects needs a design with one row per sample; this one is stacked by outcome")
     cov, cov_name = _covariate(missing_cov, None, len(endog), names)
     terms = {name: [j] for j, name in enumerate(exog.columns)}
-    out = _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, None, None)
+    labels = np.asarray(groups)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise DataError(f"groups must be one label per sample, found shape {labels.shape}")
+    out = _assemble(endog, exog, labels, Z, effects, cov, cov_name, group_name, terms, columns, None, None)
     return replace(out, plain=plain)
 
 
