@@ -41,7 +41,8 @@ class GeneralizedSolution:
     alpha : float or None
         Parameter of the negative binomial variance.
     cov_beta : ndarray
-        (X'V^-1X)^-1 of the penalised least squares step at the mode over sigma2 (p, p).
+        (X'V^-1X)^-1 of the penalised least squares step at the mode over sigma2 (p, p), without the prior of beta as in
+        blme; with it where beta is profiled.
     eta : ndarray or None
         Linear predictor (nobs,); None once the rows are let go.
     square : float
@@ -459,7 +460,10 @@ class LaplaceDeviance:
         for f, effects in zip(self._layout.factors, mode.b, strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
                 b[t] = (self._layout.term_bases[t].a @ effects[place]).T
-        information = self.fixed_system(mode).information + 0.5 * self.penalty.fixed_shape(mode.beta)[3]
+        information = self.fixed_system(mode).information
+        if self.profiles_beta:
+            # elsewhere the Hessian has the prior's part, and blme's penalised least squares step has not
+            information = information + 0.5 * self.penalty.fixed_shape(mode.beta)[2]
         a = self._basis.a
         cov = a @ np.linalg.pinv(information, hermitian=True) @ a.T
         return GeneralizedSolution(
