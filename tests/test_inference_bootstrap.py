@@ -1,6 +1,7 @@
 """Bootstrap: seeds, kinds of intervals, refits."""
 
 import pickle
+import warnings
 
 import joblib
 import numpy as np
@@ -10,7 +11,8 @@ from inference_models import fitted, sleepstudy, unbalanced
 from scipy import stats
 
 import mvmise_sm as ms
-from mvmise_sm.exceptions import OptionError
+from mvmise_sm.core.newton import minimize
+from mvmise_sm.exceptions import OptionError, SingularFitWarning
 from mvmise_sm.inference.bootstrap import _bca
 from mvmise_sm.inference.resampling import ParametricRefit, generators, parameters_of
 
@@ -48,6 +50,36 @@ def test_quick_refits_are_refits():
         quick = task(stream)
         whole = parameters_of(result.refit(task._response(again)))
         np.testing.assert_allclose(quick, whole, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + f + (x | g)", "y ~ x + (x || g)", "y ~ f + (1 | g)", "y ~ 0 + (x | g)"])
+@pytest.mark.parametrize("reml", [True, False])
+def test_batches_of_refits_are_single_refits(formula, reml):
+    data = unbalanced(8, 14)
+    data["w"], data["o"] = np.linspace(0.5, 2.0, len(data)), data["x"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SingularFitWarning)
+        result = ms.lmer(formula, data, weights="w", offset="o").fit(reml=reml)._results
+    task = ParametricRefit(result)
+    rows = task.batch(generators(0, 40))
+    criterion = result._deviance_function()
+    checked = 0
+    for stream, row in zip(generators(0, 40), rows, strict=True):
+        y = task._response(stream)
+        best = minimize(criterion.refitted(y))
+        # near the boundary the criterion is flat, and the parameters may differ while it does not
+        if (best.theta[criterion.lower == 0.0] > 0.1).all():
+            checked += 1
+            np.testing.assert_allclose(row, parameters_of(result.refit(y)), rtol=2e-3, atol=1e-4)
+    assert checked > 5
+
+
+def test_what_cannot_be_batched_is_refitted_one_by_one():
+    crossed = fitted("Penicillin", "diameter ~ 1 + (1 | plate) + (1 | sample)")
+    assert ParametricRefit(crossed).batch(generators(0, 20)) is None
+    assert crossed.bootstrap(20, rng=0).samples.notna().all(axis=None)
+    prior = ms.blmer("Reaction ~ Days + (1 | Subject)", sleepstudy().model.data.frame).fit()
+    assert ParametricRefit(prior).batch(generators(0, 20)) is None
 
 
 def test_simulated_responses_have_the_moments_of_the_fit():

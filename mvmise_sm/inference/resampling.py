@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from statsmodels.tools.rng_qrng import check_random_state
 
+from mvmise_sm.core.batched import BatchedRefits, supports
 from mvmise_sm.core.newton import minimize
 from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.threads import blas_threads
@@ -17,6 +18,8 @@ __all__ = ["all_parameters", "generators", "likelihood_ratios", "parameter_names
 
 # the Monte-Carlo error of any statistic is larger by orders of magnitude than what this leaves open
 _TOLERANCE = 1e-5
+_WORTH_BATCH = 16
+_BATCH_ROWS, _BATCH_EFFECTS, _BATCH_CELLS = 100_000, 4_000, 10_000_000
 
 
 def generators(rng, n):
@@ -86,7 +89,11 @@ class ParametricRefit:
         if not self.quick:
             y = result.simulate(1, rng=rng).to_numpy()[:, 0]
             return as_vector((self.statistic or parameters_of)(quietly(result.refit, y)))
-        y = self._response(rng)
+        return self._refit(self._response(rng))
+
+    def _refit(self, y):
+        """All parameters at a response (nobs,)."""
+        result = self.result
         criterion = result._deviance_function().refitted(y)
         with blas_threads(criterion._layout.n_random):
             optimum = minimize(criterion, self._start, tol=_TOLERANCE)
@@ -95,6 +102,40 @@ class ParametricRefit:
             stage = criterion._eliminate(optimum.working)[1]
         beta = criterion._basis.a @ stage.beta + criterion._origin
         return all_parameters(result.model.random_layout, beta, optimum.theta, stage.sigma2, True)
+
+    def batch(self, streams):
+        """All refits at once, a list of vectors; None where the model does not allow it."""
+        if not self.quick:
+            return None
+        criterion = self.result._deviance_function()
+        small = self.result.nobs <= _BATCH_ROWS and criterion._layout.n_random <= _BATCH_EFFECTS
+        if not supports(criterion) or not small or len(streams) < _WORTH_BATCH:
+            return None
+        width = max(_WORTH_BATCH, _BATCH_CELLS // self.result.nobs)
+        return [
+            row
+            for lo in range(0, len(streams), width)
+            for row in self._batch([self._response(stream) for stream in streams[lo : lo + width]])
+        ]
+
+    def _batch(self, responses):
+        """Parameters at each of some responses."""
+        criterion = self.result._deviance_function()
+        responses = np.column_stack(responses)
+        if self.result.model.offset is not None:
+            fixed = responses - self.result.model.offset[:, None]
+        else:
+            fixed = responses
+        with blas_threads(criterion._layout.n_random):
+            theta, beta, sigma2, regular = BatchedRefits(criterion, self._start)(fixed)
+        random = self.result.model.random_layout
+        rows = []
+        for i, found in enumerate(regular):
+            if found:
+                rows.append(all_parameters(random, beta[i], criterion._space.user(theta[i]), sigma2[i], True))
+            else:
+                rows.append(_attempt(self._refit, responses[:, i]))
+        return rows
 
     @property
     def _start(self):
@@ -255,6 +296,9 @@ def refits(task, n, rng, n_jobs=1, progress=False):
     from tqdm import tqdm
 
     streams = generators(rng, n)
+    rows = task.batch(streams) if hasattr(task, "batch") else None
+    if rows is not None:
+        return _stacked(rows)
     if n_jobs == 1:
         rows = [_attempt(task, stream) for stream in tqdm(streams, disable=not progress)]
     else:
@@ -264,8 +308,13 @@ def refits(task, n, rng, n_jobs=1, progress=False):
         work = (delayed(_attempts)(task, [streams[i] for i in piece]) for piece in pieces)
         done = Parallel(n_jobs=n_jobs, return_as="generator")(work)
         rows = [row for piece in tqdm(done, total=len(pieces), disable=not progress) for row in piece]
+    return _stacked(rows)
+
+
+def _stacked(rows):
+    """Rows as an array; failed ones are NaN."""
     width = max((len(row) for row in rows if row is not None), default=1)
-    out = np.full((n, width), np.nan)
+    out = np.full((len(rows), width), np.nan)
     for i, row in enumerate(rows):
         if row is not None:
             out[i] = row

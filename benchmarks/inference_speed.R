@@ -1,0 +1,18 @@
+# CPU seconds of the R packages, beside inference_speed.py
+suppressMessages({library(lme4); library(lmerTest); library(pbkrtest)})
+cpu <- function(e) { t <- system.time(suppressWarnings(suppressMessages(e))); sum(t[c(1, 2)]) }
+show <- function(name, value) cat(sprintf("%-30s%8.3f\n", name, value))
+fm <- lme4::lmer(Reaction ~ Days + (Days | Subject), sleepstudy, REML = FALSE)
+show("profile of sleepstudy", cpu(confint(fm, quiet = TRUE)))
+fr <- lme4::lmer(Reaction ~ Days + (Days | Subject), sleepstudy)
+show("1,000 refits of sleepstudy", cpu(bootMer(fr, function(x) c(fixef(x), as.data.frame(VarCorr(x))$sdcor), nsim = 1000, seed = 1)))
+fi <- lme4::lmer(y ~ service + (1 | s) + (1 | d), InstEval)
+show("Satterthwaite, InstEval", cpu(summary(as_lmerModLmerTest(fi))))
+set.seed(1); n <- 2000; g <- factor(rep(1:200, 10)); h <- factor(rep(1:40, each = 50)); x <- rnorm(n)
+d <- data.frame(x, g, h, tr = factor(sample(letters[1:4], n, TRUE)))
+d$y <- x + rnorm(200)[g] + rnorm(200)[g] * x * .5 + rnorm(n)
+m <- lmerTest::lmer(y ~ x + tr + (x | g), d)
+show("Kenward-Roger, 2,000, slope", cpu(summary(m, ddf = "Kenward-Roger")))
+d$y <- x + rnorm(200)[g] + rnorm(40)[h] * .5 + rnorm(n)
+m <- lmerTest::lmer(y ~ x + tr + (1 | g) + (1 | h), d)
+show("Kenward-Roger, 2,000, crossed", cpu(summary(m, ddf = "Kenward-Roger")))
