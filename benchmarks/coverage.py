@@ -26,7 +26,7 @@ SCENARIOS = {
         {"Intercept": 1.0, "x": 0.5, "w": 1.0, "sd_Intercept|g": 0.8, "sd_x|g": 0.6, "sigma": 1.0},
     ),
 }
-METHODS = ("Wald", "Satterthwaite", "Kenward-Roger", "profile", "bootstrap")
+METHODS = ("Wald", "Satterthwaite", "Kenward-Roger", "profile", "profile, REML", "bootstrap")
 
 
 def design(rng):
@@ -49,7 +49,8 @@ def intervals(formula, data, resamples, rng):
     """Frames of lower and upper ends by method."""
     fit = ms.lmer(formula, data).fit()
     profile = fit.conf_int(method="profile")
-    out = {"Wald": fit.conf_int(), "profile": profile}
+    restricted = fit.conf_int(method="profile", reml=True).filter(regex="^(sd|cor|sigma)", axis=0)
+    out = {"Wald": fit.conf_int(), "profile": profile, "profile, REML": restricted}
     for name in ("Satterthwaite", "Kenward-Roger"):
         out[name] = fit.conf_int(ddf=name.lower())
     out["bootstrap"] = fit.bootstrap(resamples, rng=rng).conf_int()

@@ -90,6 +90,41 @@ def test_reml_fits_are_profiled_by_maximum_likelihood():
     np.testing.assert_allclose(sleepstudy().conf_int(method="profile"), ml.conf_int(method="profile"), rtol=1e-6)
 
 
+def test_reml_profiles_of_a_balanced_layout_are_exact():
+    """In a balanced one-way layout the restricted likelihood is that of two independent sums of squares."""
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(8), 5)
+    data = unbalanced().iloc[:0].reindex(range(40)).assign(y=rng.normal(size=8)[g] + rng.normal(size=40), g=g)
+    result = ms.lmer("y ~ 1 + (1 | g)", data).fit()
+    within = float(((data["y"] - data.groupby("g")["y"].transform("mean")) ** 2).sum())
+    between = 5.0 * float(((data.groupby("g")["y"].mean() - data["y"].mean()) ** 2).sum())
+
+    # -2 log restricted likelihood of the two independent sums of squares
+    def deviance(sigma2, tau2):
+        total = sigma2 + 5.0 * tau2
+        return 32.0 * np.log(sigma2) + within / sigma2 + 7.0 * np.log(total) + between / total
+
+    at = deviance(result.scale, result.varcorr["vcov"].iloc[0])
+    low, high = result.conf_int(method="profile", reml=True).loc["sigma"]
+    for end in (low, high):
+        least = optimize.minimize_scalar(lambda t, e=end: deviance(e * e, t), bounds=(0.0, 20.0), method="bounded")
+        np.testing.assert_allclose(least.fun - at, stats.chi2.ppf(0.95, 1), atol=1e-5)
+    sd = result.conf_int(method="profile", reml=True).loc["sd_Intercept|g"]
+    for end in sd:
+        least = optimize.minimize_scalar(lambda s, e=end: deviance(s, e * e), bounds=(0.1, 10.0), method="bounded")
+        np.testing.assert_allclose(least.fun - at, stats.chi2.ppf(0.95, 1), atol=1e-5)
+
+
+def test_reml_profiles_are_wider_and_only_for_linear_models():
+    ml, reml = sleepstudy().conf_int(method="profile"), sleepstudy().conf_int(method="profile", reml=True)
+    np.testing.assert_allclose(ml.iloc[:2], reml.iloc[:2])
+    assert reml.loc["sd_Intercept|Subject", 1] > ml.loc["sd_Intercept|Subject", 1]
+    assert sleepstudy().profile("sigma", reml=True).estimates["sigma"] == pytest.approx(np.sqrt(sleepstudy().scale))
+    glmm = fitted("cbpp", "prop ~ period + (1 | herd)", family="binomial", weights="size")
+    with pytest.raises(OptionError, match="REML criterion"):
+        glmm.profile(reml=True)
+
+
 def test_profile_is_monotone_and_crosses_zero_at_the_estimate():
     profile = sleepstudy().profile()
     assert list(profile.frame.columns) == ["parameter", "value", "zeta"]

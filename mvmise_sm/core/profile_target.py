@@ -1,4 +1,4 @@
-"""Objectives whose profiles are traced: -2 log L in (theta, log sigma2), with a fixed effect held if wanted."""
+"""Objectives whose profiles are traced: deviances in (theta, log sigma2), with a fixed effect held if wanted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _RHO_STEP = 1e-4
 
 
 class LinearTarget:
-    """-2 log L (with priors, the objective) of a linear mixed model in x = (working theta, log sigma2), beta profiled.
+    """The objective of a linear mixed model in x = (working theta, log sigma2); beta is profiled, with REML integrated.
 
     Parameters
     ----------
     criterion : ProfiledDeviance
-        Maximum likelihood.
+        Fixed effects can be held with maximum likelihood only.
     priors : object, optional
         Bound priors that make a stage for any coordinates of beta: ``stage(nobs, k, a, b0)``.
     """
@@ -69,7 +69,7 @@ class LinearTarget:
             reduction = self._reduction()
             gram = reduction.T @ gram @ reduction
         if self._stage is None:
-            out = _flat(gram, rho, self.criterion.nobs)
+            out = _flat(gram, rho, self.criterion.nobs, self.criterion.reml)
         else:
             out = _with_priors(self._stage, gram, rho, sigmas)
         value, first, second, weights, xi, cov, extra = out
@@ -131,15 +131,20 @@ class LinearTarget:
         return value + factorization.logdet + criterion._constant, np.append(gradient, first), information
 
 
-def _flat(gram, rho, nobs):
+def _flat(gram, rho, nobs, reml):
     p = gram.shape[0] - 1
     inverse = np.linalg.inv(gram[:p, :p])
     beta = inverse @ gram[:p, p]
     xi = np.append(-beta, 1.0)
     s2 = float(np.exp(rho))
     r2 = float(xi @ gram @ xi)
-    value = nobs * (_LOG_2PI + rho) + r2 / s2
-    return value, nobs - r2 / s2, r2 / s2, np.multiply.outer(xi, xi / s2), xi, inverse, None
+    nu = nobs - p if reml else nobs
+    value = nu * (_LOG_2PI + rho) + r2 / s2
+    weights = np.multiply.outer(xi, xi / s2)
+    if reml:
+        value -= float(np.linalg.slogdet(inverse)[1])
+        weights[:p, :p] += inverse
+    return value, nu - r2 / s2, r2 / s2, weights, xi, inverse, None
 
 
 def _with_priors(stage, gram, rho, sigmas):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from mvmise_sm.core.constrained import (
 from mvmise_sm.core.profile_target import LinearTarget
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import ml_fit, with_rows
+from mvmise_sm.inference.fits import fit_options, ml_fit, plain, quietly, with_rows
 
 __all__ = ["Profile", "profile", "profile_intervals"]
 
@@ -43,6 +43,10 @@ class _Parameter:
         Range of c.
     shown : callable
         c -> the parameter as reported.
+    origin : ndarray
+        Parameters at the optimum.
+    minimum : float
+        Objective there.
     """
 
     name: str
@@ -53,6 +57,8 @@ class _Parameter:
     lower: float
     upper: float
     shown: object
+    origin: np.ndarray = None
+    minimum: float = np.nan
 
 
 class Profile:
@@ -66,9 +72,8 @@ class Profile:
         Maximum-likelihood estimates, by row name.
     """
 
-    def __init__(self, parameters, x, minimum, reach):
+    def __init__(self, parameters, reach):
         self._parameters = {p.name: p for p in parameters}
-        self._x, self._minimum = x, minimum
         rows = [row for p in parameters for row in self._trace(p, reach)]
         self.frame = pd.DataFrame(rows, columns=["parameter", "value", "zeta"])
         self.estimates = pd.Series({p.name: p.shown(p.estimate) for p in parameters})
@@ -76,13 +81,13 @@ class Profile:
     def _trace(self, parameter, reach):
         rows = [(parameter.name, parameter.shown(parameter.estimate), 0.0)]
         for side in (-1.0, 1.0):
-            for point in _path(parameter, self._x, self._minimum, side, reach):
-                rows.append((parameter.name, parameter.shown(point.c), side * _zeta(point, self._minimum)))
+            for point in _path(parameter, side, reach):
+                rows.append((parameter.name, parameter.shown(point.c), side * _zeta(point, parameter.minimum)))
         return sorted(rows, key=lambda row: row[1])
 
     def conf_int(self, alpha=0.05):
         """Profile-likelihood intervals with coverage ``1 - alpha``, a DataFrame with columns 0 and 1."""
-        return _intervals(self._parameters.values(), self._x, self._minimum, alpha)
+        return _intervals(self._parameters.values(), alpha)
 
     def plot(self, params=None, ax=None, **options):
         """Plot the profiles; see `mvmise_sm.plots.profile`."""
@@ -98,8 +103,9 @@ def _zeta(point, minimum):
     return float(np.sqrt(max(point.value - minimum, 0.0)))
 
 
-def _path(parameter, x, minimum, side, reach):
+def _path(parameter, side, reach):
     """Points of a profile from the estimate outwards, until zeta reaches `reach` or the range ends."""
+    x, minimum = parameter.origin, parameter.minimum
     point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, None, True)
     c, step, before = parameter.estimate, _STEP * parameter.se, 0.0
     for _ in range(40):
@@ -124,8 +130,9 @@ def _predicted(point, c, x):
     return point.x + (c - point.c) * point.tangent
 
 
-def _end(parameter, x, minimum, side, z):
+def _end(parameter, side, z):
     """Value of c at which zeta is `z`, by Newton's method on zeta; the end of the range where zeta stays below."""
+    x, minimum = parameter.origin, parameter.minimum
     limit = parameter.lower if side < 0 else parameter.upper
     inside, outside = parameter.estimate, limit
     if abs(limit - parameter.estimate) <= 1e-9:
@@ -156,30 +163,29 @@ def _end(parameter, x, minimum, side, z):
     return c
 
 
-def _intervals(parameters, x, minimum, alpha):
+def _intervals(parameters, alpha):
     z = float(stats.norm.ppf(1.0 - 0.5 * alpha))
     rows = {}
     for p in parameters:
         if not np.isfinite(p.estimate) and p.kind == "cor":
             rows[p.name] = (np.nan, np.nan)
             continue
-        rows[p.name] = tuple(p.shown(_end(p, x, minimum, side, z)) for side in (-1.0, 1.0))
+        rows[p.name] = tuple(p.shown(_end(p, side, z)) for side in (-1.0, 1.0))
     return pd.DataFrame.from_dict(rows, orient="index", columns=[0, 1])
 
 
-def profile(result, params=None, alpha=0.01):
+def profile(result, params=None, alpha=0.01, reml=False):
     """Trace the profiles; see `InferentialResults.profile`."""
-    parameters, x, minimum, context = _prepare(result)
-    chosen = _chosen(parameters, params)
-    with context:
-        return Profile(chosen, x, minimum, float(stats.norm.ppf(1.0 - 0.5 * alpha)))
+    parameters, threads = _prepare(result, reml)
+    with threads:
+        return Profile(_chosen(parameters, params), float(stats.norm.ppf(1.0 - 0.5 * alpha)))
 
 
-def profile_intervals(result, alpha=0.05):
+def profile_intervals(result, alpha=0.05, reml=False):
     """Profile-likelihood intervals of all parameters, a DataFrame with columns 0 and 1."""
-    parameters, x, minimum, context = _prepare(result)
-    with context:
-        return _intervals(parameters, x, minimum, alpha)
+    parameters, threads = _prepare(result, reml)
+    with threads:
+        return _intervals(parameters, alpha)
 
 
 def _chosen(parameters, params):
@@ -193,19 +199,26 @@ def _chosen(parameters, params):
     return [known[name] for name in names]
 
 
-def _prepare(result):
-    """Parameters, optimum and minimum of the maximum-likelihood objective, and the threads to use."""
-    fit = ml_fit(with_rows(result))
+def _prepare(result, reml):
+    """Parameters of the likelihood (variances: of the REML criterion if wanted), and the threads to use."""
+    result = with_rows(result)
+    fit = ml_fit(result)
+    layout = fit._deviance_function()._layout
+    linear = getattr(fit, "reml", None) is not None
+    if reml and not linear:
+        raise OptionError("reml=True profiles the REML criterion, which only linear mixed models have")
+    with blas_threads(layout.n_random):
+        parameters = _linear_parameters(fit) if linear else _general_parameters(fit)
+        if reml:
+            restricted = result if result.reml else plain(quietly(result.model.fit, reml=True, **fit_options(result)))
+            fixed = [p for p in parameters if p.kind == "fixed"]
+            parameters = fixed + [p for p in _linear_parameters(restricted) if p.kind != "fixed"]
+    return parameters, blas_threads(layout.n_random)
+
+
+def _linear_parameters(fit):
     criterion = fit._deviance_function()
-    threads = blas_threads(criterion._layout.n_random)
-    make = _general_parameters if getattr(fit, "reml", None) is None else _linear_parameters
-    with blas_threads(criterion._layout.n_random):
-        parameters, x, minimum = make(fit, criterion)
-    return parameters, x, minimum, threads
-
-
-def _linear_parameters(fit, criterion):
-    target = LinearTarget(criterion, _stage_maker(fit.priors))
+    target = LinearTarget(criterion, _stage_maker(fit.priors, fit.reml))
     x = target.start(fit.theta, fit.scale)
     minimum, _, information = target.evaluate(x)
     inverse = np.linalg.pinv(information, rcond=1e-10, hermitian=True)
@@ -241,13 +254,14 @@ def _linear_parameters(fit, criterion):
                 lambda rho: float(np.exp(0.5 * rho)),
             )
         )
-    return out, x, minimum
+    return [replace(p, origin=x, minimum=minimum) for p in out]
 
 
-def _general_parameters(fit, criterion):
+def _general_parameters(fit):
     """The same for a generalized model, whose objective has theta (absolute), beta and the shape as parameters."""
     if fit.nagq == 0:
         raise OptionError("profiles need the likelihood in the fixed effects; fit with nagq=1 or more")
+    criterion = fit._deviance_function()
     x = np.array(fit._optimum, dtype=float)
 
     def evaluate(at):
@@ -275,19 +289,19 @@ def _general_parameters(fit, criterion):
         name, power = ("sigma", 0.5) if fit._k_scale else ("alpha", 1.0)
         solve = _solver(evaluate, Coordinate(weights))
         out.append(_Parameter(name, name, solve, float(x[-1]), se, -np.inf, np.inf, lambda c: float(np.exp(power * c))))
-    return out, x, minimum
+    return [replace(p, origin=x, minimum=minimum) for p in out]
 
 
 def _sigma_is_known(fit):
     return fit.priors is not None and fit.priors.resid is not None and fit.priors.resid.fixed is not None
 
 
-def _stage_maker(priors):
+def _stage_maker(priors, reml):
     if priors is None:
         return None
     from mvmise_sm.priors.stage import PriorStage
 
-    return lambda nobs, k_fe, a, b0: PriorStage(priors, nobs, k_fe, False, 0.0, a, b0)
+    return lambda nobs, k_fe, a, b0: PriorStage(priors, nobs, k_fe, reml, 0.0, a, b0)
 
 
 def _solver(evaluate, constraint):

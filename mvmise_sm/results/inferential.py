@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 from statsmodels.base.model import LikelihoodModelResults
 
-from mvmise_sm.exceptions import OptionError
+from mvmise_sm.exceptions import FormulaError, OptionError
 
 __all__ = ["InferentialResults"]
 
@@ -34,11 +36,13 @@ class InferentialResults(LikelihoodModelResults):
         statsmodels.stats.contrast.ContrastResults
         """
         if ddf is None:
-            return super().t_test(r_matrix, cov_p=cov_p, use_t=use_t)
+            with readable(r_matrix, self.model.exog_names):
+                return super().t_test(r_matrix, cov_p=cov_p, use_t=use_t)
         from mvmise_sm.inference.wald import t_test
 
         refuse_both(ddf, cov_p=cov_p, use_t=use_t)
-        return t_test(self, r_matrix, ddf)
+        with readable(r_matrix, self.model.exog_names):
+            return t_test(self, r_matrix, ddf)
 
     def wald_test(self, r_matrix, cov_p=None, invcov=None, use_f=None, df_constraints=None, scalar=True, *, ddf=None):
         """Test linear combinations of the fixed effects jointly.
@@ -57,13 +61,15 @@ class InferentialResults(LikelihoodModelResults):
         statsmodels.stats.contrast.ContrastResults
         """
         if ddf is None:
-            return super().wald_test(
-                r_matrix, cov_p=cov_p, invcov=invcov, use_f=use_f, df_constraints=df_constraints, scalar=scalar
-            )
+            with readable(r_matrix, self.model.exog_names):
+                return super().wald_test(
+                    r_matrix, cov_p=cov_p, invcov=invcov, use_f=use_f, df_constraints=df_constraints, scalar=scalar
+                )
         from mvmise_sm.inference.wald import wald_test
 
         refuse_both(ddf, cov_p=cov_p, invcov=invcov, use_f=use_f, df_constraints=df_constraints)
-        return wald_test(self, r_matrix, ddf)
+        with readable(r_matrix, self.model.exog_names):
+            return wald_test(self, r_matrix, ddf)
 
     def conf_int(self, alpha=0.05, method="wald", **options):
         """Confidence intervals.
@@ -76,8 +82,9 @@ class InferentialResults(LikelihoodModelResults):
             Estimate and standard error; profile likelihood (of the maximum-likelihood criterion, also after REML); or
             parametric bootstrap.
         **options
-            For ``"wald"``: ``ddf``. For ``"bootstrap"``: ``n``, ``rng``, ``n_jobs``, ``kind`` (``"percentile"``,
-            ``"basic"``, ``"bca"``), ``by`` and ``progress``.
+            For ``"wald"``: ``ddf``. For ``"profile"``: ``reml=True`` takes standard deviations, correlations and
+            sigma from the REML criterion. For ``"bootstrap"``: ``n``, ``rng``, ``n_jobs``, ``kind``
+            (``"percentile"``, ``"basic"``, ``"bca"``), ``by`` and ``progress``.
 
         Returns
         -------
@@ -95,8 +102,8 @@ class InferentialResults(LikelihoodModelResults):
         if method == "profile":
             from mvmise_sm.inference.profile import profile_intervals
 
-            refuse_unknown(options, ())
-            return profile_intervals(self, alpha)
+            refuse_unknown(options, ("reml",))
+            return profile_intervals(self, alpha, **options)
         if method == "bootstrap":
             from mvmise_sm.inference.bootstrap import bootstrap_intervals
 
@@ -186,7 +193,7 @@ class InferentialResults(LikelihoodModelResults):
 
     # --- profile and resampling
 
-    def profile(self, params=None, alpha=0.01):
+    def profile(self, params=None, alpha=0.01, *, reml=False):
         """Profile the likelihood of fixed effects, standard deviations, correlations and sigma.
 
         Parameters
@@ -195,6 +202,9 @@ class InferentialResults(LikelihoodModelResults):
             Names as in ``conf_int(method="profile")``; all by default.
         alpha : float, optional
             Profiles reach to the end points of intervals with coverage ``1 - alpha``.
+        reml : bool, optional
+            Take the standard deviations, correlations and sigma from the REML criterion, which allows for the
+            estimation of the fixed effects; the fixed effects themselves always come from the maximum likelihood.
 
         Returns
         -------
@@ -203,7 +213,7 @@ class InferentialResults(LikelihoodModelResults):
         """
         from mvmise_sm.inference.profile import profile
 
-        return profile(self, params, alpha)
+        return profile(self, params, alpha, reml)
 
     def bootstrap(self, n=1000, rng=None, n_jobs=1, *, statistic=None, by=None, progress=False):
         """Resample and refit.
@@ -343,6 +353,19 @@ class InferentialResults(LikelihoodModelResults):
         from mvmise_sm import plots
 
         return plots.influence(self, level, ax, **options)
+
+
+@contextmanager
+def readable(hypothesis, names):
+    """Turn patsy's error about a hypothesis as text into one sentence."""
+    from patsy import PatsyError
+
+    try:
+        yield
+    except PatsyError as error:
+        raise FormulaError(
+            f"hypothesis {hypothesis!r}: {error.message}; write equations in the fixed effects {list(names)}"
+        ) from None
 
 
 def refuse_both(ddf, **given):
