@@ -163,6 +163,8 @@ def as_frame(data: Any) -> pd.DataFrame:
         return data.to_frame().T.infer_objects() if one_row else data.to_frame()
     if hasattr(data, "to_pandas"):
         return data.to_pandas()
+    if data is None:
+        raise DataError("data must be a DataFrame or a mapping of columns, not None")
     try:
         if isinstance(data, Mapping) and all(np.ndim(value) == 0 for value in data.values()):
             return pd.DataFrame([dict(data)])

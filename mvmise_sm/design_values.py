@@ -60,6 +60,8 @@ def plan_factors(parts: FormulaParts, offset: str | None, weights: str | None, d
 
 def _expression(text: str, dotted: frozenset[str]) -> EvalFactor:
     """A text that is one Python expression, formula operators being arithmetic."""
+    if text in dotted:
+        text = f"`{text}`"
     if not tokenize(text):
         raise FormulaError("an expression is empty")
     return named_factor(*translate(text, dotted))

@@ -6,8 +6,9 @@ Everything left of a bar and every fixed term is patsy's language. On top of it 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Literal
 
 from mvmise_sm.exceptions import FormulaError
@@ -94,7 +95,6 @@ class FormulaParts:
         return f"{self.response} ~ {self.rhs}"
 
 
-@lru_cache(maxsize=512)
 def parse_formula(text: str) -> FormulaParts:
     """Take a mixed-model formula apart.
 
@@ -114,6 +114,11 @@ def parse_formula(text: str) -> FormulaParts:
     """
     if not isinstance(text, str):
         raise FormulaError(f"a formula is a text such as 'y ~ x + (1 | g)', not {type(text).__name__}")
+    return _parts(text)
+
+
+@lru_cache(maxsize=512)
+def _parts(text: str) -> FormulaParts:
     tokens = tokenize(text)
     tildes = [i for i, token in enumerate(tokens) if token.text == "~"]
     if len(tildes) != 1 or tildes[0] in (0, len(tokens) - 1):
@@ -302,13 +307,21 @@ def _random_specs(node: Binary, structure: Structure, text: str) -> list[RandomS
     terms = expand_terms(effects)
     if not terms:
         raise FormulaError(f"random term {shown} has no effects left of the bar; write (1 | {group}) for an intercept")
-    split = [f"0 + {term.name()}" if term.factors else "1" for term in terms]
+    split = [f"0 + {':'.join(map(_factor_text, term.factors))}" if term.factors else "1" for term in terms]
     pieces = split if node.op == "||" else [effects]
     return [
         RandomSpec(piece, factors, structure, f"({piece} | {':'.join(factors)})")
         for factors in grouping
         for piece in pieces
     ]
+
+
+def _factor_text(factor) -> str:
+    """Formula text of a factor: as it is shown, with backticks around column names that need them."""
+    odd = [name for name in re.findall(r"Q\('([^']*)'\)", factor.code) if not re.fullmatch(r"[\w.]+", name)]
+    return reduce(
+        lambda text, name: text.replace(f"Q({name!r})", f"`{name}`"), odd, factor.code if odd else factor.name()
+    )
 
 
 def _group_factors(group: str, shown: str) -> list[tuple[str, ...]]:

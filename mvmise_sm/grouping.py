@@ -203,7 +203,10 @@ def _effect_columns(exog: Any, nobs: int, name: Hashable) -> tuple[tuple, tuple[
     labels = getattr(exog, "columns", None)
     if labels is None and getattr(exog, "name", None) is not None:
         labels = [exog.name]
-    array = np.asarray(exog, dtype=float)
+    try:
+        array = np.asarray(exog, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"exog_re for {name!r} must be numeric") from None
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[0] != nobs or array.shape[1] == 0:
         raise DataError(f"exog_re for {name!r} has shape {np.shape(exog)}, expected ({nobs}, q) with q at least 1")

@@ -173,6 +173,9 @@ def _encode_new(info: DesignInfo, source: Source) -> dict[EvalFactor, Encoded]:
             raise DataError(f"{factor.name()} was numeric in the fit, but holds labels in the new data")
         if value.categories is not None:  # nothing but missing values
             value = Encoded(np.full(source.nobs, np.nan))
+        with np.errstate(invalid="ignore"):
+            if np.isinf(value.values).any():
+                raise DataError(f"{factor.name()} holds infinite values in the new data; only finite ones fit")
         if value.n_columns != described.num_columns:
             raise DataError(f"{factor.name()} has {value.n_columns} columns, {described.num_columns} in the fit")
         encoded[factor] = value

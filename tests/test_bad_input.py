@@ -151,3 +151,54 @@ def test_objects_that_are_numbers_are_numbers(sleepstudy):
 def test_odd_columns_and_subsets_are_refused(sleepstudy, change, options, message):
     with pytest.raises(ex.DataError, match=message):
         ms.lmer("Reaction ~ Days + (1 | Subject)", sleepstudy.assign(**change), **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda r: r.t_test("Nope = 0"), ex.FormulaError, r"'Nope = 0': .*\['Intercept', 'Days'\]"),
+        (lambda r: r.wald_test("Nope = 0"), ex.FormulaError, "'Nope = 0'"),
+        (lambda r: r.t_test("Nope = 0", ddf="satterthwaite"), ex.FormulaError, "'Nope = 0'"),
+        (lambda r: r.model.fit(reml="ML"), ex.OptionError, "reml must be True or False"),
+        (lambda r: r.model.fit(maxiter="many"), ex.OptionError, "maxiter must be an integer"),
+        (lambda r: r.model.fit(start_theta=[np.nan]), ex.OptionError, "start_theta must be finite"),
+        (lambda r: r.simulate(0), ex.OptionError, "n must be a positive integer"),
+        (lambda r: r.predict({"Days": np.inf, "Subject": "308"}), ex.DataError, "Days holds infinite values"),
+        (lambda r: ms.lmer(["y ~ x"], {}), ex.FormulaError, "not list"),
+        (lambda r: ms.lmer("y ~ x + (1 | g)", None), ex.DataError, "not None"),
+        (
+            lambda r: ms.LinearMixedModel(np.arange(4.0), np.ones(4), groups=[0, 0, 1, 1], exog_re=list("abcd")),
+            ex.DataError,
+            "exog_re for 'group' must be numeric",
+        ),
+    ],
+)
+def test_bad_arguments_give_one_sentence(sleepstudy, call, error, message):
+    result = ms.lmer("Reaction ~ Days + (1 | Subject)", sleepstudy).fit()
+    with pytest.raises(error, match=message) as caught:
+        call(result)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r, f: r.fittedvalues,
+        lambda r, f: r.random_effects_cov,
+        lambda r, f: r.simulate(),
+        lambda r, f: r.refit(f["Reaction"]),
+        lambda r, f: r.get_prediction(f.head(2)),
+    ],
+)
+def test_what_needs_removed_rows_says_so(sleepstudy, call):
+    result = ms.lmer("Reaction ~ Days + (1 | Subject)", sleepstudy).fit()
+    result.remove_data()
+    with pytest.raises(ex.OptionError, match=r"remove_data\(\) has removed"):
+        call(result, sleepstudy)
+
+
+def test_repr_of_a_result_says_what_was_fitted(sleepstudy):
+    result = ms.lmer("Reaction ~ Days + (1 | Subject)", sleepstudy).fit()
+    assert repr(result) == (
+        "<LinearMixedModelResults: Reaction ~ Days + (1 | Subject); 180 rows; REML, .summary() shows it>"
+    )

@@ -538,3 +538,22 @@ def test_bad_frames():
     doubled = pd.DataFrame(np.ones((4, 3)), columns=["y", "x", "x"])
     with pytest.raises(DataError, match="several columns called 'x'"):
         design("y ~ x + (1 | y)", doubled)
+
+
+@pytest.mark.parametrize("bar", ["|", "||"])
+def test_column_names_that_need_backticks_stand_anywhere(toy, bar):
+    odd = toy.rename(columns={"x.1": "a col", "g": "a:b"})
+    plain = build_design(parse_formula(f"y ~ `x.1` + (np.exp(x.1) {bar} h/g)"), toy)
+    design = build_design(parse_formula(f"y ~ `a col` + (np.exp(`a col`) {bar} h/`a:b`)"), odd)
+    assert design.exog_names == ["Intercept", "a col"]
+    assert design.random.n_groups.keys() == {"h", "h:a:b"}
+    assert {name for term in design.random.terms for name in term.names} == {"Intercept", "np.exp(a col)"}
+    for mine, reference in zip(design.random.terms, plain.random.terms, strict=True):
+        np.testing.assert_array_equal(mine.factor.codes, reference.factor.codes)
+        for a, b in zip(mine.columns, reference.columns, strict=True):
+            np.testing.assert_array_equal(a, b)
+    for (codes, columns), (codes2, columns2) in zip(
+        new_random_rows(design, odd.head()), new_random_rows(plain, toy.head()), strict=True
+    ):
+        np.testing.assert_array_equal(codes, codes2)
+        np.testing.assert_array_equal(columns, columns2)

@@ -139,6 +139,10 @@ class LinearMixedModel(MixedModelBase):
             If the model reproduces the response exactly, so that there is no residual variance.
         """
         refuse_covariance(cov_type)
+        if not isinstance(reml, (bool, np.bool_, int)):
+            raise OptionError(f"reml must be True or False, got {reml!r}")
+        if isinstance(maxiter, bool) or not isinstance(maxiter, (int, np.integer)) or maxiter < 0:
+            raise OptionError(f"maxiter must be an integer that is not negative, got {maxiter!r}")
         if method == "newton" and set(options) - {"tol"}:
             raise OptionError(f"method='newton' takes the option tol, not {sorted(set(options) - {'tol'})}")
         settings = {
@@ -176,6 +180,8 @@ class LinearMixedModel(MixedModelBase):
         theta = np.asarray(theta, dtype=float)
         if theta.shape != (self.random_layout.k_theta,):
             raise OptionError(f"start_theta must have {self.random_layout.k_theta} elements, found shape {theta.shape}")
+        if not np.isfinite(theta).all():
+            raise OptionError("start_theta must be finite")
         return theta
 
     def _report(self, criterion, optimum, settings, use_t, stacklevel=3):

@@ -10,6 +10,7 @@ import statsmodels.base.wrapper as wrap
 from statsmodels.base.model import LikelihoodResultsWrapper
 from statsmodels.tools._decorators import cache_readonly
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results import tables, variance
 from mvmise_sm.results.inferential import InferentialResults
 from mvmise_sm.results.prediction import predicted, prediction_results
@@ -102,7 +103,7 @@ class MixedModelResults(InferentialResults):
     @property
     def bic(self):
         """Schwarz's criterion, ``-2 llf + log(nobs) k_params``."""
-        return -2.0 * self.llf + np.log(self.nobs) * self.k_params
+        return -2.0 * self.llf + float(np.log(self.nobs)) * self.k_params
 
     @property
     def priors(self):
@@ -155,7 +156,13 @@ class MixedModelResults(InferentialResults):
         """Response residuals, conditional on the random effects (nobs,)."""
         return self.model.endog - self.fittedvalues
 
+    def _require_rows(self):
+        """Fail with a sentence once `remove_data` has removed what a method needs."""
+        if self.model.random_effects is None:
+            raise OptionError("this needs the rows of the data, which remove_data() has removed")
+
     def _linear_predictor(self, b=None):
+        self._require_rows()
         model = self.model
         linear = model.exog @ self.params + model.random_effects.linear(self._solution.b if b is None else b)
         return linear if model.offset is None else linear + model.offset
@@ -312,6 +319,10 @@ class MixedModelResults(InferentialResults):
     def _repr_html_(self):
         return self.summary().as_html()
 
+    def __repr__(self):
+        what = getattr(self.model, "formula", None) or f"{self.model.endog_names} ~ {' + '.join(self.model.exog_names)}"
+        return f"<{self.__class__.__name__}: {what}; {self.nobs} rows; {self._estimator}, .summary() shows it>"
+
     # --- storage
 
     def __getstate__(self):
@@ -334,6 +345,9 @@ class MixedModelResultsWrapper(LikelihoodResultsWrapper):
     _wrap_methods: ClassVar[dict[str, str]] = {
         name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"
     }
+
+    def __repr__(self):
+        return repr(self._results)
 
     def conf_int(self, alpha=0.05, method="wald", **options):
         """See `MixedModelResults.conf_int`."""

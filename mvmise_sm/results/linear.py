@@ -58,6 +58,7 @@ class LinearMixedModelResults(MixedModelResults):
     def _deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""
         if self._criterion is None:
+            self._require_rows()
             self._criterion = self.model.criterion(self.reml)
         return self._criterion
 
@@ -92,6 +93,7 @@ class LinearMixedModelResults(MixedModelResults):
         DataError
             If the length differs or a value is not finite.
         """
+        self._require_rows()
         return self.model.refit(endog, self)
 
     def simulate(self, n=1, rng=None, random="new"):
@@ -113,6 +115,9 @@ class LinearMixedModelResults(MixedModelResults):
         """
         if random not in ("new", "conditional"):
             raise OptionError(f"random must be 'new' or 'conditional', got {random!r}")
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+            raise OptionError(f"n must be a positive integer, got {n!r}")
+        self._require_rows()
         rng = check_random_state(rng)
         model = self.model
         sigma = np.sqrt(self.scale)
