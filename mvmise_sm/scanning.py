@@ -290,6 +290,8 @@ class FeatureFits:
             warnings.simplefilter("always")
             try:
                 result = self._model(values).fit(**self.fit_options)
+                # without the wrapper, which would label every array
+                result = getattr(result, "_results", result)
                 names = list(result.model.exog_names)
                 out = pd.DataFrame(
                     {

@@ -100,7 +100,7 @@ def _best(objective: PenalisedObjective, maximum: Maximum, maxiter, tol, informa
     """The highest of the interior maxima that starts with either sign of the mechanism's slope lead to."""
     likelihood = objective.likelihood
     for slope in likelihood.part.slopes():
-        start = likelihood.start()
+        start = maximum.theta.copy() if maximum.converged else likelihood.start()
         start[likelihood.slices["phi"]] = likelihood.part.feasible(start[likelihood.slices["phi"]], slope)
         other = _once(objective, "ml", start, None, None, OTHER_ITERATIONS, OTHER_TOL, False)
         if other.converged and (other.value > maximum.value + 1e-6 or not maximum.converged):
