@@ -202,6 +202,17 @@ def test_numeric_variables_are_held_at_their_means():
     assert "x = " in table.heading
 
 
+def test_a_number_with_two_values_counts_as_a_factor():
+    """As in emmeans: a dummy variable is averaged with equal weights, not at its mean."""
+    data = unbalanced(8, 14)
+    data["dummy"] = (data["x"] > 0.7).astype(int)
+    result = ms.lmer("y ~ f + dummy + (1 | g)", data).fit()
+    at = pd.DataFrame({"f": ["a"] * 2, "dummy": [0, 1], "g": 0})
+    np.testing.assert_allclose(result.marginal_means("f")["estimate"][0], result.predict(at, random="none").mean())
+    pair = result.marginal_means("dummy", pairs=True)
+    np.testing.assert_allclose(pair["estimate"][0], -result.params["dummy"])
+
+
 def test_combinations_without_data_are_not_estimated():
     data = unbalanced(8, 14)
     data["h"] = np.where(data["x"] > 0, "u", "v")

@@ -19,11 +19,12 @@ from mvmise_sm.new_data import new_exog
 
 __all__ = ["marginal_means", "reference_grid"]
 
+_TWO = 2
 _ADJUSTMENTS = ("tukey", "holm", "sidak", "bonferroni", None)
 
 
 def reference_grid(result, at=None):
-    """All combinations of the factors of the fixed effects, numeric variables at their means.
+    """All combinations of the factors of the fixed effects, numeric variables at their means (two values: at both).
 
     Parameters
     ----------
@@ -59,13 +60,14 @@ def reference_grid(result, at=None):
 
 
 def _grid_values(column, info):
-    """Levels of a factor, the mean of a number."""
+    """Levels of a factor, the mean of a number; a number with two values counts as a factor, as in emmeans."""
     if info.type == "categorical":
         # a numeric column inside C() has its numbers as levels; the column's own labels otherwise
         return list(info.categories)
     if column.dtype == bool or not pd.api.types.is_numeric_dtype(column):
         return list(pd.unique(column.dropna()))
-    return [float(column.mean())]
+    distinct = np.unique(column.dropna())
+    return distinct.tolist() if len(distinct) <= _TWO else [float(column.mean())]
 
 
 def marginal_means(

@@ -71,6 +71,28 @@ class InferentialResults(LikelihoodModelResults):
         with readable(r_matrix, self.model.exog_names):
             return wald_test(self, r_matrix, ddf)
 
+    def wald_test_terms(self, skip_single=False, extra_constraints=None, combine_terms=None, scalar=True):
+        """Test every term of the formula jointly; parameters as in statsmodels.
+
+        Returns
+        -------
+        statsmodels.stats.contrast.WaldTestResults
+            With a ``table``; `anova` has degrees of freedom.
+        """
+        with patsy_language():
+            return super().wald_test_terms(skip_single, extra_constraints, combine_terms, scalar)
+
+    def t_test_pairwise(self, term_name, method="hs", alpha=0.05, factor_labels=None):
+        """Compare the levels of a categorical term pairwise; parameters as in statsmodels.
+
+        Returns
+        -------
+        MultiCompResult
+            With a ``result_frame``; `marginal_means` compares levels where the factor has interactions.
+        """
+        with patsy_language():
+            return super().t_test_pairwise(term_name, method, alpha, factor_labels)
+
     def conf_int(self, alpha=0.05, method="wald", **options):
         """Confidence intervals.
 
@@ -177,7 +199,7 @@ class InferentialResults(LikelihoodModelResults):
         which : {"linear", "mean"}, optional
             Scale of the estimates: linear predictor, or response.
         at : dict, optional
-            Values of numeric variables; their means by default.
+            Values of numeric variables; by default their means, or both values where there are only two.
         alpha : float, optional
             One minus the coverage.
 
@@ -356,12 +378,29 @@ class InferentialResults(LikelihoodModelResults):
 
 
 @contextmanager
+def patsy_language():
+    """Let statsmodels read hypotheses and terms with patsy, the language of the formulas, whatever its option says."""
+    from statsmodels.formula import options
+
+    engine = options.formula_engine
+    if engine == "patsy":
+        yield
+        return
+    options.formula_engine = "patsy"
+    try:
+        yield
+    finally:
+        options.formula_engine = engine
+
+
+@contextmanager
 def readable(hypothesis, names):
-    """Turn patsy's error about a hypothesis as text into one sentence."""
+    """Read a hypothesis with patsy; its error becomes one sentence."""
     from patsy import PatsyError
 
     try:
-        yield
+        with patsy_language():
+            yield
     except PatsyError as error:
         raise FormulaError(
             f"hypothesis {hypothesis!r}: {error.message}; write equations in the fixed effects {list(names)}"
