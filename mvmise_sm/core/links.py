@@ -14,9 +14,9 @@ _CANONICAL = {
     "InversePower": "Gamma",
     "InverseSquared": "InverseGaussian",
 }
-# beyond these linear predictors a tail probability underflows
-_PROBIT_LIMIT = 37.5
-_CLOGLOG_LIMITS = (-700.0, 6.5)
+# beyond these linear predictors the square of a tail probability underflows
+_PROBIT_LIMIT = 26.0
+_CLOGLOG_LIMITS = (-340.0, 5.8)
 
 
 class MeanFunction:

@@ -78,6 +78,20 @@ class QuadratureDeviance(LaplaceDeviance):
         value = float(spread.logdet.sum()) - 2.0 * float((top + np.log(total)).sum())
         return value - 2.0 * self.response.constant
 
+    def escapes(self, evaluation, only_check=False):
+        """Points off the boundary in directions in which the objective falls; the check asks that it does fall there.
+
+        On the boundary the directions are those of the Laplace approximation.
+        """
+        found = super().escapes(evaluation, only_check)
+        return [x for x in found if self._falls(x, evaluation.value)] if only_check else found
+
+    def _falls(self, x, value):
+        try:
+            return self.value(x) < value - 1e-7
+        except np.linalg.LinAlgError:
+            return False
+
     def evaluate(self, x, *, information=True):
         """Value, gradient, information (None if not wanted) and slopes at a working vector."""
         parts = self._at(x)

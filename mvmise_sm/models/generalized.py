@@ -28,6 +28,8 @@ __all__ = ["GeneralizedLinearMixedModel"]
 _WIDE_EFFECT = 8.0
 _WIDE_PREDICTOR = 12.0
 _NO_OVERDISPERSION = 1e-5
+# standard deviation of random effects relative to the dispersion
+_DEGENERATE = 1e3
 
 
 class GeneralizedLinearMixedModel(MixedModelBase):
@@ -253,6 +255,11 @@ class GeneralizedLinearMixedModel(MixedModelBase):
 
     def _trouble(self, solution):
         """A sentence on estimates that run to infinity, or None."""
+        if solution.theta.max(initial=0.0) > _DEGENERATE and solution.sigma2 < 1.0 / _DEGENERATE:
+            return (
+                f"the dispersion goes to zero ({solution.sigma2:.2g}): the random effects fit every response exactly; "
+                "leave out a random-effects term or give a prior, for example cov_prior='wishart'"
+            )
         if type(self.family.link).__name__ not in _UNBOUNDED_LINKS:
             return None
         fixed = self.exog @ solution.beta
@@ -268,11 +275,9 @@ class GeneralizedLinearMixedModel(MixedModelBase):
                 )
         sigmas = [solution.sigma2 * lam @ lam.T for lam in self.random_layout.lambdas(solution.theta)]
         for t, (term, sigma) in enumerate(zip(self.random_effects.terms, sigmas, strict=True)):
-            size = np.sqrt([np.average(_square(c)) for c in term.columns])
-            wide = np.sqrt(sigma.diagonal()) * size
+            sd = np.sqrt(float((sigma * _mean_square(term.columns)).sum()))
             guarded = self.priors is not None and self.priors.cov[t] is not None
-            if wide.max() > _WIDE_EFFECT and not guarded:
-                sd = np.sqrt(sigma[wide.argmax(), wide.argmax()])
+            if sd > _WIDE_EFFECT and not guarded:
                 return (
                     f"the random effects {term.text or term.factor.name} have a standard deviation of {sd:.3g} on the "
                     f"link scale{self._extreme_groups(term)}: the responses are (nearly) separated, and estimates run "
@@ -298,8 +303,13 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         return self.priors is not None and bool(self.priors.fixef)
 
 
-def _square(column):
-    return np.ones(1) if column is None else np.square(column)
+def _mean_square(columns):
+    """Mean over rows of z z' (q, q) for columns that are None where they are ones."""
+    if all(column is None for column in columns):
+        return np.ones((1, 1))
+    n = next(len(column) for column in columns if column is not None)
+    z = np.column_stack([np.ones(n) if column is None else column for column in columns])
+    return z.T @ z / n
 
 
 _UNBOUNDED_LINKS = frozenset(("Logit", "Probit", "CLogLog", "LogLog", "Cauchy", "Log"))
