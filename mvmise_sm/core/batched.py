@@ -93,12 +93,14 @@ class BatchedRefits:
             for a in range(factor.q)
         ]
         self.basis = np.zeros((criterion.k_theta, factor.q, factor.q))
+        self.mask = np.zeros((factor.q, factor.q))
         tangents = [
             structure.tangents(start[at])
             for structure, at in zip(criterion._space.structures, criterion.random.theta_slices, strict=True)
         ]
         for t, place, at in zip(tangents, factor.places, criterion.random.theta_slices, strict=True):
             self.basis[at, place, place] = t
+            self.mask[place, place] = 1.0
 
     def _column(self, factor, a):
         values = factor.values(a)
@@ -217,7 +219,7 @@ class BatchedRefits:
         ax = np.einsum("rkcd,rcdm->rkm", directions, cross.sum(axis=1)[..., :p])
         a = np.einsum("rsab,rubc,rtcd,ruad->rst", directions, t, directions, ee, optimize=True)
         a = a - ax @ cov @ np.swapaxes(ax, 1, 2)
-        values, vectors = np.linalg.eigh(d)
+        values, vectors = np.linalg.eigh(d * self.mask)
         positive = (vectors * np.maximum(values, 0.0)[:, None]) @ np.swapaxes(vectors, 1, 2)
         bend = 2.0 * np.einsum("rab,sbc,tac->rst", positive, self.basis, self.basis, optimize=True)
         s2 = sigma2[:, None, None]
