@@ -272,6 +272,22 @@ def test_wald_tests(frames):
     assert len(fit.t_test_pairwise("Machine").result_frame) == 3
 
 
+def test_wald_tests_under_the_other_formula_engine(frames):
+    import statsmodels.formula
+
+    fit = ms.lmer("score ~ Machine + (1 | Worker)", frames("Machines")).fit()
+    table, pairs = fit.wald_test_terms().table, fit.t_test_pairwise("Machine").result_frame
+    statsmodels.formula.options.formula_engine = "formulaic"
+    try:
+        other = ms.lmer("score ~ Machine + (1 | Worker)", frames("Machines")).fit()
+        pd.testing.assert_frame_equal(other.wald_test_terms().table, table)
+        pd.testing.assert_frame_equal(other.t_test_pairwise("Machine").result_frame, pairs)
+        assert other.t_test("Machine[T.B] = 0").tvalue.item() == fit.tvalues["Machine[T.B]"]
+        assert statsmodels.formula.options.formula_engine == "formulaic"
+    finally:
+        statsmodels.formula.options.formula_engine = "patsy"
+
+
 def test_wald_terms_with_dropped_columns(sleep):
     with pytest.warns(RankWarning):
         model = ms.lmer("Reaction ~ Half + Days + Days2 + Half:Days + (1 | Subject)", sleep)

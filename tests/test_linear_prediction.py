@@ -171,3 +171,59 @@ def test_refit_of_a_singular_response_reaches_the_optimum_of_a_fresh_fit(frames)
         refit = fit.refit(frames("Dyestuff2")["Yield"])
     assert refit.singular
     assert refit.theta[0] == 0.0
+
+
+@pytest.mark.parametrize("cells", [1, 20_000_000])
+@pytest.mark.parametrize("repeats", [1, 12])
+def test_variances_of_predictions_agree_with_dense_algebra(cells, repeats, monkeypatch):
+    """Crossed slopes and a nested factor, few (one dense block) and many levels, levels in several panels or one."""
+    from mvmise_sm.core import posterior
+
+    monkeypatch.setattr(posterior, "_PANEL_CELLS", cells)
+    rng = np.random.default_rng(4)
+    n = 120 * repeats
+    frame = pd.DataFrame(
+        {"a": rng.integers(0, 15 * repeats, n), "b": rng.integers(0, 6 * repeats, n), "x": rng.normal(size=n)}
+    )
+    frame["c"] = frame["a"] // 3
+    slope = 0.6 * rng.normal(size=15 * repeats)
+    frame["y"] = (
+        rng.normal(size=15 * repeats)[frame["a"]]
+        + (1.0 + slope[frame["a"]]) * frame["x"]
+        + rng.normal(size=6 * repeats)[frame["b"]]
+        + rng.normal(size=5 * repeats)[frame["c"]]
+        + 0.7 * rng.normal(size=n)
+    )
+    fit = ms.lmer("y ~ x + (x | a) + (1 | b) + (1 | c)", frame).fit()
+    new = frame.sample(30, random_state=1).reset_index(drop=True)
+    new["b"] = np.roll(new["b"], 1)  # pairs of levels that the data do not hold
+    z = np.zeros((len(new), 0))
+    data = np.zeros((n, 0))
+    blocks = []
+    for term, lam in zip(fit.model.random_layout.terms, fit.model.random_layout.lambdas(fit.theta), strict=True):
+        name, levels = term.factor.name, term.factor.n_levels
+        index = pd.Index(term.factor.levels)
+        for source in ("data", "new"):
+            rows = frame if source == "data" else new
+            wide = np.zeros((len(rows), levels, term.q))
+            columns = np.column_stack([np.ones(len(rows)), rows["x"]])[:, : term.q]
+            wide[np.arange(len(rows)), index.get_indexer(rows[name])] = columns
+            wide = wide.reshape(len(rows), -1)
+            if source == "data":
+                data = np.hstack([data, wide])
+            else:
+                z = np.hstack([z, wide])
+        blocks.append(np.kron(np.eye(levels), lam @ lam.T))
+    sigma = np.zeros((data.shape[1],) * 2)
+    start = 0
+    for block in blocks:
+        sigma[start : start + len(block), start : start + len(block)] = block
+        start += len(block)
+    X, x = (np.column_stack([np.ones(len(f)), f["x"]]) for f in (frame, new))
+    v_inverse = np.linalg.inv(np.eye(n) + data @ sigma @ data.T)
+    gain = sigma @ data.T @ v_inverse
+    rest = x - z @ gain @ X
+    cov_beta = np.linalg.inv(X.T @ v_inverse @ X)
+    expected = np.diag(z @ (sigma - gain @ data @ sigma) @ z.T) + np.diag(rest @ cov_beta @ rest.T)
+    found = fit.get_prediction(new).summary_frame()["mean_se"]
+    np.testing.assert_allclose(found, np.sqrt(fit.scale * expected), rtol=1e-6)

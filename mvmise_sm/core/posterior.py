@@ -32,54 +32,94 @@ class NewRows:
     ----------
     x : ndarray
         Fixed effects (m, p).
-    row, col, value : ndarray
-        Entries of their random-effects rows, sorted by row; columns by factor, column, level.
+    codes : tuple of ndarray
+        Level of every row (m,) per factor of the layout; 0 for a level without data.
+    loads : tuple of ndarray
+        Columns (q, m) per factor; 0 for a level without data.
     fresh : ndarray
         Variance of levels without data over sigma2 (m,).
-    n_random : int
+    starts : tuple of int
+        First random effect of every factor; random effects are ordered by factor, column, level.
+    levels : tuple of int
+        Number of levels of every factor.
     """
 
     x: np.ndarray
-    row: np.ndarray
-    col: np.ndarray
-    value: np.ndarray
+    codes: tuple
+    loads: tuple
     fresh: np.ndarray
-    n_random: int
+    starts: tuple
+    levels: tuple
 
     @classmethod
     def build(cls, layout, terms, x, rows):
         """From levels and columns per term, see `ProfiledDeviance.prediction_variance`; `terms` are the working
         Lambdas.
         """
-        fresh = np.zeros(x.shape[0])
-        parts, start = [], 0
+        m = x.shape[0]
+        fresh = np.zeros(m)
+        all_codes, loads = [], []
         for f in layout.factors:
+            load, level = np.zeros((f.q, m)), np.zeros(m, dtype=np.intp)
             for t, place in zip(f.terms, f.places, strict=True):
                 codes, columns = rows[t]
                 z = np.asarray(columns, dtype=float) @ layout.term_bases[t].a
-                known = np.flatnonzero(codes >= 0)
                 new = codes < 0
                 fresh[new] += np.square(z[new] @ terms[t]).sum(axis=1)
-                for a in range(z.shape[1]):
-                    parts.append((known, start + (place.start + a) * f.n_levels + codes[known], z[known, a]))
-            start += f.size
-        row, col, value = (np.concatenate(p) for p in zip(*parts, strict=True))
-        order = np.argsort(row, kind="stable")
-        return cls(x, row[order], col[order], value[order], fresh, layout.n_random)
+                z[new] = 0.0
+                load[place] = z.T
+                np.maximum(level, codes, out=level)
+            all_codes.append(level)
+            loads.append(load)
+        starts = np.cumsum([0] + [f.size for f in layout.factors])[:-1]
+        return cls(x, tuple(all_codes), tuple(loads), fresh, tuple(starts), tuple(f.n_levels for f in layout.factors))
 
     def variance(self, factorization, zx, cov_beta):
         """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 (m,), for Z'X (n, p) and the unscaled covariance of
         beta.
         """
-        m = self.x.shape[0]
-        out = np.empty(m)
+        out = self.fresh.copy()
         explained = factorization.solve(np.ascontiguousarray(zx)) if zx.shape[1] else zx
-        panel = max(1, min(m, _PANEL_CELLS // max(self.n_random, 1)))
-        for lo in range(0, m, panel):
-            hi = min(lo + panel, m)
-            at = slice(*np.searchsorted(self.row, [lo, hi]))
-            z = np.zeros((self.n_random, hi - lo))
-            np.add.at(z, (self.col[at], self.row[at] - lo), self.value[at])
-            rest = self.x[lo:hi] - z.T @ explained
-            out[lo:hi] = (z * factorization.solve(z)).sum(axis=0) + ((rest @ cov_beta) * rest).sum(axis=1)
-        return out + self.fresh
+        rest = self.x.copy()
+        for k, load in enumerate(self.loads):
+            for a, values in enumerate(load):
+                rest -= values[:, None] * explained[self._places(k, a)]
+        out += ((rest @ cov_beta) * rest).sum(axis=1)
+        for load, codes, block in zip(self.loads, self.codes, factorization.posterior_cov(), strict=True):
+            for a, b in np.ndindex(block.shape[:2]):
+                out += load[a] * load[b] * block[a, b, codes]
+        active = [k for k, load in enumerate(self.loads) if load.any()]
+        active.sort(key=lambda k: -self._size(k))
+        for i, k in enumerate(active[1:], 1):
+            self._add_pairs(out, factorization, k, active[:i])
+        return out
+
+    def _size(self, k):
+        return self.loads[k].shape[0] * self.levels[k]
+
+    def _places(self, k, a, rows=slice(None)):
+        """Random effect that column `a` of factor `k` refers to, by row."""
+        return self.starts[k] + a * self.levels[k] + self.codes[k][rows]
+
+    def _add_pairs(self, out, factorization, k, others):
+        """Add twice the covariances of factor `k` with larger ones: columns of the posterior covariance, one for each
+        column and level of `k` that the rows hold, a panel of levels at a time.
+        """
+        q = self.loads[k].shape[0]
+        n_random = sum(self._size(j) for j in range(len(self.loads)))
+        order = np.argsort(self.codes[k], kind="stable")
+        found, first = np.unique(self.codes[k][order], return_index=True)
+        bounds = np.append(first, order.size)
+        panel = max(1, _PANEL_CELLS // (n_random * q))
+        for lo in range(0, found.size, panel):
+            part = found[lo : lo + panel]
+            unit = np.zeros((n_random, q, part.size))
+            for b in range(q):
+                unit[self.starts[k] + b * self.levels[k] + part, b, np.arange(part.size)] = 1.0
+            columns = factorization.solve(unit.reshape(n_random, -1)).reshape(unit.shape)
+            rows = order[bounds[lo] : bounds[lo + part.size]]
+            at = np.searchsorted(part, self.codes[k][rows])
+            for j in others:
+                for a, b in np.ndindex(self.loads[j].shape[0], q):
+                    cov = columns[self._places(j, a, rows), b, at]
+                    out[rows] += 2.0 * self.loads[j][a][rows] * self.loads[k][b][rows] * cov
