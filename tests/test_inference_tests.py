@@ -381,4 +381,6 @@ def test_results_still_pickle_after_tests():
     result = ms.lmer("Reaction ~ Days + (Days | Subject)", sleepstudy().model.data.frame).fit()
     before = result.tidy(ddf="kenward-roger")
     result.anova()
+    result.conf_int(method="profile")
+    assert "_ml_fit" not in result._results.__getstate__()["_cache"]
     pd.testing.assert_frame_equal(pickle.loads(pickle.dumps(result)).tidy(ddf="kenward-roger"), before)

@@ -326,11 +326,14 @@ class MixedModelResults(InferentialResults):
     # --- storage
 
     def __getstate__(self):
-        return {**self.__dict__, "_criterion": None}
+        # the maximum-likelihood fit that inference keeps holds the rows
+        cache = {key: value for key, value in self._cache.items() if key != "_ml_fit"}
+        return {**self.__dict__, "_criterion": None, "_cache": cache}
 
     def remove_data(self):
         """Remove the arrays with one entry per row; `summary` and population predictions still work."""
         self._criterion = None
+        self._cache.pop("_ml_fit", None)
         super().remove_data()
         self.model.remove_rows()
 
