@@ -56,16 +56,23 @@ nb_merge_streams = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "mvmise_sm"
-html_logo = None
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-html_sidebars = {"index": [], "changelog": [], "validation": []}
+html_sidebars = {
+    "index": [],
+    "changelog": [],
+    "validation": [],
+    "from_r/scripts": [],
+    "from_mixedlm": [],
+    "limitations": [],
+}
 html_theme_options = {
-    "logo": {"text": "mvmise_sm"},
+    "logo": {"text": "mvmise_sm", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "show_prev_next": True,
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 6,
+    "navbar_persistent": ["search-button"],
     "show_toc_level": 2,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],

@@ -82,7 +82,9 @@ def test_every_public_name_has_an_example(name):
     assert re.search(rf"\bms\.{name}\b|\bimport {name}\b|\.{name}\(", code)
 
 
-@pytest.mark.parametrize("name", ["Custom", "Gamma", "Horseshoe", "InverseGamma", "InverseWishart", "Normal", "Point", "StudentT", "Wishart"])
+@pytest.mark.parametrize(
+    "name", ["Custom", "Gamma", "Horseshoe", "InverseGamma", "InverseWishart", "Normal", "Point", "StudentT", "Wishart"]
+)
 def test_every_prior_has_an_example(name):
     assert ">>>" in inspect.getdoc(getattr(priors, name))
 

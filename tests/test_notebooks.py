@@ -19,9 +19,17 @@ def test_notebook_runs(path, monkeypatch):
     if "dask" in path.read_text(encoding="utf-8"):
         pytest.importorskip("distributed")
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    )
     client.execute()
-    texts = [o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
+    texts = [
+        o.get("text", "")
+        for c in notebook.cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if o.output_type == "stream"
+    ]
     assert not any("Warning:" in text for text in texts), "a notebook shows a warning it does not talk about"
 
 

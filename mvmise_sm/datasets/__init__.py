@@ -79,8 +79,8 @@ def load_cbpp() -> pd.DataFrame:
 
     Notes
     -----
-    Lesnoff, M. et al. (2004), Within-herd spread of contagious bovine pleuropneumonia in Ethiopian highlands, Preventive
-    Veterinary Medicine 64, 27-40; as ``cbpp`` in the R package lme4.
+    Lesnoff, M. et al. (2004), Within-herd spread of contagious bovine pleuropneumonia in Ethiopian highlands,
+    Preventive Veterinary Medicine 64, 27-40; as ``cbpp`` in the R package lme4.
     """
     return _read("cbpp", {"herd": [str(i) for i in range(1, 16)], "period": ["1", "2", "3", "4"]})
 
