@@ -138,6 +138,10 @@ def test_quadrature_needs_one_small_factor(frames):
     frame = frame_of("binomial", 3).assign(x3=lambda d: d.x1**2)
     with pytest.raises(OptionError, match="at most 3"):
         ms.glmer("y ~ x1 + (1 + x1 + x2 + x3 | g)", frame, family="binomial").fit(nagq=3)
+    with pytest.raises(OptionError, match="64,000 nodes"):
+        ms.glmer("y ~ x1 + (1 + x1 + x2 | g)", frame, family="binomial").fit(nagq=40)
+    with pytest.raises(OptionError, match="from 0 to 100"):
+        ms.glmer("y ~ x1 + (1 | g)", frame, family="binomial").fit(nagq=101)
 
 
 def test_log_likelihoods_of_all_integrations_compare(frames):

@@ -393,15 +393,16 @@ class LaplaceDeviance:
             gradient[-1] = shape
         if not information:
             return Evaluation(np.array(x), value, gradient, None, tuple(slopes))
-        h = self._information(mode, theta, terms)
-        h[:k, :k] += self._space.bend(theta, slopes)
+        _, directions, moved, bend = self._space.shape(theta, terms, slopes, [False] * len(terms))
+        h = self._information(mode, directions)
+        h[:k, :k] += bend
         if sigmas is not None:
-            h[:k, :k] += self.penalty.curvature(sigmas, terms, self._space.structures, self.random.theta_slices, theta)
+            h[:k, :k] += self.penalty.curvature(sigmas, moved, self.random.theta_slices)
         if not self.profiles_beta:
             h[k : k + self.k_fe, k : k + self.k_fe] += safe
         return Evaluation(np.array(x), value, gradient, h, tuple(slopes))
 
-    def _information(self, mode, theta, terms):
+    def _information(self, mode, directions):
         """Average information of the working linear model in (theta, beta, shape), positive semidefinite.
 
         With a = Z E g for the direction E of a parameter, the blocks are a'V^-1a + a'V^-1X B^-1 X'V^-1a, 2 X'V^-1a and
@@ -409,7 +410,7 @@ class LaplaceDeviance:
         """
         inc, weighted, k, p = self.incidence, mode.weighted, self.k_theta, self.k_fe
         h = [np.zeros((*g.shape, k)) for g in mode.g]
-        for t, (factor, d) in enumerate(self._space.directions(theta, terms)):
+        for t, (factor, d) in enumerate(directions):
             h[factor][:, :, t] = d @ mode.g[factor]
         fixed = self.fixed_system(mode)
         a = inner(h, weighted.solve_blocks(weighted.multiply(h))[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mvmise_sm.core.theta import positive_part
+
 __all__ = ["Penalty"]
 
 
@@ -74,21 +76,18 @@ class Penalty:
             out.append(None if prior is None else basis.a.T @ prior.gradient(sigma) @ basis.a)
         return out
 
-    def curvature(self, sigmas, terms, structures, slices, theta):
-        """Positive part of the priors' curvature along the tangents of Sigma (k_theta, k_theta)."""
-        out = np.zeros((theta.size, theta.size))
-        for t, prior in enumerate(self.cov):
+    def curvature(self, sigmas, moved, slices):
+        """Positive part of the priors' curvature along the tangents `moved` of the working covariances, (k, q, q) per
+        term; (k_theta, k_theta).
+        """
+        out = np.zeros((slices[-1].stop,) * 2)
+        for prior, sigma, basis, tangents, at in zip(self.cov, sigmas, self.bases, moved, slices, strict=True):
             if prior is None:
                 continue
-            a, at = self.bases[t].a, slices[t]
-            tangents = structures[t].tangents(theta[at])
-            moved = tangents @ terms[t].T
-            moved = a @ (moved + moved.transpose(0, 2, 1)) @ a.T
-            flat = moved.reshape(len(moved), -1)
+            flat = (basis.a @ tangents @ basis.a.T).reshape(len(tangents), -1)
             size = flat.shape[1]
-            block = flat @ prior.hessian(sigmas[t]).reshape(size, size) @ flat.T
-            values, vectors = np.linalg.eigh(0.5 * (block + block.T))
-            out[at, at] = (vectors * np.maximum(values, 0.0)) @ vectors.T
+            block = flat @ prior.hessian(sigma).reshape(size, size) @ flat.T
+            out[at, at] = positive_part(0.5 * (block + block.T))
         return out
 
 

@@ -19,6 +19,7 @@ __all__ = ["QuadratureDeviance"]
 
 _CACHED_ROWS = 4_000_000
 _MAX_COLUMNS = 3
+_MAX_NODES = 20_000
 
 
 class QuadratureDeviance(LaplaceDeviance):
@@ -34,7 +35,7 @@ class QuadratureDeviance(LaplaceDeviance):
     Raises
     ------
     ValueError
-        If the random effects have several grouping factors or too many columns.
+        If the random effects have several grouping factors or too many columns, or the nodes are too many.
     """
 
     def __init__(self, response, X, random, *, priors=None, offset=None, nodes=9):
@@ -47,6 +48,8 @@ class QuadratureDeviance(LaplaceDeviance):
             raise ValueError(
                 f"nagq={nodes} needs at most {_MAX_COLUMNS} random-effects columns, the model has {q}; use nagq=1"
             )
+        if nodes**q > _MAX_NODES:
+            raise ValueError(f"nagq={nodes} means {nodes**q:,} nodes for {q} columns, at most {_MAX_NODES:,} are summed")
         z, w = hermegauss(nodes)
         log_w = np.log(w) - 0.5 * np.log(2.0 * np.pi) + 0.5 * z * z
         self._nodes = np.array(list(grid(z, repeat=q)))

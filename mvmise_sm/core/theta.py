@@ -105,18 +105,6 @@ class ThetaSpace:
                 out[t] = (k, place, f.q)
         return out
 
-    def directions(self, theta, terms):
-        """Per parameter the factor and dSigma / dtheta_t (q, q) of the factor."""
-        out = []
-        for t, (structure, at) in enumerate(zip(self.structures, self.random.theta_slices, strict=True)):
-            k, place, q = self.where[t]
-            for tangent in structure.tangents(theta[at]):
-                small = tangent @ terms[t].T
-                wide = np.zeros((q, q))
-                wide[place, place] = small + small.T
-                out.append((k, wide))
-        return out
-
     def by_term(self, blocks):
         """Blocks (q, q) of the factors as blocks of the terms."""
         return [blocks[k][place, place] for k, place, _ in self.where]
@@ -175,15 +163,6 @@ class ThetaSpace:
         out = np.empty(self.random.k_theta)
         for structure, at, d in zip(self.structures, self.random.theta_slices, d_lambdas, strict=True):
             out[at] = structure.pullback(theta[at], d)
-        return out
-
-    def bend(self, theta, slopes):
-        """Curvature 2 D^+ that Sigma = Lambda Lambda' brings where the derivatives D in Sigma are positive."""
-        out = np.zeros((self.random.k_theta,) * 2)
-        for structure, at, d in zip(self.structures, self.random.theta_slices, slopes, strict=True):
-            tangents = structure.tangents(theta[at])
-            flat = tangents.reshape(len(tangents), -1)
-            out[at, at] = 2.0 * (positive_part(d) @ tangents).reshape(len(tangents), -1) @ flat.T
         return out
 
     def user_sigmas(self, terms):

@@ -28,6 +28,7 @@ __all__ = ["GeneralizedLinearMixedModel"]
 _WIDE_EFFECT = 8.0
 _WIDE_PREDICTOR = 12.0
 _NO_OVERDISPERSION = 1e-5
+_MAX_NODES = 100
 # standard deviation of random effects relative to the dispersion
 _DEGENERATE = 1e3
 
@@ -123,8 +124,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             A callable of (theta, beta, shape), -2 log L plus the priors' penalty, with ``gradient``; theta is absolute
             there.
         """
-        if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or nagq < 0:
-            raise OptionError(f"nagq must be a whole number that is not negative, got {nagq!r}")
+        if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or not 0 <= nagq <= _MAX_NODES:
+            raise OptionError(f"nagq must be a whole number from 0 to {_MAX_NODES}, got {nagq!r}")
         estimated = isinstance(self.family, EstimatedNegativeBinomial)
         response = make_response(self.family, self.endog, self.weights, estimate_shape=True if estimated else None)
         given = response, np.asarray(self.exog, dtype=float), self.random_effects
