@@ -65,7 +65,8 @@ def gram_slopes(criterion, theta):
         q = g.shape[0]
         wide = g.transpose(1, 0, 2).reshape(-1, q * m)
         products.append((wide.T @ wide).reshape(q, m, q, m))
-    directions = criterion._space.directions(theta, terms)
+    zero = [np.zeros_like(lam) for lam in terms]
+    directions = criterion._space.shape(theta, terms, zero, [False] * len(terms))[1]
     return np.array([-np.einsum("ab,ambn->mn", e, products[k]) for k, e in directions])
 
 
