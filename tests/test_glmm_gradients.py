@@ -201,3 +201,38 @@ def test_negative_binomial_shape(estimated):
     criterion = LaplaceDeviance(response, X, random)
     assert criterion.k_shape == estimated
     assert_gradient(criterion, with_shape(criterion, x, -0.4))
+
+
+@pytest.mark.parametrize("remainder", ["dense", "sparse"])
+@pytest.mark.parametrize("kind", ["crossed", "nested", "chain_crossed"])
+@pytest.mark.parametrize("zero", ["first", "last", "all"])
+def test_structured_eliminations_on_the_boundary(kind, zero, remainder, monkeypatch):
+    response, X, random, x = simulated("Binomial", "Logit", kind)
+    scales = np.flatnonzero(random.lower == 0.0)
+    x[slice(random.k_theta) if zero == "all" else scales[0 if zero == "first" else -1]] = 0.0
+    dense = LaplaceDeviance(response, X, random)
+    reference = dense.evaluate(dense.working_theta(x))
+    monkeypatch.setattr(core_layout, "DENSE_LIMIT", 0)
+    if remainder == "sparse":
+        monkeypatch.setattr(core_system, "_DENSE_REMAINDER", 0)
+    criterion = LaplaceDeviance(response, X, random)
+    evaluation = criterion.evaluate(criterion.working_theta(x))
+    np.testing.assert_allclose(evaluation.value, reference.value, rtol=1e-13)
+    for ours, theirs in zip(evaluation.slopes, reference.slopes, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-8)
+
+
+def test_weights_count_rows():
+    """A weight of two is a row twice where the family has no dispersion."""
+    for name in ("Poisson", "NegativeBinomial"):
+        response, X, random, x = simulated(name, "Log", "slope")
+        w = np.arange(len(X)) % 3 + 1
+        again = np.repeat(np.arange(len(X)), w)
+        term = random.terms[0]
+        copied = RandomTerm(
+            factor("a", term.factor.codes[again]), (None, term.columns[1][again]), term.names, term.structure
+        )
+        weighted = LaplaceDeviance(make_response(response.family, response.y, w.astype(float)), X, random)
+        repeated = LaplaceDeviance(make_response(response.family, response.y[again]), X[again], RandomEffects([copied]))
+        np.testing.assert_allclose(weighted(x), repeated(x), rtol=1e-12)
+        np.testing.assert_allclose(weighted.gradient(x), repeated.gradient(x), rtol=1e-8, atol=1e-8)
