@@ -57,7 +57,7 @@ class _Parameter:
     lower: float
     upper: float
     shown: object
-    origin: np.ndarray = None
+    origin: np.ndarray | None = None
     minimum: float = np.nan
 
 
