@@ -27,12 +27,12 @@ version = release = mvmise_sm.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "myst_nb",
     "sphinx_design",
     "sphinx_copybutton",
     "entry_points",
+    "mathml",
 ]
 source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb", ".md": "myst-nb"}
 exclude_patterns = ["_build", "changes", "README*"]
@@ -54,19 +54,13 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "mvmise_sm"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-html_sidebars = {
-    "index": [],
-    "changelog": [],
-    "validation": [],
-    "from_r/scripts": [],
-    "from_mixedlm": [],
-    "limitations": [],
-}
+html_sidebars = dict.fromkeys(["index", "changelog", "validation", "benchmarks", "limitations", "from_mixedlm", "from_r/scripts"], [])
 html_theme_options = {
     "logo": {"text": "mvmise_sm", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "show_prev_next": True,
