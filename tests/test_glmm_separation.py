@@ -127,10 +127,15 @@ def test_groups_all_at_one_edge(grouped):
 
 def test_counts_without_overdispersion(grouped):
     frame = grouped.assign(y=np.tile([2, 3], 100))
+    fits = []
+    text = heard(lambda: fits.append(ms.glmer_nb("y ~ x + (1 | g)", frame).fit()), SeparationWarning)
+    assert "poisson" in text
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "singular fit")
-        text = heard(lambda: ms.glmer_nb("y ~ x + (1 | g)", frame).fit(), SeparationWarning)
-    assert "poisson" in text
+        poisson = ms.glmer("y ~ x + (1 | g)", frame, family="poisson").fit()
+    np.testing.assert_allclose(fits[0].llf, poisson.llf, atol=1e-4)
+    np.testing.assert_allclose(fits[0].bse, poisson.bse, rtol=1e-3)
+    assert not fits[0].alpha_bse > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -62,16 +62,28 @@ def parameter_cov(criterion, x):
         (k, k), zero for parameters on their bound; None where the Hessian is not positive definite.
     """
     h, free = hessian(criterion, x)
+    out = _inverse(h, free)
+    if out is None and criterion.k_shape:
+        # alpha that runs to zero leaves the objective flat in log alpha
+        free = free & (np.arange(x.size) < x.size - 1)
+        out = _inverse(h, free)
+    if out is None:
+        return None
+    if not criterion.profiles_beta:
+        at = slice(criterion.k_theta, criterion.k_theta + criterion.k_fe)
+        out[at] = criterion.fixed_map @ out[at]
+        out[:, at] = out[:, at] @ criterion.fixed_map.T
+    return out
+
+
+def _inverse(h, free):
+    """Twice the inverse of the free part of a Hessian, zero elsewhere; None where that is not positive definite."""
     scale = 1.0 / np.sqrt(np.maximum(h.diagonal()[free], 1e-300))
     scaled = h[np.ix_(free, free)] * scale[:, None] * scale
     if not np.isfinite(scaled).all() or np.linalg.eigvalsh(scaled)[0] <= 1e-10:
         return None
     out = np.zeros_like(h)
     out[np.ix_(free, free)] = 2.0 * np.linalg.inv(scaled) * scale[:, None] * scale
-    if not criterion.profiles_beta:
-        at = slice(criterion.k_theta, criterion.k_theta + criterion.k_fe)
-        out[at] = criterion.fixed_map @ out[at]
-        out[:, at] = out[:, at] @ criterion.fixed_map.T
     return out
 
 

@@ -105,7 +105,8 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         """Standard error of `alpha` from the Hessian, NaN where alpha is not estimated."""
         if not self._estimates_alpha or self._cov_all is None:
             return np.nan
-        return float(self.alpha * np.sqrt(self._cov_all[-1, -1]))
+        variance = float(self._cov_all[-1, -1])
+        return self.alpha * np.sqrt(variance) if variance > 0.0 else np.nan
 
     # --- likelihood
 
