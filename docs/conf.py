@@ -60,7 +60,8 @@ html_title = "mvmise_sm"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-html_sidebars = dict.fromkeys(["index", "changelog", "validation", "benchmarks", "limitations", "from_mixedlm", "from_r/scripts"], [])
+_wide = ("index", "changelog", "validation", "benchmarks", "limitations", "from_mixedlm", "from_r/scripts")
+html_sidebars = {page: [] for page in _wide}
 html_theme_options = {
     "logo": {"text": "mvmise_sm", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "show_prev_next": True,

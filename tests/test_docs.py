@@ -106,3 +106,20 @@ def test_r_outputs_belong_to_their_scripts():
         printed = script.with_suffix(".Rout").read_text(encoding="utf-8")
         typed = "".join(line[2:] for line in printed.splitlines() if line.startswith(("> ", "+ ")))
         assert re.sub(r"\s", "", typed) == re.sub(r"\s", "", script.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "same"),
+    [
+        ("0  1.234567  a\n", "0  1.234570  a\n", True),
+        ("0  1.234567  a\n", "0  1.236567  a\n", False),
+        ("0  1.234567  a\n", "0  1.234567  b\n", False),
+        ("1.2e-17\n", "1.2001e-17\n", True),
+        ("1.2e-17\n", "2.2e-16\n", False),
+        ("0.000\n", "0.001\n", True),
+        ("180\n", "181\n", False),
+        ("Time:   03:55:35   Scale: 654.9410\n", "Time:   04:55:35   Scale: 654.9411\n", True),
+    ],
+)
+def test_numbers_are_compared_closely_and_texts_exactly(examples, want, got, same):
+    assert examples.Checker().check_output(want, got, examples.FLAGS) is same
