@@ -8,6 +8,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mvmise_sm as ms
@@ -123,3 +124,43 @@ def test_r_outputs_belong_to_their_scripts():
 )
 def test_numbers_are_compared_closely_and_texts_exactly(examples, want, got, same):
     assert examples.Checker().check_output(want, got, examples.FLAGS) is same
+
+
+ENTRIES = [
+    code
+    for line in re.findall(
+        r"^      - (.*)$", (DOCS / "from_r" / "index.rst").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    for code in re.findall(r"``((?:res|model|ms\.lmer|ms\.blmer|ms\.anova|ms\.load)\b[^`]*)``", line)
+    if "..." not in code
+]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """Variables that the dictionary's entries speak of."""
+    data = ms.datasets.load_sleepstudy().assign(w=1.0, o=0.0)
+    data["g"], data["f"] = data["Subject"], np.where(np.arange(len(data)) % 2, "a", "b")
+    f = "Reaction ~ Days + f + (Days | g)"
+    model = ms.lmer(f, data)
+    res = model.fit()
+    names = {"ms": ms, "np": np, "data": data, "f": f, "model": model, "res": res, "res1": res, "new": data.head(3)}
+    names["res0"] = ms.lmer("Reaction ~ Days + (Days | g)", data).fit()
+    names |= {"y": data["Reaction"].to_numpy(), "L": np.eye(3)[1:], "l": np.array([0.0, 1.0, 0.0]), "t": res.theta}
+    return names | {"path": tmp_path_factory.mktemp("dictionary") / "fit.pickle"}
+
+
+def test_the_dictionary_is_long():
+    assert len(ENTRIES) > 60
+
+
+@pytest.mark.parametrize("code", ENTRIES)
+def test_entry_of_the_dictionary(code, reader):
+    """Every call and extractor of the table for R users exists; the ten scripts show what they give."""
+    if code == "ms.load(path)":
+        reader["res"].save(reader["path"])
+    short = code.replace("500, rng=1, statistic=f", "8, rng=1, statistic=lambda r: r.params").replace(
+        "=, ", "='flat', "
+    )
+    short = re.sub(r"(?<=bootstrap\", )rng=1", "n=8, rng=1", short).replace("resid_prior=)", "resid_prior='flat')")
+    eval(compile(short, "dictionary", "eval"), dict(reader))
