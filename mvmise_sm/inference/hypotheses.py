@@ -6,7 +6,6 @@ from collections import OrderedDict
 
 import numpy as np
 from patsy import ContrastMatrix, DesignInfo
-from patsy.contrasts import Sum
 from patsy.design_info import SubtermInfo
 
 from mvmise_sm.exceptions import OptionError
@@ -14,6 +13,10 @@ from mvmise_sm.formula import expand_terms
 from mvmise_sm.new_data import new_exog
 
 __all__ = ["model_spec_of", "term_contrasts"]
+
+_RANK = 1e-11
+_ZERO = 1e-7
+_POOR = 1e6
 
 
 def model_spec_of(result):
@@ -52,8 +55,7 @@ def term_contrasts(result, type=3):
     exog = np.asarray(result.model.exog)
     places = {term: spec.term_slices[term] for term in spec.terms if term.factors}
     if type == 3:
-        change = _marginal_coefficients(result, spec, exog)
-        return {term.name(): change[at] for term, at in places.items()}
+        return _type3(result.model.data.design, exog, spec, places)
     if type == 1:
         return _type1(result.model.data.design, exog, spec, places)
     return {term.name(): _type2(exog, spec, term) for term in places}
@@ -66,8 +68,14 @@ def _type1(design, exog, spec, places):
     terms = sorted(spec.terms, key=lambda t: (len(t.factors), rank.get(t.name(), len(rank))))
     order = np.concatenate([np.arange(exog.shape[1])[spec.term_slices[t]] for t in terms])
     upper = np.empty(exog.shape[1:] * 2)
-    upper[np.ix_(order, order)] = np.linalg.qr(exog[:, order], mode="r")
+    upper[np.ix_(order, order)] = _unit_triangle(exog[:, order])
     return {term.name(): upper[places[term]] for term in terms if term in places}
+
+
+def _unit_triangle(columns):
+    """Each row the coefficient of one column once those before it are taken out (p, p), ones on the diagonal."""
+    r = np.linalg.qr(columns, mode="r")
+    return r / np.diag(r)[:, None]
 
 
 def _type2(exog, spec, term):
@@ -77,7 +85,7 @@ def _type2(exog, spec, term):
     last = np.concatenate([np.arange(exog.shape[1])[spec.term_slices[t]] for t in containing] or [np.zeros(0, int)])
     first = np.setdiff1d(np.arange(exog.shape[1]), np.concatenate([own, last]))
     order = np.concatenate([first, own, last]).astype(int)
-    upper = np.linalg.qr(exog[:, order], mode="r")[len(first) : len(first) + len(own)]
+    upper = _unit_triangle(exog[:, order])[len(first) : len(first) + len(own)]
     out = np.empty_like(upper)
     out[:, order] = upper
     return out
@@ -95,19 +103,88 @@ def _contains(spec, outer, inner):
     return numeric_out == numeric_in and factors_in < factors_out
 
 
-def _marginal_coefficients(result, spec, exog):
-    """Coefficients under sum-to-zero coding as linear functions of the model's own (p, p)."""
-    recoded = _sum_coded(spec)
-    if recoded is None:
-        return np.eye(exog.shape[1])
-    design = result.model.data.design
-    columns = new_exog(_Recoded(recoded), design.frame).to_numpy()
-    change, *_ = np.linalg.lstsq(columns, exog, rcond=None)
-    if np.abs(columns @ change - exog).max(initial=0.0) > 1e-8 * max(1.0, np.abs(exog).max(initial=0.0)):
-        raise OptionError(
-            "type 3 is not defined: the fixed effects do not hold all columns of a sum-to-zero coding; use type=2"
-        )
-    return change
+def _type3(design, exog, spec, places):
+    """Rows of each term that no other coefficient enters but those of terms that contain it, balanced over these.
+
+    In the design with all dummy columns, the hypotheses of a term are the estimable functions that involve only the
+    term and those that contain it, orthogonal to the estimable functions of the containing terms alone. With complete
+    cells these are the tests of sum-to-zero coding; with empty cells they are what SAS calls type III.
+    """
+    whole, blocks, firsts = _all_dummies(design, spec)
+    gram = whole.T @ whole
+    values, vectors = np.linalg.eigh(gram)
+    keep = values > _RANK * values[-1]
+    basis = vectors[:, keep].T
+    back = (vectors[:, keep] / values[keep]) @ (basis @ (whole.T @ exog))
+    out = {}
+    for term in places:
+        containing = [blocks[t] for t in spec.terms if t is not term and _contains(spec, t, term)]
+        inside = np.concatenate([blocks[term], *containing])
+        other = np.setdiff1d(np.arange(whole.shape[1]), inside)
+        hypotheses = _zero_on(basis, other)
+        above = _zero_on(basis, np.concatenate([other, blocks[term]]))
+        rest = hypotheses - (hypotheses @ above.T) @ above
+        _, sizes, rows = np.linalg.svd(rest, full_matrices=False)
+        out[term.name()] = _differences(rows[sizes > _ZERO], blocks[term], firsts[term]) @ back
+    return out
+
+
+def _differences(rows, block, first):
+    """The same hypotheses (q, m) as differences from the first levels, where the cells allow it.
+
+    Satterthwaite's degrees of freedom of several contrasts depend a little on how their hypothesis is written.
+    """
+    others = block[~first] if (~first).sum() == len(rows) else block
+    square = rows[:, others]
+    if len(others) != len(rows) or np.linalg.cond(square) > _POOR:
+        return rows
+    return np.linalg.solve(square, rows)
+
+
+def _zero_on(basis, columns):
+    """Orthonormal rows of the span of `basis` (r, p) that are zero on some columns."""
+    _, sizes, rows = np.linalg.svd(basis[:, columns].T)
+    rank = int((sizes > _ZERO).sum())
+    return rows[rank:] @ basis
+
+
+def _all_dummies(design, spec):
+    """The fixed effects with a column for every combination of levels (n, m), and the columns of each term.
+
+    The third value marks, per term, the columns that stand for a first level of any factor.
+
+    Raises
+    ------
+    OptionError
+        If part of a numeric term was dropped.
+    """
+    codings, blocks, firsts, at = OrderedDict(), {}, {}, 0
+    for term in spec.terms:
+        factors = list(dict.fromkeys(getattr(f, "whole", f) for f in term.factors))
+        if any(hasattr(f, "whole") for f in term.factors):
+            raise OptionError(f"type 3 is not defined: {term.name()} lost columns to rank deficiency; use type=2")
+        contrasts, first = {}, np.zeros(1, dtype=bool)
+        for factor in factors:
+            info = spec.factor_infos[factor]
+            if info.type == "categorical":
+                levels = len(info.categories)
+                contrasts[factor] = ContrastMatrix(np.eye(levels), [f"[{i}]" for i in range(levels)])
+                own = np.arange(levels) == 0
+            else:
+                own = np.zeros(info.num_columns, dtype=bool)
+            # the columns of the first factor run fastest
+            first = (own[None, :] | first[:, None]).ravel()
+        codings[term] = [SubtermInfo(factors, contrasts, first.size)]
+        blocks[term] = np.arange(at, at + first.size)
+        firsts[term] = first
+        at += first.size
+    infos = {f: info for f, info in spec.factor_infos.items() if not hasattr(f, "whole")}
+    dummies = DesignInfo([f"c{i}" for i in range(at)], infos, codings)
+    columns = new_exog(_Recoded(dummies), design.frame).to_numpy(copy=True)
+    for block in blocks.values():
+        # one factor per term keeps what balances its columns, and makes the rank a matter of structure only
+        columns[:, block] /= max(float(np.abs(columns[:, block]).max(initial=0.0)), 1e-300)
+    return columns, blocks, firsts
 
 
 class _Recoded:
@@ -115,24 +192,3 @@ class _Recoded:
 
     def __init__(self, model_spec):
         self.model_spec = model_spec
-
-
-def _sum_coded(spec):
-    """The same terms with every reduced-rank coding replaced by sum to zero, None where nothing changes."""
-    changed = False
-    codings = OrderedDict()
-    for term, subterms in spec.term_codings.items():
-        pieces = []
-        for subterm in subterms:
-            contrasts = {}
-            for factor, contrast in subterm.contrast_matrices.items():
-                levels, columns = contrast.matrix.shape
-                if columns == levels - 1:
-                    matrix = Sum().code_without_intercept(list(range(levels))).matrix
-                    contrasts[factor] = ContrastMatrix(matrix, contrast.column_suffixes)
-                    changed = True
-                else:
-                    contrasts[factor] = contrast
-            pieces.append(SubtermInfo(subterm.factors, contrasts, subterm.num_columns))
-        codings[term] = pieces
-    return DesignInfo(spec.column_names, spec.factor_infos, codings) if changed else None
