@@ -81,10 +81,8 @@ def test_conditional_and_prediction_variances_equal_the_oracle(kind, tier):
     for got, want in zip(fast.conditional_cov(theta), slow.conditional_cov(theta), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-10)
     exog = rng.normal(size=(7, X.shape[1]))
-    rows = []
-    for t in random.terms:
-        codes = rng.integers(-1, t.factor.n_levels, 7)
-        rows.append((codes, rng.normal(size=(7, t.q))))
+    codes = {f.name: rng.integers(-1, f.n_levels, 7) for f in random.factors}
+    rows = [(codes[t.factor.name], rng.normal(size=(7, t.q))) for t in random.terms]
     np.testing.assert_allclose(
         fast.prediction_variance(theta, exog, rows), slow.prediction_variance(theta, exog, rows), rtol=1e-8
     )

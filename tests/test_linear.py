@@ -415,3 +415,25 @@ def test_a_fit_restores_the_number_of_blas_threads(sleep):
             lib.set_num_threads(threads)
     assert inside == [1] * len(blas)
     assert after == [2] * len(blas)
+
+
+@pytest.mark.parametrize(
+    ("both", "alone"),
+    [("(f || a)", "(0 + f | a)"), ("(x | a) + (x + z | a)", "(x + z | a)"), ("(x || a) + (x | a)", "(x | a)")],
+)
+def test_a_term_that_another_contains_costs_nothing(both, alone):
+    """Variance can move between such terms without change; the fit is that of the larger term, and as quick."""
+    rng = np.random.default_rng(0)
+    n = 60
+    frame = pd.DataFrame({"a": np.repeat(np.arange(10), 6), "f": np.tile(list("uvw"), 20), "x": rng.normal(size=n)})
+    frame["z"] = rng.normal(size=n)
+    frame["y"] = rng.normal(size=10)[frame["a"]] + rng.normal(size=n)
+    fits = []
+    for terms in (both, alone):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SingularFitWarning)
+            fits.append(ms.lmer(f"y ~ x + {terms}", frame).fit())
+    np.testing.assert_allclose(fits[0].criterion, fits[1].criterion, rtol=0, atol=1e-7)
+    assert fits[0].converged
+    assert fits[0].mle_retvals["n_evaluations"] < 200
+    np.testing.assert_allclose(fits[0].fittedvalues, fits[1].fittedvalues, atol=1e-4)

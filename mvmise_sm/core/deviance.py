@@ -12,7 +12,7 @@ from mvmise_sm.core.posterior import NewRows, level_covariances
 from mvmise_sm.core.prior_shape import descending, kronecker, own_curvature, prior_shape, trusted
 from mvmise_sm.core.solution import Evaluation, PLSSolution
 from mvmise_sm.core.stage import FlatStage
-from mvmise_sm.core.start import moment_variances
+from mvmise_sm.core.start import contained_terms, moment_variances
 from mvmise_sm.core.system import build_system, system_with_response
 from mvmise_sm.core.theta import ThetaSpace
 
@@ -161,7 +161,7 @@ class ProfiledDeviance:
 
     def second_starts(self, evaluation):
         """Other starts for a fit that ended on the boundary."""
-        return [self._space.wide_start()]
+        return [self._without_contained(self._space.wide_start())]
 
     def _factors(self, theta):
         return self._space.factors(theta)
@@ -303,8 +303,8 @@ class ProfiledDeviance:
         exog : ndarray
             (m, p).
         rows : sequence of (ndarray, ndarray)
-            Per term: level of every row (m,), -1 for a level without data, and columns (m, q).
-            A term left out of the prediction has columns of zeros.
+            Per term: level of every row (m,), -1 for a level without data, and columns (m, q). Terms on one factor
+            have the same levels. A term left out of the prediction has columns of zeros.
 
         Returns
         -------
@@ -332,8 +332,20 @@ class ProfiledDeviance:
         return moment_variances(self._layout, self._system, self.nobs, self.k_fe)
 
     def start(self):
-        """A moment estimate of the working theta (k_theta,), never at the boundary."""
+        """A moment estimate of the working theta (k_theta,), at the boundary only for terms that another one contains.
+
+        Between such terms variance can move without change of the likelihood, and the way along that ridge is long.
+        """
         theta = np.empty(self.k_theta)
         for structure, at, variances in zip(self._structures, self.random.theta_slices, self._moments, strict=True):
             theta[at] = structure.theta_from(np.diag(variances))
+        return self._without_contained(theta)
+
+    @cached_property
+    def _contained(self):
+        return contained_terms(self.random) if self._priors is None else ()
+
+    def _without_contained(self, theta):
+        for t in self._contained:
+            theta[self.random.theta_slices[t]] = 0.0
         return theta

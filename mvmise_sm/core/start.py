@@ -1,16 +1,19 @@
-"""Moment estimates of variance components, the start of a fit."""
+"""Where a fit starts: moment estimates of variance components, and terms that need none of their own."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["moment_variances"]
+from mvmise_sm.core.structures import Unstructured
+
+__all__ = ["contained_terms", "moment_variances"]
 
 # a smaller start is stationary at zero
 _FLOOR = 0.1
 _LEAST_RESIDUAL = 0.2
 # shares are at most about 1; larger ones come from residuals that are zero but for rounding
 _LARGEST_SHARE = 4.0
+_SPANNED = 1e-12
 
 
 def moment_variances(layout, system, nobs, p):
@@ -46,3 +49,39 @@ def moment_variances(layout, system, nobs, p):
         for t, place in zip(f.terms, f.places, strict=True):
             out[t] = variances[place]
     return out
+
+
+def contained_terms(random):
+    """Terms whose columns are linear combinations of those of an unstructured term on the same grouping factor.
+
+    ``(1 | g)`` beside ``(0 + f | g)`` is one: whatever covariance it has, the other term can take over.
+
+    Returns
+    -------
+    tuple of int
+    """
+    found = []
+    for factor in random.factors:
+        terms = random.terms_of(factor)
+        for t in reversed(terms) if len(terms) > 1 else ():
+            others = [u for u in terms if u != t and u not in found]
+            if any(_spanned(random.terms[t], random.terms[u], random.nobs) for u in others):
+                found.append(t)
+    return tuple(found)
+
+
+def _spanned(term, other, nobs):
+    """Whether one matrix maps the columns of `other` to those of `term` in every row."""
+    if not isinstance(other.structure, Unstructured) or other.q < term.q:
+        return False
+    step = max(1, nobs // 1000)
+    for rows in (slice(None, None, step), slice(None)):
+        a, b = (
+            np.column_stack([np.ones(nobs)[rows] if c is None else c[rows] for c in x.columns]) for x in (term, other)
+        )
+        size = np.abs(b).max(axis=0)
+        coef = np.linalg.lstsq(b / np.where(size > 0.0, size, 1.0), a, rcond=None)[0]
+        rest = np.abs(a - (b / np.where(size > 0.0, size, 1.0)) @ coef).max(axis=0)
+        if not (rest <= _SPANNED * np.abs(a).max(axis=0)).all():
+            return False
+    return True

@@ -60,7 +60,6 @@ class LinearMixedModel(MixedModelBase):
     def _check_data(self):
         super()._check_data()
         if self._residual_is_free():
-            check_response(self.endog, self.offset, self.endog_names)
             check_design(self)
 
     def inverse_link(self, linear):
@@ -136,7 +135,7 @@ class LinearMixedModel(MixedModelBase):
         NotImplementedError
             For a robust `cov_type`.
         DataError
-            If the model reproduces the response exactly, so that there is no residual variance.
+            If the response is constant, out of range, or reproduced exactly, so that there is no residual variance.
         """
         refuse_covariance(cov_type)
         if not isinstance(reml, (bool, np.bool_, int)):
@@ -153,6 +152,8 @@ class LinearMixedModel(MixedModelBase):
             "reml": bool(reml),
             **options,
         }
+        if self._residual_is_free():
+            check_response(self.endog, self.offset, self.endog_names)
         with blas_threads(0):
             criterion = self.criterion(bool(reml))
         start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
