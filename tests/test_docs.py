@@ -52,7 +52,8 @@ def run(test, examples):
 
 
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=name_of)
-def test_examples_of_a_page(path, examples):
+def test_examples_of_a_page(path, examples, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where some data are read from
     run(examples.parse(path), examples)
 
 

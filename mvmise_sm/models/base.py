@@ -168,6 +168,17 @@ class MixedModelBase(LikelihoodModel):
         Raises
         ------
         FormulaError, UnknownColumnError, DataError, MissingDataError, RandomEffectsError
+
+        Examples
+        --------
+        >>> import mvmise_sm as ms
+        >>> model = ms.lmer("Reaction ~ Days + (Days | Subject)", ms.datasets.load_sleepstudy())
+        >>> model
+        <LinearMixedModel: Reaction ~ Days + (Days | Subject); 180 rows; not fitted, .fit() fits it>
+        >>> model.fit(reml=False).params.round(2)
+        Intercept    251.41
+        Days          10.47
+        dtype: float64
         """
         if drop_cols is not None and len(drop_cols):
             raise OptionError("drop_cols is not available; leave the columns out of the formula")
