@@ -49,7 +49,7 @@ class QuadratureDeviance(LaplaceDeviance):
                 f"nagq={nodes} needs at most {_MAX_COLUMNS} random-effects columns, the model has {q}; use nagq=1"
             )
         if nodes**q > _MAX_NODES:
-            raise ValueError(f"nagq={nodes} means {nodes**q:,} nodes for {q} columns, at most {_MAX_NODES:,} are summed")
+            raise ValueError(f"nagq={nodes} means {nodes**q:,} nodes for {q} columns, the limit is {_MAX_NODES:,}")
         z, w = hermegauss(nodes)
         log_w = np.log(w) - 0.5 * np.log(2.0 * np.pi) + 0.5 * z * z
         self._nodes = np.array(list(grid(z, repeat=q)))
