@@ -202,3 +202,14 @@ def test_repr_of_a_result_says_what_was_fitted(sleepstudy):
     assert repr(result) == (
         "<LinearMixedModelResults: Reaction ~ Days + (1 | Subject); 180 rows; REML, .summary() shows it>"
     )
+
+
+def test_a_prior_without_density_is_named_and_errors_of_its_function_are_kept(sleepstudy):
+    def fit(fn):
+        prior = ms.priors.Custom(fn, scale="none")
+        return ms.lmer("Reaction ~ Days + (1 | Subject)", sleepstudy, cov_prior=prior).fit()
+
+    with pytest.raises(ex.DataError, match="prior's density is zero"), np.errstate(all="ignore"):
+        fit(lambda s: 0.0)
+    with pytest.raises(ZeroDivisionError):
+        fit(lambda s: 1.0 / 0)

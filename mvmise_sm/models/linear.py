@@ -157,7 +157,7 @@ class LinearMixedModel(MixedModelBase):
         with blas_threads(0):
             criterion = self.criterion(bool(reml))
         start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
-        with blas_threads(_dense_size(criterion)), computing(self.endog_names):
+        with blas_threads(_dense_size(criterion)), computing(self):
             result = self._report(criterion, _minimum(criterion, start, settings), settings, use_t)
         if disp:
             print(result.message)
@@ -169,7 +169,7 @@ class LinearMixedModel(MixedModelBase):
         criterion, settings = result._deviance_function(), result.mle_settings
         if self._residual_is_free():
             check_response(y, self.offset, self.endog_names)
-        with blas_threads(_dense_size(criterion)), computing(self.endog_names):
+        with blas_threads(_dense_size(criterion)), computing(self):
             criterion = criterion.refitted(y)
             optimum = _minimum(criterion, result._optimum, settings)
             if not optimum.converged:

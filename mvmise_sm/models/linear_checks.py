@@ -14,18 +14,30 @@ _LARGEST = 1e150  # squares must stay representable
 _ROUNDING = 16 * np.finfo(float).eps
 _CLOSE = 1e-7  # residual sum of squares over its bound from the range of y, below which a fit is checked
 
-_UNCOMPUTABLE = (
-    "the likelihood of the response {!r} cannot be computed: fixed and random effects reproduce it exactly or nearly so"
-)
-
 
 @contextmanager
-def computing(name):
-    """Turn arithmetic that breaks down inside into a `DataError` about the response `name`."""
+def computing(model):
+    """Turn arithmetic that breaks down inside into a `DataError` that says why."""
     try:
         yield
-    except (np.linalg.LinAlgError, ZeroDivisionError) as error:
-        raise DataError(_UNCOMPUTABLE.format(name)) from error
+    except np.linalg.LinAlgError as error:
+        raise DataError(_uncomputable(model)) from error
+    except ZeroDivisionError as error:
+        if model.priors is not None:  # a user's prior may divide
+            raise
+        raise DataError(_uncomputable(model)) from error
+
+
+def _uncomputable(model):
+    if model.priors is None:
+        return (
+            f"the likelihood of the response {model.endog_names!r} cannot be computed: fixed and random effects "
+            f"reproduce it exactly or nearly so"
+        )
+    return (
+        f"the penalised likelihood of the response {model.endog_names!r} cannot be computed: a prior's density is zero "
+        f"or not a number where the fit looks, or the model reproduces the response exactly"
+    )
 
 
 def check_response(y, offset, name):
@@ -86,7 +98,7 @@ def check_solution(model, solution):
     """
     y, weights, name = model.endog, model.weights, model.endog_names
     if not np.isfinite(solution.criterion):
-        raise DataError(_UNCOMPUTABLE.format(name))
+        raise DataError(_uncomputable(model))
     if model.priors is not None and model.priors.resid is not None:
         return
     largest = 1.0 if weights is None else weights.max()
