@@ -28,6 +28,9 @@ __all__ = ["Design", "GroupSpec", "as_frame", "build_design", "caller_environmen
 # Before pandas 3 a later assignment to the user's frame would change arrays that refer to it.
 _COPY_ON_WRITE = int(pd.__version__.split(".")[0]) >= 3
 
+# cells of a factor's columns, 32 GB
+_LARGEST_DESIGN = 4e9
+
 
 @dataclass(frozen=True, eq=False)
 class GroupSpec:
@@ -315,6 +318,11 @@ def _fixed_effects(plan: Plan, values: Values) -> tuple[pd.DataFrame, DesignInfo
             categories = values.encoded[factor].categories
             if categories is not None and len(categories) < 2:
                 raise DataError(f"{factor.name()} has a single level in the rows used; {known(categories)}")
+            if categories is not None and len(categories) * values.source.nobs > _LARGEST_DESIGN:
+                raise DataError(
+                    f"{factor.name()} has {len(categories):,} levels in {values.source.nobs:,} rows, too many for "
+                    f"fixed effects; write (1 | {factor.name()}) for random ones"
+                )
     info = coding.design_info(plan.fixed, values.encoded, values.states)
     matrix = coding.matrix(info, values.encoded, values.source.nobs)
     with np.errstate(invalid="ignore", over="ignore"):

@@ -213,3 +213,10 @@ def test_a_prior_without_density_is_named_and_errors_of_its_function_are_kept(sl
         fit(lambda s: 0.0)
     with pytest.raises(ZeroDivisionError):
         fit(lambda s: 1.0 / 0)
+
+
+def test_a_fixed_factor_with_too_many_levels_is_refused():
+    n = 70_000
+    frame = pd.DataFrame({"y": np.arange(n) % 7.0, "f": np.arange(n), "g": np.arange(n) % 10})
+    with pytest.raises(ex.DataError, match=r"C\(f\) has 70,000 levels in 70,000 rows"):
+        ms.lmer("y ~ C(f) + (1 | g)", frame)

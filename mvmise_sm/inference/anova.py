@@ -8,7 +8,7 @@ from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
-from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, plain
+from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, plain, with_rows
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.tables import table
 
@@ -20,7 +20,7 @@ _TYPES = {1: "sequential", 2: "each term after those that do not contain it", 3:
 def anova_terms(result, type=3, ddf="default"):
     """F tests of the terms of one fit; parameters as in `MixedModelResults.anova`."""
     ddf = default_ddf(result) if ddf == "default" else ddf
-    method = denominator(result, ddf)
+    method = denominator(with_rows(result), ddf)
     rows = {}
     for name, contrasts in term_contrasts(result, type).items():
         f, df_num, df_denom = method.f_test(contrasts, contrasts @ np.asarray(result.params))
