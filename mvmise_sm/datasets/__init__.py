@@ -74,8 +74,8 @@ def load_cbpp() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        56 rows: ``herd`` (categorical, 15), ``incidence`` (new serological cases), ``size`` (of the herd at the beginning
-        of the period), ``period`` (categorical, 4).
+        56 rows: ``herd`` (categorical, 15), ``incidence`` (new serological cases), ``size`` (of the herd at the
+        beginning of the period), ``period`` (categorical, 4).
 
     Notes
     -----
