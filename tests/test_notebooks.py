@@ -30,7 +30,9 @@ def test_notebook_runs(path, monkeypatch):
         for o in c.outputs
         if o.output_type == "stream"
     ]
-    assert not any("Warning:" in text for text in texts), "a notebook shows a warning it does not talk about"
+    # what joblib and distributed say of slow workers is about the machine
+    shown = [t for t in texts if "Warning:" in t and "joblib" not in t and "distributed" not in t]
+    assert not shown, f"a notebook shows a warning it does not talk about: {shown}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
