@@ -4,7 +4,8 @@
 
 Every package runs in a process of its own with one BLAS thread: lme4 and glmmTMB when ``Rscript`` finds them, mixedlm,
 gpboost and statsmodels when they import. The smallest of the repeats counts. A case fails when a package that minimises
-the same criterion ends lower than here by more than its tolerance; a package above the optimum is reported with its gap.
+the same criterion ends lower than here by more than its tolerance; a package above the optimum is reported with its
+gap.
 """
 
 from __future__ import annotations
