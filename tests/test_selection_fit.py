@@ -172,6 +172,43 @@ def test_observed_information_gives_the_standard_errors_of_natural_parameters():
     assert np.sqrt(np.diag(cov.beta)) == pytest.approx(cov.se.beta)
 
 
+def test_correction_is_the_curvature_of_the_known_covariance():
+    """On average over data it is ``-1/2 sum W_ij d2Phi`` in coordinates in which the covariance is linear."""
+    rng, cluster = np.random.default_rng(1), np.repeat(np.arange(25), [1, 2, 3, 2, 2] * 5)
+    rows, columns = np.tril_indices(3)
+    added, curvature = [], []
+    for _ in range(40):
+        x = rng.normal(size=cluster.size)
+        Y = x[:, None] + rng.normal(size=25)[cluster][:, None] + rng.normal(size=(cluster.size, 3))
+        objective = ModelSpec("e", missing_y=False).objective(
+            selection_data(Y, np.column_stack([np.ones(x.size), x]), cluster)
+        )
+        likelihood, maximum = objective.likelihood, solve(objective).maximum
+        cov = covariance(likelihood, maximum.theta, maximum.information)
+        params, cut = likelihood.params(maximum.theta), likelihood.slices["beta"]
+
+        def natural(theta, likelihood=likelihood):
+            p = likelihood.params(theta)
+            return np.concatenate([p.D, p.error_cov[rows, columns]])
+
+        def known(vector, likelihood=likelihood, params=params, cut=cut):
+            Sigma = np.zeros((3, 3))
+            Sigma[rows, columns] = Sigma[columns, rows] = vector[1:]
+            theta = likelihood.theta(replace(params, D=vector[:1], error_cov=Sigma))
+            return np.linalg.inv(likelihood.metric(theta)[cut, cut])
+
+        steps = 1e-5 * np.eye(likelihood.size)
+        J = np.array([natural(maximum.theta + e) - natural(maximum.theta - e) for e in steps]).T / 2e-5
+        values, vectors = np.linalg.eigh(J @ cov.theta @ J.T)
+        base, total = natural(maximum.theta), np.zeros((2, 2))
+        for move in (vectors * np.sqrt(np.maximum(values, 0.0))).T * 0.02:
+            total -= 0.5 * (known(base + move) - 2.0 * known(base) + known(base - move)) / 0.02**2
+        added.append((cov.beta_small_sample - cov.beta)[1, 1] / cov.beta[1, 1])
+        curvature.append(total[1, 1] / cov.beta[1, 1])
+    assert np.mean(added) > 0.02
+    assert np.mean(added) == pytest.approx(np.mean(curvature), rel=0.25)
+
+
 # --- degenerate likelihoods
 
 

@@ -321,7 +321,7 @@ class SelectionModel(LikelihoodModel):
         tol=None,
         disp=False,
         cov_type="nonrobust",
-        use_t=False,
+        use_t=None,
         *,
         error_penalty=None,
     ):
@@ -341,10 +341,12 @@ class SelectionModel(LikelihoodModel):
             change (1e-3) for ``"mvmise"``.
         disp : bool, optional
             Whether to print how the algorithm ended.
-        cov_type : {"nonrobust"}, optional
-            Standard errors come from the observed information.
+        cov_type : {"nonrobust", "information"}, optional
+            The observed information with Kenward and Roger's correction for small samples, or without it.
         use_t : bool, optional
-            Whether Wald tests use Student's t.
+            Whether Wald tests of the fixed effects use Student's t, with degrees of freedom that count clusters for
+            columns that are constant within them, else samples within clusters. True by default except with
+            ``method="mvmise"``.
         error_penalty : float or "auto", optional
             Graphical lasso on the error precision of model e, per unit of standardised errors; ``"auto"`` chooses it by
             the extended BIC (R's default, ``sqrt(log(K) / nobs)``, with ``method="mvmise"``, where None is
@@ -359,22 +361,21 @@ class SelectionModel(LikelihoodModel):
         ConvergenceWarning, SingularFitWarning
             If the point reached is not a maximum, or the likelihood has none.
         """
-        refuse_covariance(cov_type)
+        if cov_type != "information":
+            refuse_covariance(cov_type)
         if method not in METHODS:
             raise OptionError(f"method must be one of {METHODS}, got {method!r}")
         self._check_penalty(error_penalty, method)
         start = None if start_params is None else np.asarray(start_params, dtype=float)
         if method == "mvmise":
-            if start is not None:
-                raise OptionError("method='mvmise' has R's own start; start_params does not apply")
-            outcome = fit_reproduction(self, maxiter, tol, error_penalty)
+            outcome = fit_reproduction(self, start, maxiter, tol, cov_type, error_penalty)
         elif error_penalty is not None:
             if method == "em":
                 raise OptionError("method='em' has no lasso; use method='ml' with error_penalty")
             penalty = self.select_penalty("ebic") if error_penalty == "auto" else float(error_penalty)
-            outcome = fit_with_lasso(self, penalty, maxiter)
+            outcome = fit_with_lasso(self, penalty, maxiter, cov_type)
         else:
-            outcome = fit_direct(self, method, start, maxiter, tol)
+            outcome = fit_direct(self, method, start, maxiter, tol, cov_type)
         settings = {
             "optimizer": method,
             "start_params": np.zeros(self.exog.shape[1]) if start is None else start,
@@ -382,7 +383,8 @@ class SelectionModel(LikelihoodModel):
             "tol": tol,
             "error_penalty": error_penalty,
         }
-        result = SelectionResults(self, outcome, settings, use_t=use_t)
+        use_t = method != "mvmise" if use_t is None else use_t
+        result = SelectionResults(self, outcome, settings, cov_type=cov_type, use_t=use_t)
         if outcome.warning is not None:
             category, text = outcome.warning
             warnings.warn(text, category, stacklevel=2)

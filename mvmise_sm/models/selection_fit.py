@@ -137,7 +137,7 @@ def mechanism_penalty(prior, data: SelectionData) -> MechanismPrior:
     return MechanismPrior.for_data(data, scale, df)
 
 
-def fit_direct(model, method: str, start, maxiter, tol) -> SelectionOutcome:
+def fit_direct(model, method: str, start, maxiter, tol, cov_type) -> SelectionOutcome:
     """Maximum likelihood (or the mode under priors) by the direct method or by EM."""
     objective = model.objective()
     theta = None
@@ -151,10 +151,10 @@ def fit_direct(model, method: str, start, maxiter, tol) -> SelectionOutcome:
         warning = (SingularFitWarning, "; ".join(texts))
     if not solution.maximum.converged:
         warning = (ConvergenceWarning, f"the fit has not converged: {solution.maximum.message}")
-    return _from_maximum(solution.objective, solution.maximum, warning)
+    return _from_maximum(solution.objective, solution.maximum, warning, cov_type)
 
 
-def fit_with_lasso(model, penalty: float, maxiter) -> SelectionOutcome:
+def fit_with_lasso(model, penalty: float, maxiter, cov_type) -> SelectionOutcome:
     """Model e with the graphical lasso."""
     data, spec = model.design.data, model.spec
     fit = fit_sparse(
@@ -167,11 +167,13 @@ def fit_with_lasso(model, penalty: float, maxiter) -> SelectionOutcome:
     warning = None
     if not fit.maximum.converged:
         warning = (ConvergenceWarning, f"the fit has not converged: {fit.maximum.message}")
-    out = _from_maximum(fit.objective, fit.maximum, warning)
+    out = _from_maximum(fit.objective, fit.maximum, warning, cov_type)
     return replace(out, error_penalty=float(penalty))
 
 
-def _from_maximum(objective: PenalisedObjective | OrthantObjective, maximum: Maximum, warning) -> SelectionOutcome:
+def _from_maximum(
+    objective: PenalisedObjective | OrthantObjective, maximum: Maximum, warning, cov_type: str
+) -> SelectionOutcome:
     likelihood = objective.likelihood
     maximum = _signed(likelihood, maximum)
     llf = likelihood.value_and_score(maximum.theta)[0]
@@ -184,7 +186,7 @@ def _from_maximum(objective: PenalisedObjective | OrthantObjective, maximum: Max
         llf=llf,
         penalty=2.0 * (llf - maximum.value),
         cov=cov,
-        cov_beta=cov.beta,
+        cov_beta=cov.beta if cov_type == "information" else cov.beta_small_sample,
         k_params=likelihood.size,
         history=maximum.history,
         n_iter=maximum.n_iter,
@@ -212,8 +214,12 @@ def _signed(likelihood, maximum: Maximum) -> Maximum:
     )
 
 
-def fit_reproduction(model, maxiter, tol, error_penalty) -> SelectionOutcome:
+def fit_reproduction(model, start, maxiter, tol, cov_type, error_penalty) -> SelectionOutcome:
     """R's algorithm."""
+    if start is not None:
+        raise OptionError("method='mvmise' has R's own start; start_params does not apply")
+    if cov_type == "information":
+        raise OptionError("method='mvmise' has R's own standard errors; cov_type='information' does not apply")
     data, spec = model.design.data, model.spec
     options: dict[str, Any] = {
         "first_sample_variance": spec.first_sample_variance,

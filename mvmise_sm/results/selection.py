@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
+from patsy import DesignInfo
 from scipy import stats
 from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
 from statsmodels.stats.contrast import WaldTestResults
@@ -19,6 +20,7 @@ from mvmise_sm.results import selection_plots as plots
 from mvmise_sm.results import selection_tables as tables
 from mvmise_sm.results.selection_permutation import permutation_test
 from mvmise_sm.results.selection_prediction import missing_frame, outcome_table, predicted
+from mvmise_sm.selection.degrees import wald_df
 from mvmise_sm.selection.prediction import posterior_moments
 
 __all__ = ["SelectionResults", "SelectionResultsWrapper"]
@@ -36,8 +38,9 @@ class SelectionResults(LikelihoodModelResults):
         The fit.
     settings : dict
         How the model was fitted; kept as `mle_settings`.
+    cov_type : str
     use_t : bool
-        Whether Wald tests use Student's t with `df_resid` degrees of freedom.
+        Whether Wald tests use Student's t with `df_resid_inference` degrees of freedom.
 
     Attributes
     ----------
@@ -58,6 +61,8 @@ class SelectionResults(LikelihoodModelResults):
         Log-likelihood. With ``method="mvmise"`` R's stopping value instead, which is none; see `exact_llf`.
     exact_llf : float
         Log-likelihood at the estimates for every method.
+    df_resid_inference : ndarray, (p,)
+        Degrees of freedom of the fixed effects' t statistics; a contrast has the smallest of its coefficients.
     penalty : float
         Contribution of priors and lasso on the deviance scale.
     history : ndarray
@@ -69,9 +74,10 @@ class SelectionResults(LikelihoodModelResults):
         Share of the missing blocks whose fitted ``eta`` is above zero, where the cap is at work.
     """
 
-    def __init__(self, model, outcome, settings, *, use_t=False):
+    def __init__(self, model, outcome, settings, *, cov_type="nonrobust", use_t=False):
         super().__init__(model, outcome.params.beta, normalized_cov_params=outcome.cov_beta, scale=1.0, use_t=use_t)
         self._cache = {}
+        self.cov_type = cov_type
         self.cov_params_default = outcome.cov_beta
         self._outcome = outcome
         self.method = settings["optimizer"]
@@ -89,6 +95,7 @@ class SelectionResults(LikelihoodModelResults):
         self.n_groups = {model.group_name: model.n_groups}
         self.df_model = float(len(self.params) - model.k_constant)
         self.df_resid = float(self.n_observed - len(self.params))
+        self.df_resid_inference = wald_df(model.design.data)
         self._set_parameters()
         self.exact_llf = self._exact_llf()
         self.aic = -2.0 * self.llf + 2.0 * self.k_params if outcome.aic is None else float(outcome.aic)
@@ -299,6 +306,26 @@ class SelectionResults(LikelihoodModelResults):
         """
         return permutation_test(self, terms, n, rng, n_jobs, within, mvmise_compat, progress)
 
+    # --- Wald tests
+
+    def t_test(self, r_matrix, cov_p=None, use_t=None):
+        """Test linear hypotheses one by one; parameters and returned object are statsmodels'."""
+        return super(SelectionResults, self._for_contrasts(r_matrix, joint=False)).t_test(r_matrix, cov_p, use_t)
+
+    def wald_test(self, r_matrix, cov_p=None, invcov=None, use_f=None, df_constraints=None, scalar=True):
+        """Test linear hypotheses jointly; parameters and returned object are statsmodels'."""
+        tested = self._for_contrasts(r_matrix, joint=True)
+        return super(SelectionResults, tested).wald_test(r_matrix, cov_p, invcov, use_f, df_constraints, scalar)
+
+    def _for_contrasts(self, r_matrix, joint):
+        """A copy of this result with the degrees of freedom of the contrasts in place of the coefficients'."""
+        rows = DesignInfo(self.model.data.cov_names).linear_constraint(r_matrix).coefs
+        df = np.array([self.df_resid_inference[row != 0].min(initial=np.inf) for row in np.atleast_2d(rows)])
+        df = np.where(np.isfinite(df), df, self.df_resid_inference.min())
+        out = copy.copy(self)
+        out.df_resid_inference = float(df.min()) if joint else df
+        return out
+
     # --- tables
 
     def wald_test_terms(self, skip_single=False, extra_constraints=None, combine_terms=None, scalar=True):
@@ -346,7 +373,8 @@ class SelectionResults(LikelihoodModelResults):
         ----------
         effects : {"fixed", "random", "mechanism", "all"}, optional
         conf_int : bool, optional
-            Whether to add ``conf_low`` and ``conf_high`` (Wald).
+            Whether to add ``conf_low`` and ``conf_high`` (Wald; of variances on the scale of their logarithm, of
+            loadings with Student's t on the number of clusters less one where `use_t`).
         alpha : float, optional
 
         Returns
@@ -405,6 +433,7 @@ class SelectionResults(LikelihoodModelResults):
         out = copy.copy(self)
         out._cache = {}
         out.model, out.params = model, beta
+        out.df_resid_inference = wald_df(model.design.data)
         out.normalized_cov_params = out.cov_params_default = cov
         out.keep_index, out.results_constrained = positions, wrapped
         out.k_constr = k - len(positions)

@@ -73,14 +73,15 @@ def sensitivity(result, phi_y, alpha: float) -> pd.DataFrame:
     values = np.atleast_1d(np.asarray(phi_y, dtype=float))
     if not np.isfinite(values).all():
         raise OptionError("phi_y must be finite numbers")
-    z = stats.norm.isf(alpha / 2.0)
+    z = stats.t.isf(alpha / 2.0, result.df_resid_inference) if result.use_t else stats.norm.isf(alpha / 2.0)
     likelihood = result._outcome.objective.likelihood
     frames = []
     for value, fit in zip(values, profile.path(values), strict=True):
         beta = fit.theta[likelihood.slices["beta"]]
         se = np.full(beta.size, np.nan)
         if fit.information is not None:
-            se = np.sqrt(np.diag(covariance(likelihood, fit.theta, fit.information).beta))
+            cov = covariance(likelihood, fit.theta, fit.information)
+            se = np.sqrt(np.diag(cov.beta if result.cov_type == "information" else cov.beta_small_sample))
         frames.append(
             pd.DataFrame(
                 {

@@ -168,7 +168,7 @@ def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_forma
     return out
 
 
-def _frame(effect, rows, conf_int, alpha):
+def _frame(effect, rows, conf_int, alpha, df=None):
     frame = pd.DataFrame(rows, columns=["group", "term", "estimate", "std_error"])
     frame.insert(0, "effect", effect)
     wald = effect != "random"
@@ -176,9 +176,23 @@ def _frame(effect, rows, conf_int, alpha):
     frame["df"] = np.nan
     frame["p_value"] = 2.0 * stats.norm.sf(np.abs(frame["statistic"])) if wald else np.nan
     if conf_int:
-        z = stats.norm.isf(alpha / 2.0)
-        frame["conf_low"] = frame["estimate"] - z * frame["std_error"]
-        frame["conf_high"] = frame["estimate"] + z * frame["std_error"]
+        q = stats.norm.isf(alpha / 2.0) if df is None else stats.t.isf(alpha / 2.0, df)
+        frame["conf_low"] = frame["estimate"] - q * frame["std_error"]
+        frame["conf_high"] = frame["estimate"] + q * frame["std_error"]
+    return frame
+
+
+def _random_frame(result, conf_int, alpha):
+    """Variance parameters: loadings have symmetric intervals, variances such on the scale of their logarithm."""
+    df = max(result.model.n_groups - 1, 1) if result.use_t else None
+    frame = _frame("random", _variance_rows(result), conf_int, alpha, df)
+    if conf_int:
+        variance = ~frame["term"].str.startswith("tau[")
+        estimate = frame.loc[variance, "estimate"].astype(float)
+        # a variance of zero has no logarithm and no interval
+        width = stats.norm.isf(alpha / 2.0) * frame.loc[variance, "std_error"] / estimate.where(estimate > 0)
+        frame.loc[variance, "conf_low"] = estimate * np.exp(-width)
+        frame.loc[variance, "conf_high"] = estimate * np.exp(width)
     return frame
 
 
@@ -190,13 +204,14 @@ def tidy(result, effects="fixed", conf_int=False, alpha=0.05) -> pd.DataFrame:
     if effects in ("fixed", "all"):
         estimates = zip(result.model.exog_names, result.params, result.bse, strict=True)
         rows = [(None, name, b, s) for name, b, s in estimates]
-        frame = _frame("fixed", rows, conf_int, alpha)
+        df = result.df_resid_inference if result.use_t else None
+        frame = _frame("fixed", rows, conf_int, alpha, df)
         frame["p_value"] = np.asarray(result.pvalues)
         if result.use_t:
-            frame["df"] = result.df_resid
+            frame["df"] = result.df_resid_inference
         parts.append(frame)
     if effects in ("random", "all"):
-        parts.append(_frame("random", _variance_rows(result), conf_int, alpha))
+        parts.append(_random_frame(result, conf_int, alpha))
     if effects in ("mechanism", "all") and result.phi is not None:
         se = result.bse_phi if result.bse_phi is not None else pd.Series(np.nan, result.phi.index)
         parts.append(_frame("mechanism", [(None, k, v, se[k]) for k, v in result.phi.items()], conf_int, alpha))

@@ -18,6 +18,9 @@ class Covariance:
     theta : ndarray, (k, k)
         Of the unconstrained vector.
     beta : ndarray, (p, p)
+        Block of the inverse information.
+    beta_small_sample : ndarray, (p, p)
+        With the bias correction of :func:`small_sample`.
     phi : ndarray, (f, f)
         Of the free elements of the mechanism.
     se : SelectionParams
@@ -26,6 +29,7 @@ class Covariance:
 
     theta: np.ndarray
     beta: np.ndarray
+    beta_small_sample: np.ndarray
     phi: np.ndarray
     se: SelectionParams
 
@@ -47,9 +51,44 @@ def covariance(likelihood: SelectionLikelihood, theta: np.ndarray, information: 
         positive = values[0] > 1e-12 * values[-1]
     cov[np.ix_(free, free)] = np.linalg.inv(inner) if positive else np.nan
     cut = likelihood.slices
+    beta = cov[cut["beta"], cut["beta"]]
     return Covariance(
-        cov, cov[cut["beta"], cut["beta"]], cov[cut["phi"], cut["phi"]], _standard_errors(likelihood, theta, cov)
+        theta=cov,
+        beta=beta,
+        beta_small_sample=small_sample(likelihood, information, beta) if positive else beta,
+        phi=cov[cut["phi"], cut["phi"]],
+        se=_standard_errors(likelihood, theta, cov),
     )
+
+
+def small_sample(likelihood: SelectionLikelihood, information: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """Covariance of the fixed effects with the bias correction of Kenward and Roger (1997, Biometrics 53, 983-997).
+
+    With Phi the covariance for known variance parameters theta and W the covariance of their estimates, the paper's
+    covariance is ``Phi + 2 Lambda``. One Lambda is what estimating theta adds to the variance, the other the bias
+    ``-1/2 sum_ij W_ij d2Phi / dtheta_i dtheta_j`` of Phi at the estimate, equal to it where the covariance is linear
+    in theta. The inverse information has the first, ``Phi I_bt W I_tb Phi``, and not the second.
+
+    Parameters
+    ----------
+    likelihood : SelectionLikelihood
+    information : ndarray, (k, k)
+    beta : ndarray, (p, p)
+        The fixed effects' block of its inverse.
+
+    Returns
+    -------
+    ndarray, (p, p)
+    """
+    cut, position = likelihood.slices, np.arange(likelihood.size)
+    # the mechanism is no variance parameter: its uncertainty is in `beta` and is not counted twice
+    known = np.r_[position[cut["beta"]], position[cut["phi"]]]
+    known = known[np.diag(information)[known] > 0]
+    effects = int((known < cut["beta"].stop).sum())
+    if effects < len(beta):
+        return beta
+    phi = np.linalg.inv(information[np.ix_(known, known)])[:effects, :effects]
+    return 2.0 * beta - phi
 
 
 def _standard_errors(likelihood: SelectionLikelihood, theta: np.ndarray, cov: np.ndarray) -> SelectionParams:
