@@ -1,7 +1,7 @@
 """CPU seconds of inference, beside R's lme4, lmerTest and pbkrtest run by inference_speed.R.
 
-    python benchmarks/inference_speed.py
-    Rscript benchmarks/inference_speed.R
+python benchmarks/inference_speed.py
+Rscript benchmarks/inference_speed.R
 """
 
 import sys
