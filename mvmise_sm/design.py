@@ -18,7 +18,7 @@ from mvmise_sm.core.structures import Diagonal, Unstructured
 from mvmise_sm.design_columns import Encoded, Source, known, names_in
 from mvmise_sm.design_values import Plan, Values, given_array, odd_names, plan_factors, subset_rows, with_variables
 from mvmise_sm.exceptions import DataError, OptionError
-from mvmise_sm.formula import FormulaParts, parse_formula
+from mvmise_sm.formula.parts import FormulaParts, parse_formula
 from mvmise_sm.grouping import interact_labels
 from mvmise_sm.rank import independent_columns
 

@@ -21,7 +21,7 @@ from mvmise_sm.exceptions import (
     OptionError,
     UnknownColumnError,
 )
-from mvmise_sm.formula import parse_formula
+from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.new_data import new_exog, new_offset, new_random_rows
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mvmise_sm.exceptions import FormulaError
-from mvmise_sm.formula import expand_terms, parse_formula
+from mvmise_sm.formula.parts import expand_terms, parse_formula
 
 RANDOM_TERMS = {
     "(1 | g)": [("1", "g")],

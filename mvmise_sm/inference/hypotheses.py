@@ -9,7 +9,7 @@ from patsy import ContrastMatrix, DesignInfo
 from patsy.design_info import SubtermInfo
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.formula import expand_terms
+from mvmise_sm.formula.parts import expand_terms
 from mvmise_sm.new_data import new_exog
 
 __all__ = ["model_spec_of", "term_contrasts"]

@@ -13,7 +13,7 @@ from statsmodels.base.model import LikelihoodModel
 
 from mvmise_sm.design import build_design, caller_environment
 from mvmise_sm.exceptions import OptionError, RandomEffectsError, RankWarning
-from mvmise_sm.formula import parse_formula
+from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.grouping import check_random_effects
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData

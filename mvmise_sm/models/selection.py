@@ -12,7 +12,7 @@ from statsmodels.base.model import LikelihoodModel
 
 from mvmise_sm.design import caller_environment
 from mvmise_sm.exceptions import DataError, OptionError
-from mvmise_sm.formula import parse_formula
+from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.base import refuse_covariance
 from mvmise_sm.models.selection_data import SelectionFrameData
 from mvmise_sm.models.selection_design import array_design, formula_design, with_outcomes

@@ -12,7 +12,7 @@ import pandas as pd
 from mvmise_sm.core.structures import Diagonal
 from mvmise_sm.design import Design, as_frame, build_design
 from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEffectsError
-from mvmise_sm.formula import FormulaParts
+from mvmise_sm.formula.parts import FormulaParts
 from mvmise_sm.models.fixed import constant_column, default_names
 from mvmise_sm.selection.data import SelectionData, check_rank, selection_data
 

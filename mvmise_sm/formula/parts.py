@@ -12,7 +12,7 @@ from functools import lru_cache, reduce
 from typing import Literal
 
 from mvmise_sm.exceptions import FormulaError
-from mvmise_sm.formula_tree import (
+from mvmise_sm.formula.tree import (
     Atom,
     Binary,
     Node,

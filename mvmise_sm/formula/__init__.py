@@ -1,0 +1,1 @@
+"""Formula text to terms, and the functions of the formula language."""
