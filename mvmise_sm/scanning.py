@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.api import find
-from mvmise_sm.design import as_frame, caller_environment
+from mvmise_sm.design.build import as_frame, caller_environment
 from mvmise_sm.exceptions import DataError, DataWarning, OptionError
 
 __all__ = ["ScanResult", "qvalues", "scan"]

@@ -12,7 +12,8 @@ import pytest
 from conftest import reference_cases
 
 from mvmise_sm.core.structures import Diagonal, Unstructured
-from mvmise_sm.design import build_design, caller_environment
+from mvmise_sm.design.build import build_design, caller_environment
+from mvmise_sm.design.new_data import new_exog, new_offset, new_random_rows
 from mvmise_sm.exceptions import (
     DataError,
     FormulaError,
@@ -22,7 +23,6 @@ from mvmise_sm.exceptions import (
     UnknownColumnError,
 )
 from mvmise_sm.formula.parts import parse_formula
-from mvmise_sm.new_data import new_exog, new_offset, new_random_rows
 
 
 def design(text, data, **options):

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvmise_sm.core.structures import Diagonal
-from mvmise_sm.exceptions import DataError, MissingDataError, RandomEffectsError
-from mvmise_sm.grouping import (
+from mvmise_sm.design.grouping import (
     check_random_effects,
     encode_labels,
     grouping_factor,
     interact_labels,
     random_effects_from_arrays,
 )
+from mvmise_sm.exceptions import DataError, MissingDataError, RandomEffectsError
 
 
 @settings(max_examples=100, deadline=None)

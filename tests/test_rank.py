@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvmise_sm.rank import independent_columns
+from mvmise_sm.design.rank import independent_columns
 
 
 @pytest.fixture(params=[50, 200_000], ids=["small", "many rows"])

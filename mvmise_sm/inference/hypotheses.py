@@ -8,9 +8,9 @@ import numpy as np
 from patsy import ContrastMatrix, DesignInfo
 from patsy.design_info import SubtermInfo
 
+from mvmise_sm.design.new_data import new_exog
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.formula.parts import expand_terms
-from mvmise_sm.new_data import new_exog
 
 __all__ = ["model_spec_of", "term_contrasts"]
 

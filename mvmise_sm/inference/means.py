@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mvmise_sm.design_columns import names_in
+from mvmise_sm.design.columns import names_in
+from mvmise_sm.design.new_data import new_exog
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.anova import default_ddf
 from mvmise_sm.inference.ddf import denominator
 from mvmise_sm.inference.fits import plain
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import table
-from mvmise_sm.new_data import new_exog
 
 __all__ = ["marginal_means", "reference_grid"]
 

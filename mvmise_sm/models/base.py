@@ -11,16 +11,16 @@ import pandas as pd
 from statsmodels.base.data import handle_data
 from statsmodels.base.model import LikelihoodModel
 
-from mvmise_sm.design import build_design, caller_environment
+from mvmise_sm.design.build import build_design, caller_environment
+from mvmise_sm.design.grouping import check_random_effects
+from mvmise_sm.design.rank import independent_columns
 from mvmise_sm.exceptions import OptionError, RandomEffectsError, RankWarning
 from mvmise_sm.formula.parts import parse_formula
-from mvmise_sm.grouping import check_random_effects
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.new_rows import new_rows, own_rows
 from mvmise_sm.models.rows import design_rows, read_rows
 from mvmise_sm.priors import resolve_priors, term_shapes
-from mvmise_sm.rank import independent_columns
 from mvmise_sm.results.variance import layout_of
 
 __all__ = ["MixedModelBase"]

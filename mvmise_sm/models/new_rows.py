@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.core.random_effects import RandomEffects
-from mvmise_sm.design import as_frame
+from mvmise_sm.design.build import as_frame
+from mvmise_sm.design.new_data import new_exog, new_offset, new_random_rows
 from mvmise_sm.exceptions import DataError, NewLevelError
 from mvmise_sm.models.rows import level_codes, row_vector
-from mvmise_sm.new_data import new_exog, new_offset, new_random_rows
 from mvmise_sm.results.prediction import NewRows
 
 __all__ = ["new_rows", "own_rows"]

@@ -9,8 +9,8 @@ import pandas as pd
 from statsmodels.tools.data import _to_pandas
 
 from mvmise_sm.core.random_effects import RandomEffects
+from mvmise_sm.design.grouping import random_effects_from_arrays
 from mvmise_sm.exceptions import DataError, MissingDataError, OptionError
-from mvmise_sm.grouping import random_effects_from_arrays
 from mvmise_sm.models import fixed
 
 __all__ = ["ModelRows", "complete_response", "design_rows", "level_codes", "read_rows", "row_vector"]

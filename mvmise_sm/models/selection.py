@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.base.model import LikelihoodModel
 
-from mvmise_sm.design import caller_environment
+from mvmise_sm.design.build import caller_environment
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.base import refuse_covariance

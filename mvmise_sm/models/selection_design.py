@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.core.structures import Diagonal
-from mvmise_sm.design import Design, as_frame, build_design
+from mvmise_sm.design.build import Design, as_frame, build_design
 from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import FormulaParts
 from mvmise_sm.models.fixed import constant_column, default_names

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.design import as_frame
+from mvmise_sm.design.build import as_frame
+from mvmise_sm.design.new_data import new_exog, new_random_rows
 from mvmise_sm.exceptions import DataError, OptionError
-from mvmise_sm.new_data import new_exog, new_random_rows
 
 __all__ = ["missing_frame", "outcome_table", "predicted"]
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from patsy import EvalEnvironment, EvalFactor, Term
 
-from mvmise_sm.design_columns import Encoded, Source, column_of, encode, evaluate, learn, names_in, prepare
+from mvmise_sm.design.columns import Encoded, Source, column_of, encode, evaluate, learn, names_in, prepare
+from mvmise_sm.design.grouping import encode_labels
 from mvmise_sm.exceptions import DataError, FormulaError, MissingDataError
 from mvmise_sm.formula.parts import FormulaParts, expand_terms, named_factor
 from mvmise_sm.formula.tree import tokenize, translate
-from mvmise_sm.grouping import encode_labels
 
 __all__ = ["Plan", "Values", "given_array", "odd_names", "plan_factors", "subset_rows", "with_variables"]
 

@@ -22,7 +22,7 @@ from patsy import (
 from patsy.builtins import C
 from patsy.design_info import FactorInfo, SubtermInfo
 
-from mvmise_sm.design_columns import Encoded, column_of
+from mvmise_sm.design.columns import Encoded, column_of
 from mvmise_sm.exceptions import FormulaError
 
 __all__ = ["columns", "design_info", "keep_columns", "matrix", "term_columns"]

@@ -14,9 +14,9 @@ import pandas as pd
 from patsy import EvalEnvironment, EvalFactor, PatsyError
 from patsy import builtins as patsy_builtins
 
+from mvmise_sm.design.grouping import encode_labels
 from mvmise_sm.exceptions import DataError, FormulaError, UnknownColumnError
 from mvmise_sm.formula.transforms import LANGUAGE
-from mvmise_sm.grouping import encode_labels
 
 __all__ = ["Encoded", "Source", "codes_for", "column_of", "encode", "names_in"]
 

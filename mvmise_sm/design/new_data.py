@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo, EvalEnvironment, EvalFactor
 
-from mvmise_sm import design_info as coding
-from mvmise_sm.design import Design, GroupSpec, as_frame
-from mvmise_sm.design_columns import Encoded, Source, codes_for, column_of, encode, evaluate, names_in, unknown_column
+from mvmise_sm.design import coding as coding
+from mvmise_sm.design.build import Design, GroupSpec, as_frame
+from mvmise_sm.design.columns import Encoded, Source, codes_for, column_of, encode, evaluate, names_in, unknown_column
+from mvmise_sm.design.grouping import interact_labels
 from mvmise_sm.exceptions import DataError, NewLevelError, UnknownColumnError
-from mvmise_sm.grouping import interact_labels
 
 __all__ = ["new_exog", "new_offset", "new_random_rows"]
 

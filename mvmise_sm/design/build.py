@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo, EvalEnvironment, EvalFactor
 
-from mvmise_sm import design_info as coding
 from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects, RandomTerm
 from mvmise_sm.core.structures import Diagonal, Unstructured
-from mvmise_sm.design_columns import Encoded, Source, known, names_in
-from mvmise_sm.design_values import Plan, Values, given_array, odd_names, plan_factors, subset_rows, with_variables
+from mvmise_sm.design import coding as coding
+from mvmise_sm.design.columns import Encoded, Source, known, names_in
+from mvmise_sm.design.grouping import interact_labels
+from mvmise_sm.design.rank import independent_columns
+from mvmise_sm.design.values import Plan, Values, given_array, odd_names, plan_factors, subset_rows, with_variables
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.formula.parts import FormulaParts, parse_formula
-from mvmise_sm.grouping import interact_labels
-from mvmise_sm.rank import independent_columns
 
 __all__ = ["Design", "GroupSpec", "as_frame", "build_design", "caller_environment"]
 

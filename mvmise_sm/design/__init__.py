@@ -1,0 +1,1 @@
+"""Terms and a data frame to arrays: columns, values, coding, grouping factors, rank, new data."""
