@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects, RandomTerm
-from mvmise_sm.core.structures import Diagonal, Unstructured
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
+from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 
 KINDS = (
     "intercept",

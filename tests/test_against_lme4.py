@@ -14,7 +14,7 @@ import pytest
 from conftest import reference_cases, reference_frame
 
 import mvmise_sm as ms
-from mvmise_sm.core.structures import semidefinite_cholesky
+from mvmise_sm.core.covariance.structures import semidefinite_cholesky
 from mvmise_sm.exceptions import RankWarning, SingularFitWarning
 
 # Fits whose criterion is lower than R's best by more than the case's tolerance; their other numbers are not R's.

@@ -8,13 +8,13 @@ from core_models import KINDS, factor, simulate, term
 from oracle import DenseDeviance
 
 from mvmise_sm.core import chain, layout, merged, system
-from mvmise_sm.core.basis import ResponseOrigin, fixed_basis
+from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
+from mvmise_sm.core.covariance.random_effects import RandomEffects
+from mvmise_sm.core.covariance.structures import Unstructured
 from mvmise_sm.core.crossprod import cross_products
 from mvmise_sm.core.deviance import ProfiledDeviance
 from mvmise_sm.core.kernels import PairKernel, PanelKernel, SparseKernel
 from mvmise_sm.core.layout import Layout
-from mvmise_sm.core.random_effects import RandomEffects
-from mvmise_sm.core.structures import Unstructured
 
 TIERS = ("dense", "structured", "pairs", "panels", "sparse rows", "sparse remainder")
 

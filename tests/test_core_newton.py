@@ -9,10 +9,10 @@ from oracle import DenseDeviance
 from oracle import minimize as slow_minimize
 
 from mvmise_sm.core import layout
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.core.deviance import ProfiledDeviance
 from mvmise_sm.core.newton import minimize
-from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects
-from mvmise_sm.core.structures import Diagonal, Unstructured
 
 
 @pytest.mark.parametrize(("kind", "reml"), [("slope", True), ("crossed", False), ("nested", True)])

@@ -11,7 +11,7 @@ import patsy
 import pytest
 from conftest import reference_cases
 
-from mvmise_sm.core.structures import Diagonal, Unstructured
+from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.design.build import build_design, caller_environment
 from mvmise_sm.design.new_data import new_exog, new_offset, new_random_rows
 from mvmise_sm.exceptions import (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvmise_sm.core.structures import Diagonal
+from mvmise_sm.core.covariance.structures import Diagonal
 from mvmise_sm.design.grouping import (
     check_random_effects,
     encode_labels,

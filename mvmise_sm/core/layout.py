@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mvmise_sm.core.basis import term_basis
+from mvmise_sm.core.covariance.coordinates import term_basis
 
 __all__ = ["CrossPattern", "FactorLayout", "Layout"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.theta import positive_part
+from mvmise_sm.core.covariance.theta import positive_part
 
 __all__ = ["Penalty"]
 

@@ -10,8 +10,8 @@ from scipy.linalg.blas import dsymm
 from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from scipy.sparse.linalg import splu
 
+from mvmise_sm.core.covariance.structures import semidefinite_cholesky
 from mvmise_sm.core.selected import selected_inverse
-from mvmise_sm.core.structures import semidefinite_cholesky
 
 __all__ = ["DenseRemainder", "SparseRemainder", "logdet_derivatives"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.structures import Unstructured
+from mvmise_sm.core.covariance.structures import Unstructured
 
 __all__ = ["contained_terms", "moment_variances"]
 

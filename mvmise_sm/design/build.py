@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo, EvalEnvironment, EvalFactor
 
-from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects, RandomTerm
-from mvmise_sm.core.structures import Diagonal, Unstructured
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
+from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.design import coding as coding
 from mvmise_sm.design.columns import Encoded, Source, known, names_in
 from mvmise_sm.design.grouping import interact_labels

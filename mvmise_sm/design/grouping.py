@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects, RandomTerm
-from mvmise_sm.core.structures import Diagonal, Unstructured
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
+from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.exceptions import DataError, MissingDataError, RandomEffectsError
 
 __all__ = ["check_random_effects", "encode_labels", "grouping_factor", "interact_labels", "random_effects_from_arrays"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.core.random_effects import RandomEffects
+from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.design.build import as_frame
 from mvmise_sm.design.new_data import new_exog, new_offset, new_random_rows
 from mvmise_sm.exceptions import DataError, NewLevelError

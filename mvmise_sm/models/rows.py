@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.tools.data import _to_pandas
 
-from mvmise_sm.core.random_effects import RandomEffects
+from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.design.grouping import random_effects_from_arrays
 from mvmise_sm.exceptions import DataError, MissingDataError, OptionError
 from mvmise_sm.models import fixed

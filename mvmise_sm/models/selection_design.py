@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.core.structures import Diagonal
+from mvmise_sm.core.covariance.structures import Diagonal
 from mvmise_sm.design.build import Design, as_frame, build_design
 from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import FormulaParts

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.core.random_effects import GroupingFactor, RandomEffects
-from mvmise_sm.core.structures import Diagonal
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.covariance.structures import Diagonal
 
 __all__ = ["covariance_frames", "layout_of", "mode_frames", "term_covariances", "variance_frame", "variance_rows"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from mvmise_sm.core.structures import CovarianceStructure
+from mvmise_sm.core.covariance.structures import CovarianceStructure
 
 __all__ = ["GroupingFactor", "RandomEffects", "RandomTerm"]
 

@@ -1,0 +1,1 @@
+"""Covariance structures of random effects, theta and the coordinates in which the engine works."""
