@@ -11,10 +11,10 @@ from mvmise_sm.core import chain, layout, merged, system
 from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.covariance.structures import Unstructured
-from mvmise_sm.core.crossprod import cross_products
 from mvmise_sm.core.deviance import ProfiledDeviance
-from mvmise_sm.core.kernels import PairKernel, PanelKernel, SparseKernel
-from mvmise_sm.core.layout import Layout
+from mvmise_sm.core.elimination.crossprod import cross_products
+from mvmise_sm.core.elimination.kernels import PairKernel, PanelKernel, SparseKernel
+from mvmise_sm.core.elimination.layout import Layout
 
 TIERS = ("dense", "structured", "pairs", "panels", "sparse rows", "sparse remainder")
 
@@ -169,7 +169,7 @@ def test_refit_equals_a_new_criterion(kind, tier):
 
 
 def test_small_model_with_many_rows_uses_sums(monkeypatch):
-    from mvmise_sm.core import dense
+    from mvmise_sm.core.elimination import dense
 
     y, X, random = simulate("crossed slopes")
     theta = np.full(random.k_theta, 0.4)

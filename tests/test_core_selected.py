@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from mvmise_sm.core.selected import selected_inverse
+from mvmise_sm.core.elimination.selected_inverse import selected_inverse
 
 
 @pytest.mark.parametrize(

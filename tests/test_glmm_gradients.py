@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from mvmise_sm.core import layout as core_layout
-from mvmise_sm.core import system as core_system
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
 from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
+from mvmise_sm.core.elimination import choose as core_system
+from mvmise_sm.core.elimination import layout as core_layout
 from mvmise_sm.core.joint import JointDeviance
 from mvmise_sm.core.laplace import LaplaceDeviance
 from mvmise_sm.core.quadrature import QuadratureDeviance

@@ -258,7 +258,7 @@ def test_df_do_not_depend_on_units(formula):
 
 
 def test_kenward_roger_of_the_chain_and_of_the_dense_tier_agree(monkeypatch):
-    from mvmise_sm.core import layout
+    from mvmise_sm.core.elimination import layout
 
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 12, 150), rng.integers(0, 9, 150)

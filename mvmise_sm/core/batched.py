@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from mvmise_sm.core.crossprod import cross_products, scaled
-from mvmise_sm.core.merged import SingleSystem
+from mvmise_sm.core.elimination.crossprod import cross_products, scaled
+from mvmise_sm.core.elimination.single_factor import SingleSystem
 
 __all__ = ["BatchedRefits", "supports"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvmise_sm.core.dense import DenseFactorization
-from mvmise_sm.core.levels import product
-from mvmise_sm.core.merged import SingleFactorization
+from mvmise_sm.core.elimination.dense import DenseFactorization
+from mvmise_sm.core.elimination.levels import product
+from mvmise_sm.core.elimination.single_factor import SingleFactorization
 from mvmise_sm.core.second_order import score_columns
 
 __all__ = ["KenwardRoger", "kenward_roger"]

@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from mvmise_sm.core.kernels import Entries, SparseKernel, choose_kernel
-from mvmise_sm.core.levels import apply, factor_levels, product, rows_gram
-from mvmise_sm.core.remainder import DenseRemainder, SparseRemainder, logdet_derivatives
+from mvmise_sm.core.elimination.kernels import Entries, SparseKernel, choose_kernel
+from mvmise_sm.core.elimination.levels import apply, factor_levels, product, rows_gram
+from mvmise_sm.core.elimination.schur import DenseRemainder, SparseRemainder, logdet_derivatives
 
 __all__ = ["ChainFactorization", "ChainSystem"]
 

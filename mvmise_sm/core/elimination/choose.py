@@ -6,10 +6,10 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from mvmise_sm.core.chain import ChainSystem
-from mvmise_sm.core.crossprod import cross_products, replace_response, scaled
-from mvmise_sm.core.dense import DenseSystem
-from mvmise_sm.core.merged import SingleSystem
+from mvmise_sm.core.elimination.chain import ChainSystem
+from mvmise_sm.core.elimination.crossprod import cross_products, replace_response, scaled
+from mvmise_sm.core.elimination.dense import DenseSystem
+from mvmise_sm.core.elimination.single_factor import SingleSystem
 
 __all__ = ["ProblemTooLargeError", "build_system", "remainder_kind", "system_with_response"]
 

@@ -11,7 +11,7 @@ from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from scipy.sparse.linalg import splu
 
 from mvmise_sm.core.covariance.structures import semidefinite_cholesky
-from mvmise_sm.core.selected import selected_inverse
+from mvmise_sm.core.elimination.selected_inverse import selected_inverse
 
 __all__ = ["DenseRemainder", "SparseRemainder", "logdet_derivatives"]
 

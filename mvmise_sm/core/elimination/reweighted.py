@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
 
-from mvmise_sm.core.chain import ChainFactorization, ChainStructure, ChainSystem
-from mvmise_sm.core.crossprod import CrossProducts
-from mvmise_sm.core.levels import apply, factor_levels, product
-from mvmise_sm.core.system import remainder_kind
+from mvmise_sm.core.elimination.chain import ChainFactorization, ChainStructure, ChainSystem
+from mvmise_sm.core.elimination.choose import remainder_kind
+from mvmise_sm.core.elimination.crossprod import CrossProducts
+from mvmise_sm.core.elimination.levels import apply, factor_levels, product
 
 __all__ = ["Eliminator"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.levels import apply, factor_levels, product, rows_gram
+from mvmise_sm.core.elimination.levels import apply, factor_levels, product, rows_gram
 
 __all__ = ["SingleFactorization", "SingleSystem"]
 

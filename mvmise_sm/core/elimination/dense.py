@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dtrtrs
 
-from mvmise_sm.core.crossprod import cross_products, scaled
+from mvmise_sm.core.elimination.crossprod import cross_products, scaled
 
 __all__ = ["DenseFactorization", "DenseSystem"]
 
@@ -65,7 +65,7 @@ class DenseSystem:
 
     def with_response(self, basis, X, y, origin, weights):
         """The same design with another response."""
-        from mvmise_sm.core.crossprod import replace_response
+        from mvmise_sm.core.elimination.crossprod import replace_response
 
         if self.design is None:
             products = replace_response(self._products, self.layout, basis, X, y, origin, weights)

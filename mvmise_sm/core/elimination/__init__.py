@@ -1,0 +1,1 @@
+"""Elimination of the random effects: the data pass, the tiers, and the choice between them."""
