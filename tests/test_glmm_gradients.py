@@ -10,10 +10,10 @@ from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffec
 from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.core.elimination import choose as core_system
 from mvmise_sm.core.elimination import layout as core_layout
+from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.joint import JointDeviance
 from mvmise_sm.core.laplace import LaplaceDeviance
 from mvmise_sm.core.quadrature import QuadratureDeviance
-from mvmise_sm.core.response import make_response
 
 LINKS = sm.families.links
 FAMILIES = [

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvmise_sm.core.distributions import DISTRIBUTIONS
-from mvmise_sm.core.links import mean_function
+from mvmise_sm.core.families.distributions import DISTRIBUTIONS
+from mvmise_sm.core.families.links import mean_function
 
 __all__ = ["FamilyResponse", "RowTerms", "make_response"]
 

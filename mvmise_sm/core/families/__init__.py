@@ -1,0 +1,1 @@
+"""Response families by row: densities, links and their derivatives."""
