@@ -13,7 +13,7 @@ from scipy import linalg, optimize
 
 @dataclass(frozen=True)
 class DenseSolution:
-    """Everything at one theta; the fields of `mvmise_sm.core.deviance.PLSSolution`."""
+    """Everything at one theta; the fields of `mvmise_sm.core.criteria.linear.PLSSolution`."""
 
     theta: np.ndarray
     beta: np.ndarray

@@ -11,7 +11,7 @@ from mvmise_sm.core import chain, layout, merged, system
 from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.covariance.structures import Unstructured
-from mvmise_sm.core.deviance import ProfiledDeviance
+from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.elimination.crossprod import cross_products
 from mvmise_sm.core.elimination.kernels import PairKernel, PanelKernel, SparseKernel
 from mvmise_sm.core.elimination.layout import Layout

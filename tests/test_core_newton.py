@@ -10,7 +10,7 @@ from oracle import minimize as slow_minimize
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
-from mvmise_sm.core.deviance import ProfiledDeviance
+from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.elimination import layout
 from mvmise_sm.core.newton import minimize
 

@@ -8,12 +8,12 @@ import statsmodels.api as sm
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
 from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
+from mvmise_sm.core.criteria.joint_mode import JointDeviance
+from mvmise_sm.core.criteria.laplace import LaplaceDeviance
+from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
 from mvmise_sm.core.elimination import choose as core_system
 from mvmise_sm.core.elimination import layout as core_layout
 from mvmise_sm.core.families.response import make_response
-from mvmise_sm.core.joint import JointDeviance
-from mvmise_sm.core.laplace import LaplaceDeviance
-from mvmise_sm.core.quadrature import QuadratureDeviance
 
 LINKS = sm.families.links
 FAMILIES = [

@@ -94,8 +94,8 @@ def test_one_node_is_laplace():
     frame = frame_of("binomial", 2)
     model = ms.glmer("y ~ x1 + (1 + x1 | g)", frame, family="binomial")
     x = np.array([0.8, 0.3, 0.5, 0.1, 0.3])
+    from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
     from mvmise_sm.core.families.response import make_response
-    from mvmise_sm.core.quadrature import QuadratureDeviance
 
     one = QuadratureDeviance(make_response(model.family, model.endog), model.exog, model.random_effects, nodes=1)
     np.testing.assert_allclose(one(x), model.criterion(1)(x), rtol=1e-13)

@@ -7,7 +7,7 @@ from inference_models import unbalanced
 from scipy import optimize
 
 import mvmise_sm as ms
-from mvmise_sm.core.batched import BatchedRefits, supports
+from mvmise_sm.core.criteria.batched import BatchedRefits, supports
 from mvmise_sm.core.elimination import layout
 from mvmise_sm.core.profile_target import LinearTarget
 from mvmise_sm.core.second_order import gram_slopes, second_order

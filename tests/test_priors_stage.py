@@ -10,7 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 from mvmise_sm import priors
-from mvmise_sm.core.stage import FlatStage
+from mvmise_sm.core.criteria.inner_problem import FlatStage
 from mvmise_sm.priors import TermShape, resolve_priors
 from mvmise_sm.priors.scale import ScaleProfile, find_minimum
 

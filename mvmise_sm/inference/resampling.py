@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from statsmodels.tools.rng_qrng import check_random_state
 
-from mvmise_sm.core.batched import BatchedRefits, supports
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.criteria.batched import BatchedRefits, supports
 from mvmise_sm.core.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError

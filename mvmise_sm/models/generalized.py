@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 from statsmodels.genmod import families
 
-from mvmise_sm.core.dispersion import ClassicDispersion
+from mvmise_sm.core.criteria.joint_mode import JointDeviance
+from mvmise_sm.core.criteria.laplace import LaplaceDeviance
+from mvmise_sm.core.criteria.lme4_dispersion import ClassicDispersion
+from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
 from mvmise_sm.core.families.response import make_response
-from mvmise_sm.core.joint import JointDeviance
-from mvmise_sm.core.laplace import LaplaceDeviance
 from mvmise_sm.core.newton import minimize
-from mvmise_sm.core.quadrature import QuadratureDeviance
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SeparationWarning, SingularFitWarning
 from mvmise_sm.models.base import MixedModelBase

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
 
-from mvmise_sm.core.stage import StageSolution
+from mvmise_sm.core.criteria.inner_problem import StageSolution
 from mvmise_sm.priors.mixture import MixtureProblem
 from mvmise_sm.priors.scale import ScaleProfile, find_minimum
 
@@ -99,7 +99,7 @@ class PriorStage:
         return profile
 
     def solve(self, gram, sigmas=None) -> StageSolution:
-        """Minimise over (beta, sigma2), see `mvmise_sm.core.stage.Stage`."""
+        """Minimise over (beta, sigma2), see `mvmise_sm.core.criteria.inner_problem.Stage`."""
         penalty = self.constant
         gradients = hessians = crosses = None
         if self.uses_sigmas:

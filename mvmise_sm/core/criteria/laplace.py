@@ -14,12 +14,12 @@ from scipy.linalg.lapack import dposv
 
 from mvmise_sm.core.covariance.coordinates import fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
+from mvmise_sm.core.criteria.penalty import Penalty
+from mvmise_sm.core.criteria.pirls import conditional_mode, fixed_system, inner, joint_mode
+from mvmise_sm.core.criteria.solution import Evaluation
 from mvmise_sm.core.elimination.incidence import Incidence
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.elimination.reweighted import Eliminator
-from mvmise_sm.core.penalty import Penalty
-from mvmise_sm.core.pirls import conditional_mode, fixed_system, inner, joint_mode
-from mvmise_sm.core.solution import Evaluation
 
 __all__ = ["GeneralizedSolution", "LaplaceDeviance"]
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
+from mvmise_sm.core.criteria.inner_problem import FlatStage
+from mvmise_sm.core.criteria.prior_curvature import descending, kronecker, own_curvature, prior_shape, trusted
+from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
+from mvmise_sm.core.criteria.start import contained_terms, moment_variances
 from mvmise_sm.core.elimination.choose import build_system, system_with_response
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.posterior import NewRows, level_covariances
-from mvmise_sm.core.prior_shape import descending, kronecker, own_curvature, prior_shape, trusted
-from mvmise_sm.core.solution import Evaluation, PLSSolution
-from mvmise_sm.core.stage import FlatStage
-from mvmise_sm.core.start import contained_terms, moment_variances
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 

@@ -12,8 +12,8 @@ from itertools import product as grid
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 
+from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 from mvmise_sm.core.elimination.levels import product, sandwich
-from mvmise_sm.core.laplace import LaplaceDeviance
 
 __all__ = ["QuadratureDeviance"]
 

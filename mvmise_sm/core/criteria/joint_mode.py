@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.laplace import LaplaceDeviance
-from mvmise_sm.core.pirls import fixed_system, inner, joint_mode
+from mvmise_sm.core.criteria.laplace import LaplaceDeviance
+from mvmise_sm.core.criteria.pirls import fixed_system, inner, joint_mode
 
 __all__ = ["JointDeviance"]
 

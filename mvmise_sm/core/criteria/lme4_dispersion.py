@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mvmise_sm.core.laplace import LaplaceDeviance
+from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 
 __all__ = ["ClassicDispersion"]
 

@@ -1,0 +1,1 @@
+"""What is minimised: profiled deviance, Laplace approximation, quadrature, and their starts."""
