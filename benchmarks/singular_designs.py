@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 def main():
     from test_core_newton import _small_design
 
-    from mvmise_sm.core.newton import minimize
+    from mvmise_sm.core.optimise.newton import minimize
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--designs", type=int, default=400)

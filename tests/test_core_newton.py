@@ -12,7 +12,7 @@ from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffec
 from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.elimination import layout
-from mvmise_sm.core.newton import minimize
+from mvmise_sm.core.optimise.newton import minimize
 
 
 @pytest.mark.parametrize(("kind", "reml"), [("slope", True), ("crossed", False), ("nested", True)])

@@ -11,7 +11,7 @@ from inference_models import fitted, sleepstudy, unbalanced
 from scipy import stats
 
 import mvmise_sm as ms
-from mvmise_sm.core.newton import minimize
+from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.exceptions import OptionError, SingularFitWarning
 from mvmise_sm.inference.bootstrap import _bca
 from mvmise_sm.inference.resampling import ParametricRefit, generators, parameters_of

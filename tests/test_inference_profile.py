@@ -7,7 +7,7 @@ from inference_models import fitted, fitted_case, r_name, sleepstudy, unbalanced
 from scipy import optimize, stats
 
 import mvmise_sm as ms
-from mvmise_sm.core.constrained import Correlation, StandardDeviation
+from mvmise_sm.core.optimise.constrained import Correlation, StandardDeviation
 from mvmise_sm.exceptions import OptionError
 
 # lme4 interpolates its end points by splines

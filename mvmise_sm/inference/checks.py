@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.tools.rng_qrng import check_random_state
 
-from mvmise_sm.core.newton import METHODS
+from mvmise_sm.core.optimise.newton import METHODS
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import fit_options, plain, quietly, with_rows
 from mvmise_sm.inference.resampling import parameter_names, parameters_of

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mvmise_sm.core.constrained import free_minimum
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.covariance.structures import Unstructured
+from mvmise_sm.core.optimise.constrained import free_minimum
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
 from mvmise_sm.inference.fits import check_same_response, fit_options, labels_of, ml_fit, plain, quietly, with_rows

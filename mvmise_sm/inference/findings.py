@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.constrained import StandardDeviation
+from mvmise_sm.core.optimise.constrained import StandardDeviation
 from mvmise_sm.inference.checks import vif
 from mvmise_sm.inference.ddf import second_order_of
 from mvmise_sm.inference.fits import with_rows

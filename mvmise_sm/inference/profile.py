@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mvmise_sm.core.constrained import (
+from mvmise_sm.core.optimise.constrained import (
     ConstrainedPoint,
     Coordinate,
     Correlation,

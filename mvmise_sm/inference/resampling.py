@@ -9,7 +9,7 @@ from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.criteria.batched import BatchedRefits, supports
-from mvmise_sm.core.newton import minimize
+from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import fit_options, plain, quietly

@@ -13,7 +13,7 @@ from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 from mvmise_sm.core.criteria.lme4_dispersion import ClassicDispersion
 from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
 from mvmise_sm.core.families.response import make_response
-from mvmise_sm.core.newton import minimize
+from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SeparationWarning, SingularFitWarning
 from mvmise_sm.models.base import MixedModelBase

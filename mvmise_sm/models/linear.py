@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
-from mvmise_sm.core.newton import minimize
+from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
 from mvmise_sm.models.base import MixedModelBase, refuse_covariance

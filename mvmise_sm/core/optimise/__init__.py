@@ -1,0 +1,1 @@
+"""Minimisation of a criterion over theta, free or under one constraint."""
