@@ -9,8 +9,8 @@ from scipy import optimize
 import mvmise_sm as ms
 from mvmise_sm.core.criteria.batched import BatchedRefits, supports
 from mvmise_sm.core.elimination import layout
-from mvmise_sm.core.profile_target import LinearTarget
-from mvmise_sm.core.second_order import gram_slopes, second_order
+from mvmise_sm.core.uncertainty.profile_target import LinearTarget
+from mvmise_sm.core.uncertainty.second_order import gram_slopes, second_order
 from mvmise_sm.inference.profile import _stage_maker
 
 TIERS = {
@@ -163,7 +163,7 @@ def test_no_batches_for_crossed_factors_and_priors():
 
 def test_kenward_roger_of_many_panels(monkeypatch):
     """Columns of Z'V^-1Z a few levels at a time give what they give at once."""
-    from mvmise_sm.core import kenward_roger as module
+    from mvmise_sm.core.uncertainty import kenward_roger as module
 
     monkeypatch.setattr(layout, "DENSE_LIMIT", 0)
     rng = np.random.default_rng(0)

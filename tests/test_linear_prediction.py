@@ -177,7 +177,7 @@ def test_refit_of_a_singular_response_reaches_the_optimum_of_a_fresh_fit(frames)
 @pytest.mark.parametrize("repeats", [1, 12])
 def test_variances_of_predictions_agree_with_dense_algebra(cells, repeats, monkeypatch):
     """Crossed slopes and a nested factor, few (one dense block) and many levels, levels in several panels or one."""
-    from mvmise_sm.core import posterior
+    from mvmise_sm.core.uncertainty import posterior
 
     monkeypatch.setattr(posterior, "_PANEL_CELLS", cells)
     rng = np.random.default_rng(4)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.kenward_roger import kenward_roger
-from mvmise_sm.core.second_order import second_order
 from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.core.uncertainty.kenward_roger import kenward_roger
+from mvmise_sm.core.uncertainty.second_order import second_order
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import with_rows
 

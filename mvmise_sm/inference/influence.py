@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.core.uncertainty import prediction_variance
+from mvmise_sm.core.uncertainty.hessian import prediction_variance
 from mvmise_sm.inference.fits import with_rows
 from mvmise_sm.inference.resampling import grouping_factor, parameter_names, parameters_of, resampled_fit
 

@@ -16,8 +16,8 @@ from mvmise_sm.core.optimise.constrained import (
     constrained_minimum,
     free_minimum,
 )
-from mvmise_sm.core.profile_target import LinearTarget
 from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import fit_options, ml_fit, plain, quietly, with_rows
 

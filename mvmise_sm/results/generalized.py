@@ -15,9 +15,9 @@ from statsmodels.genmod import families
 from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
-from mvmise_sm.core import uncertainty
 from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.core.uncertainty import hessian as uncertainty
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 

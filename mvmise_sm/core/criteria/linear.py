@@ -14,7 +14,7 @@ from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
 from mvmise_sm.core.elimination.choose import build_system, system_with_response
 from mvmise_sm.core.elimination.layout import Layout
-from mvmise_sm.core.posterior import NewRows, level_covariances
+from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.posterior import NewRows, level_covariances
+from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
 
 __all__ = ["conditional_cov", "hessian", "parameter_cov", "prediction_variance"]
 

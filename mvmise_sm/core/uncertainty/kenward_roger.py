@@ -9,7 +9,7 @@ import numpy as np
 from mvmise_sm.core.elimination.dense import DenseFactorization
 from mvmise_sm.core.elimination.levels import product
 from mvmise_sm.core.elimination.single_factor import SingleFactorization
-from mvmise_sm.core.second_order import score_columns
+from mvmise_sm.core.uncertainty.second_order import score_columns
 
 __all__ = ["KenwardRoger", "kenward_roger"]
 

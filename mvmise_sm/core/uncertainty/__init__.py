@@ -1,0 +1,1 @@
+"""Uncertainty at an optimum: second order, small samples, posterior covariances, profiles."""
