@@ -20,8 +20,8 @@ import pandas as pd
 import mvmise_sm as ms
 from mvmise_sm.exceptions import ConvergenceWarning, SingularFitWarning
 from mvmise_sm.selection.data import selection_data
-from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
-from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
+from mvmise_sm.selection.mvmise.error import fit_mvmise_e
+from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 
 K, BETA, PHI1 = 5, np.array([4.0, 0.6]), -0.3
 TAU = np.array([0.9, 1.1, 0.8, 1.2, 1.0])

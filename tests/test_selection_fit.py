@@ -16,8 +16,8 @@ from mvmise_sm.selection.information import covariance
 from mvmise_sm.selection.integration import quasi_monte_carlo_llf
 from mvmise_sm.selection.likelihood import SATURATED, SINGULAR_ERRORS, THRESHOLD
 from mvmise_sm.selection.maximise import maximise
-from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
-from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
+from mvmise_sm.selection.mvmise.error import fit_mvmise_e
+from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 from mvmise_sm.selection.objective import MechanismPrior
 from mvmise_sm.selection.permutation import permutation_pvalues, permuted_design, permuted_fit, row_permutation
 from mvmise_sm.selection.prediction import posterior_moments

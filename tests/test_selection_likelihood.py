@@ -13,7 +13,7 @@ from selection_oracle import (
 
 from mvmise_sm.selection.covariance import LogCholesky, SparsePrecision
 from mvmise_sm.selection.data import selection_data
-from mvmise_sm.selection.errors import ErrorLikelihood
+from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.integration import quasi_monte_carlo_llf
 from mvmise_sm.selection.mechanism import Capped, LogLinear, log_seen

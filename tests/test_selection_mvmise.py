@@ -7,9 +7,9 @@ from selection_oracle import frame_of
 
 from mvmise_sm.selection.data import selection_data
 from mvmise_sm.selection.intercept import fit_random_intercept
-from mvmise_sm.selection.mvmise import name_order, poisson_regression
-from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
-from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
+from mvmise_sm.selection.mvmise.algorithm import name_order, poisson_regression
+from mvmise_sm.selection.mvmise.error import fit_mvmise_e
+from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 
 SETS = _json("mvmise")["sets"]
 # hundreds of iterations repeat what tens of them show

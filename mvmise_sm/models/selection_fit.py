@@ -15,9 +15,9 @@ from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.information import Covariance, covariance
 from mvmise_sm.selection.likelihood import SATURATED, SINGULAR_ERRORS, THRESHOLD, SelectionParams
 from mvmise_sm.selection.maximise import Maximum
-from mvmise_sm.selection.mvmise import MvmiseFit, name_order
-from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
-from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
+from mvmise_sm.selection.mvmise.algorithm import MvmiseFit, name_order
+from mvmise_sm.selection.mvmise.error import fit_mvmise_e
+from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.solve import solve
 from mvmise_sm.selection.sparse import OrthantObjective, SparseFit, fit_sparse

@@ -12,8 +12,8 @@ from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.mvmise_errors import fit_mvmise_e
-from mvmise_sm.selection.mvmise_factor import fit_mvmise_b
+from mvmise_sm.selection.mvmise.error import fit_mvmise_e
+from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 from mvmise_sm.selection.permutation import (
     permutation_pvalues,
     permuted_design,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mvmise_sm.selection.covariance import CovarianceCoordinates
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.errors import ErrorLikelihood
+from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.objective import PenalisedObjective, Penalty
 

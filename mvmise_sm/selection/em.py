@@ -17,7 +17,7 @@ import numpy as np
 from scipy import linalg
 
 from mvmise_sm.selection.covariance import LogCholesky
-from mvmise_sm.selection.errors import ErrorLikelihood
+from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.likelihood import SelectionLikelihood
 from mvmise_sm.selection.maximise import Maximum, maximise, observed_information

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri
 from scipy.stats import qmc
 
-from mvmise_sm.selection.errors import ErrorLikelihood
+from mvmise_sm.selection.error import ErrorLikelihood
 
 
 def quasi_monte_carlo_llf(likelihood: ErrorLikelihood, theta: np.ndarray, *, n_points: int = 512, rng=None) -> float:

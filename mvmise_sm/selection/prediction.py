@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvmise_sm.selection.errors import ErrorLikelihood
+from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.errors import ErrorLikelihood
+from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.glasso import lasso_precision
 from mvmise_sm.selection.likelihood import SelectionParams, least_squares
 from mvmise_sm.selection.maximise import Maximum, maximise

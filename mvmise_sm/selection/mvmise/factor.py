@@ -9,7 +9,7 @@ import numpy as np
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.intercept import fit_random_intercept
 from mvmise_sm.selection.likelihood import SelectionParams, variance_groups
-from mvmise_sm.selection.mvmise import Expectation, MvmiseFit, run_mvmise
+from mvmise_sm.selection.mvmise.algorithm import Expectation, MvmiseFit, run_mvmise
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.glasso import admm_precision
 from mvmise_sm.selection.intercept import fit_random_intercept
 from mvmise_sm.selection.likelihood import SelectionParams, variance_groups
-from mvmise_sm.selection.mvmise import Expectation, MvmiseFit, run_mvmise
+from mvmise_sm.selection.mvmise.algorithm import Expectation, MvmiseFit, run_mvmise
 
 LARGE = 1e5
 ICC_LIMIT = 0.05
