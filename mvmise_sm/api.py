@@ -19,7 +19,7 @@ _OBJECTS = {
     "anova": "mvmise_sm.inference.anova",
     "compare": "mvmise_sm.inference.anova",
     "permutation_test": "mvmise_sm.results.selection_permutation",
-    "scan": "mvmise_sm.scanning",
+    "scan": "mvmise_sm.scanning.job",
 }
 
 # Entry points are classmethods bound to a class; a partial adds no stack frame, so that formulas still see the caller.

@@ -11,7 +11,7 @@ from selection_oracle import frame_of
 
 import mvmise_sm as ms
 from mvmise_sm.exceptions import DataWarning, FormulaError, OptionError
-from mvmise_sm.scanning import COLUMNS, PartFiles, qvalues
+from mvmise_sm.scanning.job import COLUMNS, PartFiles, qvalues
 
 
 def features(n=12, seed=0, missing=0.25):
@@ -122,7 +122,7 @@ def test_features_of_their_own_frame_and_variables_of_the_caller():
 
 
 def test_a_stopped_scan_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("mvmise_sm.scanning.CHUNK", 2)
+    monkeypatch.setattr("mvmise_sm.scanning.job.CHUNK", 2)
     frame, names = features(8)
     whole = ms.scan(FORMULA, frame, names)
     path = tmp_path / "scan.parquet"

@@ -1,0 +1,1 @@
+"""One design, thousands of features."""
