@@ -7,11 +7,11 @@ import pytest
 from core_models import KINDS, factor, simulate, term
 from oracle import DenseDeviance
 
-from mvmise_sm.core import chain, layout, merged, system
 from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.covariance.structures import Unstructured
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
+from mvmise_sm.core.elimination import chain, choose, layout, single_factor
 from mvmise_sm.core.elimination.crossprod import cross_products
 from mvmise_sm.core.elimination.kernels import PairKernel, PanelKernel, SparseKernel
 from mvmise_sm.core.elimination.layout import Layout
@@ -25,7 +25,7 @@ def tier(request, monkeypatch):
     if request.param != "dense":
         monkeypatch.setattr(layout, "DENSE_LIMIT", 0)
     if request.param == "sparse remainder":
-        monkeypatch.setattr(system, "_DENSE_REMAINDER", 0)
+        monkeypatch.setattr(choose, "_DENSE_REMAINDER", 0)
     kernels = {
         "pairs": lambda e, v, constant: PairKernel(e, v) if constant else SparseKernel(e),
         "panels": lambda e, v, constant: PanelKernel(e),
@@ -144,7 +144,7 @@ def test_merged_levels_change_nothing(monkeypatch, columns):
     theta = np.array([0.8, 0.1, 0.4])[: random.k_theta]
     with_classes = ProfiledDeviance(y, X, random)
     assert with_classes._system.moments is not None
-    monkeypatch.setattr(merged, "_classes", lambda own, width: None)
+    monkeypatch.setattr(single_factor, "_classes", lambda own, width: None)
     without = ProfiledDeviance(y, X, random)
     one, two = with_classes.evaluate(theta), without.evaluate(theta)
     assert one.value == pytest.approx(two.value, rel=1e-12)
@@ -199,7 +199,7 @@ def test_elimination_follows_the_fill(monkeypatch):
     kinds = []
     for second in (local, rng.permutation(local)):
         random = RandomEffects([term(factor("a", first), [None]), term(factor("b", second), [None])])
-        kinds.append(system.remainder_kind(Layout(random)))
+        kinds.append(choose.remainder_kind(Layout(random)))
     assert kinds == ["sparse", "dense"]
 
 
@@ -215,8 +215,8 @@ def test_no_fixed_effects():
 
 def test_a_problem_that_fits_no_tier_is_refused_with_its_size(monkeypatch):
     monkeypatch.setattr(layout, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(system, "_DENSE_REMAINDER", 5)
-    monkeypatch.setattr(system, "_SPARSE_FACTOR", 10)
+    monkeypatch.setattr(choose, "_DENSE_REMAINDER", 5)
+    monkeypatch.setattr(choose, "_SPARSE_FACTOR", 10)
     y, X, random = simulate("crossed")
-    with pytest.raises(system.ProblemTooLargeError, match=r"21 in all \(a 12, b 9\), of which 9 remain"):
+    with pytest.raises(choose.ProblemTooLargeError, match=r"21 in all \(a 12, b 9\), of which 9 remain"):
         ProfiledDeviance(y, X, random)
