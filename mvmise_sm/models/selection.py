@@ -286,20 +286,20 @@ class SelectionModel(LikelihoodModel):
         return data.unsort(data.X @ np.asarray(params))
 
     def with_endog(self, endog):
-        """Return the same model for other outcomes (nobs, K) without evaluating the design again."""
-        frame = (
-            endog
-            if isinstance(endog, pd.DataFrame)
-            else pd.DataFrame(np.asarray(endog).reshape(self.nobs, -1), index=self.design.endog.index)
-        )
-        if not isinstance(endog, pd.DataFrame) and frame.shape[1] == len(self.outcome_names):
-            frame = frame.set_axis(self.outcome_names, axis=1)
+        """Return the same model for other outcomes (nobs, K), of any number, without evaluating the design again."""
+        frame = endog
+        if not isinstance(endog, pd.DataFrame):
+            frame = pd.DataFrame(np.asarray(endog).reshape(self.nobs, -1), index=self.design.endog.index)
+            if frame.shape[1] == len(self.outcome_names):
+                frame = frame.set_axis(self.outcome_names, axis=1)
         design = with_outcomes(self.design, frame)
         out = copy.copy(self)
         out.design = design
         out.data = self.data.with_design(design)
         out.endog, out.exog = out.data.endog, out.data.exog
         out.outcome_names = list(design.endog.columns)
+        out.common_design = len(design.exog) == out.nobs
+        out.priors = bind_priors(out, out._prior_term())
         out.spec = replace(
             self.spec,
             missing_y=bool(design.data.block_missing.any()) if self.missing_y == "auto" else self.spec.missing_y,

@@ -45,6 +45,10 @@ class SelectionDesign:
         The evaluated formula.
     plain : bool
         Whether the input had no labels, so that results have none either.
+    common_exog : DataFrame or None
+        The design before any column was given one coefficient per outcome (N, p); None where it was stacked already.
+    common_terms : dict or None
+        Columns of `common_exog` of every formula term.
     """
 
     data: SelectionData
@@ -58,6 +62,8 @@ class SelectionDesign:
     levels: Sequence
     design: Design | None
     plain: bool = False
+    common_exog: pd.DataFrame | None = None
+    common_terms: dict[str, list[int]] | None = None
 
 
 def expand_outcome_effects(exog: pd.DataFrame, outcomes: Sequence[str], columns: Sequence[int]) -> pd.DataFrame:
@@ -180,6 +186,7 @@ def formula_design(
 
 def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, levels, design):
     names = [str(c) for c in endog.columns]
+    common_exog, common_terms = (exog, terms) if len(exog) == len(endog) else (None, None)
     if columns:
         common = list(exog.columns)
         exog = expand_outcome_effects(exog, names, columns)
@@ -207,6 +214,8 @@ def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms,
         tuple(columns),
         list(data.labels) if levels is None else [level for level in levels if level in set(data.labels)],
         design,
+        common_exog=common_exog,
+        common_terms=common_terms,
     )
 
 
@@ -337,40 +346,68 @@ def _constant_within(frame: pd.DataFrame, sample: str, column: str) -> bool:
 
 
 def with_outcomes(design: SelectionDesign, endog: pd.DataFrame) -> SelectionDesign:
-    """The same design for other outcomes (N, K); nothing else is evaluated again.
+    """The same design for other outcomes (N, K), of any number; nothing else is evaluated again.
+
+    With one outcome no column has a coefficient per outcome, and the names are those of the common design.
 
     Raises
     ------
     DataError
-        If the outcomes are not numbers, infinite or missing everywhere.
+        If the outcomes are not numbers, infinite or missing everywhere, or their number differs from that of a design
+        or covariate that is given outcome by outcome.
     """
     names = [str(c) for c in endog.columns]
-    old = design.data
-    if len(names) != old.n_outcomes and (len(design.exog) != len(design.endog) or old.cov_miss is not None):
-        raise DataError(f"the design has {old.n_outcomes} outcomes and cannot be used for {len(names)}")
+    Y = _outcome_values(endog, names)
+    old, K = design.data, len(names)
+    if old.n_outcomes != K:
+        design, X, Z, cov = _for_outcomes(design, names)
+    else:
+        X, Z, cov = old.X, old.Z, old.cov_miss
+        if design.outcome_effects and K > 1:
+            before = list(design.endog.columns)
+            known = {f"[{old_name}]": f"[{name}]" for old_name, name in zip(before, names, strict=True)}
+            renamed = [_renamed(str(column), known) for column in design.exog.columns]
+            design = replace(design, exog=design.exog.set_axis(renamed, axis=1))
+    common = len(design.exog) == old.n_rows
+    data = replace(old, Y=Y[old.order], X=X, Z=Z, cov_miss=cov, common_design=common)
+    try:
+        check_rank(data.X, data.observed, list(design.exog.columns))
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    return replace(design, data=data, endog=endog.set_axis(names, axis=1))
+
+
+def _outcome_values(endog: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Outcomes (N, K) as numbers, refused where a model could not use them."""
     try:
         Y = endog.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
-        raise DataError(f"outcomes {names} must be numeric") from None
+        raise DataError(f"outcomes {list(names)} must be numeric") from None
     for name, column in zip(names, Y.T, strict=True):
         if np.isinf(column).any():
             raise DataError(f"outcome {name!r} has infinite values; only finite numbers and NaN (missing) are allowed")
         if np.isnan(column).all():
             raise DataError(f"outcome {name!r} is missing in every sample")
-    K = len(names)
-    X, Z, exog = old.X, old.Z, design.exog
-    if old.n_outcomes != K:
-        X, Z = (np.ascontiguousarray(np.repeat(a[:, :1], K, axis=1)) for a in (X, Z))
-    if design.outcome_effects:
-        before = list(design.endog.columns)
-        known = {f"[{old_name}]": f"[{name}]" for old_name, name in zip(before, names, strict=True)}
-        exog = exog.set_axis([_renamed(str(column), known) for column in exog.columns], axis=1)
-    data = replace(old, Y=Y[old.order], X=X, Z=Z)
-    try:
-        check_rank(data.X, data.observed, list(exog.columns))
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    return replace(design, data=data, endog=endog.set_axis(names, axis=1), exog=exog)
+    return Y
+
+
+def _for_outcomes(
+    design: SelectionDesign, names: Sequence[str]
+) -> tuple[SelectionDesign, np.ndarray, np.ndarray, np.ndarray | None]:
+    """The design stacked over another number of outcomes, and its sorted arrays (N, K, .) with the covariate (N, K)."""
+    old, K = design.data, len(names)
+    if design.common_exog is None or (old.cov_miss is not None and not old.common_cov):
+        raise DataError(f"the design has {old.n_outcomes} outcomes and cannot be used for {K}")
+    exog, terms = design.common_exog, design.common_terms or {}
+    if design.outcome_effects and K > 1:
+        terms = _expanded_terms(terms, list(exog.columns), design.outcome_effects, K)
+        exog = expand_outcome_effects(exog, names, design.outcome_effects)
+        X = exog.to_numpy().reshape(K, old.n_rows, -1).transpose(1, 0, 2)[old.order]
+    else:
+        X = np.repeat(exog.to_numpy(dtype=float)[old.order][:, None], K, axis=1)
+    Z = np.repeat(old.Z[:, :1], K, axis=1)
+    cov = None if old.cov_miss is None else np.repeat(old.cov_miss[:, :1], K, axis=1)
+    return replace(design, exog=exog, terms=terms), np.ascontiguousarray(X), np.ascontiguousarray(Z), cov
 
 
 def _renamed(column: str, known: dict[str, str]) -> str:
