@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import masked
 
 import mvmise_sm as ms
 
@@ -108,7 +109,7 @@ def test_fresh_process_without_the_names_of_the_formula(frame, tmp_path, removed
 def test_summary_and_conditional_prediction_after_remove_data(result, frame):
     text, predicted = str(result.summary()), result.predict(frame.iloc[:5])
     result.remove_data()
-    assert str(result.summary()).split("Time:")[1][20:] == text.split("Time:")[1][20:]
+    assert masked(str(result.summary())) == masked(text)
     pd.testing.assert_series_equal(result.predict(frame.iloc[:5]), predicted)
     assert result.model.endog is None
     assert result.model.random_effects is None

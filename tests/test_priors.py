@@ -97,7 +97,7 @@ def test_univariate_wishart_is_a_gamma():
         (priors.Wishart(), lambda v: -1.5 * math.log(v)),
         (priors.InverseWishart(2, 0.0), lambda v: 4.0 * math.log(v)),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, priors.Prior) else "kernel",
 )
 def test_improper_limits_have_no_constant(prior, kernel):
     bound = prior.covariance(ONE)
@@ -119,6 +119,11 @@ def test_infinite_scale_is_the_limit_of_a_large_one():
     np.testing.assert_allclose(priors.InverseWishart(4, 1e-9).covariance(TWO).gradient(s), limit, rtol=1e-7)
 
 
+def name_of(value):
+    """The name of a parameter in a test's id: without addresses, which differ between the workers of a parallel run."""
+    return "Custom" if isinstance(value, priors.Custom) else repr(value)
+
+
 def bound_priors():
     out = [(p.covariance(ONE), 1) for p in VARIANCE] + [(p.covariance(TWO), 2) for p in MATRIX]
     out += [(priors.Wishart(6, PSI3, posterior_scale=scale).covariance(THREE), 3) for scale in ("cov", "sqrt")]
@@ -128,7 +133,7 @@ def bound_priors():
     return out
 
 
-@pytest.mark.parametrize(("bound", "q"), bound_priors(), ids=lambda v: repr(v) if not isinstance(v, int) else str(v))
+@pytest.mark.parametrize(("bound", "q"), bound_priors(), ids=name_of)
 def test_derivatives_equal_differences(bound, q):
     s = random_covariance(q, seed=3)
     if isinstance(bound, Independent):
@@ -151,9 +156,7 @@ def test_derivatives_equal_differences(bound, q):
     np.testing.assert_allclose(bound.radial(s), (scaled(1e-5) - scaled(-1e-5)) / 2e-5, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("bound", "q"), bound_priors()[:-2], ids=lambda v: repr(v) if not isinstance(v, int) else str(v)
-)
+@pytest.mark.parametrize(("bound", "q"), bound_priors()[:-2], ids=name_of)
 def test_scale_part_says_how_the_penalty_depends_on_sigma(bound, q):
     s = random_covariance(q, seed=5)
     part = bound.scale_part(s)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import masked
 from statsmodels.iolib.summary2 import summary_col
 
 import mvmise_sm as ms
@@ -61,12 +62,6 @@ Residual                 13.3461     3.6532
 Groups: Batch: 6
 Rank deficient fixed effects; dropped: two
 Singular fit: a covariance matrix of the random effects is on the boundary."""
-
-
-def masked(text):
-    text = re.sub(r"(Date:\s+)(\S+, \d\d \S+ \d{4})", lambda m: m[1] + "*" * len(m[2]), text)
-    text = re.sub(r"\d\d:\d\d:\d\d", "********", text)
-    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 @pytest.fixture(scope="module")
