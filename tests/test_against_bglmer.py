@@ -53,7 +53,7 @@ def test_fit_reaches_the_reference(case, frames):
         np.testing.assert_allclose(result.penalty, reference["penalty"], rtol=0, atol=PARTS)
         order = in_r_order(reference["fixef"], result.model.exog_names, frames(case["dataset"]))
         theirs = np.array(list(reference["fixef"].values()))
-        se = np.sqrt(np.diag(result._results._cov_rx))[order]
+        se = np.sqrt(np.diag(result._results.cov_rx))[order]
         assert (np.abs(result.params.to_numpy()[order] - theirs) / se).max() < 2e-3
         if "se" in reference:
             np.testing.assert_allclose(se, list(reference["se"].values()), rtol=2e-3)

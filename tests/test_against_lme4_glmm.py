@@ -124,7 +124,7 @@ def test_standard_errors(fit):
         pytest.skip("R's standard errors ignore the dispersion, or there are none")
     order = in_r_order(expected["fixef"], result.model.exog_names, frame)
     rtol = loosened(case, tol["se_rel"])
-    rx = np.sqrt(np.diag(result._results._cov_rx))[order]
+    rx = np.sqrt(np.diag(result._results.cov_rx))[order]
     np.testing.assert_allclose(rx, list(expected["se"].values()), rtol=rtol)
     if "se_hessian" in expected and case["nagq"] and expected["sigma"] == 1:
         # R differentiates values whose noise reaches 1e-7 in this small and nearly separated example

@@ -107,10 +107,10 @@ def test_average_information_equals_its_definition(kind, tier):
         up, down = (slow.covariance(criterion.user_theta(theta + s)) for s in (step, -step))
         changes.append((up - down) / 0.02 @ py)
     want_a, want_b = np.array(changes) @ p @ np.array(changes).T, np.array(changes) @ py
-    factorization, stage, _, _ = criterion._eliminate(theta)
+    factorization, stage, _, _ = criterion.eliminated(theta)
     directions = []
     for t, structure in enumerate(criterion._structures):
-        place = next(k for k, f in enumerate(criterion._layout.factors) if t in f.terms)
+        place = next(k for k, f in enumerate(criterion.layout.factors) if t in f.terms)
         lam = structure.factor(theta[random.theta_slices[t]])
         directions += [(place, d @ lam.T + lam @ d.T) for d in structure.tangents(theta[random.theta_slices[t]])]
     a, b = factorization.information(directions, np.append(-stage.beta, 1.0), stage.cov_beta)
@@ -143,7 +143,7 @@ def test_merged_levels_change_nothing(monkeypatch, columns):
     y = rng.normal(size=60)[g] + rng.normal(size=g.size)
     theta = np.array([0.8, 0.1, 0.4])[: random.k_theta]
     with_classes = ProfiledDeviance(y, X, random)
-    assert with_classes._system.moments is not None
+    assert with_classes.system.moments is not None
     monkeypatch.setattr(single_factor, "_classes", lambda own, width: None)
     without = ProfiledDeviance(y, X, random)
     one, two = with_classes.evaluate(theta), without.evaluate(theta)
@@ -176,7 +176,7 @@ def test_small_model_with_many_rows_uses_sums(monkeypatch):
     rows = ProfiledDeviance(y, X, random)
     monkeypatch.setattr(dense, "_DIRECT_CELLS", 0)
     sums = ProfiledDeviance(y, X, random)
-    assert sums._system.design is None
+    assert sums.system.design is None
     assert sums(theta) == pytest.approx(rows(theta), rel=1e-12)
     assert sums.refitted(y + 1.0)(theta) == pytest.approx(rows.refitted(y + 1.0)(theta), rel=1e-12)
 

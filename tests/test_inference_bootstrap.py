@@ -62,7 +62,7 @@ def test_batches_of_refits_are_single_refits(formula, reml):
         result = ms.lmer(formula, data, weights="w", offset="o").fit(reml=reml)._results
     task = ParametricRefit(result)
     rows = task.batch(generators(0, 40))
-    criterion = result._deviance_function()
+    criterion = result.deviance_function()
     checked = 0
     for stream, row in zip(generators(0, 40), rows, strict=True):
         y = task._response(stream)

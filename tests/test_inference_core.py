@@ -11,7 +11,7 @@ from mvmise_sm.core.criteria.batched import BatchedRefits, supports
 from mvmise_sm.core.elimination import layout
 from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.core.uncertainty.second_order import gram_slopes, second_order
-from mvmise_sm.inference.profile import _stage_maker
+from mvmise_sm.inference.profile import _inner_maker
 
 TIERS = {
     "dense": ("y ~ x + (x | g) + (1 | h)", None),
@@ -48,7 +48,7 @@ def test_slopes_of_the_gram_matrix(criterion):
     for i in range(theta.size):
         step = np.zeros(theta.size)
         step[i] = 1e-5
-        above, below = (criterion._eliminate(theta + s * step)[0].gram for s in (1.0, -1.0))
+        above, below = (criterion.eliminated(theta + s * step)[0].gram for s in (1.0, -1.0))
         scale = np.abs(slopes[i]).max()
         np.testing.assert_allclose(slopes[i], (above - below) / 2e-5, rtol=1e-5, atol=1e-7 * scale)
 
@@ -59,10 +59,10 @@ def test_second_order_shape(criterion):
     k = theta.size
 
     def covariance(at):
-        stage = criterion._eliminate(at)[1]
-        a = criterion._basis.a
+        stage = criterion.eliminated(at)[1]
+        a = criterion.basis.a
         # at a held sigma2, whose own slope is the covariance itself
-        return criterion._eliminate(theta)[1].sigma2 * a @ stage.cov_beta @ a.T
+        return criterion.eliminated(theta)[1].sigma2 * a @ stage.cov_beta @ a.T
 
     for i in range(k):
         step = np.zeros(k)
@@ -77,7 +77,7 @@ def test_second_order_shape(criterion):
 def test_cov_is_the_inverse_hessian_in_theta_and_log_sigma2():
     data = frame()
     result = ms.lmer("y ~ x + (x | g)", data).fit()
-    criterion = result._deviance_function()
+    criterion = result.deviance_function()
     target = LinearTarget(criterion)
     x = target.start(result.theta, result.scale)
     hessian = np.array(
@@ -103,7 +103,7 @@ PRIORS = {
 def test_gradient_of_the_profiled_objective(name, held):
     model = ms.lmer("y ~ x + (x | g)", frame(), **PRIORS[name])
     criterion = model.criterion(reml=False)
-    target = LinearTarget(criterion, _stage_maker(model.priors, False))
+    target = LinearTarget(criterion, _inner_maker(model.priors, False))
     if held:
         target = target.hold(np.array([0.0, 1.0]), 0.7)
     x = np.append(inside(criterion), 0.3)
@@ -118,7 +118,7 @@ def test_gradient_of_the_profiled_objective(name, held):
 def test_slope_in_the_held_value(name):
     model = ms.lmer("y ~ x + (x | g)", frame(), **PRIORS[name])
     criterion = model.criterion(reml=False)
-    target = LinearTarget(criterion, _stage_maker(model.priors, False))
+    target = LinearTarget(criterion, _inner_maker(model.priors, False))
     x, contrast = np.append(inside(criterion), 0.3), np.array([1.0, -0.5])
     values = [target.hold(contrast, 0.4 + s).evaluate(x)[0] for s in (1e-5, -1e-5)]
     slope = target.hold(contrast, 0.4).held_slope(x)
@@ -127,7 +127,7 @@ def test_slope_in_the_held_value(name):
 
 def test_holding_the_estimate_changes_nothing():
     result = ms.lmer("y ~ x + (x | g)", frame()).fit(reml=False)
-    target = LinearTarget(result._deviance_function())
+    target = LinearTarget(result.deviance_function())
     x = target.start(result.theta, result.scale)
     held = target.hold(np.array([0.0, 1.0]), result.params["x"])
     np.testing.assert_allclose(held.evaluate(x)[0], target.evaluate(x)[0], rtol=1e-12)
@@ -150,7 +150,7 @@ def test_batched_objective_is_the_criterion(formula, reml):
         here = one.evaluate(theta)
         np.testing.assert_allclose(shape.gradient[i], here.gradient, rtol=1e-6, atol=1e-8)
         np.testing.assert_allclose(shape.information[i], here.information, rtol=1e-6, atol=1e-8)
-        np.testing.assert_allclose(shape.sigma2[i], one._eliminate(theta)[1].sigma2, rtol=1e-8)
+        np.testing.assert_allclose(shape.sigma2[i], one.eliminated(theta)[1].sigma2, rtol=1e-8)
     difference = [criterion.refitted(responses[:, i]).value(theta) for i in range(2)]
     np.testing.assert_allclose(shape.value[1] - shape.value[0], difference[1] - difference[0], rtol=1e-8)
 

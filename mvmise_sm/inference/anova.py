@@ -8,7 +8,7 @@ from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
-from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, plain, with_rows
+from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, unwrap, with_rows
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.tables import table
 
@@ -88,7 +88,7 @@ def anova(*results, ddf="default", type=3, test="lrt", **options):
         raise OptionError(
             f"test must be 'lrt', or for two fits 'kenward-roger' or 'bootstrap'; got {test!r} with {len(results)} fits"
         )
-    small, large = sorted(map(plain, results), key=lambda r: r.k_params)
+    small, large = sorted(map(unwrap, results), key=lambda r: r.k_params)
     if test == "kenward-roger":
         return comparison.kenward_roger_test(small, large)
     return comparison.bootstrap_test(small, large, **options)
@@ -96,7 +96,7 @@ def anova(*results, ddf="default", type=3, test="lrt", **options):
 
 def likelihood_ratio(results):
     """Likelihood-ratio table of nested fits, smallest first; see `anova`."""
-    given = [plain(r) for r in results]
+    given = [unwrap(r) for r in results]
     check_same_response(given)
     if any(r.priors is not None for r in given):
         note = "Priors are left out of the likelihoods. "
@@ -143,7 +143,7 @@ def compare(*results):
     DataFrame
         ``n_params, llf, aic, aicc, bic, delta, weight``, best AICc first; `weight` is the Akaike weight from AICc.
     """
-    given = [plain(r) for r in results]
+    given = [unwrap(r) for r in results]
     if not given:
         raise OptionError("compare needs at least one result")
     check_same_response(given)

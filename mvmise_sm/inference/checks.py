@@ -10,7 +10,7 @@ from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.optimise.newton import METHODS
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import fit_options, plain, quietly, with_rows
+from mvmise_sm.inference.fits import fit_options, quietly, unwrap, with_rows
 from mvmise_sm.inference.resampling import parameter_names, parameters_of
 from mvmise_sm.inference.tables import table
 
@@ -25,7 +25,7 @@ def vif(result):
     DataFrame
         ``gvif, df, per_df`` by term, ``per_df = gvif ** (1 / (2 df))``; by column for models without a formula.
     """
-    result = plain(result)
+    result = unwrap(result)
     names = list(result.model.exog_names)
     cov = np.asarray(result.cov_params())
     design = getattr(result.model.data, "design", None)
@@ -71,7 +71,7 @@ def zero_inflation(result, n=250, rng=None):
     """
     result = with_rows(result)
     y = np.asarray(result.model.endog)
-    if getattr(result, "reml", None) is not None or result._k_scale:
+    if getattr(result, "reml", None) is not None or result.k_scale:
         raise OptionError("zeros have probability nought in a continuous response; zero_inflation concerns counts")
     zeros = (result.simulate(n, rng=rng).to_numpy() == 0.0).sum(axis=0)
     observed = int((y == 0.0).sum())
@@ -143,7 +143,7 @@ def all_fit(result, methods=None):
     rows = {}
     for method in methods:
         begin = time.perf_counter()
-        fit = plain(quietly(result.model.fit, method=method, maxiter=1000, **options))
+        fit = unwrap(quietly(result.model.fit, method=method, maxiter=1000, **options))
         rows[method] = {
             "objective": fit.criterion + fit.penalty,
             "above_best": np.nan,

@@ -11,7 +11,7 @@ from mvmise_sm.core.covariance.structures import Unstructured
 from mvmise_sm.core.optimise.constrained import free_minimum
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
-from mvmise_sm.inference.fits import check_same_response, fit_options, labels_of, ml_fit, plain, quietly, with_rows
+from mvmise_sm.inference.fits import check_same_response, fit_options, labels_of, ml_fit, quietly, unwrap, with_rows
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import table
 
@@ -31,7 +31,7 @@ def _refit_with(result, exog=None, random=None):
         settings["reml"] = result.mle_settings["reml"]
     exog = model.exog if exog is None else exog
     smaller = quietly(type(model), model.endog, exog, missing="none", **keywords)
-    return plain(quietly(smaller.fit, **settings))
+    return unwrap(quietly(smaller.fit, **settings))
 
 
 def _droppable(spec):
@@ -55,7 +55,7 @@ def drop1(result):
         chisq = 2.0 * (fit.llf - small.llf)
         rows[term.name()] = (df, small.aic, chisq, stats.chi2.sf(max(chisq, 0.0), df))
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
-    note = " The REML fit was refitted by maximum likelihood." if getattr(plain(result), "reml", False) else ""
+    note = " The REML fit was refitted by maximum likelihood." if getattr(unwrap(result), "reml", False) else ""
     return table(frame, "Single term deletions, likelihood-ratio tests." + note)
 
 
@@ -163,8 +163,8 @@ def _without_random(result):
     """Log-likelihood (REML: restricted) and number of parameters without any random effect."""
     model = result.model
     if getattr(result, "reml", None) is None:
-        return _generalized_without_random(result._deviance_function()), result.k_params - len(result.theta)
-    criterion = result._deviance_function()
+        return _generalized_without_random(result.deviance_function()), result.k_params - len(result.theta)
+    criterion = result.deviance_function()
     at_zero = criterion.solve(np.zeros(criterion.k_theta))
     return -0.5 * at_zero.criterion, model.exog.shape[1] + 1
 

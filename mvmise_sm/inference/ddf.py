@@ -126,19 +126,17 @@ def full_rank(contrasts, values):
 
 def second_order_of(result):
     """`SecondOrder` of a linear mixed model, kept with the result."""
-    if "_second_order" not in result._cache:
-        criterion = with_rows(result)._deviance_function()
-        with blas_threads(criterion._layout.n_random):
-            result._cache["_second_order"] = second_order(criterion, criterion.working_theta(result.theta))
-    return result._cache["_second_order"]
+    return result.memo("second order", lambda: _at_optimum(second_order, result))
 
 
 def _kenward_roger_of(result):
-    if "_kenward_roger" not in result._cache:
-        criterion = with_rows(result)._deviance_function()
-        with blas_threads(criterion._layout.n_random):
-            result._cache["_kenward_roger"] = kenward_roger(criterion, criterion.working_theta(result.theta))
-    return result._cache["_kenward_roger"]
+    return result.memo("Kenward-Roger", lambda: _at_optimum(kenward_roger, result))
+
+
+def _at_optimum(function, result):
+    criterion = with_rows(result).deviance_function()
+    with blas_threads(criterion.layout.n_random):
+        return function(criterion, criterion.working_theta(result.theta))
 
 
 def denominator(result, ddf):

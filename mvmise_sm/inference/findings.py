@@ -109,12 +109,12 @@ def _weak(result):
 
 def _relative_errors(result):
     """Standard error over estimate of every standard deviation that is not zero."""
-    criterion = result._deviance_function()
+    criterion = result.deviance_function()
     cov = second_order_of(result).cov
     x = np.append(criterion.working_theta(result.theta), np.log(result.scale))
-    space, layout = criterion._space, result.model.random_effects
+    space, layout = criterion.space, result.model.random_effects
     out = {}
-    bases = criterion._layout.term_bases
+    bases = criterion.layout.term_bases
     for term, structure, basis, at in zip(layout.terms, space.structures, bases, layout.theta_slices, strict=True):
         tangents = basis.a @ structure.tangents(x[at])
         for a, (name, size) in enumerate(zip(term.names, _sizes(term), strict=True)):
@@ -146,7 +146,7 @@ def _rows(result):
         if count:
             rows = "row has a residual" if count == 1 else "rows have residuals"
             yield f"{count} {rows} beyond {_OUTLYING} standard deviations: see plot_diagnostics() and get_influence()."
-    elif not result._k_scale and not result._estimates_alpha:
+    elif not result.k_scale and not result.estimates_alpha:
         found = result.overdispersion()
         if found["p_value"] < 0.01 and found["ratio"] > 1.2:
             yield (

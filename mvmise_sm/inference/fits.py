@@ -7,11 +7,12 @@ import warnings
 import numpy as np
 
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, RankWarning, SingularFitWarning
+from mvmise_sm.results.memo import ML_FIT
 
-__all__ = ["check_same_response", "fit_options", "labels_of", "ml_fit", "plain", "quietly", "with_rows"]
+__all__ = ["check_same_response", "fit_options", "labels_of", "ml_fit", "unwrap", "quietly", "with_rows"]
 
 
-def plain(result):
+def unwrap(result):
     """The result inside its wrapper."""
     return getattr(result, "_results", result)
 
@@ -24,7 +25,7 @@ def with_rows(result):
     OptionError
         After ``remove_data``.
     """
-    result = plain(result)
+    result = unwrap(result)
     if result.model.random_effects is None:
         raise OptionError("this needs the rows of the data, which remove_data() has removed")
     return result
@@ -35,11 +36,8 @@ def ml_fit(result):
     result = with_rows(result)
     if not getattr(result, "reml", False):
         return result
-    if "_ml_fit" not in result._cache:
-        result._cache["_ml_fit"] = plain(
-            quietly(result.model.fit, reml=False, use_t=result.use_t, **fit_options(result))
-        )
-    return result._cache["_ml_fit"]
+    options = fit_options(result)
+    return result.memo(ML_FIT, lambda: unwrap(quietly(result.model.fit, reml=False, use_t=result.use_t, **options)))
 
 
 def fit_options(result):

@@ -119,16 +119,16 @@ def _linearised(result):
     model = result.model
     rows = model.own_rows()
     exog = np.asarray(model.exog, dtype=float)
-    criterion = result._deviance_function()
+    criterion = result.deviance_function()
     if getattr(result, "reml", None) is not None:
         weights = np.ones(result.nobs) if model.weights is None else np.asarray(model.weights, dtype=float)
         relative = criterion.prediction_variance(result.theta, exog, list(rows.random))
-        cov = result.scale * result._solution.cov_beta
+        cov = result.scale * result.solution.cov_beta
         residual = np.sqrt(weights) * np.asarray(result.resid)
     else:
-        weights = criterion._at(result._optimum)[0].terms.weight * result.scale
-        cov = result._cov_rx
-        relative = prediction_variance(criterion, result._optimum, cov, exog, list(rows.random)) / result.scale
+        weights = criterion.at(result.optimum)[0].terms.weight * result.scale
+        cov = result.cov_rx
+        relative = prediction_variance(criterion, result.optimum, cov, exog, list(rows.random)) / result.scale
         residual = np.asarray(result.resid_pearson)
     root = np.sqrt(weights)
     return weights * relative, residual, root[:, None] * _marginal_rows(result, exog, rows, weights), cov

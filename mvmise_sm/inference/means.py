@@ -13,7 +13,7 @@ from mvmise_sm.design.new_data import new_exog
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.anova import default_ddf
 from mvmise_sm.inference.ddf import denominator
-from mvmise_sm.inference.fits import plain
+from mvmise_sm.inference.fits import unwrap
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import table
 
@@ -74,7 +74,7 @@ def marginal_means(
     result, specs, by=None, ddf="default", pairs=False, adjust="tukey", which="linear", at=None, alpha=0.05
 ):
     """Marginal means or their differences; see `InferentialResults.marginal_means`."""
-    result = plain(result)
+    result = unwrap(result)
     if which not in ("linear", "mean"):
         raise OptionError(f"which must be 'linear' or 'mean', got {which!r}")
     if adjust not in _ADJUSTMENTS:

@@ -19,7 +19,7 @@ from mvmise_sm.core.optimise.constrained import (
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import fit_options, ml_fit, plain, quietly, with_rows
+from mvmise_sm.inference.fits import fit_options, ml_fit, quietly, unwrap, with_rows
 
 __all__ = ["Profile", "profile", "profile_intervals"]
 
@@ -203,22 +203,22 @@ def _prepare(result, reml):
     """Parameters of the likelihood (variances: of the REML criterion if wanted), and the threads to use."""
     result = with_rows(result)
     fit = ml_fit(result)
-    layout = fit._deviance_function()._layout
+    layout = fit.deviance_function().layout
     linear = getattr(fit, "reml", None) is not None
     if reml and not linear:
         raise OptionError("reml=True profiles the REML criterion, which only linear mixed models have")
     with blas_threads(layout.n_random):
         parameters = _linear_parameters(fit) if linear else _general_parameters(fit)
         if reml:
-            restricted = result if result.reml else plain(quietly(result.model.fit, reml=True, **fit_options(result)))
+            restricted = result if result.reml else unwrap(quietly(result.model.fit, reml=True, **fit_options(result)))
             fixed = [p for p in parameters if p.kind == "fixed"]
             parameters = fixed + [p for p in _linear_parameters(restricted) if p.kind != "fixed"]
     return parameters, blas_threads(layout.n_random)
 
 
 def _linear_parameters(fit):
-    criterion = fit._deviance_function()
-    target = LinearTarget(criterion, _stage_maker(fit.priors, fit.reml))
+    criterion = fit.deviance_function()
+    target = LinearTarget(criterion, _inner_maker(fit.priors, fit.reml))
     x = target.start(fit.theta, fit.scale)
     minimum, _, information = target.evaluate(x)
     inverse = np.linalg.pinv(information, rcond=1e-10, hermitian=True)
@@ -227,13 +227,13 @@ def _linear_parameters(fit):
     for j, name in enumerate(fit.model.exog_names):
         unit = np.zeros(criterion.k_fe)
         unit[j] = 1.0
-        se = float(np.sqrt(fit.scale * fit._solution.cov_beta[j, j]))
+        se = float(np.sqrt(fit.scale * fit.solution.cov_beta[j, j]))
         solve = _held_solver(target, unit)
         out.append(_Parameter(name, "fixed", solve, float(fit.params[j]), se, -np.inf, np.inf, float))
     out += _covariance_parameters(
         fit.model.random_layout,
-        criterion._space.structures,
-        criterion._layout.term_bases,
+        criterion.space.structures,
+        criterion.layout.term_bases,
         target.evaluate,
         x,
         inverse,
@@ -261,8 +261,8 @@ def _general_parameters(fit):
     """The same for a generalized model, whose objective has theta (absolute), beta and the shape as parameters."""
     if fit.nagq == 0:
         raise OptionError("profiles need the likelihood in the fixed effects; fit with nagq=1 or more")
-    criterion = fit._deviance_function()
-    x = np.array(fit._optimum, dtype=float)
+    criterion = fit.deviance_function()
+    x = np.array(fit.optimum, dtype=float)
 
     def evaluate(at):
         here = criterion.evaluate(at)
@@ -274,19 +274,19 @@ def _general_parameters(fit):
     out = []
     for j, name in enumerate(fit.model.exog_names):
         weights = np.zeros(x.size)
-        weights[k : k + p] = criterion._basis.a[j]
+        weights[k : k + p] = criterion.basis.a[j]
         se = float(np.sqrt(2.0 * weights @ inverse @ weights))
         out.append(
             _Parameter(
                 name, "fixed", _solver(evaluate, Coordinate(weights)), float(weights @ x), se, -np.inf, np.inf, float
             )
         )
-    structures, bases = criterion._space.structures, criterion._layout.term_bases
+    structures, bases = criterion.space.structures, criterion.layout.term_bases
     out += _covariance_parameters(fit.model.random_layout, structures, bases, evaluate, x, inverse, rho=None)
     if criterion.k_shape:
         weights = np.eye(x.size)[-1]
         se = float(np.sqrt(2.0 * inverse[-1, -1]))
-        name, power = ("sigma", 0.5) if fit._k_scale else ("alpha", 1.0)
+        name, power = ("sigma", 0.5) if fit.k_scale else ("alpha", 1.0)
         solve = _solver(evaluate, Coordinate(weights))
         out.append(_Parameter(name, name, solve, float(x[-1]), se, -np.inf, np.inf, lambda c: float(np.exp(power * c))))
     return [replace(p, origin=x, minimum=minimum) for p in out]
@@ -296,12 +296,12 @@ def _sigma_is_known(fit):
     return fit.priors is not None and fit.priors.resid is not None and fit.priors.resid.fixed is not None
 
 
-def _stage_maker(priors, reml):
+def _inner_maker(priors, reml):
     if priors is None:
         return None
-    from mvmise_sm.priors.stage import PriorStage
+    from mvmise_sm.priors.inner_problem import PenalisedInnerProblem
 
-    return lambda nobs, k_fe, a, b0: PriorStage(priors, nobs, k_fe, reml, 0.0, a, b0)
+    return lambda nobs, k_fe, a, b0: PenalisedInnerProblem(priors, nobs, k_fe, reml, 0.0, a, b0)
 
 
 def _solver(evaluate, constraint):

@@ -12,7 +12,7 @@ from mvmise_sm.core.criteria.batched import BatchedRefits, supports
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import fit_options, plain, quietly
+from mvmise_sm.inference.fits import fit_options, quietly, unwrap
 
 __all__ = ["all_parameters", "generators", "likelihood_ratios", "parameter_names", "refits", "resampled_fit"]
 
@@ -39,9 +39,9 @@ def parameter_names(result):
         if term.structure.invariance == "linear":
             pairs = [(a, b) for i, a in enumerate(term.names) for b in term.names[i + 1 :]]
             names += [f"cor_{a}.{b}|{group}" for a, b in pairs]
-    if result._k_scale:
+    if result.k_scale:
         names.append("sigma")
-    return [*names, "alpha"] if getattr(result, "_estimates_alpha", False) else names
+    return [*names, "alpha"] if getattr(result, "estimates_alpha", False) else names
 
 
 def all_parameters(random, beta, theta, sigma2, has_sigma):
@@ -63,10 +63,10 @@ def all_parameters(random, beta, theta, sigma2, has_sigma):
 
 def parameters_of(result):
     """`all_parameters` of a result."""
-    result = plain(result)
+    result = unwrap(result)
     layout = result.model.random_layout
-    values = all_parameters(layout, result.params, result.theta, result.scale, bool(result._k_scale))
-    return np.append(values, result.alpha) if getattr(result, "_estimates_alpha", False) else values
+    values = all_parameters(layout, result.params, result.theta, result.scale, bool(result.k_scale))
+    return np.append(values, result.alpha) if getattr(result, "estimates_alpha", False) else values
 
 
 class ParametricRefit:
@@ -80,7 +80,7 @@ class ParametricRefit:
     """
 
     def __init__(self, result, statistic=None):
-        self.result = plain(result)
+        self.result = unwrap(result)
         self.statistic = statistic
         self.quick = statistic is None and getattr(self.result, "reml", None) is not None
 
@@ -94,21 +94,21 @@ class ParametricRefit:
     def _refit(self, y):
         """All parameters at a response (nobs,)."""
         result = self.result
-        criterion = result._deviance_function().refitted(y)
-        with blas_threads(criterion._layout.n_random):
+        criterion = result.deviance_function().refitted(y)
+        with blas_threads(criterion.layout.n_random):
             optimum = minimize(criterion, self._start, tol=_TOLERANCE)
             if not optimum.converged:
                 optimum = minimize(criterion)
-            stage = criterion._eliminate(optimum.working)[1]
-        beta = criterion._basis.a @ stage.beta + criterion._origin
-        return all_parameters(result.model.random_layout, beta, optimum.theta, stage.sigma2, True)
+            inner = criterion.eliminated(optimum.working)[1]
+        beta = criterion.basis.a @ inner.beta + criterion.origin
+        return all_parameters(result.model.random_layout, beta, optimum.theta, inner.sigma2, True)
 
     def batch(self, streams):
         """All refits at once, a list of vectors; None where the model does not allow it."""
         if not self.quick:
             return None
-        criterion = self.result._deviance_function()
-        small = self.result.nobs <= _BATCH_ROWS and criterion._layout.n_random <= _BATCH_EFFECTS
+        criterion = self.result.deviance_function()
+        small = self.result.nobs <= _BATCH_ROWS and criterion.layout.n_random <= _BATCH_EFFECTS
         if not supports(criterion) or not small or len(streams) < _WORTH_BATCH:
             return None
         width = max(_WORTH_BATCH, _BATCH_CELLS // self.result.nobs)
@@ -120,19 +120,19 @@ class ParametricRefit:
 
     def _batch(self, responses):
         """Parameters at each of some responses."""
-        criterion = self.result._deviance_function()
+        criterion = self.result.deviance_function()
         responses = np.column_stack(responses)
         if self.result.model.offset is not None:
             fixed = responses - self.result.model.offset[:, None]
         else:
             fixed = responses
-        with blas_threads(criterion._layout.n_random):
+        with blas_threads(criterion.layout.n_random):
             theta, beta, sigma2, regular = BatchedRefits(criterion, self._start)(fixed)
         random = self.result.model.random_layout
         rows = []
         for i, found in enumerate(regular):
             if found:
-                rows.append(all_parameters(random, beta[i], criterion._space.user(theta[i]), sigma2[i], True))
+                rows.append(all_parameters(random, beta[i], criterion.space.user(theta[i]), sigma2[i], True))
             else:
                 rows.append(_attempt(self._refit, responses[:, i]))
         return rows
@@ -140,7 +140,7 @@ class ParametricRefit:
     @property
     def _start(self):
         if not hasattr(self, "_working"):
-            self._working = self.result._deviance_function().working_theta(self.result.theta)
+            self._working = self.result.deviance_function().working_theta(self.result.theta)
         return self._working
 
     def _response(self, rng):
@@ -173,7 +173,7 @@ class GroupRefit:
     """
 
     def __init__(self, result, by, statistic=None):
-        self.result = plain(result)
+        self.result = unwrap(result)
         self.statistic = statistic
         self.factor = grouping_factor(self.result, by)
         order = np.argsort(self.factor.codes, kind="stable")

@@ -74,7 +74,7 @@ class MixedModelBase(LikelihoodModel):
         If the random effects cannot be identified.
     """
 
-    _title = "Mixed Model"
+    title = "Mixed Model"
     _has_residual = True
     _design_options: ClassVar[dict] = {}
 

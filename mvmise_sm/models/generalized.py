@@ -83,7 +83,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
     {'group': 20}
     """
 
-    _title = "Generalized Linear Mixed Model"
+    title = "Generalized Linear Mixed Model"
     _has_residual = False
     _design_options: ClassVar[dict] = {"categorical_response": True}
 
@@ -226,8 +226,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         model = self.with_endog(endog)
         check_response(model.endog, model.weights, model.family, bounded=model._has_fixef_prior())
         settings = result.mle_settings
-        criterion = result._deviance_function().refitted(model.endog)
-        optimum = _minimum(criterion, result._optimum, settings)
+        criterion = result.deviance_function().refitted(model.endog)
+        optimum = _minimum(criterion, result.optimum, settings)
         if optimum.singular or not optimum.converged:
             other = _minimum(criterion, None, settings)
             optimum = other if other.value < optimum.value else optimum

@@ -55,7 +55,7 @@ class LinearMixedModel(MixedModelBase):
     {'group': 20}
     """
 
-    _title = "Linear Mixed Model"
+    title = "Linear Mixed Model"
 
     def _check_data(self):
         super()._check_data()
@@ -166,12 +166,12 @@ class LinearMixedModel(MixedModelBase):
     def refit(self, endog, result):
         """Fit a result's model to another response, starting at that result; see `LinearMixedModelResults.refit`."""
         y = complete_response(endog, self.nobs)
-        criterion, settings = result._deviance_function(), result.mle_settings
+        criterion, settings = result.deviance_function(), result.mle_settings
         if self._residual_is_free():
             check_response(y, self.offset, self.endog_names)
         with blas_threads(_dense_size(criterion)), computing(self):
             criterion = criterion.refitted(y)
-            optimum = _minimum(criterion, result._optimum, settings)
+            optimum = _minimum(criterion, result.optimum, settings)
             if not optimum.converged:
                 other = _minimum(criterion, None, settings)
                 optimum = other if other.value < optimum.value else optimum
@@ -204,7 +204,7 @@ _SINGULAR = "singular fit: the estimated covariance matrix of some random effect
 
 def _dense_size(criterion):
     """Random effects that remain in a dense block once the largest factor and what it nests in are eliminated."""
-    layout = criterion._layout
+    layout = criterion.layout
     return sum(layout.factors[k].size for k in layout.remainder)
 
 

@@ -92,7 +92,7 @@ class SelectionModel(LikelihoodModel):
     """
 
     _kind = ""
-    _title = ""
+    title = ""
 
     def __init__(
         self,
@@ -417,7 +417,7 @@ class FactorSelectionModel(SelectionModel):
     """
 
     _kind = "b"
-    _title = "Factor Selection Model (mvMISE_b)"
+    title = "Factor Selection Model (mvMISE_b)"
 
     def _check_random(self, design):
         if design.effect_names != ("Intercept",):
@@ -445,7 +445,7 @@ class ErrorSelectionModel(SelectionModel):
     """
 
     _kind = "e"
-    _title = "Error Selection Model (mvMISE_e)"
+    title = "Error Selection Model (mvMISE_e)"
 
     def _prior_term(self):
         q = len(self.design.effect_names)

@@ -11,9 +11,9 @@ from mvmise_sm.priors.base import ROLES, CovariancePrior, Dimensions, Prior
 from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
 from mvmise_sm.priors.custom import Custom, Independent
 from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Normal, QuadraticPenalty, StudentT
+from mvmise_sm.priors.inner_problem import PenalisedInnerProblem
 from mvmise_sm.priors.parse import parse_priors
 from mvmise_sm.priors.residual import Point
-from mvmise_sm.priors.stage import PriorStage
 
 __all__ = ["PriorSet", "TermShape", "resolve_priors", "term_shapes"]
 
@@ -71,10 +71,10 @@ class PriorSet:
         """True if there is no prior at all."""
         return not self.fixef and self.resid is None and all(c is None for c in self.cov)
 
-    def __call__(self, nobs, k_fe, reml, a, b0) -> PriorStage:
-        """Return the (beta, sigma2) problem, as `core.deviance.ProfiledDeviance` asks for it; see `PriorStage`."""
+    def __call__(self, nobs, k_fe, reml, a, b0) -> PenalisedInnerProblem:
+        """Return the problem in (beta, sigma2) that the profiled deviance asks for."""
         logdet_a = float(np.linalg.slogdet(a)[1]) if k_fe else 0.0
-        return PriorStage(self, nobs, k_fe, reml, logdet_a, a, b0)
+        return PenalisedInnerProblem(self, nobs, k_fe, reml, logdet_a, a, b0)
 
     def lines(self) -> list[tuple[str, str]]:
         """Label and text of every prior as blme prints them, for example ("Cov prior", "Subject ~ wishart(...)")."""

@@ -13,6 +13,7 @@ from statsmodels.tools._decorators import cache_readonly
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results import tables, variance
 from mvmise_sm.results.inferential import InferentialResults
+from mvmise_sm.results.memo import ML_FIT
 from mvmise_sm.results.prediction import predicted, prediction_results
 
 __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
@@ -56,7 +57,7 @@ class MixedModelResults(InferentialResults):
         Columns of the fixed-effects design that were dropped as linear combinations of earlier ones.
     """
 
-    _k_scale = 1
+    k_scale = 1
 
     def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
         super().__init__(
@@ -69,7 +70,7 @@ class MixedModelResults(InferentialResults):
         )
         self._cache = {}
         self._criterion = None
-        self._solution = solution
+        self.solution = solution
         self.cov_params_default = self.scale * solution.cov_beta
         self.theta = solution.theta
         self.criterion = float(solution.criterion)
@@ -82,7 +83,7 @@ class MixedModelResults(InferentialResults):
         self.message = optimum.message
         self.nobs = model.nobs
         self.k_fe = len(solution.beta)
-        self.k_params = self.k_fe + len(solution.theta) + self._k_scale
+        self.k_params = self.k_fe + len(solution.theta) + self.k_scale
         self.df_model = float(self.k_fe - model.k_constant)
         self.df_resid = float(self.nobs - self.k_fe)
         self.n_groups = model.random_layout.n_groups
@@ -125,7 +126,7 @@ class MixedModelResults(InferentialResults):
     @cache_readonly
     def varcorr(self):
         """Variance components as a DataFrame with columns ``grp, var1, var2, vcov, sdcor``."""
-        return variance.variance_frame(self._variance_rows(), self.scale if self._k_scale else None)
+        return variance.variance_frame(self._variance_rows(), self.scale if self.k_scale else None)
 
     def _header_rows(self):
         """Rows of the summary's header that only some models have."""
@@ -142,7 +143,7 @@ class MixedModelResults(InferentialResults):
     @cache_readonly
     def random_effects(self):
         """Conditional modes of each grouping factor, dict of DataFrame (levels by terms)."""
-        return variance.mode_frames(self.model.random_layout, self._solution.b)
+        return variance.mode_frames(self.model.random_layout, self.solution.b)
 
     # --- fit and prediction
 
@@ -156,6 +157,12 @@ class MixedModelResults(InferentialResults):
         """Response residuals, conditional on the random effects (nobs,)."""
         return self.model.endog - self.fittedvalues
 
+    def memo(self, key, make):
+        """Return what ``make()`` gave the first time that `key` was asked for; kept with the result."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
     def _require_rows(self):
         """Fail with a sentence once `remove_data` has removed what a method needs."""
         if self.model.random_effects is None:
@@ -164,7 +171,7 @@ class MixedModelResults(InferentialResults):
     def _linear_predictor(self, b=None):
         self._require_rows()
         model = self.model
-        linear = model.exog @ self.params + model.random_effects.linear(self._solution.b if b is None else b)
+        linear = model.exog @ self.params + model.random_effects.linear(self.solution.b if b is None else b)
         return linear if model.offset is None else linear + model.offset
 
     def predict(
@@ -327,13 +334,13 @@ class MixedModelResults(InferentialResults):
 
     def __getstate__(self):
         # the maximum-likelihood fit that inference keeps holds the rows
-        cache = {key: value for key, value in self._cache.items() if key != "_ml_fit"}
+        cache = {key: value for key, value in self._cache.items() if key != ML_FIT}
         return {**self.__dict__, "_criterion": None, "_cache": cache}
 
     def remove_data(self):
         """Remove the arrays with one entry per row; `summary` and population predictions still work."""
         self._criterion = None
-        self._cache.pop("_ml_fit", None)
+        self._cache.pop(ML_FIT, None)
         super().remove_data()
         self.model.remove_rows()
 

@@ -40,17 +40,17 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
 
     def __init__(self, model, solution, optimum, settings, *, criterion, cov_type="nonrobust", use_t=False):
         response = criterion.response
-        self._k_scale = int(response.distribution.dispersed)
+        self.k_scale = int(response.distribution.dispersed)
         super().__init__(model, solution, optimum, settings, use_t=use_t)
-        self.k_params = self.k_fe + criterion.k_theta + max(criterion.k_shape, self._k_scale)
+        self.k_params = self.k_fe + criterion.k_theta + max(criterion.k_shape, self.k_scale)
         self.cov_type = cov_type
         self.cov_kwds = {"description": _COV_TYPES[cov_type]}
         self.nagq = settings["nagq"]
         self.alpha = solution.alpha
         self.family = model.family
-        self._estimates_alpha = bool(criterion.k_shape and not self._k_scale)
+        self.estimates_alpha = bool(criterion.k_shape and not self.k_scale)
         self._criterion = criterion
-        self._optimum = optimum.working
+        self.optimum = optimum.working
         self._estimator = ("MAP" if model.priors is not None else "ML") + _integration(self.nagq)
         self._criterion_name = "-2 Log-Likelihood"
 
@@ -60,16 +60,16 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
     def cov_params_default(self):
         """Covariance of the fixed effects (k_fe, k_fe); from the Hessian it is formed when it is first asked for."""
         if self.cov_type == "rx" or self._criterion_profiles():
-            return self._cov_rx
+            return self.cov_rx
         cov = self._cov_all
         if cov is None:
-            return self._cov_rx
+            return self.cov_rx
         at = slice(len(self.theta), len(self.theta) + self.k_fe)
         return cov[at, at]
 
     @cov_params_default.setter
     def cov_params_default(self, value):
-        self._cov_rx = value
+        self.cov_rx = value
 
     @property
     def normalized_cov_params(self):
@@ -90,7 +90,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         """
         if "_cov_hessian" not in self.__dict__:
             with blas_threads(0):
-                self._cov_hessian = uncertainty.parameter_cov(self._deviance_function(), self._optimum)
+                self._cov_hessian = uncertainty.parameter_cov(self.deviance_function(), self.optimum)
             if self._cov_hessian is None:
                 warnings.warn(
                     "the Hessian at the optimum is not positive definite; "
@@ -103,7 +103,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
     @property
     def alpha_bse(self):
         """Standard error of `alpha` from the Hessian, NaN where alpha is not estimated."""
-        if not self._estimates_alpha or self._cov_all is None:
+        if not self.estimates_alpha or self._cov_all is None:
             return np.nan
         variance = float(self._cov_all[-1, -1])
         return self.alpha * np.sqrt(variance) if variance > 0.0 else np.nan
@@ -117,9 +117,9 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
 
     def _response(self):
         response = make_response(
-            self.model.family, self.model.endog, self.model.weights, estimate_shape=self._estimates_alpha or None
+            self.model.family, self.model.endog, self.model.weights, estimate_shape=self.estimates_alpha or None
         )
-        if self._estimates_alpha:
+        if self.estimates_alpha:
             response.set_shape(np.log(self.alpha))
         return response
 
@@ -163,7 +163,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         OptionError
             For families that estimate their dispersion.
         """
-        if self._k_scale:
+        if self.k_scale:
             raise OptionError(f"the {type(self.family).__name__} family estimates its dispersion: see scale")
         chisq = float(np.square(self.resid_pearson).sum())
         df = self.nobs - self.k_params
@@ -175,22 +175,22 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
     def random_effects_cov(self):
         """Conditional covariances of the random effects given the data, dict of ndarray (n_levels, q, q)."""
         with blas_threads(0):
-            blocks = uncertainty.conditional_cov(self._deviance_function(), self._optimum)
+            blocks = uncertainty.conditional_cov(self.deviance_function(), self.optimum)
         names = [factor.name for factor in self.model.random_layout.factors]
         return dict(zip(names, blocks, strict=True))
 
-    def _deviance_function(self):
+    def deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""
         if self._criterion is None:
             self._criterion = self.model.criterion(self.nagq, self.mle_settings["dispersion"])
-            self._criterion.value(self._optimum)
+            self._criterion.value(self.optimum)
         return self._criterion
 
     def _prediction_variance(self, exog, rows):
         """Variance of predictions over the scale, random effects included."""
         cov = self.cov_params_default
         with blas_threads(0):
-            variance = uncertainty.prediction_variance(self._deviance_function(), self._optimum, cov, exog, rows)
+            variance = uncertainty.prediction_variance(self.deviance_function(), self.optimum, cov, exog, rows)
         return variance / self.scale
 
     def _prediction(self, linear, variance, which, labels):
@@ -278,7 +278,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         cov[np.ix_(positions, positions)] = self.cov_params_default
         out = copy.copy(self)
         out._cache = {}
-        out.model, out.params, out.cov_type, out._cov_rx = model, beta, "rx", cov
+        out.model, out.params, out.cov_type, out.cov_rx = model, beta, "rx", cov
         out.keep_index, out.results_constrained = positions, wrapped
         out.k_constr = k - len(positions)
         return GeneralizedLinearMixedModelResultsWrapper(out)
@@ -287,9 +287,9 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
 
     def _header_rows(self):
         """Rows of the summary's header that only this model has."""
-        name = "NegativeBinomial" if self._estimates_alpha else type(self.family).__name__
+        name = "NegativeBinomial" if self.estimates_alpha else type(self.family).__name__
         rows = [("Family:", [name]), ("Link:", [type(self.family.link).__name__])]
-        if self._estimates_alpha:
+        if self.estimates_alpha:
             rows.append(("Alpha:", [f"{self.alpha:.4f} ({self.alpha_bse:.4f})"]))
         return rows
 
@@ -303,7 +303,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         """Remove the arrays with one entry per row; `summary` and population predictions still work."""
         if self.cov_type != "rx" and self.nagq:
             self._cov_all  # noqa: B018
-        self._solution = replace(self._solution, eta=None)
+        self.solution = replace(self.solution, eta=None)
         super().remove_data()
 
 

@@ -30,7 +30,7 @@ class LinearMixedModelResults(MixedModelResults):
 
     def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
         super().__init__(model, solution, optimum, settings, cov_type=cov_type, use_t=use_t)
-        self._optimum = optimum.working
+        self.optimum = optimum.working
         self.reml = settings["reml"]
         self._estimator = "REML" if self.reml else "ML"
         self._criterion_name = "REML criterion" if self.reml else "-2 Log-Likelihood"
@@ -49,13 +49,13 @@ class LinearMixedModelResults(MixedModelResults):
     @cache_readonly
     def random_effects_cov(self):
         """Conditional covariances of the random effects given the data, dict of ndarray (n_levels, q, q)."""
-        criterion = self._deviance_function()
+        criterion = self.deviance_function()
         with blas_threads(0):
             blocks = criterion.conditional_cov(self.theta)
         names = [factor.name for factor in self.model.random_layout.factors]
         return {name: self.scale * block for name, block in zip(names, blocks, strict=True)}
 
-    def _deviance_function(self):
+    def deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""
         if self._criterion is None:
             self._require_rows()
@@ -64,7 +64,7 @@ class LinearMixedModelResults(MixedModelResults):
 
     def _prediction_variance(self, exog, rows):
         """Variance of predictions over the scale, random effects included."""
-        criterion = self._deviance_function()
+        criterion = self.deviance_function()
         with blas_threads(0):
             return criterion.prediction_variance(self.theta, exog, rows)
 

@@ -64,7 +64,7 @@ def _random_part(rows, b, terms) -> np.ndarray:
 
 
 def _linear(result, rows, terms):
-    linear = rows.exog @ result.params + _random_part(rows, result._solution.b, terms)
+    linear = rows.exog @ result.params + _random_part(rows, result.solution.b, terms)
     if rows.offset is not None:
         linear = linear + rows.offset
     linear[_missing(rows, terms)] = np.nan
@@ -72,7 +72,7 @@ def _linear(result, rows, terms):
 
 
 def _training_linear(result, terms):
-    b = [effects if i in terms else np.zeros_like(effects) for i, effects in enumerate(result._solution.b)]
+    b = [effects if i in terms else np.zeros_like(effects) for i, effects in enumerate(result.solution.b)]
     return result._linear_predictor(b)
 
 

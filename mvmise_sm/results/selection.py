@@ -176,9 +176,13 @@ class SelectionResults(LikelihoodModelResults):
         return float((phi[0] + phi[1] * mean + phi[2] * blocks.covariate > 0).mean())
 
     def _moments(self):
-        if "moments" not in self._cache:
-            self._cache["moments"] = posterior_moments(self._outcome.objective.likelihood, self.theta)
-        return self._cache["moments"]
+        return self.memo("moments", lambda: posterior_moments(self._outcome.objective.likelihood, self.theta))
+
+    def memo(self, key, make):
+        """Return what ``make()`` gave the first time that `key` was asked for; kept with the result."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
     # --- random effects and prediction
 

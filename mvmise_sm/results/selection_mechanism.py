@@ -41,9 +41,7 @@ def _profile(result) -> MechanismProfile:
         raise OptionError("method='mvmise' has no likelihood to profile; fit with method='ml'")
     if result.phi is None or "y" not in result.phi.index:
         raise OptionError("the mechanism does not depend on the outcome (missing_y is False or no block is missing)")
-    if "profile" not in result._cache:
-        result._cache["profile"] = MechanismProfile(outcome.objective, outcome.maximum)
-    return result._cache["profile"]
+    return result.memo("profile", lambda: MechanismProfile(outcome.objective, outcome.maximum))
 
 
 def ratio_test(result) -> MechanismTest | None:

@@ -130,7 +130,7 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05):
     ]
     out = Summary()
     out.add_table_2cols(
-        result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model._title} Results"
+        result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model.title} Results"
     )
     out.add_table_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t)
     extra = [mechanism_table(result), variance_table(result), correlation_table(result)]
@@ -162,7 +162,7 @@ def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_forma
         se = [np.nan] * len(result.phi) if result.bse_phi is None else result.bse_phi
         rows += [(f"phi[{name}]", *_cells([v, e])) for (name, v), e in zip(result.phi.items(), se, strict=True)]
     out.add_df(pd.DataFrame([r[1:] for r in rows], index=[r[0] for r in rows], columns=["Estimate", "Std.Err."]))
-    out.add_title(title or f"{result.model._title} Results")
+    out.add_title(title or f"{result.model.title} Results")
     for line in notes(result):
         out.add_text(line)
     return out

@@ -37,7 +37,7 @@ def _random_cells(result):
         cells.append([cell[1], *cell[2:], *corr, *[""] * (width - len(corr))])
         cells[-1].insert(0, "" if cell[0] == previous else cell[0])
         previous = cell[0]
-    if result._k_scale:
+    if result.k_scale:
         cells.append(["Residual", "", _format(result.scale), _format(np.sqrt(result.scale)), *[""] * width])
     header = ["", "Name", "Variance", "Std.Dev.", *(["Corr"] + [""] * (width - 1) if width else [])]
     return header, cells
@@ -96,7 +96,7 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05, ddf=None)
     left, right = _header(result)
     out = Summary()
     out.add_table_2cols(
-        result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model._title} Results"
+        result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model.title} Results"
     )
     if ddf is None:
         out.add_table_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t)
@@ -129,7 +129,7 @@ def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_forma
     from statsmodels.iolib import summary2 as iolib
 
     out = iolib.Summary()
-    title = title or f"{result.model._title} Results"
+    title = title or f"{result.model.title} Results"
     if result.k_fe:
         out.add_base(result, alpha=alpha, float_format=float_format, xname=xname, yname=yname, title=title)
     else:
@@ -160,7 +160,7 @@ def _random_rows(result):
         ("random", group, f"sd_{var1}" if var2 is None else f"cor_{var1}.{var2}", sdcor, *[np.nan] * 4)
         for group, var1, var2, _, sdcor in result._variance_rows()
     ]
-    if result._k_scale:
+    if result.k_scale:
         rows.append(("random", "Residual", "sigma", float(np.sqrt(result.scale)), *[np.nan] * 4))
     return pd.DataFrame(rows, columns=_TIDY)
 

@@ -69,7 +69,7 @@ class ThetaSpace:
         self._known = out.copy(), np.array(theta)
         return out
 
-    def adopted(self, other, theta):
+    def converted_from(self, other, theta):
         """Working theta of this space for a working theta of the same model in another order of the columns."""
         if other is self:
             return theta
@@ -109,7 +109,7 @@ class ThetaSpace:
         """Blocks (q, q) of the factors as blocks of the terms."""
         return [blocks[k][place, place] for k, place, _ in self.where]
 
-    def shape(self, theta, terms, slopes, exact):
+    def chain_rule(self, theta, terms, slopes, exact):
         """Gradient and tangents of a function with derivatives `slopes` in every term's Sigma.
 
         Parameters
@@ -127,13 +127,13 @@ class ThetaSpace:
             (k_theta,).
         directions : list of (int, ndarray)
             Factor and dSigma / dtheta_t (q, q) of the factor, per parameter.
-        moved : list of ndarray
+        tangents : list of ndarray
             dSigma / dtheta_t of the term's own block (k, q, q), per term.
         curvature : ndarray
             What Sigma = Lambda Lambda' adds to the Hessian (k_theta, k_theta).
         """
         gradient = np.empty(theta.size)
-        directions, moved, curvature = [], [], np.zeros((theta.size, theta.size))
+        directions, tangents, curvature = [], [], np.zeros((theta.size, theta.size))
         for t, (structure, at) in enumerate(zip(self.structures, self.random.theta_slices, strict=True)):
             lam, slope = terms[t], slopes[t]
             k, place, q = self.where[t]
@@ -141,22 +141,24 @@ class ThetaSpace:
                 gradient[at] = 2.0 * slope[0, 0] * lam[0, 0]
                 curvature[at, at] = 2.0 * (slope[0, 0] if exact[t] else max(slope[0, 0], 0.0))
                 directions.append((k, 2.0 * lam))
-                moved.append(2.0 * lam[None])
+                tangents.append(2.0 * lam[None])
                 continue
             gradient[at] = structure.pullback(theta[at], 2.0 * (slope @ lam))
-            tangents = structure.tangents(theta[at])
-            small = tangents @ lam.T
-            moved.append(small + small.transpose(0, 2, 1))
-            for direction in moved[t]:
+            factor_tangents = structure.tangents(theta[at])
+            half = factor_tangents @ lam.T
+            tangents.append(half + half.transpose(0, 2, 1))
+            for direction in tangents[t]:
                 if q != structure.q:
                     wide = np.zeros((q, q))
                     wide[place, place] = direction
                     direction = wide
                 directions.append((k, direction))
-            bend = slope if exact[t] else positive_part(slope)
-            count = len(tangents)
-            curvature[at, at] = 2.0 * (bend @ tangents).reshape(count, -1) @ tangents.reshape(count, -1).T
-        return gradient, directions, moved, curvature
+            positive = slope if exact[t] else positive_part(slope)
+            count = len(factor_tangents)
+            curvature[at, at] = (
+                2.0 * (positive @ factor_tangents).reshape(count, -1) @ factor_tangents.reshape(count, -1).T
+            )
+        return gradient, directions, tangents, curvature
 
     def pullback(self, theta, d_lambdas):
         """Gradient in theta (k_theta,) for gradients (q, q) in every term's Lambda."""
@@ -173,7 +175,7 @@ class ThetaSpace:
         """Whether a working theta is on the boundary."""
         return bool((theta[(self.lower == 0.0) & ~self.guarded] < _SINGULAR).any())
 
-    def escapes(self, theta, slopes, only_check=False):
+    def descent_points(self, theta, slopes, only_check=False):
         """Working thetas off the boundary in directions in which the objective falls.
 
         An optimum over the positive semidefinite cone has D positive semidefinite where Sigma is singular; a negative

@@ -20,8 +20,8 @@ _CELLS = 4_000_000
 
 def supports(criterion):
     """Whether a criterion can be refitted in batches: one grouping factor, no priors, Lambda linear in theta."""
-    linear = all(hasattr(s, "rows") for s in criterion._space.structures)
-    return len(criterion._layout.factors) == 1 and criterion._priors is None and linear
+    linear = all(hasattr(s, "rows") for s in criterion.space.structures)
+    return len(criterion.layout.factors) == 1 and criterion._priors is None and linear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +68,7 @@ class BatchedRefits:
         self.criterion, self.start = criterion, start
         self.reml, self.p = criterion.reml, criterion.k_fe
         self.nu = float(criterion.nobs - (self.p if self.reml else 0))
-        layout, basis = criterion._layout, criterion._basis
+        layout, basis = criterion.layout, criterion.basis
         (factor,) = layout.factors
         n = criterion.nobs
         self.root = np.ones(n) if criterion._weights is None else np.sqrt(criterion._weights)
@@ -96,7 +96,7 @@ class BatchedRefits:
         self.mask = np.zeros((factor.q, factor.q))
         tangents = [
             structure.tangents(start[at])
-            for structure, at in zip(criterion._space.structures, criterion.random.theta_slices, strict=True)
+            for structure, at in zip(criterion.space.structures, criterion.random.theta_slices, strict=True)
         ]
         for t, place, at in zip(tangents, factor.places, criterion.random.theta_slices, strict=True):
             self.basis[at, place, place] = t
@@ -146,7 +146,7 @@ class BatchedRefits:
 
     def _fit(self, responses):
         criterion = self.criterion
-        basis = criterion._basis
+        basis = criterion.basis
         centre = np.linalg.lstsq(criterion._X, responses.mean(axis=1), rcond=None)[0] if self.p else np.zeros(0)
         y = (responses - (criterion._X @ centre)[:, None]) * self.root[:, None]
         gram, moments = self._moments(y)
@@ -186,8 +186,8 @@ class BatchedRefits:
         inverse = np.linalg.inv(inner)
         w = lam[:, None] @ inverse @ np.swapaxes(lam, 1, 2)[:, None]
         cw = self.c @ w
-        icw = eye - cw
-        t = icw @ self.c
+        i_minus_cw = eye - cw
+        t = i_minus_cw @ self.c
         k = gram - (w.reshape(r, 1, -1) @ moments).reshape(r, m, m)
         cov = np.linalg.inv(k[:, :p, :p])
         beta = (cov @ k[:, :p, p:])[:, :, 0]
@@ -200,18 +200,20 @@ class BatchedRefits:
             value = value - np.linalg.slogdet(cov)[1]
             weights[:, :p, :p] += cov
         g = (moments @ weights.reshape(r, -1, 1)).reshape(r, -1, q, q)
-        icwt = np.swapaxes(icw, 2, 3)
-        d = np.tensordot(t, self.count, axes=([1], [0])) - (icw @ g @ icwt).sum(axis=1)
+        icwt = np.swapaxes(i_minus_cw, 2, 3)
+        d = np.tensordot(t, self.count, axes=([1], [0])) - (i_minus_cw @ g @ icwt).sum(axis=1)
         gradient = 2.0 * np.einsum("rab,kab->rk", d @ lam, self.basis)
         along = np.einsum("rcmn,rn->rcm", moments.reshape(r, -1, m, m), xi)
-        information = self._information(lam, t, icw, along, xi, cov, sigma2, d)
+        information = self._information(lam, t, i_minus_cw, along, xi, cov, sigma2, d)
         return _Shape(value, gradient, information, beta, sigma2)
 
-    def _information(self, lam, t, icw, along, xi, cov, sigma2, d):
+    def _information(self, lam, t, i_minus_cw, along, xi, cov, sigma2, d):
         q, p = len(self.z), self.p
         r, m = xi.shape
         # per class the sum over its levels of (Z'V^-1[X y])_c (Z'V^-1[X y] xi)_d
-        cross = np.einsum("ruca,ruabm,rudb->rucdm", icw, along.reshape(r, -1, q, q, m), icw, optimize=True)
+        cross = np.einsum(
+            "ruca,ruabm,rudb->rucdm", i_minus_cw, along.reshape(r, -1, q, q, m), i_minus_cw, optimize=True
+        )
         ee = np.einsum("rucdm,rm->rucd", cross, xi)
         directions = np.einsum("kab,rcb->rkac", self.basis, lam)
         directions = directions + np.swapaxes(directions, 2, 3)

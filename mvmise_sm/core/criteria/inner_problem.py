@@ -8,13 +8,13 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
 
-__all__ = ["FlatStage", "Stage", "StageSolution"]
+__all__ = ["FlatInnerProblem", "InnerProblem", "InnerSolution"]
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StageSolution:
+class InnerSolution:
     """Optimum over (beta, sigma2) at one theta, working coordinates.
 
     Attributes
@@ -66,7 +66,7 @@ class StageSolution:
     projection: np.ndarray | None = None
 
 
-class Stage(Protocol):
+class InnerProblem(Protocol):
     """What the deviance asks of the problem in (beta, sigma2).
 
     Attributes
@@ -83,14 +83,14 @@ class Stage(Protocol):
     repels: tuple
     several_modes: bool
 
-    def solve(self, gram: np.ndarray, sigmas) -> StageSolution:
+    def solve(self, gram: np.ndarray, sigmas) -> InnerSolution:
         """Minimise over (beta, sigma2) given the gram matrix K (m, m) and the terms' relative covariances."""
 
     def check(self, sigmas) -> None:
         """Raise ValueError if covariances are no estimate, although the objective is finite there."""
 
 
-class FlatStage:
+class FlatInnerProblem:
     """Maximum likelihood or REML without priors (blme paper, equations 6 and 8).
 
     Parameters
@@ -141,7 +141,7 @@ class FlatStage:
         if self.reml:
             value += logdet_user
             weights[:p, :p] += cov_beta
-        return StageSolution(value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu)
+        return InnerSolution(value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu)
 
     def check(self, sigmas):
         """Accept all covariances."""

@@ -25,7 +25,7 @@ class JointDeviance(LaplaceDeviance):
         t = rows.slope * leverage
         observed, v, rho = self._implicit(mode, merged, self.incidence.transposed(t))
         fixed = fixed_system(self, observed, rows.observed)
-        hessian = fixed.information + 0.5 * self.penalty.fixed_shape(mode.beta)[2]
+        hessian = fixed.information + 0.5 * self.penalty.fixed_derivatives(mode.beta)[2]
         v_columns = [x[:, :, None] for x in v]
         k = np.linalg.solve(hessian, self.X.T @ t - inner(fixed.zx, v_columns)[:, 0])
         rho = [r - s @ k for r, s in zip(rho, fixed.score, strict=True)]

@@ -105,26 +105,26 @@ class LaplaceDeviance:
         self.nobs, self.k_fe = X.shape
         self.k_theta = random.k_theta
         self.k_shape = int(response.estimates_shape)
-        self._layout = Layout(random)
-        self._basis = fixed_basis(X)
+        self.layout = Layout(random)
+        self.basis = fixed_basis(X)
         self.X = np.empty(X.shape)
-        self._basis.rows(X, 0, self.nobs, self.X)
-        self.X *= self._basis.scale
-        self.incidence = Incidence(self._layout)
-        self.eliminate = Eliminator(self._layout, self.incidence)
-        self.penalty = Penalty(priors, self._basis.a, self._layout.term_bases)
-        self._use_space(ThetaSpace(random, self._layout, self.penalty.repels))
+        self.basis.rows(X, 0, self.nobs, self.X)
+        self.X *= self.basis.scale
+        self.incidence = Incidence(self.layout)
+        self.eliminate = Eliminator(self.layout, self.incidence)
+        self.penalty = Penalty(priors, self.basis.a, self.layout.term_bases)
+        self._use_space(ThetaSpace(random, self.layout, self.penalty.repels))
         self._eta = self._last = None
 
     def _use_space(self, space):
-        self._space = space
+        self.space = space
         rest = self.k_shape if self.profiles_beta else self.k_fe + self.k_shape
         self.lower = np.concatenate([space.lower, np.full(rest, -np.inf)])
         self.guarded = np.concatenate([space.guarded, np.zeros(rest, dtype=bool)])
 
     def reordered(self, x):
         """The same criterion in the parametrisation that suits `x`, or None where that is this one."""
-        space = self._space.reordered(x[: self.k_theta])
+        space = self.space.reordered(x[: self.k_theta])
         if space is None:
             return None
         out = copy.copy(self)
@@ -132,10 +132,10 @@ class LaplaceDeviance:
         out._last = None
         return out
 
-    def adopted(self, other, x):
+    def converted_from(self, other, x):
         """Working vector of this criterion for one of `other`, the same criterion reordered."""
         out = x.copy()
-        out[: self.k_theta] = self._space.adopted(other._space, x[: self.k_theta])
+        out[: self.k_theta] = self.space.converted_from(other.space, x[: self.k_theta])
         return out
 
     # parameters
@@ -151,9 +151,9 @@ class LaplaceDeviance:
         """Parameters in the user's coordinates for a working vector."""
         theta, beta, _ = self.split(x)
         out = np.array(x, dtype=float)
-        out[: self.k_theta] = self._space.user(theta)
+        out[: self.k_theta] = self.space.user(theta)
         if beta is not None:
-            out[self.k_theta : self.k_theta + self.k_fe] = self._basis.a @ beta
+            out[self.k_theta : self.k_theta + self.k_fe] = self.basis.a @ beta
         return out
 
     def working_theta(self, x):
@@ -161,19 +161,19 @@ class LaplaceDeviance:
         x = np.asarray(x, dtype=float)
         theta, beta, _ = self.split(x)
         out = x.copy()
-        out[: self.k_theta] = self._space.working(theta)
+        out[: self.k_theta] = self.space.working(theta)
         if beta is not None:
-            out[self.k_theta : self.k_theta + self.k_fe] = np.linalg.solve(self._basis.a, beta)
+            out[self.k_theta : self.k_theta + self.k_fe] = np.linalg.solve(self.basis.a, beta)
         return out
 
     def is_singular(self, x):
         """Whether a covariance is on the boundary."""
-        return self._space.is_singular(x[: self.k_theta])
+        return self.space.is_singular(x[: self.k_theta])
 
-    def escapes(self, evaluation, only_check=False):
+    def descent_points(self, evaluation, only_check=False):
         """Points off the boundary in directions in which the objective falls."""
         out = []
-        for theta in self._space.escapes(evaluation.theta[: self.k_theta], evaluation.slopes, only_check):
+        for theta in self.space.descent_points(evaluation.theta[: self.k_theta], evaluation.slopes, only_check):
             x = evaluation.theta.copy()
             x[: self.k_theta] = theta
             out.append(x)
@@ -185,16 +185,16 @@ class LaplaceDeviance:
                 out.append(x)
         return out
 
-    def second_starts(self, evaluation):
+    def restart_points(self, evaluation):
         """Another start for a fit that ended on the boundary."""
         x = evaluation.theta.copy()
         wide = 0.5 * self._unit(self.mode(x).terms.eta)
-        x[: self.k_theta] = np.where(self._space.lower == 0.0, np.maximum(x[: self.k_theta], wide), 0.0)
+        x[: self.k_theta] = np.where(self.space.lower == 0.0, np.maximum(x[: self.k_theta], wide), 0.0)
         return [x]
 
     def start_at(self, theta):
         """The start for the user's theta (k_theta,)."""
-        return self.start(self._space.working(np.asarray(theta, dtype=float)))
+        return self.start(self.space.working(np.asarray(theta, dtype=float)))
 
     def start(self, theta=None):
         """A working theta with beta and the random effects at their joint mode there.
@@ -206,8 +206,8 @@ class LaplaceDeviance:
         eta = self.response.start_eta()
         given = theta is not None
         if not given:
-            theta = np.where(self._space.lower == 0.0, self._unit(eta), 0.0)
-        merged, _ = self._space.factors(theta)
+            theta = np.where(self.space.lower == 0.0, self._unit(eta), 0.0)
+        merged, _ = self.space.factors(theta)
         mode = joint_mode(self, merged, eta)
         self._eta = mode.terms.eta
         if not given:
@@ -228,10 +228,10 @@ class LaplaceDeviance:
         """Theta after an EM step: the mean over levels of b b' plus the conditional covariance."""
         blocks = self.eliminate(mode.terms.weight, merged).posterior_cov()
         theta = np.empty(self.k_theta)
-        for t, (k, place, _) in enumerate(self._space.where):
+        for t, (k, place, _) in enumerate(self.space.where):
             b = mode.b[k][place]
             sigma = (b @ b.T + blocks[k][place, place].sum(axis=2)) / b.shape[1]
-            theta[self.random.theta_slices[t]] = self._space.structures[t].theta_from(sigma)
+            theta[self.random.theta_slices[t]] = self.space.structures[t].theta_from(sigma)
         return theta
 
     def fixed_part(self, beta):
@@ -240,27 +240,22 @@ class LaplaceDeviance:
         return linear if self.offset is None else linear + self.offset
 
     @property
-    def layout(self):
-        """Grouping factors in elimination order."""
-        return self._layout
-
-    @property
     def dense_size(self):
         """Random effects that remain in a dense block once the chain is eliminated."""
-        return sum(self._layout.factors[k].size for k in self._layout.remainder)
+        return sum(self.layout.factors[k].size for k in self.layout.remainder)
 
     @property
     def fixed_map(self):
         """The matrix A with beta = A times the working beta (p, p)."""
-        return self._basis.a
+        return self.basis.a
 
     def lambdas(self, x):
         """Working factors Lambda (q, q) of the terms."""
-        return self._space.factors(x[: self.k_theta])[1]
+        return self.space.factors(x[: self.k_theta])[1]
 
     def mode(self, x):
         """The `Mode` at a working vector."""
-        return self._at(x)[0]
+        return self.at(x)[0]
 
     def fixed_system(self, mode):
         """The fixed effects next to the eliminated random effects, see `FixedSystem`."""
@@ -288,17 +283,17 @@ class LaplaceDeviance:
         for i in range(k):
             step = np.zeros(k)
             step[i] = 1e-5 * max(abs(x[i]), 1e-2)
-            jacobian[:, i] = (self._space.working(x[:k] + step) - self._space.working(x[:k] - step)) / (2.0 * step[i])
+            jacobian[:, i] = (self.space.working(x[:k] + step) - self.space.working(x[:k] - step)) / (2.0 * step[i])
         out[:k] = jacobian.T @ out[:k]
         if not self.profiles_beta:
-            out[k : k + self.k_fe] = np.linalg.solve(self._basis.a.T, out[k : k + self.k_fe])
+            out[k : k + self.k_fe] = np.linalg.solve(self.basis.a.T, out[k : k + self.k_fe])
         return out
 
     def value(self, x):
         """Objective at a working vector."""
-        return self._at(x)[-1]
+        return self.at(x)[-1]
 
-    def _at(self, x):
+    def at(self, x):
         """Mode, factors by term, covariances and objective at a working vector; the last one is kept."""
         if self._last is not None and np.array_equal(self._last[0], x):
             return self._last[1:]
@@ -307,10 +302,10 @@ class LaplaceDeviance:
             if abs(shape) > 40.0:
                 raise np.linalg.LinAlgError("the shape parameter has run away")
             self.response.set_shape(float(shape))
-        merged, terms = self._space.factors(theta)
+        merged, terms = self.space.factors(theta)
         mode = self._mode(merged, beta)
         mode.weighted = self.eliminate(mode.terms.weight, merged)
-        sigmas = self._space.user_sigmas(terms) if self.penalty.any_cov else None
+        sigmas = self.space.user_sigmas(terms) if self.penalty.any_cov else None
         value = self._integral(mode, merged) + self.penalty.fixed(mode.beta)
         if sigmas is not None:
             value += self.penalty.covariances(sigmas)
@@ -336,10 +331,10 @@ class LaplaceDeviance:
         -------
         Evaluation
         """
-        parts = self._at(x)
+        parts = self.at(x)
         mode, merged, terms, _, _ = parts
         slopes, beta, shape = self._gradients(mode, merged)
-        slopes = self._space.by_term(slopes)
+        slopes = self.space.by_term(slopes)
         d_lambdas = [2.0 * (d @ lam) for d, lam in zip(slopes, terms, strict=True)]
         return self._evaluation(x, parts, (slopes, d_lambdas, beta, shape), information)
 
@@ -385,19 +380,19 @@ class LaplaceDeviance:
                     slopes[t] = slopes[t] + extra
                     d_lambdas[t] = d_lambdas[t] + 2.0 * (extra @ terms[t])
         gradient = np.empty(x.size)
-        gradient[:k] = self._space.pullback(theta, d_lambdas)
+        gradient[:k] = self.space.pullback(theta, d_lambdas)
         if not self.profiles_beta:
-            _, slope, _, safe = self.penalty.fixed_shape(mode.beta)
+            _, slope, _, safe = self.penalty.fixed_derivatives(mode.beta)
             gradient[k : k + self.k_fe] = beta + slope
         if self.k_shape:
             gradient[-1] = shape
         if not information:
             return Evaluation(np.array(x), value, gradient, None, tuple(slopes))
-        _, directions, moved, bend = self._space.shape(theta, terms, slopes, [False] * len(terms))
+        _, directions, tangents, curvature = self.space.chain_rule(theta, terms, slopes, [False] * len(terms))
         h = self._information(mode, directions)
-        h[:k, :k] += bend
+        h[:k, :k] += curvature
         if sigmas is not None:
-            h[:k, :k] += self.penalty.curvature(sigmas, moved, self.random.theta_slices)
+            h[:k, :k] += self.penalty.curvature(sigmas, tangents, self.random.theta_slices)
         if not self.profiles_beta:
             h[k : k + self.k_fe, k : k + self.k_fe] += safe
         return Evaluation(np.array(x), value, gradient, h, tuple(slopes))
@@ -440,7 +435,7 @@ class LaplaceDeviance:
         """
         shapes = [] if shape is None else [shape]
         x = self.working_theta(np.concatenate([theta, [] if self.profiles_beta else beta, shapes]))
-        mode, _, _, sigmas, value = self._at(x)
+        mode, _, _, sigmas, value = self.at(x)
         fitted = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
         exact = self.penalty.fixed(mode.beta, bounded=False) + (
             0.0 if sigmas is None else self.penalty.covariances(sigmas)
@@ -454,21 +449,21 @@ class LaplaceDeviance:
         -------
         GeneralizedSolution
         """
-        mode, _, terms, sigmas, value = self._at(x)
+        mode, _, terms, sigmas, value = self.at(x)
         penalty = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
         sigma2 = self.response.scale
         b = [None] * len(terms)
-        for f, effects in zip(self._layout.factors, mode.b, strict=True):
+        for f, effects in zip(self.layout.factors, mode.b, strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
-                b[t] = (self._layout.term_bases[t].a @ effects[place]).T
+                b[t] = (self.layout.term_bases[t].a @ effects[place]).T
         information = self.fixed_system(mode).information
         if self.profiles_beta:
             # elsewhere the Hessian has the prior's part, and blme's penalised least squares step has not
-            information = information + 0.5 * self.penalty.fixed_shape(mode.beta)[2]
-        a = self._basis.a
+            information = information + 0.5 * self.penalty.fixed_derivatives(mode.beta)[2]
+        a = self.basis.a
         cov = a @ np.linalg.pinv(information, hermitian=True) @ a.T
         return GeneralizedSolution(
-            theta=self._space.user(x[: self.k_theta]) / np.sqrt(sigma2),
+            theta=self.space.user(x[: self.k_theta]) / np.sqrt(sigma2),
             beta=a @ mode.beta,
             b=tuple(b),
             sigma2=sigma2,

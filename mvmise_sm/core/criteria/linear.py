@@ -8,8 +8,8 @@ import numpy as np
 
 from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
-from mvmise_sm.core.criteria.inner_problem import FlatStage
-from mvmise_sm.core.criteria.prior_curvature import descending, kronecker, own_curvature, prior_shape, trusted
+from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
+from mvmise_sm.core.criteria.prior_curvature import descending, kronecker, own_curvature, prior_curvature, trusted
 from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
 from mvmise_sm.core.elimination.choose import build_system, system_with_response
@@ -30,7 +30,7 @@ class ProfiledDeviance:
         Fixed-effects design of full column rank (n, p).
     random : RandomEffects
     priors : callable, optional
-        ``priors(nobs, k_fe, reml, a, b0) -> Stage``; no priors by default.
+        ``priors(nobs, k_fe, reml, a, b0) -> InnerProblem``; no priors by default.
     reml : bool, optional
     weights : ndarray, optional
         Positive prior weights (n,); the residual variance of a row is sigma2 / weight.
@@ -49,33 +49,33 @@ class ProfiledDeviance:
         self.nobs, self.k_fe = X.shape
         self.k_theta = random.k_theta
         self._X, self._weights, self._offset, self._priors = X, weights, offset, priors
-        self._layout = Layout(random)
-        self._basis = fixed_basis(X)
+        self.layout = Layout(random)
+        self.basis = fixed_basis(X)
         target = y if offset is None else y - offset
-        self._origin_of = ResponseOrigin(X, self._basis)
+        self._origin_of = ResponseOrigin(X, self.basis)
         origin = self._origin_of(target)
-        self._origin = self._origin_of.user(origin)
-        self._system = build_system(self._layout, self._basis, X, target, origin, weights)
-        space = ThetaSpace(random, self._layout)
+        self.origin = self._origin_of.user(origin)
+        self.system = build_system(self.layout, self.basis, X, target, origin, weights)
+        space = ThetaSpace(random, self.layout)
         if any(t.q > 1 for t in random.terms):
             structures = zip(space.structures, self._moments, strict=True)
-            space = ThetaSpace(random, self._layout, (), tuple(s.ordered_by(v) for s, v in structures))
-        self._space = space
-        self._set_stage()
+            space = ThetaSpace(random, self.layout, (), tuple(s.ordered_by(v) for s, v in structures))
+        self.space = space
+        self._set_inner()
 
-    def _set_stage(self):
-        self._constant = 0.0 if self._weights is None else -float(np.log(self._weights).sum())
-        basis = self._basis
+    def _set_inner(self):
+        self.constant = 0.0 if self._weights is None else -float(np.log(self._weights).sum())
+        basis = self.basis
         if self._priors is None:
-            self._stage = FlatStage(self.nobs, self.k_fe, self.reml, basis.logdet)
+            self._inner = FlatInnerProblem(self.nobs, self.k_fe, self.reml, basis.logdet)
         else:
-            self._stage = self._priors(self.nobs, self.k_fe, self.reml, basis.a, self._origin)
-            self._space = ThetaSpace(self.random, self._layout, self._stage.repels, self._space.structures)
+            self._inner = self._priors(self.nobs, self.k_fe, self.reml, basis.a, self.origin)
+            self.space = ThetaSpace(self.random, self.layout, self._inner.repels, self.space.structures)
 
     def _copy(self, **changes):
         out = object.__new__(ProfiledDeviance)
         out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments")}, **changes)
-        out._set_stage()
+        out._set_inner()
         return out
 
     def with_reml(self, reml):
@@ -86,33 +86,33 @@ class ProfiledDeviance:
         """The same model for another response (n,); only the cross-products with y are formed anew."""
         target = y if self._offset is None else y - self._offset
         origin = self._origin_of(target)
-        system = system_with_response(self._system, self._basis, self._X, target, origin, self._weights)
-        return self._copy(_origin=self._origin_of.user(origin), _system=system)
+        system = system_with_response(self.system, self.basis, self._X, target, origin, self._weights)
+        return self._copy(origin=self._origin_of.user(origin), system=system)
 
     def reordered(self, theta):
         """The same criterion in the parametrisation that suits the working `theta`, or None where that is this one."""
-        space = self._space.reordered(theta)
-        return None if space is None else self._copy(_space=space)
+        space = self.space.reordered(theta)
+        return None if space is None else self._copy(space=space)
 
-    def adopted(self, other, theta):
+    def converted_from(self, other, theta):
         """Working theta of this criterion for one of `other`, the same criterion reordered."""
-        return self._space.adopted(other._space, theta)
+        return self.space.converted_from(other.space, theta)
 
     # user's theta
 
     @property
     def lower(self):
         """Lower bounds of theta (k_theta,), the same for the user's and the working theta."""
-        return self._space.lower
+        return self.space.lower
 
     @property
     def guarded(self):
         """Elements of theta that a prior keeps off their lower bound (k_theta,)."""
-        return self._space.guarded
+        return self.space.guarded
 
     @property
     def _structures(self):
-        return self._space.structures
+        return self.space.structures
 
     def __call__(self, theta):
         """Objective at the user's theta: criterion + penalty."""
@@ -124,7 +124,7 @@ class ProfiledDeviance:
         slopes = self.evaluate(self.working_theta(theta)).slopes
         out = np.empty(self.k_theta)
         for term, at, basis, slope in zip(
-            self.random.terms, self.random.theta_slices, self._layout.term_bases, slopes, strict=True
+            self.random.terms, self.random.theta_slices, self.layout.term_bases, slopes, strict=True
         ):
             d = basis.a_inv.T @ slope @ basis.a_inv
             out[at] = term.structure.pullback(theta[at], 2.0 * d @ term.structure.factor(theta[at]))
@@ -132,71 +132,71 @@ class ProfiledDeviance:
 
     def working_theta(self, theta):
         """Theta of the working coordinates for the user's theta."""
-        return self._space.working(theta)
+        return self.space.working(theta)
 
     def user_theta(self, theta):
         """The user's theta for a working theta."""
-        return self._space.user(theta)
+        return self.space.user(theta)
 
     # working theta
 
     def is_singular(self, theta):
         """Whether a working theta is on the boundary."""
-        return self._space.is_singular(theta)
+        return self.space.is_singular(theta)
 
-    def escapes(self, evaluation, only_check=False):
-        """Working thetas off the boundary at which the objective may be lower, see `ThetaSpace.escapes`."""
-        return self._space.escapes(evaluation.theta, evaluation.slopes, only_check)
+    def descent_points(self, evaluation, only_check=False):
+        """Working thetas off the boundary at which the objective may be lower, see `ThetaSpace.descent_points`."""
+        return self.space.descent_points(evaluation.theta, evaluation.slopes, only_check)
 
     @property
     def penalised(self):
         """Whether there are priors."""
         return self._priors is not None
 
-    def rays(self, evaluation):
+    def search_directions(self, evaluation):
         """Directions (k_theta,) along which another mode may lie; empty unless priors may bring one."""
-        if not self._stage.several_modes:
+        if not self._inner.several_modes:
             return []
         return [evaluation.theta, np.where(self.lower == 0.0, 1.0, 0.0)]
 
-    def second_starts(self, evaluation):
+    def restart_points(self, evaluation):
         """Other starts for a fit that ended on the boundary."""
-        return [self._without_contained(self._space.wide_start())]
+        return [self._without_contained(self.space.wide_start())]
 
     def _factors(self, theta):
-        return self._space.factors(theta)
+        return self.space.factors(theta)
 
-    def _eliminate(self, theta):
-        """Factorisation and stage at a working theta; the last one is kept."""
+    def eliminated(self, theta):
+        """Factorisation and inner at a working theta; the last one is kept."""
         last = self.__dict__.get("_last")
         if last is not None and np.array_equal(last[0], theta):
             return last[1:]
         merged, terms = self._factors(theta)
-        factorization = self._system.factorize(merged)
+        factorization = self.system.factorize(merged)
         sigmas = None
-        if self._stage.uses_sigmas:
-            sigmas = self._space.user_sigmas(terms)
-        solution = self._stage.solve(factorization.gram, sigmas)
-        value = factorization.logdet + solution.value + self._constant
+        if self._inner.uses_sigmas:
+            sigmas = self.space.user_sigmas(terms)
+        solution = self._inner.solve(factorization.gram, sigmas)
+        value = factorization.logdet + solution.value + self.constant
         self._last = (np.array(theta), factorization, solution, terms, value)
         return self._last[1:]
 
     def value(self, theta):
         """Objective at a working theta."""
-        return self._eliminate(theta)[3]
+        return self.eliminated(theta)[3]
 
     def evaluate(self, theta):
         """Value, gradient, information and slopes at a working theta."""
-        factorization, solution, terms, value = self._eliminate(theta)
+        factorization, solution, terms, value = self.eliminated(theta)
         by_factor = factorization.derivatives(solution.gram_weights)
-        slopes = self._space.by_term(by_factor)
+        slopes = self.space.by_term(by_factor)
         data_slopes = list(slopes)
         if solution.sigma_gradients is not None:
-            for t, (basis, extra) in enumerate(zip(self._layout.term_bases, solution.sigma_gradients, strict=True)):
+            for t, (basis, extra) in enumerate(zip(self.layout.term_bases, solution.sigma_gradients, strict=True)):
                 if extra is not None:
                     slopes[t] = slopes[t] + basis.a.T @ extra @ basis.a
         hessians = solution.sigma_hessians or (None,) * len(terms)
-        gradient, directions, moved, curvature = self._space.shape(
+        gradient, directions, tangents, curvature = self.space.chain_rule(
             theta, terms, slopes, [h is not None for h in hessians]
         )
         xi = np.append(-solution.beta, 1.0)
@@ -207,8 +207,8 @@ class ProfiledDeviance:
         average = a / s2 - solution.curvature_c * np.multiply.outer(b, b)
         if solution.sigma_hessians is None:
             return Evaluation(np.array(theta), value, gradient, average + curvature, tuple(slopes))
-        places = self.random.theta_slices, self._pairs, moved
-        extra, cross = prior_shape(*places, terms, data_slopes, self._sizes, solution)
+        places = self.random.theta_slices, self._vec_maps, tangents
+        extra, cross = prior_curvature(*places, terms, data_slopes, self._sizes, solution)
         information = average + curvature + extra
         if cross is not None:
             # the profile over sigma2 couples data and priors: c (b + x)(b + x)' in place of c b b'
@@ -219,9 +219,9 @@ class ProfiledDeviance:
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     @cached_property
-    def _pairs(self):
+    def _vec_maps(self):
         """Maps of vec(Sigma) from working to the user's coordinates (q * q, q * q), one per term."""
-        return [kronecker(basis.a, basis.a) for basis in self._layout.term_bases]
+        return [kronecker(basis.a, basis.a) for basis in self.layout.term_bases]
 
     def solve(self, theta):
         """Solution at the user's theta.
@@ -232,27 +232,27 @@ class ProfiledDeviance:
         """
         theta = np.asarray(theta, dtype=float)
         working = self.working_theta(theta)
-        factorization, stage, terms, value = self._eliminate(working)
-        self._stage.check(self._space.user_sigmas(terms) if self._stage.uses_sigmas else None)
-        xi = np.append(-stage.beta, 1.0)
+        factorization, inner, terms, value = self.eliminated(working)
+        self._inner.check(self.space.user_sigmas(terms) if self._inner.uses_sigmas else None)
+        xi = np.append(-inner.beta, 1.0)
         b = [None] * len(terms)
-        for f, score in zip(self._layout.factors, factorization.scores(xi), strict=True):
+        for f, score in zip(self.layout.factors, factorization.scores(xi), strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
-                left = self._layout.term_bases[t].a @ (terms[t] @ terms[t].T)
+                left = self.layout.term_bases[t].a @ (terms[t] @ terms[t].T)
                 b[t] = (left @ score[place]).T
-        basis = self._basis
+        basis = self.basis
         return PLSSolution(
             theta=theta,
-            beta=basis.a @ stage.beta + self._origin,
+            beta=basis.a @ inner.beta + self.origin,
             b=tuple(b),
-            sigma2=stage.sigma2,
-            cov_beta=basis.a @ stage.cov_beta @ basis.a.T,
+            sigma2=inner.sigma2,
+            cov_beta=basis.a @ inner.cov_beta @ basis.a.T,
             logdet_m=factorization.logdet,
-            logdet_x=stage.logdet_x,
-            r2=stage.r2,
-            nu=stage.nu,
-            criterion=value - stage.penalty,
-            penalty=stage.penalty,
+            logdet_x=inner.logdet_x,
+            r2=inner.r2,
+            nu=inner.nu,
+            criterion=value - inner.penalty,
+            penalty=inner.penalty,
         )
 
     def evaluate_at(self, theta, beta, sigma2=None):
@@ -275,11 +275,11 @@ class ProfiledDeviance:
         """
         if self.reml:
             raise ValueError("the REML criterion integrates over the fixed effects; take criterion(reml=False)")
-        factorization, _, terms, _ = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))
-        sigmas = self._space.user_sigmas(terms)
-        working = np.linalg.solve(self._basis.a, np.asarray(beta, dtype=float) - self._origin)
-        value, penalty, sigma2 = self._stage.evaluate(factorization.gram, sigmas, working, sigma2)
-        return factorization.logdet + value + self._constant, penalty, sigma2
+        factorization, _, terms, _ = self.eliminated(self.working_theta(np.asarray(theta, dtype=float)))
+        sigmas = self.space.user_sigmas(terms)
+        working = np.linalg.solve(self.basis.a, np.asarray(beta, dtype=float) - self.origin)
+        value, penalty, sigma2 = self._inner.evaluate(factorization.gram, sigmas, working, sigma2)
+        return factorization.logdet + value + self.constant, penalty, sigma2
 
     def conditional_cov(self, theta):
         """Var(b | y, beta) / sigma2 by level.
@@ -290,8 +290,8 @@ class ProfiledDeviance:
             One (n_levels, q_k, q_k) per grouping factor in the order of ``random.factors``; columns of all terms on
             the factor.
         """
-        factorization = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))[0]
-        return level_covariances(self._layout, factorization)
+        factorization = self.eliminated(self.working_theta(np.asarray(theta, dtype=float)))[0]
+        return level_covariances(self.layout, factorization)
 
     def prediction_variance(self, theta, exog, rows):
         """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 of new rows.
@@ -311,17 +311,17 @@ class ProfiledDeviance:
         ndarray
             (m,); a level without data contributes its marginal variance z'Sigma z.
         """
-        factorization, stage, terms, _ = self._eliminate(self.working_theta(np.asarray(theta, dtype=float)))
-        new = NewRows.build(self._layout, terms, np.asarray(exog, dtype=float) @ self._basis.a, rows)
-        rhs = [b[:, :, : self.k_fe] for _, b in self._system.level_products()]
+        factorization, inner, terms, _ = self.eliminated(self.working_theta(np.asarray(theta, dtype=float)))
+        new = NewRows.build(self.layout, terms, np.asarray(exog, dtype=float) @ self.basis.a, rows)
+        rhs = [b[:, :, : self.k_fe] for _, b in self.system.level_products()]
         zx = np.concatenate([b.reshape(b.shape[0] * b.shape[1], self.k_fe) for b in rhs])
-        return new.variance(factorization, zx, stage.cov_beta)
+        return new.variance(factorization, zx, inner.cov_beta)
 
     @cached_property
     def _sizes(self):
         """Mean over the levels of the squared columns of every term, working coordinates (q,) each."""
         out = [None] * len(self.random.terms)
-        for f, (size, _) in zip(self._layout.factors, self._system.level_products(), strict=True):
+        for f, (size, _) in zip(self.layout.factors, self.system.level_products(), strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
                 out[t] = np.maximum(size[place].mean(axis=1), 1e-300)
         return out
@@ -329,7 +329,7 @@ class ProfiledDeviance:
     @cached_property
     def _moments(self):
         """Moment estimates of the relative variances of every term's columns, working coordinates (q,) each."""
-        return moment_variances(self._layout, self._system, self.nobs, self.k_fe)
+        return moment_variances(self.layout, self.system, self.nobs, self.k_fe)
 
     def start(self):
         """A moment estimate of the working theta (k_theta,), at the boundary only for terms that another one contains.

@@ -51,7 +51,7 @@ class Penalty:
                 out.append(np.linalg.solve(self.a, np.where(touched, block.mean, user)))
         return out
 
-    def fixed_shape(self, beta):
+    def fixed_derivatives(self, beta):
         """Value, gradient (p,), Hessian (p, p) and a positive semidefinite majorant of it at a working `beta`."""
         p = beta.size
         value, gradient, exact, safe = 0.0, np.zeros(p), np.zeros((p, p)), np.zeros((p, p))
@@ -76,15 +76,15 @@ class Penalty:
             out.append(None if prior is None else basis.a.T @ prior.gradient(sigma) @ basis.a)
         return out
 
-    def curvature(self, sigmas, moved, slices):
-        """Positive part of the priors' curvature along the tangents `moved` of the working covariances, (k, q, q) per
+    def curvature(self, sigmas, tangents, slices):
+        """Positive part of the priors' curvature along the `tangents` of the working covariances, (k, q, q) per
         term; (k_theta, k_theta).
         """
         out = np.zeros((slices[-1].stop,) * 2)
-        for prior, sigma, basis, tangents, at in zip(self.cov, sigmas, self.bases, moved, slices, strict=True):
+        for prior, sigma, basis, own, at in zip(self.cov, sigmas, self.bases, tangents, slices, strict=True):
             if prior is None:
                 continue
-            flat = (basis.a @ tangents @ basis.a.T).reshape(len(tangents), -1)
+            flat = (basis.a @ own @ basis.a.T).reshape(len(own), -1)
             size = flat.shape[1]
             block = flat @ prior.hessian(sigma).reshape(size, size) @ flat.T
             out[at, at] = positive_part(0.5 * (block + block.T))

@@ -113,7 +113,7 @@ def conditional_mode(problem, lambdas, beta, eta=None):
             chord = newton_elimination(problem, terms, lambdas)[0]
             db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
             decrement = _dot(residual, db)
-        # rounding stops the decrease of the decrement at last
+        # stop once the decrement stagnates at rounding level
         if decrement < _TOLERANCE or (fresh and previous < _CHORD and decrement > 0.1 * previous):
             break
         previous = decrement
@@ -255,7 +255,7 @@ def _joint_step(problem, lambdas, terms, point, shift=None):
     g, beta = point
     weighted, weight = newton_elimination(problem, terms, lambdas)
     score = terms.score if shift is None else terms.score + weight * shift
-    _, slope, _, safe = problem.penalty.fixed_shape(beta)
+    _, slope, _, safe = problem.penalty.fixed_derivatives(beta)
     residual = [s - x for s, x in zip(problem.incidence.transposed(score), g, strict=True)]
     db, dg = map(_unstack, weighted.solve_blocks(_stack(residual)))
     fixed = fixed_system(problem, weighted, weight)

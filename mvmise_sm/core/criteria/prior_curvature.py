@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg.lapack import dpotrf
 
-__all__ = ["descending", "kronecker", "own_curvature", "prior_shape", "trusted"]
+__all__ = ["descending", "kronecker", "own_curvature", "prior_curvature", "trusted"]
 
 _SHARE = 0.1
 
 
-def prior_shape(slices, pairs, moved, lambdas, slopes, sizes, solution):
+def prior_curvature(slices, vec_maps, tangents, lambdas, slopes, sizes, solution):
     """Second derivatives along the tangents of Sigma = Lambda Lambda' that the average information does not have.
 
     They are the priors' own, and the amount by which the average information is off where a prior holds the estimate
@@ -21,15 +21,15 @@ def prior_shape(slices, pairs, moved, lambdas, slopes, sizes, solution):
     ----------
     slices : sequence of slice
         Place in theta of every term.
-    pairs : sequence of ndarray
+    vec_maps : sequence of ndarray
         Per term the map of vec(Sigma) from working to the user's coordinates (q * q, q * q).
-    moved : sequence of ndarray
+    tangents : sequence of ndarray
         Tangents of the working Sigma (k, q, q) per term.
     lambdas, slopes : sequence of ndarray
         Working Lambda and the data's part of the derivative in the working Sigma (q, q) per term.
     sizes : sequence of ndarray
         Mean diagonal of a level's cross-product C (q,) per term.
-    solution : StageSolution
+    solution : InnerSolution
 
     Returns
     -------
@@ -44,25 +44,25 @@ def prior_shape(slices, pairs, moved, lambdas, slopes, sizes, solution):
         hessian, mixed = solution.sigma_hessians[t], solution.sigma_crosses[t]
         if hessian is None:
             continue
-        pair, lam = pairs[t], lambdas[t]
-        flat = moved[t].reshape(len(moved[t]), lam.size)
+        vec_map, lam = vec_maps[t], lambdas[t]
+        flat = tangents[t].reshape(len(tangents[t]), lam.size)
         inner = lam @ lam.T
         inner.flat[:: len(lam) + 1] += 1.0 / sizes[t]
-        block = flat @ (pair.T @ hessian() @ pair - kronecker(slopes[t], _inverse(inner))) @ flat.T
+        block = flat @ (vec_map.T @ hessian() @ vec_map - kronecker(slopes[t], _inverse(inner))) @ flat.T
         out[at, at] = 0.5 * (block + block.T)
         if mixed is not None:
             cross = np.zeros(k_theta) if cross is None else cross
-            cross[at] = flat @ (pair.T @ mixed.ravel())
+            cross[at] = flat @ (vec_map.T @ mixed.ravel())
     return out, cross
 
 
-def own_curvature(slices, pairs, moved, solution):
+def own_curvature(slices, vec_maps, tangents, solution):
     """The priors' own curvature, its positive part if it is indefinite (k_theta, k_theta), block diagonal by term."""
     k_theta = slices[-1].stop
     out = np.zeros((k_theta, k_theta))
-    for at, pair, tangents, hessian in zip(slices, pairs, moved, solution.sigma_hessians, strict=True):
+    for at, vec_map, sigma_tangents, hessian in zip(slices, vec_maps, tangents, solution.sigma_hessians, strict=True):
         if hessian is not None:
-            flat = tangents.reshape(len(tangents), -1) @ pair.T
+            flat = sigma_tangents.reshape(len(sigma_tangents), -1) @ vec_map.T
             block = flat @ hessian() @ flat.T
             out[at, at] = block if dpotrf(block, lower=1)[1] == 0 else _positive_part(block)
     return out

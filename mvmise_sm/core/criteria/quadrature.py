@@ -81,12 +81,12 @@ class QuadratureDeviance(LaplaceDeviance):
         value = float(spread.logdet.sum()) - 2.0 * float((top + np.log(total)).sum())
         return value - 2.0 * self.response.constant
 
-    def escapes(self, evaluation, only_check=False):
+    def descent_points(self, evaluation, only_check=False):
         """Points off the boundary in directions in which the objective falls; the check asks that it does fall there.
 
         On the boundary the directions are those of the Laplace approximation.
         """
-        found = super().escapes(evaluation, only_check)
+        found = super().descent_points(evaluation, only_check)
         return [x for x in found if self._falls(x, evaluation.value)] if only_check else found
 
     def _falls(self, x, value):
@@ -97,11 +97,11 @@ class QuadratureDeviance(LaplaceDeviance):
 
     def evaluate(self, x, *, information=True):
         """Value, gradient, information (None if not wanted) and slopes at a working vector."""
-        parts = self._at(x)
+        parts = self.at(x)
         mode, merged, _, _, _ = parts
-        slopes = self._space.by_term(self._gradients(mode, merged)[0])
+        slopes = self.space.by_term(self._gradients(mode, merged)[0])
         d_lambda, beta, shape = self._quadrature_gradients(mode, merged[0])
-        d_lambdas = [d_lambda[place, place] for _, place, _ in self._space.where]
+        d_lambdas = [d_lambda[place, place] for _, place, _ in self.space.where]
         return self._evaluation(x, parts, (slopes, d_lambdas, beta, shape), information)
 
     def _quadrature_gradients(self, mode, lam):

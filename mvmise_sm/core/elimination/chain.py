@@ -318,7 +318,7 @@ class ChainFactorization:
             if rest is not None:
                 r = r - np.stack([structure.entries[k].matrix(v) @ solved for v in self.values[k]])
             level = self.levels[k]
-            coef[k], scores[k] = apply(level.w, r), apply(level.icw, r)
+            coef[k], scores[k] = apply(level.w, r), apply(level.i_minus_cw, r)
         return coef, scores
 
     @cached_property
@@ -381,7 +381,9 @@ class ChainFactorization:
                 middle += product(times[m], self.cross[k, m].transpose(1, 0, 2))
                 pair[k, m] = -product(level.w, times[m])
             blocks[k] = level.w + product(product(level.w, middle), level.w)
-            t = product(level.icw, level.c) - product(product(level.icw, middle), level.icw.transpose(1, 0, 2))
+            t = product(level.i_minus_cw, level.c) - product(
+                product(level.i_minus_cw, middle), level.i_minus_cw.transpose(1, 0, 2)
+            )
             traces[k] = t.sum(axis=2)
         return traces, blocks, pair, on_rest
 

@@ -1,4 +1,4 @@
-"""How the grouping factors of a model lie to each other: elimination order, nested chain, cross patterns."""
+"""How a model's grouping factors relate: nested, crossed, order of elimination."""
 
 from __future__ import annotations
 

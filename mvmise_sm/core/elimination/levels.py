@@ -21,7 +21,7 @@ class LevelFactor:
         L_j^-1 Lambda' (q, q, J) with L_j L_j' = Lambda' C_j Lambda + I.
     w : ndarray
         W_j = (Sigma^-1 + C_j)^-1 (q, q, J), defined for singular Sigma.
-    icw : ndarray
+    i_minus_cw : ndarray
         I - C_j W_j (q, q, J).
     logdet : ndarray
         log|M_j| (J,).
@@ -30,7 +30,7 @@ class LevelFactor:
     c: np.ndarray
     h: np.ndarray
     w: np.ndarray
-    icw: np.ndarray
+    i_minus_cw: np.ndarray
     logdet: np.ndarray
 
 
@@ -41,8 +41,8 @@ def factor_levels(c, lam):
         size = lam[0, 0]
         m = size * size * c[0, 0] + 1.0
         h = (size / np.sqrt(m))[None, None]
-        icw = (1.0 / m)[None, None]
-        return LevelFactor(c, h, size * size * icw, icw, np.log(m))
+        i_minus_cw = (1.0 / m)[None, None]
+        return LevelFactor(c, h, size * size * i_minus_cw, i_minus_cw, np.log(m))
     m = sandwich(lam, c)
     for a in range(q):
         m[a, a] += 1.0
@@ -65,10 +65,10 @@ def factor_levels(c, lam):
                 h[i, a] -= m[i, k] * h[k, a]
         h[i] /= m[i, i]
     w = product(h.transpose(1, 0, 2), h)
-    icw = -product(c, w)
+    i_minus_cw = -product(c, w)
     for a in range(q):
-        icw[a, a] += 1.0
-    return LevelFactor(c, h, w, icw, 2.0 * logdet)
+        i_minus_cw[a, a] += 1.0
+    return LevelFactor(c, h, w, i_minus_cw, 2.0 * logdet)
 
 
 def sandwich(lam, c):

@@ -87,7 +87,7 @@ class SingleElimination(Elimination):
 
     def solve_blocks(self, rhs):
         """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R for `rhs`, one (q, J, c) per factor; C = Z'WZ."""
-        return [apply(self.level.w, rhs[0])], [apply(self.level.icw, rhs[0])]
+        return [apply(self.level.w, rhs[0])], [apply(self.level.i_minus_cw, rhs[0])]
 
     def multiply(self, h):
         """C h."""
@@ -95,7 +95,7 @@ class SingleElimination(Elimination):
 
     def traces(self):
         """Sum over levels of the diagonal blocks of C - C (Sigma^-1 + C)^-1 C, (q, q) per factor."""
-        return [product(self.level.icw, self.level.c).sum(axis=2)]
+        return [product(self.level.i_minus_cw, self.level.c).sum(axis=2)]
 
     def leverage(self):
         """z_i' (Sigma^-1 + C)^-1 z_i of every row (nobs,)."""

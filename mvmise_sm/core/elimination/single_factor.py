@@ -104,7 +104,7 @@ class SingleFactorization:
                 self.gram -= np.tensordot(level.w[a, b], moments[:, a, :, b], axes=1)
 
     def _scores(self):
-        return apply(self.level.icw, self.system.rhs)
+        return apply(self.level.i_minus_cw, self.system.rhs)
 
     def _residual_moments(self, weights):
         """Sum over levels (or by class) of G_j weights G_j' (q, q, classes)."""
@@ -112,12 +112,12 @@ class SingleFactorization:
         q, m = self.lam.shape[0], system.gram.shape[0]
         moments = system.moments.reshape(-1, q, m, q, m)
         inner = np.einsum("uambn,mn->abu", moments, weights, optimize=False)
-        return product(product(level.icw, inner), level.icw.transpose(1, 0, 2))
+        return product(product(level.i_minus_cw, inner), level.i_minus_cw.transpose(1, 0, 2))
 
     def derivatives(self, weights):
         """D (q, q) of log|M| + value(K), given d value / dK; a list of one."""
         level, system = self.level, self.system
-        trace = product(level.icw, level.c)
+        trace = product(level.i_minus_cw, level.c)
         if system.moments is None:
             g = self._scores()
             flat = g.reshape(g.shape[0], -1)
@@ -129,14 +129,14 @@ class SingleFactorization:
         system = self.system
         if system.moments is None:
             return [self._scores() @ xi]
-        return [apply(self.level.icw[:, :, system.classes[1]], (system.rhs @ xi)[:, :, None])[:, :, 0]]
+        return [apply(self.level.i_minus_cw[:, :, system.classes[1]], (system.rhs @ xi)[:, :, None])[:, :, 0]]
 
     def information(self, directions, xi, cov_beta):
         """A and b of the average information, see `DenseFactorization.information`."""
         level, system = self.level, self.system
         k = len(directions)
         p = cov_beta.shape[0]
-        inner = product(level.icw, level.c)
+        inner = product(level.i_minus_cw, level.c)
         if system.moments is None:
             g = self._scores()
             e = g @ xi
@@ -153,7 +153,7 @@ class SingleFactorization:
         moments = system.moments.reshape(-1, q, m, q, m)
         by_column = np.einsum("uambn,n->uamb", moments, xi, optimize=False)
         # Z'V^-1[X y] xi against Z'V^-1 X and against itself, summed over the levels of a class
-        cross = np.einsum("cau,uamb,dbu->cmdu", level.icw, by_column, level.icw, optimize=False)
+        cross = np.einsum("cau,uamb,dbu->cmdu", level.i_minus_cw, by_column, level.i_minus_cw, optimize=False)
         ee = np.einsum("cmdu,m->cdu", cross, xi, optimize=False)
         cross = cross.sum(axis=3)[:, :p]
         e2 = ee.sum(axis=2)

@@ -98,7 +98,7 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     Parameters
     ----------
     criterion : ProfiledDeviance or alike
-        Answers ``lower``, ``start()``, ``value``, ``evaluate``, ``escapes``, ``second_starts``, ``guarded``,
+        Answers ``lower``, ``start()``, ``value``, ``evaluate``, ``descent_points``, ``restart_points``, ``guarded``,
         ``user_theta`` and ``is_singular`` in working coordinates.
     start : ndarray, optional
         Working start; a moment estimate by default.
@@ -128,16 +128,16 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     starts = 1
     if method == "newton":
         best = _with_escapes(counter, begin, maxiter, tol)
-        if start is None and hasattr(criterion, "rays"):
-            # far from the estimate the priors of users may overflow, and that is no news
+        if start is None and hasattr(criterion, "search_directions"):
+            # user priors may overflow far from the optimum; silence the warnings of this search
             with np.errstate(all="ignore"):
-                for other in _along_rays(counter, best):
+                for other in _along_directions(counter, best):
                     starts += 1
                     trial = _with_escapes(counter, other, maxiter, tol)
                     best = trial if trial.value < best.value - 1e-7 else best
         if start is None and criterion.is_singular(best.theta):
             counter, best = _reordered(counter, best, maxiter, tol)
-            for other in counter.criterion.second_starts(best):
+            for other in counter.criterion.restart_points(best):
                 starts += 1
                 trial = _with_escapes(counter, other, maxiter, tol)
                 if trial.value < best.value - 1e-7:
@@ -146,7 +146,9 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
         best = _with_scipy(counter, begin, METHODS[method], maxiter, options)
     step, decrement = _newton_step(counter, best, 0.0)
     noise = 64.0 * np.finfo(float).eps * abs(best.value)
-    converged = bool(decrement <= max(_STATIONARY, noise)) and not counter.criterion.escapes(best, only_check=True)
+    converged = bool(decrement <= max(_STATIONARY, noise)) and not counter.criterion.descent_points(
+        best, only_check=True
+    )
     message = (
         "stationary point"
         if converged
@@ -164,26 +166,25 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
         "warnflag": 0 if converged else 1,
     }
     singular = counter.criterion.is_singular(best.theta)
-    # the last step is at hand without another evaluation, and takes theta from half the digits of the objective to
-    # nearly all
+    # apply the Newton step already computed: the error of theta is the square root of the objective's
     worth = _NEGLIGIBLE < decrement <= max(tol, noise)
     last = np.maximum(best.theta - step, counter.lower) if worth else best.theta
     theta = counter.criterion.user_theta(last)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
-    working = last if counter.criterion is criterion else criterion.adopted(counter.criterion, last)
+    working = last if counter.criterion is criterion else criterion.converted_from(counter.criterion, last)
     return Optimum(theta, working, best.value, converged, singular, message, retvals, settings)
 
 
-def _along_rays(counter, best):
-    """Starts on the criterion's rays: minima over seven magnitudes, without the one that the best point stands for."""
+def _along_directions(counter, best):
+    """Starts along the search directions: minima over seven magnitudes, without the one where the best point lies."""
     out = []
-    for ray in counter.criterion.rays(best):
-        values = np.array([counter.value(size * ray) for size in _MAGNITUDES])
+    for direction in counter.criterion.search_directions(best):
+        values = np.array([counter.value(size * direction) for size in _MAGNITUDES])
         values = np.append(np.insert(values, 0, np.inf), np.inf)
         inner = np.flatnonzero((values[1:-1] < values[:-2]) & (values[1:-1] <= values[2:]))
         for i in inner:
-            nearest = ray is best.theta and abs(np.log(_MAGNITUDES[i])) < 1.0
-            out.extend([] if nearest else [_MAGNITUDES[i] * ray])
+            nearest = direction is best.theta and abs(np.log(_MAGNITUDES[i])) < 1.0
+            out.extend([] if nearest else [_MAGNITUDES[i] * direction])
     return out
 
 
@@ -192,7 +193,7 @@ def _reordered(counter, best, maxiter, tol):
     criterion = counter.criterion.reordered(best.theta)
     if criterion is None:
         return counter, best
-    theta = criterion.adopted(counter.criterion, best.theta)
+    theta = criterion.converted_from(counter.criterion, best.theta)
     other = _Counter(criterion)
     other.count, other.iterations = counter.count, counter.iterations
     trial = _with_escapes(other, theta, maxiter, tol)
@@ -207,7 +208,7 @@ def _with_escapes(counter, start, maxiter, tol):
     best = _newton(counter, start, maxiter, tol)
     for _ in range(_ESCAPES):
         best = _snap(counter, best)
-        found = [(counter.value(theta), i, theta) for i, theta in enumerate(criterion.escapes(best))]
+        found = [(counter.value(theta), i, theta) for i, theta in enumerate(criterion.descent_points(best))]
         if not found or min(found)[0] >= best.value - 1e-8:
             break
         best = _newton(counter, min(found)[2], maxiter, tol)

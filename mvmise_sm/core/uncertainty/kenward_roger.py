@@ -107,12 +107,12 @@ def kenward_roger(criterion, theta):
     Kenward and Roger (1997). Small sample inference for fixed effects from restricted maximum likelihood. Biometrics
     53.
     """
-    factorization, stage, _, _ = criterion._eliminate(theta)
+    factorization, inner, _, _ = criterion.eliminated(theta)
     p = criterion.k_fe
     g = [block[:, :, :p] for block in score_columns(factorization, p + 1)]
-    traces, pairs, mixed = _second_moments(criterion._layout, factorization, g)
+    traces, pairs, mixed = _second_moments(criterion.layout, factorization, g)
     directions = _directions(criterion)
-    c, r = stage.cov_beta, len(directions)
+    c, r = inner.cov_beta, len(directions)
     information = np.empty((r + 1, r + 1))
     single = np.empty((r + 1, p, p))
     double = np.empty((r + 1, r + 1, p, p))
@@ -133,7 +133,7 @@ def kenward_roger(criterion, theta):
     information += np.einsum("imn,jnm->ij", sandwich, sandwich)
     weights = 2.0 * np.linalg.pinv(0.5 * (information + information.T), rcond=1e-12, hermitian=True)
     u = np.einsum("ij,ijmn->mn", weights, double) - np.einsum("ij,imk,jkn->mn", weights, sandwich, single)
-    a, s2 = criterion._basis.a, stage.sigma2
+    a, s2 = criterion.basis.a, inner.sigma2
     half = a @ c
     phi = s2 * half @ a.T
     adjusted = phi + 2.0 * s2 * half @ (0.5 * (u + u.T)) @ half.T
@@ -143,7 +143,7 @@ def kenward_roger(criterion, theta):
 def _directions(criterion):
     """Derivatives of Sigma in its free elements: (factor, (q, q)), working coordinates."""
     out = []
-    space = criterion._space
+    space = criterion.space
     for structure, (k, place, width) in zip(space.structures, space.where, strict=True):
         for a in range(structure.q):
             columns = range(a + 1) if structure.invariance == "linear" else (a,)
@@ -197,7 +197,7 @@ def _second_moments(layout, factorization, g):
 def _single_moments(factorization, g):
     """The same for one grouping factor, whose T is block diagonal by level."""
     level, system = factorization.level, factorization.system
-    blocks = product(level.icw, level.c)
+    blocks = product(level.i_minus_cw, level.c)
     counts = np.ones(blocks.shape[2]) if system.moments is None else system.count
     pairs = np.einsum("acu,bdu,u->abcd", blocks, blocks, counts, optimize=True)
     by_level = blocks if system.moments is None else blocks[:, :, system.classes[1]]

@@ -20,33 +20,33 @@ class LinearTarget:
     criterion : ProfiledDeviance
         Fixed effects can be held with maximum likelihood only.
     priors : object, optional
-        Bound priors that make a stage for any coordinates of beta: ``stage(nobs, k, a, b0)``.
+        Bound priors that make an inner problem for any coordinates of beta: ``inner(nobs, k, a, b0)``.
     """
 
     def __init__(self, criterion, priors=None):
         self.criterion = criterion
         self.k_theta = criterion.k_theta
-        self._make_stage = priors
+        self._make_inner = priors
         self._held = None
-        self._stage = None
+        self._inner = None
         if priors is not None:
-            basis = criterion._basis
-            self._stage = priors(criterion.nobs, criterion.k_fe, basis.a, criterion._origin)
+            basis = criterion.basis
+            self._inner = priors(criterion.nobs, criterion.k_fe, basis.a, criterion.origin)
 
     def hold(self, contrast, value):
         """The same objective with ``contrast @ beta`` (user's coordinates) held at `value`."""
         out = copy.copy(self)
         criterion = self.criterion
-        weights = criterion._basis.a.T @ contrast
-        rest = value - float(contrast @ criterion._origin)
+        weights = criterion.basis.a.T @ contrast
+        rest = value - float(contrast @ criterion.origin)
         size = float(weights @ weights)
         # working beta = t gamma + shift with gamma free
         t = np.linalg.qr(np.column_stack([weights, np.eye(weights.size)]))[0][:, 1 : weights.size]
         shift = weights * (rest / size)
         out._held = (t, shift, weights / size)
-        if self._make_stage is not None:
-            a = criterion._basis.a
-            out._stage = self._make_stage(criterion.nobs, weights.size - 1, a @ t, criterion._origin + a @ shift)
+        if self._make_inner is not None:
+            a = criterion.basis.a
+            out._inner = self._make_inner(criterion.nobs, weights.size - 1, a @ t, criterion.origin + a @ shift)
         return out
 
     def start(self, theta, sigma2):
@@ -68,10 +68,10 @@ class LinearTarget:
         if self._held is not None:
             reduction = self._reduction()
             gram = reduction.T @ gram @ reduction
-        if self._stage is None:
+        if self._inner is None:
             out = _flat(gram, rho, self.criterion.nobs, self.criterion.reml)
         else:
-            out = _with_priors(self._stage, gram, rho, sigmas)
+            out = _with_priors(self._inner, gram, rho, sigmas)
         value, first, second, weights, xi, cov, extra = out
         if reduction is not None:
             t = self._held[0]
@@ -84,7 +84,7 @@ class LinearTarget:
         factorization, terms = self._factorization(x)
         sigmas = self._sigmas(terms)
         gram, rho = factorization.gram, x[-1]
-        if self._stage is None:
+        if self._inner is None:
             xi = self._solve(gram, rho, sigmas)[4]
             move = np.append(-self._held[2], 0.0)
             return 2.0 * float(move @ gram @ xi) * float(np.exp(-rho))
@@ -94,41 +94,41 @@ class LinearTarget:
             moved = copy.copy(self)
             step = 1e-5 * max(np.abs(shift).max(), 1e-3)
             moved._held = (t, shift + sign * step * unit, unit)
-            a = self.criterion._basis.a
-            moved._stage = self._make_stage(
-                self.criterion.nobs, t.shape[1], a @ t, self.criterion._origin + a @ moved._held[1]
+            a = self.criterion.basis.a
+            moved._inner = self._make_inner(
+                self.criterion.nobs, t.shape[1], a @ t, self.criterion.origin + a @ moved._held[1]
             )
             sides.append(moved._solve(gram, rho, sigmas)[0])
         return (sides[0] - sides[1]) / (2.0 * step)
 
     def _factorization(self, x):
-        merged, terms = self.criterion._space.factors(x[:-1])
-        return self.criterion._system.factorize(merged), terms
+        merged, terms = self.criterion.space.factors(x[:-1])
+        return self.criterion.system.factorize(merged), terms
 
     def _sigmas(self, terms):
-        if self._stage is None or not self._stage.uses_sigmas:
+        if self._inner is None or not self._inner.uses_sigmas:
             return None
-        return self.criterion._space.user_sigmas(terms)
+        return self.criterion.space.user_sigmas(terms)
 
     def evaluate(self, x):
         """Value, gradient (k,) and positive semidefinite information (k, k) at x."""
-        criterion, space = self.criterion, self.criterion._space
+        criterion, space = self.criterion, self.criterion.space
         factorization, terms = self._factorization(x)
         rho, k = x[-1], self.k_theta
         value, first, second, weights, xi, cov, extra = self._solve(factorization.gram, rho, self._sigmas(terms))
         slopes = space.by_term(factorization.derivatives(weights))
         if extra is not None:
-            for t, (basis, part) in enumerate(zip(criterion._layout.term_bases, extra, strict=True)):
+            for t, (basis, part) in enumerate(zip(criterion.layout.term_bases, extra, strict=True)):
                 if part is not None:
                     slopes[t] = slopes[t] + basis.a.T @ part @ basis.a
-        gradient, directions, _, curvature = space.shape(x[:-1], terms, slopes, [False] * len(terms))
+        gradient, directions, _, curvature = space.chain_rule(x[:-1], terms, slopes, [False] * len(terms))
         a, b = factorization.information(directions, xi, cov)
         s2 = float(np.exp(rho))
         information = np.empty((k + 1, k + 1))
         information[:k, :k] = a / s2 + curvature
         information[:k, k] = information[k, :k] = b / s2
         information[k, k] = second
-        return value + factorization.logdet + criterion._constant, np.append(gradient, first), information
+        return value + factorization.logdet + criterion.constant, np.append(gradient, first), information
 
 
 def _flat(gram, rho, nobs, reml):
@@ -147,11 +147,11 @@ def _flat(gram, rho, nobs, reml):
     return value, nu - r2 / s2, r2 / s2, weights, xi, inverse, None
 
 
-def _with_priors(stage, gram, rho, sigmas):
-    """The same through a stage whose sigma2 is held; derivatives in rho by differences at the fixed gram matrix."""
+def _with_priors(inner, gram, rho, sigmas):
+    """The same through a inner whose sigma2 is held; derivatives in rho by differences at the fixed gram matrix."""
 
     def at(r):
-        fixed = copy.copy(stage)
+        fixed = copy.copy(inner)
         fixed.fixed_rho = float(r)
         return fixed.solve(gram, sigmas)
 

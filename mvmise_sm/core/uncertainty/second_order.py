@@ -58,7 +58,7 @@ def gram_slopes(criterion, theta):
     ndarray
         (k_theta, m, m).
     """
-    factorization, _, terms, _ = criterion._eliminate(theta)
+    factorization, _, terms, _ = criterion.eliminated(theta)
     m = criterion.k_fe + 1
     products = []
     for g in score_columns(factorization, m):
@@ -66,7 +66,7 @@ def gram_slopes(criterion, theta):
         wide = g.transpose(1, 0, 2).reshape(-1, q * m)
         products.append((wide.T @ wide).reshape(q, m, q, m))
     zero = [np.zeros_like(lam) for lam in terms]
-    directions = criterion._space.shape(theta, terms, zero, [False] * len(terms))[1]
+    directions = criterion.space.chain_rule(theta, terms, zero, [False] * len(terms))[1]
     return np.array([-np.einsum("ab,ambn->mn", e, products[k]) for k, e in directions])
 
 
@@ -95,20 +95,20 @@ def second_order(criterion, theta):
             moved = theta.copy()
             moved[i] += sign * step
             gradient = criterion.evaluate(moved).gradient
-            sides.append((gradient, np.log(criterion._eliminate(moved)[1].sigma2)))
+            sides.append((gradient, np.log(criterion.eliminated(moved)[1].sigma2)))
         hessian[i] = (sides[0][0] - sides[1][0]) / (2.0 * step)
         scale_slope[i] = (sides[0][1] - sides[1][1]) / (2.0 * step)
     hessian = 0.5 * (hessian + hessian.T)
-    stage = criterion._eliminate(theta)[1]
+    inner = criterion.eliminated(theta)[1]
     cov = np.empty((k + 1, k + 1))
     inverse = _semidefinite_inverse(hessian)
     cov[:k, :k] = inverse
     cov[:k, k] = cov[k, :k] = inverse @ scale_slope
-    cov[k, k] = stage.curvature_c + scale_slope @ inverse @ scale_slope
-    half = criterion._basis.a @ stage.cov_beta
+    cov[k, k] = inner.curvature_c + scale_slope @ inverse @ scale_slope
+    half = criterion.basis.a @ inner.cov_beta
     slopes = np.empty((k + 1, p, p))
-    slopes[:k] = -stage.sigma2 * (half @ gram_slopes(criterion, theta)[:, :p, :p] @ half.T)
-    slopes[k] = stage.sigma2 * (half @ criterion._basis.a.T)
+    slopes[:k] = -inner.sigma2 * (half @ gram_slopes(criterion, theta)[:, :p, :p] @ half.T)
+    slopes[k] = inner.sigma2 * (half @ criterion.basis.a.T)
     return SecondOrder(2.0 * cov, slopes, hessian, scale_slope)
 
 

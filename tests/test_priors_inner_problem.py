@@ -10,7 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 from mvmise_sm import priors
-from mvmise_sm.core.criteria.inner_problem import FlatStage
+from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
 from mvmise_sm.priors import TermShape, resolve_priors
 from mvmise_sm.priors.scale import ScaleProfile, find_minimum
 
@@ -185,7 +185,7 @@ def test_coordinates_do_not_matter(fixef):
 @pytest.mark.parametrize("reml", [True, False])
 def test_flat_priors_are_no_priors(reml):
     gram, sigmas = problem()
-    flat = FlatStage(N, P, reml, 0.0).solve(gram)
+    flat = FlatInnerProblem(N, P, reml, 0.0).solve(gram)
     ours = bind("flat", "flat", "flat")(N, P, reml, np.eye(P), np.zeros(P)).solve(gram, sigmas)
     assert ours.penalty == 0.0
     for name in ("value", "beta", "sigma2", "gram_weights", "cov_beta", "curvature_c", "logdet_x", "nu"):

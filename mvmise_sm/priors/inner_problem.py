@@ -1,4 +1,4 @@
-"""The problem in (beta, sigma2) at one theta with priors: what `core.stage.FlatStage` is without them."""
+"""The problem in (beta, sigma2) at one theta with priors; `FlatInnerProblem` is the one without."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
 
-from mvmise_sm.core.criteria.inner_problem import StageSolution
+from mvmise_sm.core.criteria.inner_problem import InnerSolution
 from mvmise_sm.priors.mixture import MixtureProblem
 from mvmise_sm.priors.scale import ScaleProfile, find_minimum
 
-__all__ = ["PriorStage"]
+__all__ = ["PenalisedInnerProblem"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -34,7 +34,7 @@ class _Inner:
     projection: np.ndarray | None = None
 
 
-class PriorStage:
+class PenalisedInnerProblem:
     """Posterior mode in (beta, sigma2), or in sigma2 with beta integrated (REML), given the gram matrix.
 
     Parameters
@@ -98,8 +98,8 @@ class PriorStage:
             _add_scale_part(profile, self.resid, np.ones((1, 1)))
         return profile
 
-    def solve(self, gram, sigmas=None) -> StageSolution:
-        """Minimise over (beta, sigma2), see `mvmise_sm.core.criteria.inner_problem.Stage`."""
+    def solve(self, gram, sigmas=None) -> InnerSolution:
+        """Minimise over (beta, sigma2), see `mvmise_sm.core.criteria.inner_problem.InnerProblem`."""
         penalty = self.constant
         gradients = hessians = crosses = None
         if self.uses_sigmas:
@@ -151,13 +151,13 @@ class PriorStage:
         # the average information is positive semidefinite up to c = sigma2 / total; t priors can be steeper than that
         c = 0.0 if self.fixed_rho is not None else min(s2 / total, 1.0 / max(inner.curvature, 1e-300))
         nu, projection = self._profile.log, inner.projection
-        return StageSolution(value, penalty, beta, s2, r2, nu, logdet, weights, inner.inverse, c, *shape, projection)
+        return InnerSolution(value, penalty, beta, s2, r2, nu, logdet, weights, inner.inverse, c, *shape, projection)
 
     def _infinite(self, gram, gradients):
         """A covariance outside the priors' support: the objective is infinite there."""
         p = self.p
         # +inf at a pole of an improper density too: the mode that is looked for is in the interior
-        return StageSolution(
+        return InnerSolution(
             math.inf,
             math.inf,
             np.zeros(p),
@@ -288,26 +288,26 @@ def _least_squares(gram, p):
     return beta, max(kyy - float(half @ half), 1e-300), inverse, 2.0 * float(np.log(factor.diagonal()).sum()), factor
 
 
-def _conjugate(stage, gram, profile):
+def _conjugate(problem, gram, profile):
     """Flat or normal priors on the common scale: pseudo rows, then the rho problem in closed form where it has one."""
-    for block in stage.blocks:
+    for block in problem.blocks:
         gram = gram + block.g
-    beta, r2, inverse, logdet, _ = _least_squares(gram, stage.p)
-    residual = None if stage.blocks else r2
-    if stage.fixed_rho is not None:
-        return _Inner(beta, stage.fixed_rho, inverse, logdet, math.inf, residual)
-    if profile is stage._profile:
+    beta, r2, inverse, logdet, _ = _least_squares(gram, problem.p)
+    residual = None if problem.blocks else r2
+    if problem.fixed_rho is not None:
+        return _Inner(beta, problem.fixed_rho, inverse, logdet, math.inf, residual)
+    if profile is problem._profile:
         profile = profile.copy()
     profile.powers[0] += r2
     rho, curvature = profile.minimise()
     return _Inner(beta, rho, inverse, logdet, curvature, residual)
 
 
-def _absolute_normal(stage, gram, profile):
+def _absolute_normal(problem, gram, profile):
     """Normal priors, some on the absolute scale: diagonalise the two quadratic forms, then search in rho."""
-    p = stage.p
-    plus = sum(block.g for block in stage.blocks if not block.common)
-    for block in stage.blocks:
+    p = problem.p
+    plus = sum(block.g for block in problem.blocks if not block.common)
+    for block in problem.blocks:
         if block.common:
             gram = gram + block.g
     beta, r2, _, logdet, factor = _least_squares(gram, p)
@@ -325,7 +325,7 @@ def _absolute_normal(stage, gram, profile):
         share = 1.0 / (1.0 + t)
         first = -r2 / s2 - float((pull * t * share**2).sum())
         second = r2 / s2 - float((pull * t * (1.0 - t) * share**3).sum())
-        if stage.reml:
+        if problem.reml:
             first += float((t * share).sum())
             second += float((t * share**2).sum())
         more = profile.derivatives(rho)
@@ -334,10 +334,10 @@ def _absolute_normal(stage, gram, profile):
     def value(rho):
         s2 = math.exp(rho)
         t = weights * s2
-        return r2 / s2 + float((pull / (1.0 + t)).sum()) + stage.reml * float(np.log1p(t).sum()) + profile.value(rho)
+        return r2 / s2 + float((pull / (1.0 + t)).sum()) + problem.reml * float(np.log1p(t).sum()) + profile.value(rho)
 
-    if stage.fixed_rho is not None:
-        rho, curvature = stage.fixed_rho, math.inf
+    if problem.fixed_rho is not None:
+        rho, curvature = problem.fixed_rho, math.inf
     else:
         # a prior in conflict with the data gives two modes: the data's sigma, and that of beta at its prior mean
         far = r2 + float((z * z).sum())
@@ -351,27 +351,27 @@ def _absolute_normal(stage, gram, profile):
     return _Inner(beta, rho, inverse, logdet + float(np.log1p(t).sum()), curvature)
 
 
-def _mixture(stage, gram, profile):
+def _mixture(problem, gram, profile):
     """T and horseshoe priors: Newton in (beta, rho), from the least-squares estimate and from the prior's centre."""
-    p = stage.p
-    problem = MixtureProblem(stage.blocks, gram, profile, stage.fixed_rho)
+    p = problem.p
+    problem = MixtureProblem(problem.blocks, gram, profile, problem.fixed_rho)
     beta, r2, inverse, logdet, _ = _least_squares(gram, p)
-    rho = stage.fixed_rho if stage.fixed_rho is not None else math.log(r2 / max(profile.log, 1.0))
-    centred = problem.shrunk([b.mixing.phi(1e-4)[1] for b in stage.blocks], rho)
+    rho = problem.fixed_rho if problem.fixed_rho is not None else math.log(r2 / max(profile.log, 1.0))
+    centred = problem.shrunk([b.mixing.phi(1e-4)[1] for b in problem.blocks], rho)
     best = min((problem.minimise(start, rho) for start in (beta, centred)), key=lambda found: found[0])
     spread = float(np.trace(gram[:p, :p])) / p
-    for j, block in enumerate(stage.blocks):
+    for j, block in enumerate(problem.blocks):
         if block.mixing.spike:
             # one coefficient at a time, try the mode at its prior mean
             xi = np.append(-best[1], 1.0)
-            scale = [math.exp(-best[2]) if b.common else 1.0 for b in stage.blocks]
-            forces = [b.mixing.phi(b.quadratic(xi) * c)[1] for b, c in zip(stage.blocks, scale, strict=True)]
+            scale = [math.exp(-best[2]) if b.common else 1.0 for b in problem.blocks]
+            forces = [b.mixing.phi(b.quadratic(xi) * c)[1] for b, c in zip(problem.blocks, scale, strict=True)]
             forces[j] = 1e10 * spread / max(float(np.trace(block.g[:p, :p])), 1e-300)
             found = problem.minimise(problem.shrunk(forces, best[2]), best[2])
             best = found if found[0] < best[0] - 1e-12 else best
     _, beta, rho = best
     curvature = math.inf
-    if stage.fixed_rho is None:
+    if problem.fixed_rho is None:
         _, hessian = problem.derivatives(beta, rho)
         curvature = float(hessian[p, p] - hessian[p, :p] @ np.linalg.solve(hessian[:p, :p], hessian[:p, p]))
     projection = np.linalg.inv(problem.majorant(beta, rho))
