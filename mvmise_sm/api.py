@@ -22,7 +22,7 @@ _OBJECTS = {
     "scan": "mvmise_sm.scanning.job",
 }
 
-# Entry points are classmethods bound to a class; a partial adds no stack frame, so that formulas still see the caller.
+# Entry points are classmethods bound to a class, or partials of these.
 _ENTRY_POINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lmer": ("LinearMixedModel", {}),
     "blmer": ("LinearMixedModel", {"cov_prior": "wishart"}),
@@ -75,8 +75,25 @@ def find(name: str) -> Any:
     raise AttributeError(f"module 'mvmise_sm' has no attribute {name!r}")
 
 
+class _WithFixed(partial):
+    """An entry point whose own options are what it is: they cannot be given again."""
+
+    def __call__(self, /, *args: Any, **options: Any) -> Any:
+        for name, value in self.keywords.items():
+            if name in options and options[name] != value:
+                from mvmise_sm.exceptions import OptionError
+
+                given = options[name]
+                shown = given if isinstance(given, str) else type(given).__name__
+                raise OptionError(
+                    f"{self.__name__} is the model with {name}={value!r} and takes no other {name}, got {shown!r}; "
+                    f"use glmer(..., {name}={shown!r})"
+                )
+        return super().__call__(*args, **options)
+
+
 def _with_defaults(name: str, class_name: str, method: Any, defaults: dict[str, Any]) -> partial:
-    entry = partial(method, **defaults)
+    entry = (_WithFixed if "family" in defaults else partial)(method, **defaults)
     shown = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
     entry.__doc__ = f"``{class_name}.from_formula`` with the default {shown}.\n\n{method.__doc__ or ''}"
     entry.__name__ = entry.__qualname__ = name  # type: ignore[attr-defined]

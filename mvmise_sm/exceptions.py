@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from statsmodels.tools import sm_exceptions
+import warnings
+
+with warnings.catch_warnings():
+    # statsmodels sets filters when it is first imported; those of the user must stay in front of them
+    before = list(warnings.filters)
+    from statsmodels.tools import sm_exceptions
+
+    _LATE_FILTERS = [(entry[0], entry[2]) for entry in warnings.filters if entry not in before]
+    del before
+for _action, _category in reversed(_LATE_FILTERS):
+    warnings.simplefilter(_action, _category, append=True)  # type: ignore[arg-type]
 
 __all__ = [
     "ConvergenceWarning",
     "DataError",
     "DataWarning",
     "FormulaError",
+    "IdentificationWarning",
     "MissingDataError",
     "NewLevelError",
+    "NotAvailableError",
     "OptionError",
     "PriorWarning",
     "RandomEffectsError",
@@ -18,6 +30,7 @@ __all__ = [
     "SeparationWarning",
     "SingularFitWarning",
     "UnknownColumnError",
+    "UnknownOptionError",
 ]
 
 
@@ -52,12 +65,24 @@ class OptionError(ValueError):
     """An option has a value that is not allowed, or does not go with another one."""
 
 
+class UnknownOptionError(OptionError, TypeError):
+    """An option does not exist; the message has the nearest one that does."""
+
+
+class NotAvailableError(OptionError, NotImplementedError):
+    """An option exists in statsmodels, but not for these models."""
+
+
 class ConvergenceWarning(sm_exceptions.ConvergenceWarning):
     """The optimiser stopped before its stationarity test was met."""
 
 
 class SingularFitWarning(sm_exceptions.ModelWarning):
     """The estimate lies on the boundary: some variance is zero or some correlation is one."""
+
+
+class IdentificationWarning(sm_exceptions.ModelWarning):
+    """The data do not determine some variances or effects; along such directions there is no standard error."""
 
 
 class RankWarning(sm_exceptions.CollinearityWarning):

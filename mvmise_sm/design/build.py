@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo, EvalEnvironment, EvalFactor
 
+from mvmise_sm.caller import caller_depth
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
 from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.design import coding as coding
@@ -138,15 +139,14 @@ def _rebuild(text: str, frame: pd.DataFrame, named: dict, settings: dict) -> Des
     return build_design(parse_formula(text), frame, namespace=namespace, **settings)
 
 
-def caller_environment(eval_env: int | Mapping | EvalEnvironment | None = None, depth: int = 1) -> EvalEnvironment:
+def caller_environment(eval_env: int | Mapping | EvalEnvironment | None = None) -> EvalEnvironment:
     """Capture the variables that formula expressions may use.
 
     Parameters
     ----------
     eval_env : int, mapping, EvalEnvironment or None, optional
-        0 or None is the caller, larger numbers go further up, -1 is empty; a mapping gives the variables itself.
-    depth : int, optional
-        Frames between the function that calls this one and the user: 1 if the user calls that function.
+        0 or None is the first caller outside of the package, larger numbers go further up, -1 is empty; a mapping gives
+        the variables itself.
     """
     if isinstance(eval_env, EvalEnvironment):
         return eval_env
@@ -154,7 +154,7 @@ def caller_environment(eval_env: int | Mapping | EvalEnvironment | None = None, 
         return EvalEnvironment([dict(eval_env)])
     if eval_env == -1:
         return EvalEnvironment([])
-    return EvalEnvironment.capture((eval_env or 0) + depth, reference=1)
+    return EvalEnvironment.capture((eval_env or 0) + caller_depth())
 
 
 def as_frame(data: Any) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from mvmise_sm.inference.ddf import denominator
 from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, unwrap, with_rows
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.tables import table
+from mvmise_sm.options import refuse_unknown, strict
 
 __all__ = ["anova", "anova_terms", "compare", "default_ddf", "f_sf", "likelihood_ratio"]
 
@@ -47,6 +48,7 @@ def f_sf(f, df_num, df_denom):
     return float(stats.f.sf(f, df_num, df_denom))
 
 
+@strict
 def anova(*results, ddf="default", type=3, test="lrt", **options):
     """Compare nested fits, or test the terms of a single one.
 
@@ -78,6 +80,8 @@ def anova(*results, ddf="default", type=3, test="lrt", **options):
     """
     if not results:
         raise OptionError("anova needs at least one result")
+    allowed = ("n", "rng", "n_jobs", "progress") if test == "bootstrap" and len(results) > 1 else ()
+    refuse_unknown("anova", options, ("ddf", "type", "test", *allowed))
     if len(results) == 1:
         return results[0].anova(ddf=ddf, type=type)
     if test == "lrt":
@@ -130,6 +134,7 @@ def likelihood_ratio(results):
     return table(frame, heading.strip())
 
 
+@strict
 def compare(*results):
     """Line fits up by information criteria.
 

@@ -17,6 +17,7 @@ from mvmise_sm.inference.resampling import (
     refits,
     resampled_fit,
 )
+from mvmise_sm.options import strict_options
 
 __all__ = ["Bootstrap", "bootstrap", "bootstrap_intervals"]
 
@@ -24,6 +25,7 @@ _KINDS = ("percentile", "basic", "bca")
 _JACKKNIFE_BLOCKS = 200
 
 
+@strict_options
 class Bootstrap:
     """A bootstrap distribution.
 

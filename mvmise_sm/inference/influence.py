@@ -8,10 +8,12 @@ import pandas as pd
 from mvmise_sm.core.uncertainty.hessian import prediction_variance
 from mvmise_sm.inference.fits import with_rows
 from mvmise_sm.inference.resampling import grouping_factor, parameter_names, parameters_of, resampled_fit
+from mvmise_sm.options import strict_options
 
 __all__ = ["GroupInfluence", "RowInfluence", "influence"]
 
 
+@strict_options
 class RowInfluence:
     """Influence of single rows.
 
@@ -57,6 +59,7 @@ class RowInfluence:
         return plots.influence_index(self, ax, **options)
 
 
+@strict_options
 class GroupInfluence:
     """Influence of the groups of one factor: the model is refitted without each.
 

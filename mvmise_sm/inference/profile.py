@@ -20,6 +20,7 @@ from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import fit_options, ml_fit, quietly, unwrap, with_rows
+from mvmise_sm.options import strict_options
 
 __all__ = ["Profile", "profile", "profile_intervals"]
 
@@ -61,6 +62,7 @@ class _Parameter:
     minimum: float = np.nan
 
 
+@strict_options
 class Profile:
     """Profiles of the parameters of a fit.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import ClassVar
 
 import numpy as np
@@ -11,15 +10,17 @@ import pandas as pd
 from statsmodels.base.data import handle_data
 from statsmodels.base.model import LikelihoodModel
 
+from mvmise_sm.caller import warn
 from mvmise_sm.design.build import build_design, caller_environment
 from mvmise_sm.design.grouping import check_random_effects
 from mvmise_sm.design.rank import independent_columns
-from mvmise_sm.exceptions import OptionError, RandomEffectsError, RankWarning
+from mvmise_sm.exceptions import NotAvailableError, OptionError, RandomEffectsError, RankWarning
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.new_rows import new_rows, own_rows
 from mvmise_sm.models.rows import design_rows, read_rows
+from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.priors import resolve_priors, term_shapes
 from mvmise_sm.results.variance import layout_of
 
@@ -95,7 +96,7 @@ class MixedModelBase(LikelihoodModel):
         resid_prior=None,
         **kwargs,
     ):
-        self._check_kwargs(kwargs, keys_extra=["design"], error=True)
+        refuse_unknown_model_options(type(self), kwargs, formula=False)
         design = kwargs.get("design")
         if design is None:
             rows = read_rows(endog, exog, random_effects, groups, exog_re, weights, offset, missing)
@@ -118,7 +119,7 @@ class MixedModelBase(LikelihoodModel):
         if design is not None:
             self.formula = design.parts.text
         if self.dropped:
-            warnings.warn(_rank_message(self.dropped), RankWarning, stacklevel=2 + (design is not None))
+            warn(_rank_message(self.dropped), RankWarning)
 
     @classmethod
     def from_formula(
@@ -180,8 +181,8 @@ class MixedModelBase(LikelihoodModel):
         Days          10.47
         dtype: float64
         """
-        if drop_cols is not None and len(drop_cols):
-            raise OptionError("drop_cols is not available; leave the columns out of the formula")
+        refuse_unknown_model_options(cls, kwargs)
+        refuse_dropped_columns(drop_cols)
         if groups is not None or re_formula is not None:
             formula = f"{formula} + ({_bar_text(groups, re_formula)})"
         design = build_design(
@@ -339,13 +340,19 @@ def _rank_message(dropped):
     return f"the fixed effects are rank deficient; dropped {columns}, which earlier columns determine"
 
 
+def refuse_dropped_columns(drop_cols):
+    """Refuse statsmodels' ``drop_cols``, which a formula has no need of."""
+    if drop_cols is not None and len(drop_cols):
+        raise OptionError("drop_cols is not available; leave the columns out of the formula")
+
+
 def refuse_covariance(cov_type):
     """Refuse robust covariances of the fixed effects, which are not available.
 
     Raises
     ------
-    NotImplementedError
+    NotAvailableError
         Naming the option.
     """
     if cov_type != "nonrobust":
-        raise NotImplementedError(f"cov_type={cov_type!r} is not available for mixed models; use cov_type='nonrobust'")
+        raise NotAvailableError(f"cov_type={cov_type!r} is not available for mixed models; use cov_type='nonrobust'")

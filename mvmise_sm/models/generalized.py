@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import ClassVar
 
 import numpy as np
 from statsmodels.genmod import families
 
+from mvmise_sm.caller import warn
 from mvmise_sm.core.criteria.joint_mode import JointDeviance
 from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 from mvmise_sm.core.criteria.lme4_dispersion import ClassicDispersion
@@ -15,10 +15,17 @@ from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
 from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
-from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SeparationWarning, SingularFitWarning
+from mvmise_sm.exceptions import (
+    ConvergenceWarning,
+    NotAvailableError,
+    OptionError,
+    SeparationWarning,
+    SingularFitWarning,
+)
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.families import EstimatedNegativeBinomial, resolve_family
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
+from mvmise_sm.options import refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
 __all__ = ["GeneralizedLinearMixedModel"]
@@ -33,6 +40,7 @@ _MAX_NODES = 100
 _DEGENERATE = 1e3
 
 
+@strict_options
 class GeneralizedLinearMixedModel(MixedModelBase):
     """Generalised linear mixed model: g(E y) = X beta + Z b with b ~ N(0, scale Sigma) and y of an exponential family.
 
@@ -194,13 +202,12 @@ class GeneralizedLinearMixedModel(MixedModelBase):
 
         Raises
         ------
-        NotImplementedError
+        NotAvailableError
             For a robust `cov_type`.
         """
         if cov_type not in ("nonrobust", "rx"):
-            raise NotImplementedError(
-                f"cov_type={cov_type!r} is not available for mixed models; use 'nonrobust' or 'rx'"
-            )
+            raise NotAvailableError(f"cov_type={cov_type!r} is not available for mixed models; use 'nonrobust' or 'rx'")
+        refuse_unknown_fit_options(type(self), method, options)
         settings = {
             "optimizer": method,
             "start_params": np.zeros(self.exog.shape[1]) if start_params is None else np.array(start_params, float),
@@ -231,7 +238,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         if optimum.singular or not optimum.converged:
             other = _minimum(criterion, None, settings)
             optimum = other if other.value < optimum.value else optimum
-        return model._report(criterion, optimum, settings, result.cov_type, result.use_t, stacklevel=4)
+        return model._report(criterion, optimum, settings, result.cov_type, result.use_t)
 
     def _checked_theta(self, theta):
         theta = np.asarray(theta, dtype=float)
@@ -239,16 +246,16 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             raise OptionError(f"start_theta must have {self.random_layout.k_theta} elements, found shape {theta.shape}")
         return theta
 
-    def _report(self, criterion, optimum, settings, cov_type, use_t, stacklevel=3):
+    def _report(self, criterion, optimum, settings, cov_type, use_t):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
         solution = criterion.solve(optimum.working)
         trouble = self._trouble(solution)
         if trouble:
-            warnings.warn(trouble, SeparationWarning, stacklevel=stacklevel)
+            warn(trouble, SeparationWarning)
         elif not optimum.converged:
-            warnings.warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning, stacklevel=stacklevel)
+            warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
         if optimum.singular:
-            warnings.warn(_SINGULAR, SingularFitWarning, stacklevel=stacklevel)
+            warn(_SINGULAR, SingularFitWarning)
         result = GeneralizedLinearMixedModelResults(
             self, solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t
         )

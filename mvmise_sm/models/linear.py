@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
+from mvmise_sm.caller import warn
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
@@ -13,6 +12,7 @@ from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWar
 from mvmise_sm.models.base import MixedModelBase, refuse_covariance
 from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing
 from mvmise_sm.models.rows import complete_response
+from mvmise_sm.options import refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.linear import (
     LinearMixedModelResults,
     LinearMixedModelResultsWrapper,
@@ -21,6 +21,7 @@ from mvmise_sm.results.linear import (
 __all__ = ["LinearMixedModel"]
 
 
+@strict_options
 class LinearMixedModel(MixedModelBase):
     """Linear mixed model: y = X beta + Z b + e with b ~ N(0, sigma^2 Sigma), e ~ N(0, sigma^2 / weights).
 
@@ -132,8 +133,10 @@ class LinearMixedModel(MixedModelBase):
 
         Raises
         ------
-        NotImplementedError
+        NotAvailableError
             For a robust `cov_type`.
+        UnknownOptionError
+            For an option that neither ``fit`` nor the optimiser has.
         DataError
             If the response is constant, out of range, or reproduced exactly, so that there is no residual variance.
         """
@@ -142,8 +145,7 @@ class LinearMixedModel(MixedModelBase):
             raise OptionError(f"reml must be True or False, got {reml!r}")
         if isinstance(maxiter, bool) or not isinstance(maxiter, (int, np.integer)) or maxiter < 0:
             raise OptionError(f"maxiter must be an integer that is not negative, got {maxiter!r}")
-        if method == "newton" and set(options) - {"tol"}:
-            raise OptionError(f"method='newton' takes the option tol, not {sorted(set(options) - {'tol'})}")
+        refuse_unknown_fit_options(type(self), method, options)
         settings = {
             "optimizer": method,
             "start_params": np.zeros(self.exog.shape[1]) if start_params is None else np.array(start_params, float),
@@ -175,7 +177,7 @@ class LinearMixedModel(MixedModelBase):
             if not optimum.converged:
                 other = _minimum(criterion, None, settings)
                 optimum = other if other.value < optimum.value else optimum
-            return self.with_endog(y)._report(criterion, optimum, settings, result.use_t, stacklevel=4)
+            return self.with_endog(y)._report(criterion, optimum, settings, result.use_t)
 
     def _checked_theta(self, theta):
         theta = np.asarray(theta, dtype=float)
@@ -185,14 +187,14 @@ class LinearMixedModel(MixedModelBase):
             raise OptionError("start_theta must be finite")
         return theta
 
-    def _report(self, criterion, optimum, settings, use_t, stacklevel=3):
+    def _report(self, criterion, optimum, settings, use_t):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
         solution = criterion.solve(optimum.theta)
         check_solution(self, solution)
         if not optimum.converged:
-            warnings.warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning, stacklevel=stacklevel)
+            warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
         if optimum.singular:
-            warnings.warn(_SINGULAR, SingularFitWarning, stacklevel=stacklevel)
+            warn(_SINGULAR, SingularFitWarning)
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result._criterion = criterion
         return LinearMixedModelResultsWrapper(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 from scipy.optimize import linprog
 from statsmodels.genmod import families
 
+from mvmise_sm.caller import warn
 from mvmise_sm.exceptions import DataError, DataWarning
 
 __all__ = ["as_proportions", "check_response", "proportion_design", "separated_columns"]
@@ -103,7 +103,7 @@ def _edges(low, high, top):
 def _whole(counts, what):
     off = np.abs(counts - np.round(counts)) > _INTEGER * np.maximum(counts, 1.0)
     if off.any():
-        warnings.warn(f"{int(off.sum())} of {len(counts)} {what} are not whole numbers", DataWarning, stacklevel=5)
+        warn(f"{int(off.sum())} of {len(counts)} {what} are not whole numbers", DataWarning)
 
 
 def separated_columns(y, X, family):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from statsmodels.base.model import LikelihoodModel
 
+from mvmise_sm.caller import warn
 from mvmise_sm.design.build import caller_environment
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.formula.parts import parse_formula
-from mvmise_sm.models.base import refuse_covariance
+from mvmise_sm.models.base import refuse_covariance, refuse_dropped_columns
 from mvmise_sm.models.selection_data import SelectionFrameData
 from mvmise_sm.models.selection_design import array_design, formula_design, with_outcomes
 from mvmise_sm.models.selection_fit import (
@@ -24,6 +24,7 @@ from mvmise_sm.models.selection_fit import (
     fit_with_lasso,
     mechanism_penalty,
 )
+from mvmise_sm.options import refuse_unknown_model_options, strict_options
 from mvmise_sm.priors import TermShape
 from mvmise_sm.results.selection import SelectionResults, SelectionResultsWrapper
 from mvmise_sm.selection.build import ModelSpec
@@ -193,11 +194,10 @@ class SelectionModel(LikelihoodModel):
         model
             Not fitted; ``.fit()`` fits it.
         """
-        if drop_cols is not None and len(drop_cols):
-            raise OptionError("drop_cols is not available; leave the columns out of the formula")
-        for name in ("weights", "offset"):
-            if kwargs.pop(name, None) is not None:
-                raise OptionError(f"selection models take no {name}")
+        refuse_dropped_columns(drop_cols)
+        if any(kwargs.pop(name, None) is not None for name in ("weights", "offset")):
+            raise OptionError("selection models take neither weights nor an offset")
+        refuse_unknown_model_options(cls, kwargs)
         design = formula_design(
             parse_formula(formula),
             data,
@@ -282,8 +282,7 @@ class SelectionModel(LikelihoodModel):
             raise OptionError(f"which must be 'mean' or 'linear', got {which!r}")
         if exog is not None:
             return np.asarray(exog) @ np.asarray(params)
-        data = self.design.data
-        return data.unsort(data.X @ np.asarray(params))
+        return self.design.data.unsort(self.design.data.X @ np.asarray(params))
 
     def with_endog(self, endog):
         """Return the same model for other outcomes (nobs, K), of any number, without evaluating the design again."""
@@ -387,7 +386,7 @@ class SelectionModel(LikelihoodModel):
         result = SelectionResults(self, outcome, settings, cov_type=cov_type, use_t=use_t)
         if outcome.warning is not None:
             category, text = outcome.warning
-            warnings.warn(text, category, stacklevel=2)
+            warn(text, category)
         if disp:
             print(result.message)
         return SelectionResultsWrapper(result)
@@ -397,6 +396,7 @@ class SelectionModel(LikelihoodModel):
             raise OptionError("error_penalty belongs to model e (ErrorSelectionModel); model b has no error covariance")
 
 
+@strict_options
 class FactorSelectionModel(SelectionModel):
     """mvMISE_b: correlated outcome-specific random intercepts with loadings tau on one shared effect.
 
@@ -426,6 +426,7 @@ class FactorSelectionModel(SelectionModel):
             )
 
 
+@strict_options
 class ErrorSelectionModel(SelectionModel):
     """mvMISE_e: random effects common to all outcomes, and errors that are correlated between outcomes.
 

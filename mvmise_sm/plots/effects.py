@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.options import strict
 from mvmise_sm.plots.panels import COLOR, FAINT, MARK, one_axes, panels, trim
 
 __all__ = ["fitted_lines", "random_effects"]
@@ -27,6 +28,7 @@ def _group_name(result, group):
     return group
 
 
+@strict
 def random_effects(result, group=None, ax=None, *, columns=None, alpha=0.05, sort=True):
     """Plot conditional modes with intervals from their conditional variances, one panel per column.
 
@@ -82,6 +84,7 @@ def random_effects(result, group=None, ax=None, *, columns=None, alpha=0.05, sor
     return axes if len(axes) > 1 else axes[0]
 
 
+@strict
 def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     """Plot the response against `x` by group, with fitted lines: solid for the group, dashed for the population.
 

@@ -7,6 +7,7 @@ from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.options import strict
 from mvmise_sm.plots.panels import COLOR, FAINT, MARK, panels, trim
 
 __all__ = ["priors", "profile"]
@@ -14,6 +15,7 @@ __all__ = ["priors", "profile"]
 _LEVELS = (0.5, 0.8, 0.95)
 
 
+@strict
 def profile(result, params=None, ax=None, *, kind="zeta"):
     """Plot profiles of the likelihood, one panel per parameter.
 
@@ -81,6 +83,7 @@ def _density(axis, value, zeta):
     axis.set_ylim(bottom=0.0)
 
 
+@strict
 def priors(result, ax=None):
     """Plot each prior beside what the fit says of its parameter, both with a maximum of one.
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.options import strict
 from mvmise_sm.plots.panels import COLOR, FAINT, MARK, one_axes, panels, trim
 
 __all__ = ["diagnostics", "influence", "influence_index", "qq"]
@@ -38,6 +39,7 @@ def _linear_predictor(result):
     return np.asarray(result.predict(which="linear"))
 
 
+@strict
 def diagnostics(result, ax=None):
     """Plot four panels: residuals and their spread against the fit, and quantiles of residuals and of random effects.
 
@@ -76,6 +78,7 @@ def diagnostics(result, ax=None):
     return axes
 
 
+@strict
 def qq(result, level="resid", ax=None, *, column=None):
     """Plot quantiles against those of the normal distribution, with a pointwise 95% band.
 
@@ -120,11 +123,13 @@ def qq(result, level="resid", ax=None, *, column=None):
     return trim(axis)
 
 
+@strict
 def influence(result, level=None, ax=None, **options):
     """Plot Cook's distance by row, or by group of the factor `level`; see `influence_index`."""
     return influence_index(_plain(result).get_influence(level), ax, **options)
 
 
+@strict
 def influence_index(measures, ax=None, *, labels=3):
     """Plot Cook's distances in order, the largest with their labels.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -15,15 +14,18 @@ from statsmodels.genmod import families
 from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
+from mvmise_sm.caller import warn
 from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty import hessian as uncertainty
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError
+from mvmise_sm.options import strict_options
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 
 __all__ = ["GeneralizedLinearMixedModelResults", "GeneralizedLinearMixedModelResultsWrapper"]
 
 
+@strict_options
 class GeneralizedLinearMixedModelResults(MixedModelResults):
     """Results of a `GeneralizedLinearMixedModel`.
 
@@ -92,11 +94,10 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
             with blas_threads(0):
                 self._cov_hessian = uncertainty.parameter_cov(self.deviance_function(), self.optimum)
             if self._cov_hessian is None:
-                warnings.warn(
+                warn(
                     "the Hessian at the optimum is not positive definite; "
                     "standard errors take theta as known (cov_type='rx')",
                     ConvergenceWarning,
-                    stacklevel=4,
                 )
         return self._cov_hessian
 

@@ -8,6 +8,7 @@ import numpy as np
 from statsmodels.base.model import LikelihoodModelResults
 
 from mvmise_sm.exceptions import FormulaError, OptionError
+from mvmise_sm.options import refuse_unknown
 
 __all__ = ["InferentialResults"]
 
@@ -119,17 +120,18 @@ class InferentialResults(LikelihoodModelResults):
         if method == "wald":
             from mvmise_sm.inference.wald import wald_intervals
 
-            refuse_unknown(options, ("ddf",))
+            refuse_unknown("conf_int(method='wald')", options, ("alpha", "method", "ddf"))
             return wald_intervals(self, alpha, **options) if options else super().conf_int(alpha)
         if method == "profile":
             from mvmise_sm.inference.profile import profile_intervals
 
-            refuse_unknown(options, ("reml",))
+            refuse_unknown("conf_int(method='profile')", options, ("alpha", "method", "reml"))
             return profile_intervals(self, alpha, **options)
         if method == "bootstrap":
             from mvmise_sm.inference.bootstrap import bootstrap_intervals
 
-            refuse_unknown(options, ("n", "rng", "n_jobs", "kind", "by", "progress"))
+            own = ("n", "rng", "n_jobs", "kind", "by", "progress")
+            refuse_unknown("conf_int(method='bootstrap')", options, ("alpha", "method", *own))
             return bootstrap_intervals(self, alpha, **options)
         raise OptionError(f"method must be 'wald', 'profile' or 'bootstrap', got {method!r}")
 
@@ -412,14 +414,6 @@ def refuse_both(ddf, **given):
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise OptionError(f"ddf={ddf!r} and {', '.join(extra)} exclude each other")
-
-
-def refuse_unknown(options, allowed):
-    """Fail where an option is unknown."""
-    unknown = [name for name in options if name not in allowed]
-    if unknown:
-        known = ", ".join(allowed) or "no further options"
-        raise OptionError(f"unknown option {unknown[0]!r}; this method takes {known}")
 
 
 def labelled(result, values):

@@ -12,11 +12,13 @@ from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.options import strict_options
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 
 __all__ = ["LinearMixedModelResults", "LinearMixedModelResultsWrapper"]
 
 
+@strict_options
 class LinearMixedModelResults(MixedModelResults):
     """Results of a `LinearMixedModel`.
 

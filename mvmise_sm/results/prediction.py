@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ def selected_terms(layout, random) -> tuple[int, ...]:
     if isinstance(random, str) and random in ("all", "none"):
         return tuple(range(len(layout.terms))) if random == "all" else ()
     known = [factor.name for factor in layout.factors]
-    names = [random] if isinstance(random, str) else list(random)
+    names = [random] if isinstance(random, str) or not isinstance(random, Iterable) else list(random)
     for name in names:
         if name not in known:
             raise OptionError(f"random must be 'all', 'none' or a list of grouping factors among {known}, got {name!r}")

@@ -15,6 +15,7 @@ from statsmodels.stats.contrast import WaldTestResults
 from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.options import strict_options
 from mvmise_sm.results import selection_mechanism as mechanism
 from mvmise_sm.results import selection_plots as plots
 from mvmise_sm.results import selection_tables as tables
@@ -28,6 +29,7 @@ __all__ = ["SelectionResults", "SelectionResultsWrapper"]
 _UNKNOWN = "not computed"
 
 
+@strict_options
 class SelectionResults(LikelihoodModelResults):
     """Results of a `FactorSelectionModel` or `ErrorSelectionModel`; `params` holds the fixed effects only.
 

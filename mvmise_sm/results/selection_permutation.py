@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.options import strict
 from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.data import SelectionData
@@ -49,6 +50,7 @@ def sparse_objective(spec: ModelSpec, sign: np.ndarray, bound: np.ndarray, data:
     return OrthantObjective(likelihood, spec.penalties, sign, bound)
 
 
+@strict
 def permutation_test(
     result, terms=None, n=999, rng=None, n_jobs=1, within=None, mvmise_compat=False, progress=False
 ) -> pd.DataFrame:

@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.api import find
+from mvmise_sm.caller import warn
 from mvmise_sm.design.build import as_frame, caller_environment
 from mvmise_sm.exceptions import DataError, DataWarning, OptionError
+from mvmise_sm.options import strict
 
 __all__ = ["ScanResult", "qvalues", "scan"]
 
@@ -65,6 +67,7 @@ class ScanResult(pd.DataFrame):
         return ax
 
 
+@strict
 def scan(
     formula,
     data,
@@ -365,7 +368,7 @@ def _run(job, frame, waiting, n_jobs, progress, store, n_done) -> Iterator[pd.Da
             yield part
     except KeyboardInterrupt:
         again = "" if store is None else f"; call scan again with output={str(store.path)!r} to go on"
-        warnings.warn(f"the scan was stopped{again}", DataWarning, stacklevel=3)
+        warn(f"the scan was stopped{again}", DataWarning)
     finally:
         bar.close()
 

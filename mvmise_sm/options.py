@@ -1,0 +1,293 @@
+"""One place that knows which options exist: unknown ones are answered with the nearest name, R's words are understood.
+
+`strict_options` decorates a class whose methods users call, `strict` a single function; a function with ``**options``
+calls `refuse_unknown` itself, because only it knows what it passes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
+
+from mvmise_sm.exceptions import OptionError, UnknownOptionError
+
+__all__ = [
+    "constructor_options",
+    "parameter_names",
+    "refuse_unknown",
+    "refuse_unknown_fit_options",
+    "refuse_unknown_model_options",
+    "strict",
+    "strict_options",
+]
+
+_Callable = TypeVar("_Callable", bound=Callable[..., Any])
+_Class = TypeVar("_Class", bound=type)
+
+_LONGEST = 60  # characters of a user's text that a message repeats
+_FAR = 0.6  # below this similarity another name is a guess, not a hint
+
+# what R, lme4, lmerTest, pbkrtest, blme, emmeans and broom call something that has another name here
+R_SPELLINGS = {
+    "reml": "a generalized or selection model is fitted by maximum likelihood; for lmer it is fit(reml=False)",
+    "nagq": "the number of quadrature nodes belongs to the fit of a generalized model: glmer(...).fit(nagq=9)",
+    "agq": "adaptive quadrature is fit(nagq=9)",
+    "control": "the optimiser is chosen by fit(method=, maxiter=, tol=)",
+    "optimizer": "the optimiser is chosen by fit(method=)",
+    "optimiser": "the optimiser is chosen by fit(method=)",
+    "family": "a linear mixed model has no family; use glmer(..., family=)",
+    "start": "a start is given by fit(start_theta=) or fit(start_params=)",
+    "na_action": "rows with missing values are handled by missing='drop' or missing='raise'",
+    "verbose": "progress is shown by disp=True or progress=True, where a method has it",
+    "devfunonly": "the deviance as a function is model.criterion()",
+    "re_form": "random effects are chosen by random='all', 'none' or a list of grouping factors",
+    "re_form_": "random effects are chosen by random='all', 'none' or a list of grouping factors",
+    "newdata": "new data are the first argument, exog=",
+    "newx": "new data are the first argument, exog=",
+    "type": "the scale is which='linear' or which='mean'",
+    "se_fit": "standard errors are given by get_prediction(...).summary_frame()",
+    "interval": "intervals are given by get_prediction(..., kind='confidence' or 'prediction').summary_frame()",
+    "level": "coverage is given by alpha, which is 1 - level",
+    "conf_level": "coverage is given by alpha, which is 1 - level",
+    "nsim": "the number of replicates is n",
+    "seed": "the source of randomness is rng",
+    "ncpus": "the number of processes is n_jobs",
+    "parallel": "the number of processes is n_jobs",
+    "cores": "the number of processes is n_jobs",
+    "parm": "the parameters are chosen by params",
+    "oldnames": "parameters are called as in the documentation of conf_int",
+    "sigma2": "a known residual variance is resid_prior=ms.priors.Point(sd)",
+    "lmer_df": "degrees of freedom are ddf='satterthwaite', ddf='kenward-roger' or ddf=None",
+    "mode": "degrees of freedom are ddf='satterthwaite', ddf='kenward-roger' or ddf=None",
+    "df": "degrees of freedom are ddf='satterthwaite', ddf='kenward-roger' or ddf=None",
+    "exponentiate": "ratios are np.exp of the estimates",
+    "conf_method": "the method of intervals is conf_int(method='wald', 'profile' or 'bootstrap')",
+    "cov_miss": "the covariate of the mechanism is missing_cov",
+    "sigma_diff": "a variance of its own for the first sample is first_sample_variance=True",
+    "miss_y": "whether missingness depends on the outcome is missing_y",
+    "zidx": "random effects are written in the formula: (1 + x || batch)",
+    "admm": "the graphical lasso is fit(error_penalty=)",
+    "lambda_": "the graphical lasso is fit(error_penalty=)",
+    "nperm": "the number of permutations is n",
+    "x": "columns with an effect of their own in every outcome are outcome_effects",
+}
+
+_EXAMPLES = {"reml": ": fit(reml=False)", "nagq": ": fit(nagq=9)"}
+
+# R's words for the value of an option, whatever method takes it: option -> {folded word: ours}
+R_VALUES: dict[str, dict[str, Any]] = {
+    "ddf": {
+        "satterthwaite": "satterthwaite",
+        "satterth": "satterthwaite",
+        "kenwardroger": "kenward-roger",
+        "kr": "kenward-roger",
+        "asymptotic": None,
+        "lme4": None,
+        "wald": None,
+        "none": None,
+    },
+    "type": {"i": 1, "ii": 2, "iii": 3, "1": 1, "2": 2, "3": 3},
+    "which": {"link": "linear", "response": "mean", "linear": "linear", "mean": "mean"},
+    "method": {"boot": "bootstrap", "wald": "wald", "profile": "profile"},
+    "random": {"all": "all", "none": "none"},
+}
+# words that would say something else in another method stay as they are: `method` is also an optimiser or an adjustment
+_ONLY_IN = {"method": ("conf_int",)}
+
+# statsmodels' and scipy's options of each optimiser, besides maxiter and disp
+OPTIMISER_OPTIONS = {
+    "newton": ("tol",),
+    "lbfgs": ("maxcor", "ftol", "gtol", "eps", "maxfun", "maxls"),
+    "tnc": (
+        "eps",
+        "scale",
+        "offset",
+        "maxfun",
+        "eta",
+        "stepmx",
+        "accuracy",
+        "minfev",
+        "ftol",
+        "xtol",
+        "gtol",
+        "rescale",
+    ),
+    "slsqp": ("ftol", "eps"),
+    "nm": ("maxfev", "xatol", "fatol", "adaptive", "initial_simplex"),
+    "powell": ("xtol", "ftol", "maxfev", "direc"),
+    "bobyqa": ("maxfev", "f_target", "feasibility_tol", "initial_tr_radius", "final_tr_radius", "scale"),
+}
+_SAME_OPTIMISER = {"bfgs": "lbfgs", "l-bfgs-b": "lbfgs", "cobyqa": "bobyqa"}
+
+
+@lru_cache(maxsize=256)
+def parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names that a function or method takes as keywords."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind in kinds and p.name not in ("self", "cls"))
+
+
+@lru_cache(maxsize=64)
+def constructor_options(cls: type) -> tuple[str, ...]:
+    """Keyword-only options of a model's constructor and of those that it passes ``**kwargs`` on to."""
+    names: dict[str, None] = {}
+    for owner in cls.__mro__:
+        if owner.__module__.startswith("statsmodels"):  # its constructors take anything
+            break
+        init = owner.__dict__.get("__init__")
+        parameters = {} if init is None else inspect.signature(init).parameters
+        names.update((p.name, None) for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    return tuple(names)
+
+
+def refuse_unknown(what: str, given: Iterable[str], allowed: Iterable[str], elsewhere: str = "") -> None:
+    """Fail where an option does not exist.
+
+    Parameters
+    ----------
+    what : str
+        Name of what was called, for the sentence.
+    given, allowed : iterable of str
+        Names of the options.
+    elsewhere : str, optional
+        Where to write the option instead, if the caller knows it.
+
+    Raises
+    ------
+    UnknownOptionError
+        Naming the first unknown option and, where there is one, the nearest allowed name or the word for R's.
+    """
+    allowed = tuple(allowed)
+    for name in given:
+        if name not in allowed:
+            raise UnknownOptionError(f"{what}: unknown option {_short(name)}; {elsewhere or hint(name, allowed)}")
+
+
+def hint(name: str, allowed: tuple[str, ...]) -> str:
+    """What to write instead of an unknown option."""
+    folded = {_folded(other): other for other in allowed}
+    if _folded(name) in folded:
+        right = folded[_folded(name)]
+        return f"{name} is spelled {right}{_EXAMPLES.get(right, '')}"
+    r_word = R_SPELLINGS.get(name.lower().replace(".", "_").strip("_"))
+    if r_word:
+        return r_word
+    near = get_close_matches(_folded(name), folded, n=1, cutoff=_FAR)
+    if near:
+        return f"did you mean {folded[near[0]]!r}?"
+    return f"it takes {', '.join(allowed)}" if allowed else "it takes no further options"
+
+
+def refuse_unknown_model_options(cls: Any, options: Iterable[str], formula: bool = True) -> None:
+    """Fail where a model's ``from_formula`` (or its constructor, if not `formula`) gets an option that it has not.
+
+    Raises
+    ------
+    UnknownOptionError
+        Also saying where an option of ``fit`` belongs.
+    """
+    allowed = {"design", *constructor_options(cls), *(parameter_names(cls.from_formula) if formula else ())}
+    wrong = next((name for name in options if name not in allowed), None)
+    elsewhere = ""
+    for own in parameter_names(cls.fit):
+        if wrong is not None and wrong.lower() == own:
+            spelled = f"{own} is an option of fit" if wrong == own else f"{wrong} is spelled {own}"
+            elsewhere = spelled + _EXAMPLES.get(own, f": fit({own}=)")
+    shown = sorted(allowed - {"design", "exog_re", "hasconst", "eval_env", "drop_cols", "data", "formula"})
+    refuse_unknown(cls.__name__, () if wrong is None else (wrong,), shown, elsewhere)
+
+
+def refuse_unknown_fit_options(cls: type, method: str, options: Iterable[str]) -> None:
+    """Fail where ``fit`` gets an option that neither it nor its optimiser has.
+
+    Parameters
+    ----------
+    cls : type
+        Class of the model.
+    method : str
+        Optimiser.
+    options : iterable of str
+        Names that ``fit`` passes on to the optimiser.
+
+    Raises
+    ------
+    OptionError
+        If the optimiser is unknown.
+    UnknownOptionError
+    """
+    known = (*OPTIMISER_OPTIONS, *_SAME_OPTIMISER)
+    if not isinstance(method, str) or method not in known:
+        raise OptionError(f"method must be one of {', '.join(sorted(known))}, got {_short(method)}")
+    own = OPTIMISER_OPTIONS[_SAME_OPTIMISER.get(method, method)]
+    what = f"{cls.__name__}.fit(method={method!r})"
+    wrong = next((name for name in options if name not in own), None)
+    elsewhere = ""
+    if wrong in constructor_options(cls):
+        elsewhere = f"it is an option of the model, not of its fit: give {wrong}= with the formula"
+    refuse_unknown(what, options, (*parameter_names(cls.fit), *own), elsewhere)  # type: ignore[attr-defined]
+
+
+def strict(function: _Callable, what: str | None = None) -> _Callable:
+    """Let a function answer unknown options with `UnknownOptionError` and understand R's words for values.
+
+    Parameters
+    ----------
+    function : callable
+        With ``**options`` it must refuse what it does not know itself.
+    what : str, optional
+        How messages call it; its name by default.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    names = parameter_names(function)
+    name = what or function.__name__
+    allowed = frozenset(names)
+    positions = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    spelled = {key: words for key, words in R_VALUES.items() if key in allowed and name in _ONLY_IN.get(key, (name,))}
+    places = tuple((positions.index(key), key) for key in spelled if key in positions)
+
+    @wraps(function)
+    def checked(*args: Any, **options: Any) -> Any:
+        if options and not takes_any and not allowed.issuperset(options):
+            refuse_unknown(name, options, names)
+        if spelled:
+            for key in spelled.keys() & options.keys():
+                options[key] = _translated(spelled[key], options[key])
+            for at, key in places:
+                if at < len(args):
+                    args = (*args[:at], _translated(spelled[key], args[at]), *args[at + 1 :])
+        return function(*args, **options)
+
+    return checked  # type: ignore[return-value]
+
+
+def strict_options(cls: _Class) -> _Class:
+    """Make every public method of a class strict, inherited ones included; see `strict`."""
+    for name in dir(cls):
+        owner = next((base for base in cls.__mro__ if name in base.__dict__), None)
+        if name.startswith("_") or owner is None or owner is object:
+            continue
+        member = owner.__dict__[name]
+        if isinstance(member, classmethod):
+            if not hasattr(member.__func__, "__wrapped__"):
+                setattr(cls, name, classmethod(strict(member.__func__)))
+        elif inspect.isfunction(member) and not hasattr(member, "__wrapped__"):
+            setattr(cls, name, strict(member))
+    return cls
+
+
+def _translated(words: dict[str, Any], value: Any) -> Any:
+    return words.get(_folded(value), value) if isinstance(value, str) else value
+
+
+def _folded(text: str) -> str:
+    return "".join(c for c in text.lower() if c.isalnum())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
