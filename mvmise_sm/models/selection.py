@@ -129,8 +129,7 @@ class SelectionModel(LikelihoodModel):
         self._new_data = SelectionFrameData(design)
         super().__init__(design.endog, design.exog, hasconst=hasconst)
         del self._new_data
-        self.design = design
-        self.nobs = len(design.endog)
+        self.design, self.nobs = design, len(design.endog)
         self.n_groups = design.data.n_clusters
         self.outcome_names = list(design.endog.columns)
         self.group_name = design.group_name
@@ -196,7 +195,7 @@ class SelectionModel(LikelihoodModel):
         """
         refuse_dropped_columns(drop_cols)
         if any(kwargs.pop(name, None) is not None for name in ("weights", "offset")):
-            raise OptionError("selection models take neither weights nor an offset")
+            raise OptionError("selection models take no weights and no offset")
         refuse_unknown_model_options(cls, kwargs)
         design = formula_design(
             parse_formula(formula),
@@ -273,8 +272,8 @@ class SelectionModel(LikelihoodModel):
     def loglike(self, params):
         """Log-likelihood of the unconstrained vector that `objective` takes, or of a `SelectionParams`."""
         likelihood = self.objective().likelihood
-        theta = np.asarray(params, dtype=float) if isinstance(params, (np.ndarray, list)) else likelihood.theta(params)
-        return likelihood.value_and_score(theta)[0]
+        given = isinstance(params, (np.ndarray, list))
+        return likelihood.value_and_score(np.asarray(params, float) if given else likelihood.theta(params))[0]
 
     def predict(self, params, exog=None, which="mean"):
         """Return the marginal mean of the rows of `exog`, by default of the model's (nobs, K)."""
