@@ -13,12 +13,12 @@ import pandas as pd
 from patsy import DesignInfo, EvalEnvironment, EvalFactor
 
 from mvmise_sm.caller import caller_depth
-from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
-from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.design import coding as coding
 from mvmise_sm.design.columns import Encoded, Source, known, names_in
 from mvmise_sm.design.grouping import interact_labels
 from mvmise_sm.design.rank import independent_columns
+from mvmise_sm.design.structures import random_term
 from mvmise_sm.design.values import Plan, Values, given_array, odd_names, plan_factors, subset_rows, with_variables
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.formula.parts import FormulaParts, parse_formula
@@ -355,8 +355,7 @@ def _random_effects(
         for name, column in zip(info.column_names, columns, strict=True):
             if column is not None:
                 _finite(column, f"the column {name!r} of {spec.text}")
-        structure: Any = Unstructured if spec.structure == "us" else Diagonal
-        terms.append(RandomTerm(factor, columns, tuple(info.column_names), structure(len(columns)), spec.text))
+        terms.append(random_term(spec, factor, columns, tuple(info.column_names)))
         infos.append(info)
         specs.append(group_spec)
     return (RandomEffects(terms) if terms else None), tuple(infos), tuple(specs)

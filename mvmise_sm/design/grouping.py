@@ -255,7 +255,8 @@ def check_random_effects(random: RandomEffects, nobs: int, *, residual: str = "e
             )
     for term in random.terms:
         effects = term.factor.n_levels * term.q
-        if effects >= nobs:
+        # a common correlation or range tells effects from residuals even with one row for each
+        if effects >= nobs and term.structure.invariance != "none":
             raise RandomEffectsError(
                 f"random term {term.text} has {effects} effects for {nobs} rows; there must be fewer effects than "
                 f"rows, otherwise their variances cannot be told from the residual variance"

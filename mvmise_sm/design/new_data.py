@@ -12,6 +12,7 @@ from mvmise_sm.design import coding as coding
 from mvmise_sm.design.build import Design, GroupSpec, as_frame
 from mvmise_sm.design.columns import Encoded, Source, codes_for, column_of, encode, evaluate, names_in, unknown_column
 from mvmise_sm.design.grouping import interact_labels
+from mvmise_sm.design.structures import position_columns
 from mvmise_sm.exceptions import DataError, NewLevelError, UnknownColumnError
 
 __all__ = ["new_exog", "new_offset", "new_random_rows"]
@@ -100,6 +101,10 @@ def new_random_rows(design: Design, frame: Any, allow_new_levels: bool = False) 
             coded[id(term.factor)] = _new_codes(spec, term.factor, source, allow_new_levels)
         codes, missing = coded[id(term.factor)]
         columns = coding.matrix(info, _encode_new(info, source), source.nobs)
+        if term.positions is not None:
+            absent = np.isnan(columns).any(axis=1)
+            columns = position_columns(columns, term.positions)
+            columns[absent] = np.nan
         columns[missing] = np.nan
         rows.append((codes, columns))
     return rows

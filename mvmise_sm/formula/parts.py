@@ -7,10 +7,12 @@ Everything left of a bar and every fixed term is patsy's language. On top of it 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
-from typing import Literal
+from typing import Any
 
+from mvmise_sm.core.covariance import registry
 from mvmise_sm.exceptions import FormulaError
 from mvmise_sm.formula.tree import (
     Atom,
@@ -27,12 +29,7 @@ from mvmise_sm.formula.tree import (
     unparse,
 )
 
-__all__ = ["FormulaParts", "RandomSpec", "expand_terms", "parse_formula"]
-
-Structure = Literal["us", "diag"]
-
-# Covariance structures as wrappers around a random term; None marks those the grammar knows but no class implements.
-_STRUCTURES: dict[str, Structure | None] = {"us": "us", "diag": "diag", "cs": None, "ar1": None}
+__all__ = ["FormulaParts", "RandomSpec", "expand_terms", "literal_options", "parse_formula"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +42,25 @@ class RandomSpec:
         Right-hand side for patsy, for example ``"1 + x"`` or ``"0 + x"``.
     factors : tuple of str
         Grouping expressions whose interaction is the grouping factor: ``("batch", "cask")`` for ``batch:cask``.
-    structure : {"us", "diag"}
-        Unstructured or diagonal covariance of the term's columns.
+    structure : str
+        Registered name of the covariance structure of the term's columns, ``"us"`` for plain parentheses.
     text : str
-        The term with parentheses, for messages.
+        The term as the user wrote it, for messages.
+    options : tuple of (str, value)
+        Keywords inside the structure's wrapper.
+    members : tuple of str
+        Columns of a multi-membership factor ``mm(a, b)``; empty for an ordinary one.
+    member_weights : tuple of str
+        Weight of each member, empty for equal ones.
     """
 
     effects: str
     factors: tuple[str, ...]
-    structure: Structure
+    structure: str
     text: str
+    options: tuple[tuple[str, Any], ...] = ()
+    members: tuple[str, ...] = ()
+    member_weights: tuple[str, ...] = ()
 
     @property
     def group(self) -> str:
@@ -253,25 +259,18 @@ class _Collector:
                 raise FormulaError(f"formula {self.text!r}: offset() needs an expression")
             self.offsets.append(spell(inner))
             return True
-        bar = _bar_inside(inner) if name in _STRUCTURES else False
+        bar = _bar_inside(inner) if name in registry.names() else False
         if bar:
             self._take_structured(name, inner, node)
         return bar
 
     def _take_structured(self, name: str, inner: tuple[Token, ...], node: Node) -> None:
-        structure = _STRUCTURES[name]
-        if structure is None:
-            raise FormulaError(
-                f"covariance structure {name!r} in {unparse(node)} is not available; allowed are us(...) or plain "
-                f"parentheses (unstructured), diag(...) and '||' (diagonal)"
-            )
-        first, *options = split_arguments(inner)
-        if options:
-            raise FormulaError(f"{unparse(node)}: {name}() takes one random term and no further arguments")
+        first, *arguments = split_arguments(inner)
+        options = literal_options(arguments, unparse(node))
         bar = parse(first, self.text)
         if not isinstance(bar, Binary) or bar.op != "|":
             raise FormulaError(f"{unparse(node)}: write {name}(terms | group)")
-        self.random += _random_specs(bar, structure, self.text)
+        self.random += _random_specs(bar, name, self.text, options)
 
     def _refuse(self, node: Node) -> None:
         """Fail if a random term or an offset hides where it has no meaning."""
@@ -287,7 +286,38 @@ class _Collector:
         if isinstance(node, Unary):
             return self._holds_special(node.operand)
         call = call_parts(node)
-        return call is not None and (call[0] == "offset" or (call[0] in _STRUCTURES and _bar_inside(call[1])))
+        return call is not None and (call[0] == "offset" or (call[0] in registry.names() and _bar_inside(call[1])))
+
+
+_LITERALS: dict[str, Any] = {"True": True, "False": False, "TRUE": True, "FALSE": False, "None": None}
+
+
+def literal_options(arguments: Sequence[tuple[Token, ...]], shown: str) -> tuple[tuple[str, Any], ...]:
+    """Keywords ``name=value`` of a wrapper, with a truth value, number or text as value.
+
+    Raises
+    ------
+    FormulaError
+        If an argument has another form.
+    """
+    out = []
+    for tokens in arguments:
+        if len(tokens) != 3 or tokens[0].kind != "name" or tokens[1].text != "=":
+            raise FormulaError(
+                f"{shown}: after the term only options such as hom=True are allowed, not {spell(tokens)!r}"
+            )
+        name, value = tokens[0].text, tokens[2]
+        if value.kind == "number":
+            out.append((name, float(value.text)))
+        elif value.kind == "string":
+            out.append((name, value.text[1:-1]))
+        elif value.text in _LITERALS:
+            out.append((name, _LITERALS[value.text]))
+        else:
+            raise FormulaError(
+                f"{shown}: the option {name} must be True, False, a number or a text, not {value.text!r}"
+            )
+    return tuple(out)
 
 
 def _bar_inside(tokens: tuple[Token, ...]) -> bool:
@@ -295,7 +325,9 @@ def _bar_inside(tokens: tuple[Token, ...]) -> bool:
     return any(len(list(split_arguments(tokens, bar))) > 1 for bar in ("|", "||"))
 
 
-def _random_specs(node: Binary, structure: Structure, text: str) -> list[RandomSpec]:
+def _random_specs(
+    node: Binary, structure: str, text: str, options: tuple[tuple[str, Any], ...] = ()
+) -> list[RandomSpec]:
     """Expand one ``(effects | group)`` node; ``||`` gives one term per formula term, as lme4 documents."""
     effects = unparse(replace(node.left, grouped=False))
     group = unparse(replace(node.right, grouped=False))
@@ -303,17 +335,59 @@ def _random_specs(node: Binary, structure: Structure, text: str) -> list[RandomS
     for side in (node.left, node.right):
         if isinstance(side, Binary) and side.op in ("|", "||"):
             raise FormulaError(f"formula {text!r}: a random term has one bar, found {shown}")
-    grouping = _group_factors(group, shown)
+    if structure != "us":
+        extra = "".join(f", {name}={value!r}" for name, value in options)
+        shown = f"{structure}({effects} {node.op} {group}{extra})"
+    members, weights = _membership(node.right, shown)
+    grouping = [(_membership_name(members),)] if members else _group_factors(group, shown)
+    if structure != "us" and registry.needs_coordinates(structure):
+        effects = f"0 + {effects}"
     terms = expand_terms(effects)
     if not terms:
         raise FormulaError(f"random term {shown} has no effects left of the bar; write (1 | {group}) for an intercept")
     split = [f"0 + {':'.join(map(_factor_text, term.factors))}" if term.factors else "1" for term in terms]
     pieces = split if node.op == "||" else [effects]
     return [
-        RandomSpec(piece, factors, structure, f"({piece} | {':'.join(factors)})")
+        RandomSpec(piece, factors, structure, _shown(piece, factors, structure, options), options, members, weights)
         for factors in grouping
         for piece in pieces
     ]
+
+
+def _shown(piece: str, factors: tuple[str, ...], structure: str, options: tuple[tuple[str, Any], ...]) -> str:
+    """A random term as text; plain parentheses for the two structures that have a spelling of their own."""
+    group = ":".join(factors)
+    if structure in ("us", "diag") and not options:
+        return f"({piece} | {group})"
+    extra = "".join(f", {name}={value!r}" for name, value in options)
+    return f"{structure}({piece} | {group}{extra})"
+
+
+def _membership_name(members: tuple[str, ...]) -> str:
+    return f"mm({', '.join(members)})"
+
+
+def _membership(node: Node, shown: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Members and weights of ``mm(a, b, weights=(u, v))`` right of a bar, empty for anything else."""
+    call = call_parts(replace(node, grouped=False))
+    if call is None or call[0] != "mm":
+        return (), ()
+    members, weights = [], ()
+    for tokens in split_arguments(call[1]):
+        if len(tokens) > 2 and tokens[0].text == "weights" and tokens[1].text == "=":
+            inner = tokens[2:]
+            if inner[0].text not in ("(", "["):
+                raise FormulaError(f"{shown}: write weights=(w1, w2), one for each member")
+            weights = tuple(spell(part) for part in split_arguments(inner[1:-1]) if part)
+        elif any(token.text == "=" for token in tokens):
+            raise FormulaError(f"{shown}: mm() takes columns and weights=(w1, w2), not {spell(tokens)!r}")
+        else:
+            members.append(spell(tokens))
+    if not members or not all(members):
+        raise FormulaError(f"{shown}: mm() needs the columns that hold the members, as in mm(s1, s2)")
+    if weights and len(weights) != len(members):
+        raise FormulaError(f"{_membership_name(tuple(members))} has {len(members)} members and {len(weights)} weights.")
+    return tuple(members), weights
 
 
 def _factor_text(factor) -> str:

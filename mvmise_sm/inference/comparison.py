@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from mvmise_sm.core.covariance.random_effects import RandomEffects
-from mvmise_sm.core.covariance.structures import Unstructured
 from mvmise_sm.core.optimise.constrained import free_minimum
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
@@ -90,40 +91,31 @@ def boundary_p_value(chisq, df_variance, df_covariance):
 def _reductions(random):
     """Smaller sets of random effects: (label, RandomEffects or None, variances and covariances that go)."""
     for i, term in enumerate(random.terms):
-        others = list(random.terms)
         slopes = [j for j, c in enumerate(term.columns) if c is not None]
-        if term.q == 1 or not slopes:
-            del others[i]
-            yield (
-                term.text or term.factor.name,
-                (RandomEffects(others) if others else None),
-                term.q,
-                _n_covariances(term),
-            )
+        parts = [(j, term.structure.without(j)) for j in slopes] if term.q > 1 else []
+        if not parts or any(smaller is None for _, smaller in parts):
+            others = [t for k, t in enumerate(random.terms) if k != i]
+            # elements bounded by zero are what lies on the boundary; the others vanish with them
+            bounded = int((term.structure.lower == 0.0).sum())
+            rest = term.structure.k_theta - bounded
+            label = term.text or term.factor.name
+            yield label, (RandomEffects(others, random.nobs) if others else None), bounded, rest
             continue
-        for j in slopes:
-            keep = [k for k in range(term.q) if k != j]
-            kind = type(term.structure)
-            smaller = _sub_term(term, keep, kind)
+        for j, structure in parts:
             others = list(random.terms)
-            others[i] = smaller
-            linked = len(keep) if isinstance(term.structure, Unstructured) else 0
+            others[i] = _sub_term(term, j, structure)
+            linked = term.structure.k_theta - structure.k_theta - 1
             label = f"{term.names[j]} in {term.text or f'({term.factor.name})'}"
             yield label, RandomEffects(others), 1, linked
 
 
-def _n_covariances(term):
-    return term.structure.k_theta - term.q
-
-
-def _sub_term(term, keep, kind):
-    from dataclasses import replace
-
+def _sub_term(term, column, structure):
+    keep = [k for k in range(term.q) if k != column]
     return replace(
         term,
         columns=tuple(term.columns[k] for k in keep),
         names=tuple(term.names[k] for k in keep),
-        structure=kind(len(keep)),
+        structure=structure,
     )
 
 
@@ -165,17 +157,18 @@ def _without_random(result):
     if getattr(result, "reml", None) is None:
         return _generalized_without_random(result.deviance_function()), result.k_params - len(result.theta)
     criterion = result.deviance_function()
-    at_zero = criterion.solve(np.zeros(criterion.k_theta))
+    at_zero = criterion.solve(model.random_effects.zero())
     return -0.5 * at_zero.criterion, model.exog.shape[1] + 1
 
 
 def _generalized_without_random(criterion):
     """Log-likelihood at theta = 0, the fixed effects and the shape at their optimum there."""
     k = criterion.k_theta
-    x = np.array(criterion.start_at(np.zeros(k)), dtype=float)
+    zero = criterion.random.zero()
+    x = np.array(criterion.start_at(zero), dtype=float)
 
     def evaluate(rest):
-        here = criterion.evaluate(np.concatenate([np.zeros(k), rest]))
+        here = criterion.evaluate(np.concatenate([zero, rest]))
         return here.value, here.gradient[k:], here.information[k:, k:]
 
     value = criterion.value(x) if x.size == k else free_minimum(evaluate, x[k:])[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvmise_sm.core.optimise.constrained import StandardDeviation
+from mvmise_sm.core.covariance.reported import parameter_label
 from mvmise_sm.inference.checks import vif
 from mvmise_sm.inference.ddf import second_order_of
 from mvmise_sm.inference.fits import with_rows
@@ -54,7 +54,9 @@ def _convergence(result):
 
 def _singular(result):
     random = result.model.random_effects
-    for term, lam in zip(random.terms, random.lambdas(result.theta), strict=True):
+    for term, at in zip(random.terms, random.theta_slices, strict=True):
+        theta = result.theta[at]
+        lam = term.structure.factor(theta)
         text = term.text or f"({', '.join(term.names)} | {term.factor.name})"
         cov = lam @ lam.T
         sd = np.sqrt(cov.diagonal())
@@ -67,17 +69,22 @@ def _singular(result):
                     "out, or keep it away from zero with a prior (cov_prior='wishart')."
                 )
         kept = np.flatnonzero(effect >= floor)
-        if len(kept) < 2 or term.structure.invariance != "linear":
+        if len(kept) < 2 or term.structure.independent:
             continue
-        corr = cov[np.ix_(kept, kept)] / np.outer(sd[kept], sd[kept])
-        pairs = [(i, j) for i in range(len(kept)) for j in range(i + 1, len(kept)) if abs(corr[i, j]) > _PERFECT]
-        for i, j in pairs:
+        shown = {term.names[k] for k in kept}
+        extreme = [
+            p
+            for p in term.structure.parameters(theta, term.names)
+            if p.kind == "cor" and shown.issuperset(p.levels) and abs(p.value) > _PERFECT
+        ]
+        for p in extreme:
+            what = f"correlation of {p.levels[0]} and {p.levels[1]}" if p.levels else f"correlation {p.name}"
             yield (
-                f"The correlation of {term.names[kept[i]]} and {term.names[kept[j]]} in {text} is estimated as "
-                f"{'1' if corr[i, j] > 0 else '-1'}: the term is richer than the data; try independent effects "
-                "with '||', or a prior (cov_prior='wishart')."
+                f"The {what} in {text} is estimated as {'1' if p.value > 0 else '-1'}: the term is richer than the "
+                "data; try independent effects with '||', or a prior (cov_prior='wishart')."
             )
-        if not pairs and np.linalg.eigvalsh(corr)[0] < 1e-6:
+        corr = cov[np.ix_(kept, kept)] / np.outer(sd[kept], sd[kept])
+        if not extreme and np.linalg.eigvalsh(corr)[0] < 1e-6:
             yield (
                 f"The covariance matrix of {text} has not full rank: fewer dimensions vary than it has columns; leave "
                 "a column out, or use a prior (cov_prior='wishart')."
@@ -116,11 +123,14 @@ def _relative_errors(result):
     out = {}
     bases = criterion.layout.term_bases
     for term, structure, basis, at in zip(layout.terms, space.structures, bases, layout.theta_slices, strict=True):
-        tangents = basis.a @ structure.tangents(x[at])
-        for a, (name, size) in enumerate(zip(term.names, _sizes(term), strict=True)):
-            value, gradient, _ = StandardDeviation(tangents[:, a].T, at, len(x) - 1)(x)
-            if value * size > 1e-4 * np.sqrt(result.scale):
-                out[f"sd_{name}|{term.factor.name}"] = float(np.sqrt(max(gradient @ cov @ gradient, 0.0)) / value)
+        typical = dict(zip(term.names, _sizes(term), strict=True))
+        for p in structure.parameters(x[at], term.names, basis.a):
+            size = typical[p.levels[0]] if p.levels else max(typical.values())
+            if p.kind == "sd" and p.value * size > 1e-4:
+                gradient = np.zeros(len(x))
+                gradient[at] = p.gradient / p.value
+                gradient[-1] = 0.5
+                out[parameter_label(p, term.factor.name)] = float(np.sqrt(max(gradient @ cov @ gradient, 0.0)))
     return out
 
 

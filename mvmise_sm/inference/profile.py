@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mvmise_sm.core.covariance.reported import ReportedParameter, from_line, parameter_label
 from mvmise_sm.core.optimise.constrained import (
     ConstrainedPoint,
     Coordinate,
@@ -325,26 +326,42 @@ def _covariance_parameters(layout, structures, bases, evaluate, x, inverse, rho)
     """Standard deviations and correlations of all terms, in the order of the variance table."""
     out = []
     for term, structure, basis, at in zip(layout.terms, structures, bases, layout.theta_slices, strict=True):
-        tangents = basis.a @ structure.tangents(x[at])
-        rows = [tangents[:, a].T for a in range(term.q)]
-        group = term.factor.name
-        for a in range(term.q):
-            constraint = StandardDeviation(rows[a], at, rho)
-            value, gradient, _ = constraint(x)
-            out.append(_sd_parameter(f"sd_{term.names[a]}|{group}", constraint, evaluate, x, value, gradient, inverse))
-        if structure.invariance != "linear":
-            continue
-        for a in range(term.q):
-            for b in range(a + 1, term.q):
-                constraint = Correlation(rows[a], rows[b], at)
-                name = f"cor_{term.names[a]}.{term.names[b]}|{group}"
-                out.append(_cor_parameter(name, constraint, evaluate, x, inverse))
+        rows = None
+        if structure.linear:
+            tangents = basis.a @ structure.tangents(x[at])
+            rows = [tangents[:, a].T for a in range(term.q)]
+        for i, p in enumerate(structure.parameters(x[at], term.names, basis.a)):
+            name = parameter_label(p, term.factor.name)
+            constraint = _constraint(structure, i, p, term.names, basis.a, at, rho, rows)
+            if p.kind == "sd":
+                value, gradient, _ = constraint(x)
+                form = _sd_form(structure, x[at], i, basis.a) if rows is None else constraint.form
+                out.append(_sd_parameter(name, constraint, form, evaluate, x, value, gradient, inverse))
+            else:
+                out.append(_line_parameter(name, p, constraint, evaluate, x, inverse))
     return out
 
 
-def _sd_parameter(name, constraint, evaluate, x, value, gradient, inverse):
+def _constraint(structure, i, p, names, a, at, rho, rows):
+    """A reported parameter as a function of x, with exact second derivatives where Lambda is linear."""
+    if rows is None or (p.kind != "sd" and len(p.levels) == 1):
+        return ReportedParameter(structure, i, names, a, at, rho)
+    if p.kind == "sd":
+        return StandardDeviation(rows[i], at, rho)
+    first, second = (list(names).index(level) for level in p.levels) if p.levels else (0, 1)
+    return Correlation(rows[first], rows[second], at)
+
+
+def _sd_form(structure, theta, i, a):
+    """Diagonal quadratic form whose entries say which elements of theta scale standard deviation `i`."""
+    scale = np.zeros(theta.size)
+    scale[i] = a[i, i] ** 2
+    return np.diag(scale)
+
+
+def _sd_parameter(name, constraint, form, evaluate, x, value, gradient, inverse):
     se = float(np.sqrt(2.0 * gradient @ inverse @ gradient))
-    at, diagonal = constraint.at, np.diag(constraint.form)
+    at, diagonal = constraint.at, np.diag(form)
     size = float(np.sqrt(max(diagonal.max(), 1e-300)))
     if constraint.rho is not None:
         size *= float(np.exp(0.5 * x[constraint.rho]))
@@ -367,19 +384,29 @@ def _sd_parameter(name, constraint, evaluate, x, value, gradient, inverse):
     return _Parameter(name, "sd", solve, value, se, 0.0, np.inf, float)
 
 
-def _cor_parameter(name, constraint, evaluate, x, inverse):
+# a correlation whose inverse hyperbolic tangent is beyond this is one
+_LIMIT = 7.0
+
+
+def _line_parameter(name, parameter, constraint, evaluate, x, inverse):
+    """A correlation, range or share, profiled on the real line."""
     value, gradient, _ = constraint(x)
     se = float(np.sqrt(2.0 * gradient @ inverse @ gradient))
-    theta = x[constraint.at]
-    sizes = [float(theta @ m @ theta) for m in constraint.own]
-    if min(sizes) < 1e-8 * max(float(m.diagonal().max()) for m in constraint.own):
+    if np.isnan(parameter.value):
         value = np.nan
-    limit = 7.0
-    if abs(value) >= limit:
-        value, se = np.sign(value) * limit, 1.0
+    if parameter.kind != "cor":
+        kind = parameter.kind
+        se = se if se > 0.0 else 1.0
+        return _Parameter(
+            name, "own", _solver(evaluate, constraint), value, se, -np.inf, np.inf, lambda c: from_line(kind, c)
+        )
+    lower = -_LIMIT if parameter.least <= -1.0 else float(np.arctanh(parameter.least))
+    if not np.isnan(value):
+        value = float(np.clip(value, max(lower, -_LIMIT), _LIMIT))
+        se = 1.0 if abs(value) >= _LIMIT else se
     se = min(max(se, 1e-3), 2.0)
 
     def shown(c):
-        return float(np.sign(c)) if abs(c) >= limit else float(np.tanh(c))
+        return float(np.sign(c)) if abs(c) >= _LIMIT else float(np.tanh(c))
 
-    return _Parameter(name, "cor", _solver(evaluate, constraint), value, se, -limit, limit, shown)
+    return _Parameter(name, "cor", _solver(evaluate, constraint), value, se, lower, _LIMIT, shown)

@@ -8,6 +8,7 @@ import numpy as np
 from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.covariance.reported import parameter_label
 from mvmise_sm.core.criteria.batched import BatchedRefits, supports
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
@@ -34,11 +35,8 @@ def parameter_names(result):
     """Names of all parameters, as `InferentialResults.conf_int` has them."""
     names = list(result.model.exog_names)
     for term in result.model.random_layout.terms:
-        group = term.factor.name
-        names += [f"sd_{name}|{group}" for name in term.names]
-        if term.structure.invariance == "linear":
-            pairs = [(a, b) for i, a in enumerate(term.names) for b in term.names[i + 1 :]]
-            names += [f"cor_{a}.{b}|{group}" for a, b in pairs]
+        found = term.structure.parameters(term.structure.start(np.ones(term.q)), term.names)
+        names += [parameter_label(p, term.factor.name) for p in found]
     if result.k_scale:
         names.append("sigma")
     return [*names, "alpha"] if getattr(result, "estimates_alpha", False) else names
@@ -47,15 +45,9 @@ def parameter_names(result):
 def all_parameters(random, beta, theta, sigma2, has_sigma):
     """The values that go with `parameter_names`; correlations are NaN where a standard deviation is 0."""
     out = list(beta)
-    for term, lam in zip(random.terms, random.lambdas(theta), strict=True):
-        cov = sigma2 * (lam @ lam.T)
-        sd = np.sqrt(cov.diagonal())
-        out += sd.tolist()
-        if term.structure.invariance == "linear":
-            for i in range(term.q):
-                for j in range(i + 1, term.q):
-                    scale = sd[i] * sd[j]
-                    out.append(float(cov[i, j] / scale) if scale > 0.0 else np.nan)
+    for term, at in zip(random.terms, random.theta_slices, strict=True):
+        for p in term.structure.parameters(theta[at], term.names):
+            out.append(p.value * float(np.sqrt(sigma2)) if p.kind == "sd" else p.value)
     if has_sigma:
         out.append(float(np.sqrt(sigma2)))
     return np.array(out)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.core.covariance.structures import Diagonal
 from mvmise_sm.design.build import Design, as_frame, build_design
 from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import FormulaParts
@@ -270,7 +269,7 @@ def _random_columns(design: Design):
         raise RandomEffectsError(f"selection models have one grouping factor, found {list(factors)}")
     columns, names = [], []
     for term in terms:
-        if term.q > 1 and not isinstance(term.structure, Diagonal):
+        if term.q > 1 and not term.structure.independent:
             raise RandomEffectsError(
                 f"the random effects of a selection model are independent; write {term.text.replace('|', '||')}"
             )

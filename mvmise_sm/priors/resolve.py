@@ -96,9 +96,7 @@ class PriorSet:
 
 def term_shapes(random) -> list[TermShape]:
     """Shapes of the terms of a `RandomEffects`."""
-    return [
-        TermShape(t.factor.name, t.q, t.factor.n_levels, t.structure.invariance == "diagonal") for t in random.terms
-    ]
+    return [TermShape(t.factor.name, t.q, t.factor.n_levels, t.structure.independent) for t in random.terms]
 
 
 def resolve_priors(

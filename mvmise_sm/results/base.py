@@ -128,6 +128,16 @@ class MixedModelResults(InferentialResults):
         """Variance components as a DataFrame with columns ``grp, var1, var2, vcov, sdcor``."""
         return variance.variance_frame(self._variance_rows(), self.scale if self.k_scale else None)
 
+    @cache_readonly
+    def structures(self):
+        """Parameters of all covariance structures: ``grp, structure, param, level1, level2, estimate``, a DataFrame."""
+        return pd.DataFrame(
+            self._structure_rows(), columns=["grp", "structure", "param", "level1", "level2", "estimate"]
+        )
+
+    def _structure_rows(self):
+        return variance.structure_rows(self.model.random_layout, self.theta, self.scale)
+
     def _header_rows(self):
         """Rows of the summary's header that only some models have."""
         return []

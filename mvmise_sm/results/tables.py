@@ -155,10 +155,17 @@ def _fixed_rows(result, ddf, alpha):
     return pd.DataFrame({**start, **table, "df": df})
 
 
+def _tidy_term(var1, var2, vcov):
+    """``sd_x``, ``cor_x.y``, or a structure's own word."""
+    if var2 is not None:
+        return f"cor_{var1}.{var2}"
+    return var1 if var1 == "sd" or np.isnan(vcov) else f"sd_{var1}"
+
+
 def _random_rows(result):
     rows = [
-        ("random", group, f"sd_{var1}" if var2 is None else f"cor_{var1}.{var2}", sdcor, *[np.nan] * 4)
-        for group, var1, var2, _, sdcor in result._variance_rows()
+        ("random", group, _tidy_term(var1, var2, vcov), sdcor, *[np.nan] * 4)
+        for group, var1, var2, vcov, sdcor in result._variance_rows()
     ]
     if result.k_scale:
         rows.append(("random", "Residual", "sigma", float(np.sqrt(result.scale)), *[np.nan] * 4))

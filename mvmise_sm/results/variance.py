@@ -8,9 +8,19 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
-from mvmise_sm.core.covariance.structures import Diagonal
+from mvmise_sm.core.covariance.structures import Parameter
 
-__all__ = ["covariance_frames", "layout_of", "mode_frames", "term_covariances", "variance_frame", "variance_rows"]
+__all__ = [
+    "covariance_frames",
+    "described_rows",
+    "layout_of",
+    "mode_frames",
+    "parameter_rows",
+    "structure_rows",
+    "term_covariances",
+    "variance_frame",
+    "variance_rows",
+]
 
 
 def layout_of(random: RandomEffects) -> RandomEffects:
@@ -41,20 +51,52 @@ def correlation(covariance: np.ndarray, i: int, j: int) -> float:
     return float(covariance[i, j] / scale) if scale > 0.0 else np.nan
 
 
+def parameter_rows(group: str, parameters: list[Parameter], sigma2: float) -> list[tuple]:
+    """Rows ``(group, var1, var2, vcov, sdcor)`` of what a structure reports.
+
+    Standard deviations come first. A correlation of two columns has their covariance as `vcov`, any other parameter
+    has none.
+    """
+    sizes: dict[str, float] = {}
+    rows = []
+    for p in parameters:
+        if p.kind == "sd":
+            sd = p.value * float(np.sqrt(sigma2))
+            sizes.update(dict.fromkeys(p.levels, sd))
+            rows.append((group, p.levels[0] if p.levels else p.name, None, sd * sd, sd))
+        elif len(p.levels) == 2:
+            a, b = p.levels
+            both = sizes[a] * sizes[b]
+            rows.append((group, a, b, p.value * both if both > 0.0 else 0.0, p.value))
+        else:
+            rows.append((group, p.name, None, np.nan, p.value))
+    return rows
+
+
 def variance_rows(random: RandomEffects, theta: np.ndarray, sigma2: float) -> list[tuple]:
     """Rows ``(group, var1, var2, vcov, sdcor)``: per term variances first, then covariances by columns."""
     rows = []
-    blocks = term_covariances(random, theta, sigma2)
-    for label, term, cov in zip(_term_labels(random), random.terms, blocks, strict=True):
-        names = term.names
-        rows += [(label, names[i], None, float(cov[i, i]), float(np.sqrt(cov[i, i]))) for i in range(term.q)]
-        if isinstance(term.structure, Diagonal):
-            continue
-        rows += [
-            (label, names[j], names[i], float(cov[i, j]), correlation(cov, i, j))
-            for j in range(term.q)
-            for i in range(j + 1, term.q)
-        ]
+    for label, term, at in zip(_term_labels(random), random.terms, random.theta_slices, strict=True):
+        rows += parameter_rows(label, term.structure.parameters(theta[at], term.names), sigma2)
+    return rows
+
+
+def structure_rows(random: RandomEffects, theta: np.ndarray, sigma2: float) -> list[tuple]:
+    """Rows ``(grp, structure, param, level1, level2, estimate)`` of every term."""
+    rows = []
+    for label, term, at in zip(_term_labels(random), random.terms, random.theta_slices, strict=True):
+        found = term.structure.parameters(theta[at], term.names)
+        rows += described_rows(label, term.structure.described, found, sigma2)
+    return rows
+
+
+def described_rows(group: str, described: str, parameters: list[Parameter], sigma2: float) -> list[tuple]:
+    """Rows ``(grp, structure, param, level1, level2, estimate)`` of what one structure reports."""
+    rows = []
+    for p in parameters:
+        first, second = (*p.levels, None, None)[:2]
+        value = p.value * float(np.sqrt(sigma2)) if p.kind == "sd" else p.value
+        rows.append((group, described, p.name, first, second, value))
     return rows
 
 

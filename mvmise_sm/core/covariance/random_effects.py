@@ -55,6 +55,8 @@ class RandomTerm:
         Maps this term's theta to Lambda.
     text : str
         The term as the user wrote it, for messages.
+    positions : ndarray or None
+        Coordinates (q, d) of the columns, for structures of distance.
     """
 
     factor: GroupingFactor
@@ -62,6 +64,7 @@ class RandomTerm:
     names: tuple[str, ...]
     structure: CovarianceStructure
     text: str = ""
+    positions: np.ndarray | None = None
 
     @property
     def q(self) -> int:
@@ -74,7 +77,9 @@ class RandomEffects:
     Parameters
     ----------
     terms : sequence of RandomTerm
-        At least one term; all have the same number of rows.
+        All have the same number of rows.
+    nobs : int, optional
+        Number of rows, needed where there are no terms.
 
     Attributes
     ----------
@@ -87,8 +92,9 @@ class RandomEffects:
         Place of each term in theta.
     """
 
-    def __init__(self, terms: Sequence[RandomTerm]):
+    def __init__(self, terms: Sequence[RandomTerm], nobs: int | None = None):
         self.terms = tuple(terms)
+        self._nobs = nobs
         self.factors = tuple({id(t.factor): t.factor for t in self.terms}.values())
         stops = np.cumsum([0] + [t.structure.k_theta for t in self.terms])
         self.theta_slices = tuple(slice(int(a), int(b)) for a, b in pairwise(stops))
@@ -96,12 +102,12 @@ class RandomEffects:
 
     @property
     def nobs(self) -> int:
-        return len(self.terms[0].factor.codes)
+        return len(self.terms[0].factor.codes) if self._nobs is None else self._nobs
 
     @property
     def lower(self) -> np.ndarray:
         """Lower bounds of theta (k_theta,)."""
-        return np.concatenate([t.structure.lower for t in self.terms])
+        return np.concatenate([np.zeros(0), *(t.structure.lower for t in self.terms)])
 
     @property
     def n_groups(self) -> dict[str, int]:
@@ -115,18 +121,13 @@ class RandomEffects:
         """Relative factors Lambda (q, q) of every term at `theta`."""
         return [t.structure.factor(theta[s]) for t, s in zip(self.terms, self.theta_slices, strict=True)]
 
+    def zero(self) -> np.ndarray:
+        """Theta without any random effect (k_theta,)."""
+        return np.concatenate([np.zeros(0), *(t.structure.start(np.zeros(t.q)) for t in self.terms)])
+
     def theta_names(self) -> list[str]:
         """Names of theta's elements as ``factor.column`` and ``factor.row.column`` (lme4's style)."""
-        names = []
-        for term in self.terms:
-            for row, col in zip(term.structure.rows, term.structure.cols, strict=True):
-                parts = (
-                    [term.factor.name, term.names[row]]
-                    if row == col
-                    else [term.factor.name, term.names[row], term.names[col]]
-                )
-                names.append(".".join(parts))
-        return names
+        return [f"{t.factor.name}.{name}" for t in self.terms for name in t.structure.theta_names(t.names)]
 
     def linear(self, b: Sequence[np.ndarray]) -> np.ndarray:
         """Z b (nobs,), for `b` with one array (n_levels, q) per term."""

@@ -8,8 +8,9 @@ import numpy as np
 
 __all__ = ["ThetaSpace", "positive_part"]
 
-_SINGULAR = 1e-4
 _CERTIFICATE = 1e-3
+# a one-sided derivative of this size is rounding
+_DESCENDS = 1e-6
 _ESCAPE_STEPS = np.array([1.0, 0.1, 1e-2, 1e-3, 1e-4])
 
 
@@ -78,6 +79,9 @@ class ThetaSpace:
     def _convert(self, theta, maps, given, wanted):
         out = np.empty(self.random.k_theta)
         for at, a, before, after in zip(self.random.theta_slices, maps, given, wanted, strict=True):
+            if before is after and a is not None:
+                out[at] = after.rescaled(theta[at], a)
+                continue
             lam = before.factor(theta[at]) if a is None else a @ before.factor(theta[at])
             out[at] = after.theta_from(lam @ lam.T)
         return out
@@ -137,7 +141,7 @@ class ThetaSpace:
         for t, (structure, at) in enumerate(zip(self.structures, self.random.theta_slices, strict=True)):
             lam, slope = terms[t], slopes[t]
             k, place, q = self.where[t]
-            if q == 1:
+            if q == 1 and structure.linear:
                 gradient[at] = 2.0 * slope[0, 0] * lam[0, 0]
                 curvature[at, at] = 2.0 * (slope[0, 0] if exact[t] else max(slope[0, 0], 0.0))
                 directions.append((k, 2.0 * lam))
@@ -153,11 +157,14 @@ class ThetaSpace:
                     wide[place, place] = direction
                     direction = wide
                 directions.append((k, direction))
-            positive = slope if exact[t] else positive_part(slope)
-            count = len(factor_tangents)
-            curvature[at, at] = (
-                2.0 * (positive @ factor_tangents).reshape(count, -1) @ factor_tangents.reshape(count, -1).T
-            )
+            flat = factor_tangents.reshape(len(factor_tangents), -1)
+            if structure.linear:
+                positive = slope if exact[t] else positive_part(slope)
+                curvature[at, at] = 2.0 * (positive @ factor_tangents).reshape(flat.shape) @ flat.T
+                continue
+            both = 2.0 * (slope @ factor_tangents).reshape(flat.shape) @ flat.T
+            both += structure.curvature(theta[at], 2.0 * (slope @ lam))
+            curvature[at, at] = both if exact[t] else positive_part(both)
         return gradient, directions, tangents, curvature
 
     def pullback(self, theta, d_lambdas):
@@ -173,7 +180,11 @@ class ThetaSpace:
 
     def is_singular(self, theta):
         """Whether a working theta is on the boundary."""
-        return bool((theta[(self.lower == 0.0) & ~self.guarded] < _SINGULAR).any())
+        return any(
+            structure.on_boundary(theta[at])
+            for structure, at in zip(self.structures, self.random.theta_slices, strict=True)
+            if not self.guarded[at].any()
+        )
 
     def descent_points(self, theta, slopes, only_check=False):
         """Working thetas off the boundary in directions in which the objective falls.
@@ -197,31 +208,41 @@ class ThetaSpace:
         """
         out = []
         for structure, at, d in zip(self.structures, self.random.theta_slices, slopes, strict=True):
-            part = theta[at]
-            if (part[structure.lower == 0.0] > _SINGULAR).all():
-                continue
-            lam = structure.factor(part)
-            sigma = lam @ lam.T
-            if structure.invariance == "linear":
-                values, vectors = np.linalg.eigh(d)
-            else:
-                order = np.argsort(d.diagonal())
-                values, vectors = d.diagonal()[order], np.eye(structure.q)[:, order]
-            scale = max(float(np.trace(sigma)), 1e-2)
-            for w, v in zip(values, vectors.T, strict=True):
-                if w >= -1e-6 or (only_check and -w * scale < _CERTIFICATE):
+            lam = structure.factor(theta[at])
+            scale = max(float(np.square(lam).sum()), 1e-2)
+            for move in sorted(structure.bound_moves(theta[at], d), key=lambda move: move.slope):
+                if move.slope >= -_DESCENDS or (only_check and -move.slope * scale < _CERTIFICATE):
                     break
                 for t in scale * _ESCAPE_STEPS:
                     candidate = theta.copy()
-                    candidate[at] = structure.theta_from(sigma + t * np.outer(v, v))
+                    candidate[at] = move.at(t)
                     out.append(candidate)
         return out
 
-    def wide_start(self):
-        """Relative variances of one and no correlation (k_theta,): another start for a fit that ended on the
-        boundary.
+    def wide_start(self, size=1.0):
+        """Relative standard deviations of `size` and no correlation (k_theta,): another start for a fit that ended on
+        the boundary.
         """
-        return np.where(self.lower == 0.0, 1.0, 0.0)
+        parts = [structure.start(np.full(structure.q, size**2)) for structure in self.structures]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def at_least(self, theta, size):
+        """No correlation, and the standard deviations at `theta` but none below `size` (k_theta,)."""
+        parts = [np.zeros(0)]
+        for structure, at in zip(self.structures, self.random.theta_slices, strict=True):
+            variances = np.square(structure.factor(theta[at])).sum(axis=1)
+            parts.append(structure.start(np.maximum(variances, size**2)))
+        return np.concatenate(parts)
+
+    def other_starts(self, theta):
+        """Further starts (k_theta,) for structures whose likelihood has several optima."""
+        out = []
+        for structure, at in zip(self.structures, self.random.theta_slices, strict=True):
+            for part in structure.other_starts(theta[at]):
+                candidate = theta.copy()
+                candidate[at] = part
+                out.append(candidate)
+        return out
 
 
 def positive_part(d):

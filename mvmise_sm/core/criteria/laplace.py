@@ -189,8 +189,16 @@ class LaplaceDeviance:
         """Another start for a fit that ended on the boundary."""
         x = evaluation.theta.copy()
         wide = 0.5 * self._unit(self.mode(x).terms.eta)
-        x[: self.k_theta] = np.where(self.space.lower == 0.0, np.maximum(x[: self.k_theta], wide), 0.0)
+        x[: self.k_theta] = self.space.at_least(x[: self.k_theta], wide)
         return [x]
+
+    def other_starts(self, x):
+        """Further starts for structures whose likelihood has several optima."""
+        out = []
+        for theta in self.space.other_starts(x[: self.k_theta]):
+            out.append(x.copy())
+            out[-1][: self.k_theta] = theta
+        return out
 
     def start_at(self, theta):
         """The start for the user's theta (k_theta,)."""
@@ -206,7 +214,7 @@ class LaplaceDeviance:
         eta = self.response.start_eta()
         given = theta is not None
         if not given:
-            theta = np.where(self.space.lower == 0.0, self._unit(eta), 0.0)
+            theta = self.space.wide_start(self._unit(eta))
         merged, _ = self.space.factors(theta)
         mode = joint_mode(self, merged, eta)
         self._eta = mode.terms.eta

@@ -157,11 +157,15 @@ class ProfiledDeviance:
         """Directions (k_theta,) along which another mode may lie; empty unless priors may bring one."""
         if not self._inner.several_modes:
             return []
-        return [evaluation.theta, np.where(self.lower == 0.0, 1.0, 0.0)]
+        return [evaluation.theta, self.space.wide_start()]
 
     def restart_points(self, evaluation):
         """Other starts for a fit that ended on the boundary."""
         return [self._without_contained(self.space.wide_start())]
+
+    def other_starts(self, theta):
+        """Further working starts for structures whose likelihood has several optima."""
+        return self.space.other_starts(theta)
 
     def _factors(self, theta):
         return self.space.factors(theta)
@@ -337,8 +341,8 @@ class ProfiledDeviance:
         Between such terms variance can move without change of the likelihood, and the way along that ridge is long.
         """
         theta = np.empty(self.k_theta)
-        for structure, at, variances in zip(self._structures, self.random.theta_slices, self._moments, strict=True):
-            theta[at] = structure.theta_from(np.diag(variances))
+        for structure, at, variances in zip(self.structures, self.random.theta_slices, self._moments, strict=True):
+            theta[at] = structure.start(variances)
         return self._without_contained(theta)
 
     @cached_property

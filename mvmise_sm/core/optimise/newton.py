@@ -135,6 +135,11 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
                     starts += 1
                     trial = _with_escapes(counter, other, maxiter, tol)
                     best = trial if trial.value < best.value - 1e-7 else best
+        if start is None:
+            for other in criterion.other_starts(begin):
+                starts += 1
+                trial = _with_escapes(counter, other, maxiter, tol)
+                best = trial if trial.value < best.value - 1e-7 else best
         if start is None and criterion.is_singular(best.theta):
             counter, best = _reordered(counter, best, maxiter, tol)
             for other in counter.criterion.restart_points(best):

@@ -111,7 +111,7 @@ def kenward_roger(criterion, theta):
     p = criterion.k_fe
     g = [block[:, :, :p] for block in score_columns(factorization, p + 1)]
     traces, pairs, mixed = _second_moments(criterion.layout, factorization, g)
-    directions = _directions(criterion)
+    directions = _directions(criterion, theta)
     c, r = inner.cov_beta, len(directions)
     information = np.empty((r + 1, r + 1))
     single = np.empty((r + 1, p, p))
@@ -140,20 +140,16 @@ def kenward_roger(criterion, theta):
     return KenwardRoger(phi, adjusted, -s2 * (half @ single @ half.T), weights)
 
 
-def _directions(criterion):
-    """Derivatives of Sigma in its free elements: (factor, (q, q)), working coordinates."""
+def _directions(criterion, theta):
+    """Derivatives of Sigma in its parameters: (factor, (q, q)), working coordinates."""
     out = []
     space = criterion.space
-    for structure, (k, place, width) in zip(space.structures, space.where, strict=True):
-        for a in range(structure.q):
-            columns = range(a + 1) if structure.invariance == "linear" else (a,)
-            out += [(k, _symmetric_unit(width, place.start + a, place.start + b)) for b in columns]
-    return out
-
-
-def _symmetric_unit(q, a, b):
-    out = np.zeros((q, q))
-    out[a, b] = out[b, a] = 1.0
+    places = zip(space.structures, space.random.theta_slices, space.where, strict=True)
+    for structure, at, (k, place, width) in places:
+        for direction in structure.kr_directions(theta[at]):
+            wide = np.zeros((width, width))
+            wide[place, place] = direction
+            out.append((k, wide))
     return out
 
 
