@@ -341,7 +341,7 @@ class ProfiledDeviance:
         Between such terms variance can move without change of the likelihood, and the way along that ridge is long.
         """
         theta = np.empty(self.k_theta)
-        for structure, at, variances in zip(self.structures, self.random.theta_slices, self._moments, strict=True):
+        for structure, at, variances in zip(self._structures, self.random.theta_slices, self._moments, strict=True):
             theta[at] = structure.start(variances)
         return self._without_contained(theta)
 
