@@ -3,57 +3,38 @@
 from __future__ import annotations
 
 import re
-import warnings
+from typing import Any
 
-from statsmodels.genmod import families
-from statsmodels.genmod.families import links
-
+from mvmise_sm.core.families.base import Family
+from mvmise_sm.core.families.links import LINKS, as_link
+from mvmise_sm.core.families.registry import ALIASES, FAMILIES
 from mvmise_sm.exceptions import OptionError
 
-__all__ = ["EstimatedNegativeBinomial", "resolve_family"]
+__all__ = ["resolve_family"]
 
-
-class EstimatedNegativeBinomial(families.NegativeBinomial):
-    """Negative binomial family with variance mu + alpha mu^2 whose alpha is estimated with the other parameters."""
-
-    def __init__(self, link=None):
-        super().__init__(links.Log() if link is None else link, alpha=1.0)
-
-
-FAMILIES = {
-    "binomial": families.Binomial,
-    "poisson": families.Poisson,
-    "gamma": families.Gamma,
-    "inversegaussian": families.InverseGaussian,
-    "gaussian": families.Gaussian,
-    "negativebinomial": EstimatedNegativeBinomial,
-}
-LINKS = {
-    "logit": links.Logit,
-    "probit": links.Probit,
-    "cloglog": links.CLogLog,
-    "loglog": links.LogLog,
-    "cauchit": links.Cauchy,
-    "log": links.Log,
-    "identity": links.Identity,
-    "inverse": links.InversePower,
-    "1/mu^2": links.InverseSquared,
-    "sqrt": links.Sqrt,
+# classes of statsmodels by name; its negative binomial has a known alpha
+_STATSMODELS = {
+    "Binomial": "binomial",
+    "Poisson": "poisson",
+    "Gaussian": "gaussian",
+    "Gamma": "gamma",
+    "InverseGaussian": "inversegaussian",
+    "NegativeBinomial": "nb2",
 }
 
 
-def resolve_family(family):
-    """The family instance for an instance, a class or a name.
+def resolve_family(family: Any) -> Family:
+    """The family object for one of ours, one of statsmodels', a class or a name.
 
     Parameters
     ----------
-    family : statsmodels family, class or str
-        For example ``sm.families.Poisson()``, ``"poisson"`` or ``"binomial(probit)"``; ``"negativebinomial"`` has its
-        alpha estimated.
+    family : Family, statsmodels family, class or str
+        For example ``sm.families.Poisson()``, ``ms.families.StudentT(df=4)``, ``"poisson"``, ``"binomial(probit)"`` or
+        ``"nb2"``.
 
     Returns
     -------
-    statsmodels family
+    Family
 
     Raises
     ------
@@ -65,26 +46,35 @@ def resolve_family(family):
             "family is needed, for example family='binomial' or family=sm.families.Poisson(); "
             "lmer fits a normal response"
         )
-    if isinstance(family, str):
+    if type(family) is str:
         return _by_name(family)
-    if isinstance(family, type) and issubclass(family, families.Family):
+    is_class = issubclass(type(family), type)
+    bases = family.__mro__ if is_class else type(family).__mro__
+    if Family in bases:
+        return family() if is_class else family
+    known = [cls.__name__ for cls in bases if cls.__name__ in _STATSMODELS]
+    if not any(cls.__name__ == "Family" for cls in bases):
+        raise OptionError(f"family must be a family object or one of {', '.join(FAMILIES)}, got {family!r}")
+    if not known:
+        raise OptionError(f"family {bases[0].__name__} is not one of {', '.join(FAMILIES)}")
+    if is_class:
         family = family()
-    if not isinstance(family, families.Family):
-        raise OptionError(f"family must be a statsmodels family or one of {', '.join(FAMILIES)}, got {family!r}")
-    if not isinstance(family, (*FAMILIES.values(), families.NegativeBinomial)):
-        raise OptionError(f"family {type(family).__name__} is not one of {', '.join(FAMILIES)}")
-    return family
+    link = as_link(family.link)
+    cls = FAMILIES[_STATSMODELS[known[0]]]
+    return cls(link, alpha=float(family.alpha)) if known[0] == "NegativeBinomial" else cls(link)
 
 
-def _by_name(text):
+def _by_name(text: str) -> Family:
     matched = re.fullmatch(r"\s*([\w.\s-]+?)\s*(?:\(\s*(?:link\s*=\s*)?['\"]?([\w^/]*)['\"]?\s*\))?\s*", text)
-    name = "" if matched is None else re.sub(r"[^a-z]", "", matched[1].lower())
-    if name not in FAMILIES:
-        raise OptionError(f"family must be a statsmodels family or one of {', '.join(FAMILIES)}, got {text!r}")
+    name = "" if matched is None else re.sub(r"[\s.-]+", "_", matched[1].strip().lower())
+    bare = name.replace("_", "")
+    name = ALIASES.get(bare, name if name in FAMILIES else bare)
+    if matched is None or name not in FAMILIES:
+        raise OptionError(f"family must be a family object or one of {', '.join(FAMILIES)}, got {text!r}")
     link = matched[2]
     if link and link not in LINKS:
         raise OptionError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
-    with warnings.catch_warnings():
-        # statsmodels warns of links that it has not seen with a family; the engine differentiates any of them
-        warnings.simplefilter("ignore")
-        return FAMILIES[name](LINKS[link]()) if link else FAMILIES[name]()
+    cls = FAMILIES[name]
+    if link and cls.strict_links and link not in cls.links:
+        raise OptionError(f"family {name!r} has the links {', '.join(cls.links)}, got {link!r}")
+    return cls(link or None)

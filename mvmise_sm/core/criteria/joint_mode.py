@@ -22,7 +22,7 @@ class JointDeviance(LaplaceDeviance):
     def _gradients(self, mode, merged):
         rows, weighted = mode.terms, mode.weighted
         leverage = weighted.leverage()
-        t = rows.slope * leverage
+        t = self.response.slope(rows) * leverage
         observed, v, rho = self._implicit(mode, merged, self.incidence.transposed(t))
         fixed = fixed_system(self, observed, rows.observed)
         hessian = fixed.information + 0.5 * self.penalty.fixed_derivatives(mode.beta)[2]

@@ -1,7 +1,7 @@
 """-2 log L of a generalised linear mixed model by the Laplace approximation, with its exact gradient.
 
-d(theta, beta) = -2 log f(y | eta) + u'u + log|Lambda'Z'WZ Lambda + I| at the conditional mode u, W the expected weights
-as in lme4.
+d(theta, beta) = -2 log f(y | eta) + u'u + log|Lambda'Z'WZ Lambda + I| at the conditional mode u, W the observed weights
+-d2 log f / d eta2, or their expectation as in lme4.
 """
 
 from __future__ import annotations
@@ -359,7 +359,7 @@ class LaplaceDeviance:
         """Derivative in the covariance of every factor, in beta and in the shape, without priors."""
         rows, weighted = mode.terms, mode.weighted
         leverage = weighted.leverage()
-        t = rows.slope * leverage + self._pull(rows)
+        t = self.response.slope(rows) * leverage + self._pull(rows)
         _, v, rho = self._implicit(mode, merged, self.incidence.transposed(t))
         zv = self.incidence.times(v)
         slopes = []

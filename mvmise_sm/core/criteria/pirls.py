@@ -56,15 +56,14 @@ def _unstack(blocks):
 
 
 def newton_elimination(problem, terms, lambdas):
-    """Elimination and weights of a Newton step: the observed weights, or the expected ones where those are not
-    convex.
+    """Elimination and weights of a Newton step: the observed weights, or others that always ascend where those are not
+    positive definite.
     """
-    if terms.observed is not terms.weight:
-        try:
-            return problem.eliminate(terms.observed, lambdas), terms.observed
-        except np.linalg.LinAlgError:
-            pass
-    return problem.eliminate(terms.weight, lambdas), terms.weight
+    try:
+        return problem.eliminate(terms.observed, lambdas), terms.observed
+    except np.linalg.LinAlgError:
+        weight = terms.convex()
+        return problem.eliminate(weight, lambdas), weight
 
 
 def conditional_mode(problem, lambdas, beta, eta=None):

@@ -132,7 +132,7 @@ class QuadratureDeviance(LaplaceDeviance):
                 shape -= 2.0 * float(by_row @ self.response.shape_rows(eta))
         n = spread.coefficient(twist)
         leverage = inc.level_quadratic(0, _both_sides(lam, 2.0 * n))
-        t = rows.slope * leverage
+        t = self.response.slope(rows) * leverage
         zt = inc.transposed(t)[0]
         observed = spread if rows.observed is rows.weight else _Spread(inc.own(rows.observed)[0], lam)
         y = observed.solve(lam.T @ zt - 2.0 * force)

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma, xlogy
 
+from mvmise_sm.core.families.negative_binomial import CountTables, psi1
+
 __all__ = ["DISTRIBUTIONS"]
 
 
@@ -59,6 +61,19 @@ class Distribution:
         """(y - mu) w / (phi V)."""
         return self.difference(mu, nu) * self.precision(mu, nu)[0]
 
+    def slopes(self, mu, nu):
+        """First two derivatives of log f in the mean (nobs,)."""
+        raise NotImplementedError
+
+    def third(self, mu, nu):
+        """Third derivative of log f in the mean (nobs,)."""
+        raise NotImplementedError
+
+    def shape_slopes(self, mu, nu):
+        """Derivatives of `slopes` in the shape (nobs,)."""
+        first, second = self.slopes(mu, nu)
+        return -first, -second
+
     def pearson(self, mu):
         """Pearson residuals (nobs,), dispersion left out."""
         return (self.y - mu) * np.sqrt(self.phi * self.precision(mu, 1.0 - mu)[0])
@@ -89,6 +104,14 @@ class Binomial(Distribution):
     def loglik(self, mu, nu):
         return self._weighted(xlogy(self.y, mu) + xlogy(1.0 - self.y, nu))
 
+    def slopes(self, mu, nu):
+        y = self.y
+        up, down = y / mu, (1.0 - y) / nu
+        return self._weighted(up - down), self._weighted(-up / mu - down / nu)
+
+    def third(self, mu, nu):
+        return self._weighted(2.0 * (self.y / mu**3 - (1.0 - self.y) / nu**3))
+
     def precision(self, mu, nu):
         inverse = 1.0 / (mu * nu)
         return self._weighted(inverse), self._weighted(-(nu - mu) * inverse * inverse)
@@ -113,6 +136,13 @@ class Poisson(Distribution):
     def loglik(self, mu, nu):
         return self._weighted(xlogy(self.y, mu) - mu)
 
+    def slopes(self, mu, nu):
+        ratio = self.y / mu
+        return self._weighted(ratio - 1.0), self._weighted(-ratio / mu)
+
+    def third(self, mu, nu):
+        return self._weighted(2.0 * self.y / mu**3)
+
     def precision(self, mu, nu):
         return self._weighted(1.0 / mu), self._weighted(-1.0 / mu**2)
 
@@ -135,7 +165,8 @@ class _Dispersed(Distribution):
     def set_shape(self, shape):
         self.phi = math.exp(shape)
 
-    def _k(self):
+    def multiplier(self):
+        """1 / phi times the weights."""
         return (1.0 if self.w is None else self.w) / self.phi
 
     def start_mean(self):
@@ -171,10 +202,17 @@ class Gaussian(_Dispersed):
         return self.y.copy() if (self.y > 0.0).all() else np.full(self.y.size, self.mean_response())
 
     def loglik(self, mu, nu):
-        return -0.5 * self._k() * (self.y - mu) ** 2
+        return -0.5 * self.multiplier() * (self.y - mu) ** 2
+
+    def slopes(self, mu, nu):
+        k = self.multiplier()
+        return k * (self.y - mu), -k * np.ones_like(mu)
+
+    def third(self, mu, nu):
+        return np.zeros_like(mu)
 
     def precision(self, mu, nu):
-        return self._k() * np.ones_like(mu), np.zeros_like(mu)
+        return self.multiplier() * np.ones_like(mu), np.zeros_like(mu)
 
     def unit_deviance(self, mu):
         return self._weighted((self.y - mu) ** 2)
@@ -187,14 +225,21 @@ class Gamma(_Dispersed):
     """Gamma with shape w / phi."""
 
     def constant(self):
-        k = self._k() * np.ones_like(self.y)
+        k = self.multiplier() * np.ones_like(self.y)
         return float((k * np.log(k) - gammaln(k) + (k - 1.0) * np.log(self.y)).sum())
 
     def loglik(self, mu, nu):
-        return -self._k() * (np.log(mu) + self.y / mu)
+        return -self.multiplier() * (np.log(mu) + self.y / mu)
+
+    def slopes(self, mu, nu):
+        k, ratio = self.multiplier(), self.y / mu
+        return k * (ratio - 1.0) / mu, k * (1.0 - 2.0 * ratio) / mu**2
+
+    def third(self, mu, nu):
+        return self.multiplier() * (6.0 * self.y / mu - 2.0) / mu**3
 
     def precision(self, mu, nu):
-        k = self._k()
+        k = self.multiplier()
         return k / mu**2, -2.0 * k / mu**3
 
     def unit_deviance(self, mu):
@@ -210,7 +255,7 @@ class Gamma(_Dispersed):
         return value, 2.0 * k * k * (math.log(k) - digamma(k))
 
     def shape_terms(self, mu, nu):
-        k = self._k() * np.ones_like(mu)
+        k = self.multiplier() * np.ones_like(mu)
         ratio = self.y / mu
         slope = np.log(ratio) - ratio + np.log(k) + 1.0 - digamma(k)
         return -k * slope, -1.0, float((k * k * (polygamma(1, k) - 1.0 / k)).sum())
@@ -225,10 +270,17 @@ class InverseGaussian(_Dispersed):
         return -0.5 * (out - (0.0 if self.w is None else float(np.log(self.w).sum())))
 
     def loglik(self, mu, nu):
-        return -0.5 * self._k() * (self.y - mu) ** 2 / (self.y * mu * mu)
+        return -0.5 * self.multiplier() * (self.y - mu) ** 2 / (self.y * mu * mu)
+
+    def slopes(self, mu, nu):
+        k = self.multiplier()
+        return k * (self.y - mu) / mu**3, k * (2.0 * mu - 3.0 * self.y) / mu**4
+
+    def third(self, mu, nu):
+        return self.multiplier() * (12.0 * self.y - 6.0 * mu) / mu**5
 
     def precision(self, mu, nu):
-        k = self._k()
+        k = self.multiplier()
         return k / mu**3, -3.0 * k / mu**4
 
     def unit_deviance(self, mu):
@@ -239,11 +291,16 @@ class InverseGaussian(_Dispersed):
 
 
 class NegativeBinomial(Distribution):
-    """Counts with variance mu + alpha mu^2; the shape is log alpha."""
+    """Counts with variance mu + alpha mu^2; the shape is log alpha.
+
+    The density is computed without differences of log-gammas, so that alpha near zero costs no digits: see
+    `mvmise_sm.core.families.negative_binomial`.
+    """
 
     def __init__(self, y, w, alpha=None):
         super().__init__(y, w)
         self.alpha = 1.0 if alpha is None else float(alpha)
+        self._tables = CountTables(y)
 
     def start_shape(self):
         return math.log(self.alpha)
@@ -258,36 +315,54 @@ class NegativeBinomial(Distribution):
         self.alpha = math.exp(shape)
 
     def constant(self):
-        r = 1.0 / self.alpha
-        rows = gammaln(self.y + r) - gammaln(r) - gammaln(self.y + 1.0)
-        return float(self._weighted(rows).sum())
+        return float(self._weighted(self._tables.density(self.alpha)).sum())
 
     def start_mean(self):
         return self.y + np.where(self.y == 0.0, 1.0 / 6.0, 0.0)
 
     def loglik(self, mu, nu):
         excess = self.alpha * mu
-        return self._weighted(xlogy(self.y, excess / (1.0 + excess)) - np.log1p(excess) / self.alpha)
+        grown = np.log1p(excess)
+        # log1p(x) / x loses no digits for small x
+        spread = grown / self.alpha if self.alpha > 0.0 else mu
+        return self._weighted(xlogy(self.y, mu) - self.y * grown - spread)
+
+    def slopes(self, mu, nu):
+        total, scaled = 1.0 + self.alpha * mu, 1.0 + self.alpha * self.y
+        ratio, other = self.y / mu, scaled / total
+        return self._weighted(ratio - other), self._weighted(self.alpha * other / total - ratio / mu)
+
+    def third(self, mu, nu):
+        total, scaled = 1.0 + self.alpha * mu, 1.0 + self.alpha * self.y
+        return self._weighted(2.0 * self.y / mu**3 - 2.0 * self.alpha**2 * scaled / total**3)
+
+    def shape_slopes(self, mu, nu):
+        a, y = self.alpha, self.y
+        total = 1.0 + a * mu
+        second = ((1.0 + 2.0 * a * y) * total - 2.0 * a * mu * (1.0 + a * y)) / total**3
+        return self._weighted(-a * (y - mu) / total**2), self._weighted(a * second)
 
     def precision(self, mu, nu):
         v = mu * (1.0 + self.alpha * mu)
         return self._weighted(1.0 / v), self._weighted(-(1.0 + 2.0 * self.alpha * mu) / v**2)
 
     def unit_deviance(self, mu):
-        r = 1.0 / self.alpha
-        return self._weighted(2.0 * (xlogy(self.y, self.y / mu) - (self.y + r) * np.log((self.y + r) / (mu + r))))
+        y, a = self.y, self.alpha
+        if a == 0.0:
+            return self._weighted(2.0 * (xlogy(y, y / mu) - (y - mu)))
+        return self._weighted(2.0 * (xlogy(y, y / mu) - (y + 1.0 / a) * np.log1p(a * (y - mu) / (1.0 + a * mu))))
 
     def variance(self, mu):
         return mu * (1.0 + self.alpha * mu)
 
     def shape_terms(self, mu, nu):
-        y, r = self.y, 1.0 / self.alpha
-        total = r + mu
-        first = digamma(y + r) - digamma(r) - np.log1p(mu / r) + (mu - y) / total
-        second = polygamma(1, y + r) - polygamma(1, r) + mu / (r * total) - (mu - y) / total**2
-        rows = -r * self._weighted(first)
-        bend = -float(self._weighted(r * r * second + r * first).sum())
-        return rows, -self.alpha * mu / (1.0 + self.alpha * mu), max(bend, 1e-3 * abs(float(rows.sum())), 1e-4)
+        x = self.alpha * mu
+        slope, bend = self._tables.shape_slopes(self.alpha)
+        total = 1.0 + x
+        rows = self._weighted(slope - self.y * x / total + x * mu * psi1(x))
+        second = self.y * x / total**2 + mu * (x / total**2 - np.log1p(x) / self.alpha / np.maximum(mu, 1e-300))
+        information = float(self._weighted(second - bend).sum())
+        return rows, -x / total, max(information, 1e-3 * abs(float(rows.sum())), 1e-4)
 
 
 DISTRIBUTIONS = {cls.__name__: cls for cls in (Binomial, Poisson, Gaussian, Gamma, InverseGaussian, NegativeBinomial)}

@@ -1,18 +1,15 @@
-"""Rows of a generalised linear model: log-likelihood, score and weights as functions of the linear predictor.
-
-Families and links are handed in and used by their attributes (``link``, ``variance``, ``alpha``, statsmodels' own).
-"""
+"""Rows of a generalised linear model: log-likelihood, score and weights as functions of one linear predictor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import xlogy
 
 from mvmise_sm.core.families.distributions import DISTRIBUTIONS
-from mvmise_sm.core.families.links import mean_function
 
-__all__ = ["FamilyResponse", "RowTerms", "make_response"]
+__all__ = ["FamilyResponse", "RowTerms", "make_response", "make_rows"]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,11 +25,11 @@ class RowTerms:
     score : ndarray
         d log f / d eta.
     weight : ndarray
-        Expected -d2 log f / d eta2.
+        What enters M: -d2 log f / d eta2, or its expectation with ``curvature="expected"``.
     observed : ndarray
-        -d2 log f / d eta2; the same object as `weight` for a canonical link.
-    slope : ndarray
-        d weight / d eta.
+        -d2 log f / d eta2; the same object as `weight` where that is the same.
+    slope : ndarray or None
+        d weight / d eta; None until `FamilyResponse.slope` is asked for it.
     mean : ndarray
         Mean at eta.
     """
@@ -45,40 +42,37 @@ class RowTerms:
     slope: np.ndarray | None = None
     mean: np.ndarray | None = None
 
+    def convex(self) -> np.ndarray:
+        """Weights of a Newton step that always ascends, where those observed are not positive definite."""
+        return np.maximum(self.observed, 0.0) if self.observed is self.weight else self.weight
 
-def make_response(family, y, weights=None, *, estimate_shape=None):
+
+def make_response(family, y, weights=None, *, curvature="observed"):
     """The rows of `family` for a response.
 
     Parameters
     ----------
-    family : object
-        A statsmodels family instance: ``link``, ``variance``, and ``alpha`` where the variance has one.
+    family : Family
     y : ndarray
         Response (nobs,); proportions for the binomial family.
     weights : ndarray, optional
         Prior weights (nobs,), numbers of trials for the binomial family.
-    estimate_shape : bool, optional
-        Whether the dispersion, or alpha of the negative binomial, is estimated; by default where the family has a
-        dispersion.
+    curvature : {"observed", "expected"}, optional
+        Weights that enter M.
 
     Returns
     -------
-    FamilyResponse
-
-    Raises
-    ------
-    ValueError
-        If the family has no likelihood here.
+    FamilyResponse or None
+        None where the family needs the engine of several predictors.
     """
-    cls = _FAST.get((_kind(family), type(family.link).__name__), FamilyResponse)
-    return cls(family, y, weights, estimate_shape=estimate_shape)
+    return family.response(y, weights, curvature)
 
 
-def _kind(family):
-    for cls in type(family).__mro__:
-        if cls.__name__ in DISTRIBUTIONS:
-            return cls.__name__
-    raise ValueError(f"family must be one of {', '.join(DISTRIBUTIONS)}, got {type(family).__name__}")
+def make_rows(family, y, weights, curvature):
+    """The rows of an exponential family."""
+    cls = _FAST.get((family.row_formulas, family.link.name, curvature), None)
+    cls = cls or _FAST.get((family.row_formulas, family.link.name, None), FamilyResponse)
+    return cls(family, y, weights, curvature)
 
 
 class FamilyResponse:
@@ -94,20 +88,22 @@ class FamilyResponse:
         phi, 1.0 for families without.
     """
 
-    def __init__(self, family, y, weights=None, *, estimate_shape=None):
+    def __init__(self, family, y, weights=None, curvature="observed"):
         self.family = family
         self.y = y
         self.w = weights
-        self.name = _kind(family)
-        self.link = mean_function(family.link)
-        self.distribution = DISTRIBUTIONS[self.name](y, weights, getattr(family, "alpha", None))
-        self.estimates_shape = self.distribution.dispersed if estimate_shape is None else estimate_shape
-        self.canonical = self.link.canonical_for == self.name
+        self.link = family.link
+        self.curvature = curvature
+        self.distribution = DISTRIBUTIONS[family.row_formulas](y, weights, family.alpha)
+        self.estimates_shape = family.has_dispersion
+        self.canonical = self.link.name == family.canonical
         self.set_shape(self.distribution.start_shape())
 
     def refitted(self, y):
         """The same family and weights for another response (nobs,)."""
-        return type(self)(self.family, y, self.w, estimate_shape=self.estimates_shape)
+        out = type(self)(self.family, y, self.w, self.curvature)
+        out.estimates_shape = self.estimates_shape
+        return out
 
     def set_shape(self, shape):
         """Use another log dispersion or log alpha."""
@@ -119,17 +115,22 @@ class FamilyResponse:
     def scale(self):
         return self.distribution.phi
 
+    @property
+    def dispersion(self):
+        """The family's d at the current shape."""
+        return self.family.response_dispersion(self)
+
     def start_eta(self):
         """A linear predictor close to the data (nobs,)."""
-        return self.link.link(self.distribution.start_mean())
+        return self.link(self.distribution.start_mean())
 
     def constant_eta(self):
         """The linear predictor of the mean response."""
-        return float(self.link.link(np.atleast_1d(self.distribution.mean_response()))[0])
+        return float(self.link(np.atleast_1d(self.distribution.mean_response()))[0])
 
     def row_loglik(self, eta):
         """Log-likelihood by row without its constant, and score (nobs,)."""
-        mu, nu, d1, _ = self.link(eta)
+        mu, nu, d1, _ = self.link.rows(eta)
         with np.errstate(all="ignore"):
             rows = self.distribution.loglik(mu, nu)
             score = self.distribution.residual(mu, nu) * d1
@@ -140,7 +141,7 @@ class FamilyResponse:
 
     def loglik(self, eta):
         """Log-likelihood without its constant."""
-        mu, nu, _, _ = self.link(eta)
+        mu, nu, _, _ = self.link.rows(eta)
         return self._total(mu, nu)
 
     def _total(self, mu, nu):
@@ -151,30 +152,49 @@ class FamilyResponse:
         return total if np.isfinite(total) else -np.inf
 
     def rows(self, eta):
-        """Everything at a linear predictor.
+        """Everything at a linear predictor but the slope of the weights.
 
         Returns
         -------
         RowTerms
         """
-        mu, nu, d1, d2 = self.link(eta)
+        mu, nu, d1, d2 = self.link.rows(eta)
         total = self._total(mu, nu)
         if total == -np.inf:
             return RowTerms(eta, total)
         with np.errstate(all="ignore"):
-            ratio = self.distribution.residual(mu, nu)
-            information, bend = self.distribution.precision(mu, nu)
-            score = ratio * d1
-            weight = information * d1 * d1
-            slope = d1 * (2.0 * information * d2 + bend * d1 * d1)
-            if self.canonical:
-                observed = weight
+            if self.canonical or self.curvature == "expected":
+                ratio = self.distribution.residual(mu, nu)
+                information, bend = self.distribution.precision(mu, nu)
+                score = ratio * d1
+                weight = observed = information * d1 * d1
+                if not self.canonical:
+                    # (y - mu) V' / V^2 = -(y - mu) (1/V)' has `bend` = (1/V)' w / phi
+                    observed = weight - (self.distribution.difference(mu, nu) * bend * d1 * d1 + ratio * d2)
             else:
-                # (y - mu) V' / V^2 = -(y - mu) (1/V)' has `bend` = (1/V)' w / phi
-                observed = weight - (self.distribution.difference(mu, nu) * bend * d1 * d1 + ratio * d2)
+                first, second = self.distribution.slopes(mu, nu)
+                score = first * d1
+                weight = observed = -(second * d1 * d1 + first * d2)
         if not (np.isfinite(score).all() and np.isfinite(observed).all()):
             return RowTerms(eta, -np.inf)
-        return RowTerms(eta, total, score, weight, observed, slope, mu)
+        return RowTerms(eta, total, score, weight, observed, None, mu)
+
+    def slope(self, terms):
+        """d weight / d eta of the rows (nobs,)."""
+        if terms.slope is None:
+            terms.slope = self._slope(terms)
+        return terms.slope
+
+    def _slope(self, terms):
+        eta = terms.eta
+        mu, nu, d1, d2 = self.link.rows(eta)
+        with np.errstate(all="ignore"):
+            if self.canonical or self.curvature == "expected":
+                information, bend = self.distribution.precision(mu, nu)
+                return d1 * (2.0 * information * d2 + bend * d1 * d1)
+            first, second = self.distribution.slopes(mu, nu)
+            third = self.distribution.third(mu, nu)
+            return -(third * d1**3 + 3.0 * second * d1 * d2 + first * self.link.third(eta, d1, d2))
 
     def shape_terms(self, terms):
         """How the log-likelihood, score and weight of the rows depend on the shape.
@@ -188,13 +208,16 @@ class FamilyResponse:
         information : float
             Positive, about -d2 log L / d shape2.
         """
-        mu, nu, _, _ = self.link(terms.eta)
+        mu, nu, d1, d2 = self.link.rows(terms.eta)
         rows, factor, information = self.distribution.shape_terms(mu, nu)
-        return float(rows.sum()), terms.score * factor, terms.weight * factor, information
+        if self.curvature == "expected" or self.distribution.dispersed:
+            return float(rows.sum()), terms.score * factor, terms.weight * factor, information
+        first, second = self.distribution.shape_slopes(mu, nu)
+        return float(rows.sum()), first * d1, -(second * d1 * d1 + first * d2), information
 
     def shape_rows(self, eta):
         """d log f / d shape by row (nobs,)."""
-        mu, nu, _, _ = self.link(eta)
+        mu, nu, _, _ = self.link.rows(eta)
         return self.distribution.shape_terms(mu, nu)[0] + np.zeros(eta.size)
 
     def deviance_rows(self, mu):
@@ -205,9 +228,8 @@ class FamilyResponse:
 class LogisticResponse(FamilyResponse):
     """Bernoulli or binomial with the logit link."""
 
-    def __init__(self, family, y, weights=None, *, estimate_shape=None):
-        super().__init__(family, y, weights, estimate_shape=estimate_shape)
-        self.canonical = True
+    def __init__(self, family, y, weights=None, curvature="observed"):
+        super().__init__(family, y, weights, curvature)
         self._wy = y if weights is None else weights * y
 
     def _log_partition(self, eta, e):
@@ -246,15 +268,17 @@ class LogisticResponse(FamilyResponse):
         else:
             score = self._wy - self.w * mean
             weight *= self.w
-        return RowTerms(eta, total, score, weight, weight, weight * (1.0 - 2.0 * mean), mean)
+        return RowTerms(eta, total, score, weight, weight, None, mean)
+
+    def _slope(self, terms):
+        return terms.weight * (1.0 - 2.0 * terms.mean)
 
 
 class PoissonLogResponse(FamilyResponse):
     """Poisson with the log link."""
 
-    def __init__(self, family, y, weights=None, *, estimate_shape=None):
-        super().__init__(family, y, weights, estimate_shape=estimate_shape)
-        self.canonical = True
+    def __init__(self, family, y, weights=None, curvature="observed"):
+        super().__init__(family, y, weights, curvature)
         self._wy = y if weights is None else weights * y
 
     def loglik(self, eta):
@@ -281,4 +305,60 @@ class PoissonLogResponse(FamilyResponse):
         return RowTerms(eta, total, self._wy - mu, mu, mu, mu, mean)
 
 
-_FAST = {("Binomial", "Logit"): LogisticResponse, ("Poisson", "Log"): PoissonLogResponse}
+class NegativeBinomialLogResponse(FamilyResponse):
+    """Negative binomial with the log link, observed weights."""
+
+    def rows(self, eta):
+        a, y = self.distribution.alpha, self.y
+        with np.errstate(over="ignore", invalid="ignore"):
+            mu = np.exp(eta)
+            total = 1.0 + a * mu
+            spread = np.log1p(a * mu)
+            values = xlogy(y, mu) - y * spread - (spread / a if a > 0.0 else mu)
+            score = (y - mu) / total
+            weight = mu * (1.0 + a * y) / (total * total)
+            if self.w is not None:
+                values, score, weight = self.w * values, self.w * score, self.w * weight
+        value = float(values.sum())
+        if not (np.isfinite(value) and np.isfinite(weight).all()):
+            return RowTerms(eta, -np.inf)
+        return RowTerms(eta, value, score, weight, weight, None, mu)
+
+    def _slope(self, terms):
+        x = self.distribution.alpha * terms.mean
+        return terms.weight * (1.0 - x) / (1.0 + x)
+
+    def shape_terms(self, terms):
+        a, y, mu = self.distribution.alpha, self.y, terms.mean
+        rows, factor, information = self.distribution.shape_terms(mu, None)
+        total = 1.0 + a * mu
+        weight = a * mu * (y * total - 2.0 * mu * (1.0 + a * y)) / total**3
+        if self.w is not None:
+            weight = self.w * weight
+        return float(rows.sum()), terms.score * factor, weight, information
+
+
+class GammaLogResponse(FamilyResponse):
+    """Gamma with the log link, observed weights."""
+
+    def rows(self, eta):
+        k = self.distribution.multiplier()
+        with np.errstate(over="ignore", invalid="ignore"):
+            mu = np.exp(eta)
+            ratio = self.y / mu
+            weight = k * ratio
+            total = -float((k * (eta + ratio)).sum())
+        if not np.isfinite(total):
+            return RowTerms(eta, -np.inf)
+        return RowTerms(eta, total, weight - k, weight, weight, None, mu)
+
+    def _slope(self, terms):
+        return -terms.weight
+
+
+_FAST = {
+    ("Binomial", "logit", None): LogisticResponse,
+    ("Poisson", "log", None): PoissonLogResponse,
+    ("NegativeBinomial", "log", "observed"): NegativeBinomialLogResponse,
+    ("Gamma", "log", "observed"): GammaLogResponse,
+}
