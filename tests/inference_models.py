@@ -27,7 +27,7 @@ def fitted(dataset, formula, reml=True, family=None, weights=None, nagq=1):
         warnings.simplefilter("ignore", SingularFitWarning)
         if family is None:
             return ms.lmer(formula, data, weights=weights).fit(reml=reml)
-        return ms.glmer(formula, data, family=family, weights=weights).fit(nagq=nagq)
+        return ms.glmer(formula, data, family=family, weights=weights).fit(nagq=nagq, curvature="expected")
 
 
 def fitted_case(model):

@@ -46,7 +46,7 @@ def test_fit_reaches_the_reference(case, frames):
     with warnings.catch_warnings():
         # with a prior on the fixed effects alone the variance of culcita_sep is still far above what a logit bears
         warnings.simplefilter("ignore", SeparationWarning)
-        result = build(case, frames).fit(nagq=case["nagq"])
+        result = build(case, frames).fit(nagq=case["nagq"], curvature="expected")
     assert result.converged
     assert r_objective(result) <= reference["objective"] + 1e-6
     if reference["objective"] - r_objective(result) < 1e-6:

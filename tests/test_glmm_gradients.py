@@ -14,6 +14,7 @@ from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
 from mvmise_sm.core.elimination import choose as core_system
 from mvmise_sm.core.elimination import layout as core_layout
 from mvmise_sm.core.families.response import make_response
+from mvmise_sm.models.families import resolve_family
 
 LINKS = sm.families.links
 FAMILIES = [
@@ -89,7 +90,7 @@ def random_effects(kind, n, x, rng):
     return RandomEffects([*crossed, RandomTerm(fine, (None,), ("Intercept",), Unstructured(1)), third])
 
 
-def simulated(name, link, kind, n=120, seed=1, weights=False):
+def simulated(name, link, kind, n=120, seed=1, weights=False, curvature="observed"):
     """A criterion's pieces: response, design, random effects and a point at which to differentiate."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-0.8, 1.2, n)
@@ -103,7 +104,7 @@ def simulated(name, link, kind, n=120, seed=1, weights=False):
     mu = family.link.inverse(np.clip(X @ beta + random.linear(b), *LIMITS.get((name, link), LIMITS.get(link, (-3, 3)))))
     w = rng.integers(1, 6, n).astype(float) if weights else None
     y = draw(name, mu, 1.0 if w is None else w, rng)
-    response = make_response(family, y, w)
+    response = make_response(resolve_family(family), y, w, curvature=curvature)
     return response, X, random, np.concatenate([theta, beta])
 
 
@@ -146,18 +147,21 @@ def assert_gradient(criterion, x):
     np.testing.assert_allclose(analytic, numeric, rtol=2e-5, atol=2e-5 * max(1.0, np.abs(numeric).max()))
 
 
+@pytest.mark.parametrize("curvature", ["observed", "expected"])
 @pytest.mark.parametrize("kind", ["slope", "crossed"])
 @pytest.mark.parametrize(("name", "link"), FAMILIES)
-def test_laplace(name, link, kind):
-    response, X, random, x = simulated(name, link, kind, weights=name in ("Binomial", "Gamma"))
+def test_laplace(name, link, kind, curvature):
+    weights = name in ("Binomial", "Gamma")
+    response, X, random, x = simulated(name, link, kind, weights=weights, curvature=curvature)
     criterion = LaplaceDeviance(response, X, random)
     assert_gradient(criterion, with_shape(criterion, x, -2.0))
 
 
+@pytest.mark.parametrize("curvature", ["observed", "expected"])
 @pytest.mark.parametrize("kind", ["intercept", "slope"])
 @pytest.mark.parametrize(("name", "link"), FAMILIES)
-def test_quadrature(name, link, kind):
-    response, X, random, x = simulated(name, link, kind)
+def test_quadrature(name, link, kind, curvature):
+    response, X, random, x = simulated(name, link, kind, curvature=curvature)
     criterion = QuadratureDeviance(response, X, random, nodes=5)
     assert_gradient(criterion, with_shape(criterion, x, -2.0))
 

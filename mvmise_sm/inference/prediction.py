@@ -87,25 +87,12 @@ def observation_prediction(result, linear, variance, which, labels):
     u = stats.qmc.Sobol(2, scramble=True, rng=np.random.default_rng(0)).random(_DRAWS)
     eta = linear[:, None] + np.sqrt(variance)[:, None] * special.ndtri(u[:, 0])
     mean = result.model.inverse_link(eta)
-    law = _law(result, np.where(np.isfinite(mean), mean, 1.0))
-    draws = np.where(np.isfinite(eta), law.ppf(u[:, 1]), np.nan)
-    return FamilyObservation(result.model.inverse_link(linear), draws, labels)
+    draws = _observations(result, np.where(np.isfinite(mean), mean, 1.0), u[:, 1])
+    return FamilyObservation(result.model.inverse_link(linear), np.where(np.isfinite(eta), draws, np.nan), labels)
 
 
-def _law(result, mean):
-    """Frozen distribution of one observation of the family at `mean`."""
-    from statsmodels.genmod import families
-
-    family, scale = result.model.family, result.scale
-    if isinstance(family, families.Binomial):
-        return stats.binom(1, mean)
-    if isinstance(family, families.NegativeBinomial):
-        size = 1.0 / (result.alpha if result.alpha is not None else family.alpha)
-        return stats.nbinom(size, size / (size + mean))
-    if isinstance(family, families.Gamma):
-        return stats.gamma(1.0 / scale, scale=mean * scale)
-    if isinstance(family, families.InverseGaussian):
-        return stats.invgauss(mean * scale, scale=1.0 / scale)
-    if isinstance(family, families.Poisson):
-        return stats.poisson(mean)
-    return stats.norm(mean, np.sqrt(scale))
+def _observations(result, mean, u):
+    """Responses of weight one at `mean` (m, draws): quantiles at `u`, or simulated where the family has none."""
+    family = result.model.family
+    draws = family.quantile(u, mean, None, result.dispersion)
+    return family.simulate(np.random.default_rng(0), mean, None, result.dispersion) if draws is None else draws

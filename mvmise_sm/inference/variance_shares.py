@@ -45,28 +45,16 @@ def _residual(result):
     if getattr(result, "reml", None) is not None:
         weights = model.weights
         return float(result.scale if weights is None else result.scale * np.mean(1.0 / weights))
-    from statsmodels.genmod import families
-
-    family, link = model.family, type(model.family.link).__name__
-    if isinstance(family, families.Binomial):
-        known = {"Logit": np.pi**2 / 3.0, "Probit": 1.0, "CLogLog": np.pi**2 / 6.0}
-        if link in known:
-            return known[link]
-    mean = float(np.average(model.endog, weights=model.weights))
-    relative = _relative_variance(result, family, mean)
-    if link == "Log":
+    family, link = model.family, model.family.link
+    known = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
+    if family.trials and not family.has_dispersion and link.name in known:
+        return known[link.name]
+    mean = np.array(float(np.average(model.endog, weights=model.weights)))
+    variance = float(family.variance(mean, result.dispersion))
+    if link.name == "log":
         # variance of the logarithm of a lognormal variable with this squared coefficient of variation
-        return float(np.log1p(relative))
-    return float(relative * mean**2 * model.family.link.deriv(np.array(mean)) ** 2)
-
-
-def _relative_variance(result, family, mean):
-    """Var(y) / mean^2 of the family at `mean`."""
-    from statsmodels.genmod import families
-
-    if isinstance(family, families.NegativeBinomial):
-        return 1.0 / mean + (result.alpha if result.alpha is not None else family.alpha)
-    return float(result.scale * family.variance(np.array(mean)) / mean**2)
+        return float(np.log1p(variance / mean**2))
+    return float(variance * link.deriv(mean) ** 2)
 
 
 def r2(result):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
-from statsmodels.genmod import families
 
 from mvmise_sm.caller import warn
 from mvmise_sm.core.criteria.joint_mode import JointDeviance
@@ -23,7 +23,7 @@ from mvmise_sm.exceptions import (
     SingularFitWarning,
 )
 from mvmise_sm.models.base import MixedModelBase
-from mvmise_sm.models.families import EstimatedNegativeBinomial, resolve_family
+from mvmise_sm.models.families import resolve_family
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
 from mvmise_sm.options import refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
@@ -34,7 +34,9 @@ __all__ = ["GeneralizedLinearMixedModel"]
 # nothing
 _WIDE_EFFECT = 8.0
 _WIDE_PREDICTOR = 12.0
+# an alpha below this is compared with one of zero, whose objective may be this much higher by rounding
 _NO_OVERDISPERSION = 1e-5
+_SAME_OBJECTIVE = 1e-5
 _MAX_NODES = 100
 # standard deviation of random effects relative to the dispersion
 _DEGENERATE = 1e3
@@ -100,7 +102,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         if design is not None:
             kwargs["design"] = design = proportion_design(design, self.family)
             endog = design.endog
-        elif isinstance(self.family, families.Binomial):
+        elif self.family.trials:
             endog, weights = as_proportions(endog, weights)
         super().__init__(endog, exog, random_effects, weights=weights, **kwargs)
         self._init_keys.append("family")
@@ -115,7 +117,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         """The family's link."""
         return self.family.link
 
-    def criterion(self, nagq=1, dispersion="ml"):
+    def criterion(self, nagq=1, dispersion="ml", curvature="observed"):
         """Return what `fit` minimises.
 
         Parameters
@@ -124,6 +126,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             0 for beta and the random effects at their joint mode, 1 for the Laplace approximation, more for adaptive
             Gauss-Hermite quadrature with that many nodes per random-effects column.
         dispersion : {"ml", "lme4"}, optional
+            As in `fit`.
+        curvature : {"observed", "expected"}, optional
             As in `fit`.
 
         Returns
@@ -134,8 +138,11 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         """
         if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or not 0 <= nagq <= _MAX_NODES:
             raise OptionError(f"nagq must be a whole number from 0 to {_MAX_NODES}, got {nagq!r}")
-        estimated = isinstance(self.family, EstimatedNegativeBinomial)
-        response = make_response(self.family, self.endog, self.weights, estimate_shape=True if estimated else None)
+        if curvature not in ("observed", "expected"):
+            raise OptionError(f"curvature must be 'observed' or 'expected', got {curvature!r}")
+        if dispersion == "lme4":
+            curvature = "expected"
+        response = make_response(self.family, self.endog, self.weights, curvature=curvature)
         given = response, np.asarray(self.exog, dtype=float), self.random_effects
         options = {"priors": self.priors, "offset": self.offset}
         if dispersion not in ("ml", "lme4"):
@@ -161,6 +168,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         use_t=False,
         *,
         nagq=1,
+        curvature="observed",
         dispersion="ml",
         start_theta=None,
         **options,
@@ -185,6 +193,9 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         nagq : int, optional
             Integration over the random effects, see `criterion`. More than one needs a single grouping factor with at
             most three columns. The log-likelihood has its constant for every choice, so that fits compare.
+        curvature : {"observed", "expected"}, optional
+            Second derivatives of the log density in the Laplace approximation: their own, or lme4's expectation, which
+            is the same for canonical links.
         dispersion : {"ml", "lme4"}, optional
             Gamma, inverse Gaussian and normal families: estimate the dispersion by maximum likelihood with the other
             parameters, the random effects having covariance scale times the relative one; or minimise lme4's criterion,
@@ -214,16 +225,18 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             "start_theta": start_theta,
             "maxiter": maxiter,
             "nagq": nagq,
+            "curvature": curvature,
             "dispersion": dispersion,
             **options,
         }
         with blas_threads(0):
-            criterion = self.criterion(nagq, dispersion)
+            criterion = self.criterion(nagq, dispersion, curvature)
         start = None
         if start_theta is not None:
             start = criterion.start_at(self._checked_theta(start_theta))
         with blas_threads(criterion.dense_size):
-            result = self._report(criterion, _minimum(criterion, start, settings), settings, cov_type, use_t)
+            criterion, optimum = self._at_limit(criterion, _minimum(criterion, start, settings), settings)
+            result = self._report(criterion, optimum, settings, cov_type, use_t)
         if disp:
             print(result.message)
         return result
@@ -233,12 +246,25 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         model = self.with_endog(endog)
         check_response(model.endog, model.weights, model.family, bounded=model._has_fixef_prior())
         settings = result.mle_settings
+        if result.at_limit:
+            return model.fit(**_fit_arguments(settings), cov_type=result.cov_type, use_t=result.use_t)
         criterion = result.deviance_function().refitted(model.endog)
         optimum = _minimum(criterion, result.optimum, settings)
         if optimum.singular or not optimum.converged:
             other = _minimum(criterion, None, settings)
             optimum = other if other.value < optimum.value else optimum
+        criterion, optimum = model._at_limit(criterion, optimum, settings)
         return model._report(criterion, optimum, settings, result.cov_type, result.use_t)
+
+    def _at_limit(self, criterion, optimum, settings):
+        """The criterion and the optimum, without the dispersion where that has gone to its limit."""
+        if self.family.limit is None or not criterion.k_shape or optimum.working[-1] > np.log(_NO_OVERDISPERSION):
+            return criterion, optimum
+        limit, start = criterion.at_limit(optimum.working)
+        found = _minimum(limit, start, settings)
+        if found.value > optimum.value + _SAME_OBJECTIVE:
+            return criterion, optimum
+        return limit, replace(found, singular=True)
 
     def _checked_theta(self, theta):
         theta = np.asarray(theta, dtype=float)
@@ -254,7 +280,11 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             warn(trouble, SeparationWarning)
         elif not optimum.converged:
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
-        if optimum.singular:
+        limit = self.family.has_dispersion and self.family.limit is not None and not criterion.k_shape
+        if limit:
+            other, why = self.family.limit
+            warn(f"the negative binomial alpha goes to zero: {why}; use family={other!r}", SingularFitWarning)
+        elif optimum.singular:
             warn(_SINGULAR, SingularFitWarning)
         result = GeneralizedLinearMixedModelResults(
             self, solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t
@@ -268,7 +298,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
                 f"the dispersion goes to zero ({solution.sigma2:.2g}): the random effects fit every response exactly; "
                 "leave out a random-effects term or give a prior, for example cov_prior='wishart'"
             )
-        if type(self.family.link).__name__ not in _UNBOUNDED_LINKS:
+        if not self.family.link.separable:
             return None
         fixed = self.exog @ solution.beta
         if not self._has_fixef_prior() and (
@@ -291,20 +321,15 @@ class GeneralizedLinearMixedModel(MixedModelBase):
                     f"link scale{self._extreme_groups(term)}: the responses are (nearly) separated, and estimates run "
                     "to infinity; give a prior, for example cov_prior='wishart' or fixef_prior=ms.priors.StudentT()"
                 )
-        if isinstance(self.family, EstimatedNegativeBinomial) and solution.alpha < _NO_OVERDISPERSION:
-            return (
-                f"the negative binomial alpha goes to zero ({solution.alpha:.2g}): the counts are not overdispersed; "
-                "use family='poisson'"
-            )
         return None
 
     def _extreme_groups(self, term):
         """How many groups have all responses at one edge, in words."""
         y, codes, n = self.endog, term.factor.codes, term.factor.n_levels
         rows = np.bincount(codes, minlength=n)
-        same = np.bincount(codes, y == 0.0, minlength=n) == rows
-        if isinstance(self.family, families.Binomial):
-            same |= np.bincount(codes, y == 1.0, minlength=n) == rows
+        same = np.zeros(n, dtype=bool)
+        for edge in self.family.edges:
+            same |= np.bincount(codes, y == edge, minlength=n) == rows
         return f" ({int(same.sum())} of {n} groups have all responses at the edge of their range)" if same.any() else ""
 
     def _has_fixef_prior(self):
@@ -320,8 +345,7 @@ def _mean_square(columns):
     return z.T @ z / n
 
 
-_UNBOUNDED_LINKS = frozenset(("Logit", "Probit", "CLogLog", "LogLog", "Cauchy", "Log"))
-_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "nagq", "dispersion"))
+_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "nagq", "curvature", "dispersion"))
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
 
 
@@ -329,3 +353,9 @@ def _minimum(criterion, start, settings):
     """Minimise from a working start, None for the default; `settings` as ``mle_settings``."""
     options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
     return minimize(criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options)
+
+
+def _fit_arguments(settings):
+    """Arguments of ``fit`` for the settings of a result."""
+    kept = {key: value for key, value in settings.items() if key not in ("optimizer", "start_params", "start_theta")}
+    return {"method": settings["optimizer"], **kept}

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from scipy.optimize import linprog
-from statsmodels.genmod import families
 
 from mvmise_sm.caller import warn
 from mvmise_sm.exceptions import DataError, DataWarning
@@ -47,7 +46,7 @@ def as_proportions(endog, weights):
 
 def proportion_design(design, family):
     """A design whose response of two columns is a proportion with weights."""
-    if design.endog.ndim == 1 or design.endog.shape[1] != 2 or not isinstance(family, families.Binomial):
+    if design.endog.ndim == 1 or design.endog.shape[1] != 2 or not family.trials:
         return design
     endog, weights = as_proportions(design.endog, design.weights)
     return replace(design, endog=endog, weights=weights)
@@ -62,7 +61,7 @@ def check_response(y, weights, family, bounded=False):
         (nobs,).
     weights : ndarray or None
         (nobs,).
-    family : statsmodels family
+    family : Family
     bounded : bool, optional
         Whether a prior keeps the fixed effects finite.
 
@@ -71,31 +70,24 @@ def check_response(y, weights, family, bounded=False):
     DataError
         If a response is out of range, or without such a prior all responses are at the edge of it.
     """
-    name, low, high = type(family).__name__, float(y.min()), float(y.max())
-    if isinstance(family, families.Binomial):
-        if low < 0.0 or high > 1.0:
-            raise DataError(
-                f"the binomial family needs a response between 0 and 1, found values from {low:g} to {high:g}; "
-                "write counts as cbind(successes, failures), or a proportion with the trials as weights"
-            )
-        if not bounded:
-            _edges(low, high, 1.0)
-        counts = y if weights is None else y * weights
-        _whole(
-            counts, "binomial responses times weights" if weights is not None else "binomial responses without weights"
-        )
-    elif isinstance(family, (families.Poisson, families.NegativeBinomial)):
-        if low < 0.0:
-            raise DataError(f"the {name} family needs a response that is not negative, found {low:g}")
-        if not bounded:
-            _edges(low, high, np.inf)
+    low, high = float(y.min()), float(y.max())
+    try:
+        sentence = family.check(y, weights)
+    except ValueError as error:
+        sentence = str(error)
+    if sentence:
+        raise DataError(sentence)
+    if not bounded:
+        _edges(low, high, family)
+    if family.trials:
+        what = "binomial responses times weights" if weights is not None else "binomial responses without weights"
+        _whole(y if weights is None else y * weights, what)
+    elif family.integer:
         _whole(y, "counts")
-    elif isinstance(family, (families.Gamma, families.InverseGaussian)) and low <= 0.0:
-        raise DataError(f"the {name} family needs a positive response, found {low:g}")
 
 
-def _edges(low, high, top):
-    for edge in (0.0, top):
+def _edges(low, high, family):
+    for edge in family.edges:
         if low == high == edge:
             raise DataError(f"all responses are {edge:g}, so that no estimate is finite")
 
@@ -119,8 +111,8 @@ def separated_columns(y, X, family):
     ndarray
         Positions of the columns that such a direction uses.
     """
-    lower = y == 0.0
-    upper = (y == 1.0) if isinstance(family, families.Binomial) else np.zeros(len(y), dtype=bool)
+    lower = (y == 0.0) if 0.0 in family.edges else np.zeros(len(y), dtype=bool)
+    upper = (y == 1.0) if 1.0 in family.edges else np.zeros(len(y), dtype=bool)
     inner = ~(lower | upper)
     sign = np.where(upper, 1.0, -1.0)[~inner]
     size = np.abs(X).max(axis=0)

@@ -10,7 +10,6 @@ import pandas as pd
 import statsmodels.base.wrapper as wrap
 from scipy import stats
 from statsmodels.base._prediction_inference import PredictionResultsBase, PredictionResultsMean
-from statsmodels.genmod import families
 from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
@@ -36,6 +35,10 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         random effects is scale times the relative one.
     alpha : float or None
         Parameter of the negative binomial variance mu + alpha mu^2.
+    at_limit : bool
+        Whether the negative binomial alpha is estimated as zero.
+    dispersion : float
+        The family's d: standard deviation, size, shape or precision, see `mvmise_sm.families`.
     nagq : int
         Integration over the random effects.
     """
@@ -44,13 +47,15 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         response = criterion.response
         self.k_scale = int(response.distribution.dispersed)
         super().__init__(model, solution, optimum, settings, use_t=use_t)
-        self.k_params = self.k_fe + criterion.k_theta + max(criterion.k_shape, self.k_scale)
+        self.estimates_alpha = bool(model.family.has_dispersion and not self.k_scale)
+        self.at_limit = self.estimates_alpha and not criterion.k_shape
+        self.k_params = self.k_fe + criterion.k_theta + max(int(self.estimates_alpha), self.k_scale)
         self.cov_type = cov_type
         self.cov_kwds = {"description": _COV_TYPES[cov_type]}
         self.nagq = settings["nagq"]
         self.alpha = solution.alpha
         self.family = model.family
-        self.estimates_alpha = bool(criterion.k_shape and not self.k_scale)
+        self.dispersion = model.family.dispersion_of(self.scale, self.alpha)
         self._criterion = criterion
         self.optimum = optimum.working
         self._estimator = ("MAP" if model.priors is not None else "ML") + _integration(self.nagq)
@@ -104,7 +109,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
     @property
     def alpha_bse(self):
         """Standard error of `alpha` from the Hessian, NaN where alpha is not estimated."""
-        if not self.estimates_alpha or self._cov_all is None:
+        if not self.estimates_alpha or self.at_limit or self._cov_all is None:
             return np.nan
         variance = float(self._cov_all[-1, -1])
         return self.alpha * np.sqrt(variance) if variance > 0.0 else np.nan
@@ -117,11 +122,9 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         return float(np.sum(self._response().deviance_rows(self.fittedvalues)))
 
     def _response(self):
-        response = make_response(
-            self.model.family, self.model.endog, self.model.weights, estimate_shape=self.estimates_alpha or None
-        )
+        response = make_response(self.model.family, self.model.endog, self.model.weights)
         if self.estimates_alpha:
-            response.set_shape(np.log(self.alpha))
+            response.set_shape(np.log(max(self.alpha, 1e-300)))
         return response
 
     # --- residuals
@@ -165,7 +168,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
             For families that estimate their dispersion.
         """
         if self.k_scale:
-            raise OptionError(f"the {type(self.family).__name__} family estimates its dispersion: see scale")
+            raise OptionError(f"the {self.family.shown()} family estimates its dispersion: see scale")
         chisq = float(np.square(self.resid_pearson).sum())
         df = self.nobs - self.k_params
         return pd.Series({"chisq": chisq, "df": df, "ratio": chisq / df, "p_value": stats.chi2.sf(chisq, df)})
@@ -183,7 +186,10 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
     def deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""
         if self._criterion is None:
-            self._criterion = self.model.criterion(self.nagq, self.mle_settings["dispersion"])
+            settings = self.mle_settings
+            self._criterion = self.model.criterion(self.nagq, settings["dispersion"], settings["curvature"])
+            if self.at_limit:
+                self._criterion = self._criterion.at_limit(self.optimum)[0]
             self._criterion.value(self.optimum)
         return self._criterion
 
@@ -266,7 +272,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
                     for term, lam in zip(layout.terms, layout.lambdas(self.theta), strict=True)
                 ]
                 mean = model.inverse_link(self._linear_predictor(b))
-            out[:, i] = _draw(model.family, mean, model.weights, self.scale, self.alpha, rng)
+            out[:, i] = model.family.simulate(rng, mean, model.weights, self.dispersion)
         return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
 
     def widened(self, model, positions, wrapped):
@@ -288,8 +294,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
 
     def _header_rows(self):
         """Rows of the summary's header that only this model has."""
-        name = "NegativeBinomial" if self.estimates_alpha else type(self.family).__name__
-        rows = [("Family:", [name]), ("Link:", [type(self.family.link).__name__])]
+        rows = [("Family:", [self.family.shown()]), ("Link:", [self.family.link.label])]
         if self.estimates_alpha:
             rows.append(("Alpha:", [f"{self.alpha:.4f} ({self.alpha_bse:.4f})"]))
         return rows
@@ -336,20 +341,3 @@ def _integration(nagq):
     if nagq > 1:
         return f" (AGQ, {nagq} nodes)"
     return " (Laplace)" if nagq else " (joint mode)"
-
-
-def _draw(family, mean, weights, scale, alpha, rng):
-    """One response of a family (nobs,)."""
-    w = 1.0 if weights is None else weights
-    if isinstance(family, families.Binomial):
-        trials = np.broadcast_to(np.round(w), mean.shape).astype(int)
-        return rng.binomial(trials, np.clip(mean, 0.0, 1.0)) / trials
-    if isinstance(family, families.Poisson):
-        return rng.poisson(mean).astype(float)
-    if isinstance(family, families.NegativeBinomial):
-        return rng.poisson(mean * rng.gamma(1.0 / alpha, alpha, mean.shape)).astype(float)
-    if isinstance(family, families.Gamma):
-        return rng.gamma(w / scale, mean * scale / w)
-    if isinstance(family, families.InverseGaussian):
-        return rng.wald(mean, w / scale)
-    return mean + np.sqrt(scale / w) * rng.standard_normal(mean.shape)

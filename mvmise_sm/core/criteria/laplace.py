@@ -20,6 +20,7 @@ from mvmise_sm.core.criteria.solution import Evaluation
 from mvmise_sm.core.elimination.incidence import Incidence
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.elimination.reweighted import Eliminator
+from mvmise_sm.core.families.response import make_response
 
 __all__ = ["GeneralizedSolution", "LaplaceDeviance"]
 
@@ -120,6 +121,8 @@ class LaplaceDeviance:
         self.space = space
         rest = self.k_shape if self.profiles_beta else self.k_fe + self.k_shape
         self.lower = np.concatenate([space.lower, np.full(rest, -np.inf)])
+        if self.k_shape:
+            self.lower[-1] = self.response.distribution.least_shape
         self.guarded = np.concatenate([space.guarded, np.zeros(rest, dtype=bool)])
 
     def reordered(self, x):
@@ -268,6 +271,18 @@ class LaplaceDeviance:
     def fixed_system(self, mode):
         """The fixed effects next to the eliminated random effects, see `FixedSystem`."""
         return fixed_system(self, mode.weighted, mode.terms.weight)
+
+    def at_limit(self, x):
+        """The criterion with the dispersion at its limit, and the working vector there: the family without it."""
+        out = copy.copy(self)
+        family = self.response.family
+        out.response = make_response(
+            type(family)(family.link, alpha=0.0), self.response.y, self.response.w, curvature=self.response.curvature
+        )
+        out.k_shape = 0
+        out._use_space(self.space)
+        out._last = None
+        return out, x[:-1]
 
     def refitted(self, y):
         """The same model for another response (nobs,)."""

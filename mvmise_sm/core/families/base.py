@@ -18,8 +18,8 @@ Derivatives = dict[tuple[int, ...], Any]
 class Family:
     """A distribution of the response given the linear predictor.
 
-    A family of one's own derives from this class and gives `log_density`, `variance`, `simulate` and `check`; everything
-    else has a default. With m the mean and d the dispersion, ``log d`` is a linear predictor of its own.
+    A family of one's own derives from this class and gives `log_density`, `variance`, `simulate` and `check`;
+    everything else has a default. With m the mean and d the dispersion, ``log d`` is a linear predictor of its own.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ class Family:
     trials : bool
         Whether the weights are numbers of trials, which the density needs; other weights multiply the log density.
     zero_part : str or None
-        ``"inflated"`` where ``zero_inflation`` adds zeros, ``"hurdle"`` where it takes them all, None where there can be
-        none.
+        ``"inflated"`` where ``zero_inflation`` adds zeros, ``"hurdle"`` where it takes them all, None where there can
+        be none.
     shape_names : tuple of str
         Further parameters, see `shape_start` and `shape_value`.
     edges : tuple of float
@@ -115,7 +115,7 @@ class Family:
         raise NotImplementedError(f"family {type(self).__name__} has no simulate(rng, mean, w, d, shape)")
 
     def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
-        """What is wrong with a response in one sentence, or None; raising ValueError with the sentence does the same."""
+        """What is wrong with a response in one sentence, or None; a ValueError with the sentence does the same."""
         return None
 
     # --- what has a default
@@ -140,6 +140,10 @@ class Family:
     def distribution(self, y: Any, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         """The same at a linear predictor."""
         return self.cdf(y, self.mean(eta, d, shape), w, d, shape)
+
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
+        """Response below which a share u lies, or None where it is found from simulated responses."""
+        return None
 
     def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         """A linear predictor not far from the response (n,): responses drawn half-way to their mean."""

@@ -33,6 +33,8 @@ class Distribution:
     """
 
     dispersed = False
+    # a smaller shape is its limit
+    least_shape = -np.inf
 
     def __init__(self, y, w, alpha=None):
         self.y, self.w, self.phi = y, w, 1.0
@@ -297,13 +299,16 @@ class NegativeBinomial(Distribution):
     `mvmise_sm.core.families.negative_binomial`.
     """
 
+    # alpha of 1e-8: one of zero has the same likelihood to nine digits
+    least_shape = -18.5
+
     def __init__(self, y, w, alpha=None):
         super().__init__(y, w)
         self.alpha = 1.0 if alpha is None else float(alpha)
         self._tables = CountTables(y)
 
     def start_shape(self):
-        return math.log(self.alpha)
+        return math.log(self.alpha) if self.alpha > 0.0 else -math.inf
 
     def moment_shape(self):
         """log alpha from the marginal mean and variance, shrunk for what groups explain."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtr, betainc, gammainc, gammaln, ndtr, pdtr, xlogy
+from scipy.special import bdtr, betainc, digamma, gammainc, gammaincinv, gammaln, ndtr, ndtri, pdtr, polygamma, xlogy
 
 from mvmise_sm.core.families.base import Derivatives, Family, through_link
 from mvmise_sm.core.families.checks import bad_counts, bad_positive, bad_proportions
 from mvmise_sm.core.families.negative_binomial import nb_derivatives
-from mvmise_sm.core.families.response import FamilyResponse, make_rows
+from mvmise_sm.core.families.response import make_rows
 
 __all__ = ["Binomial", "Gamma", "Gaussian", "InverseGaussian", "NegativeBinomial", "Poisson"]
 
@@ -34,8 +34,8 @@ class Exponential(Family):
     def response(self, y, w, curvature="observed"):
         return make_rows(self, y, w, curvature)
 
-    def response_dispersion(self, response: FamilyResponse) -> float:
-        """d at the response's current shape."""
+    def dispersion_of(self, scale: float, alpha: float | None) -> float:
+        """d for the dispersion phi and the negative binomial alpha of a fit."""
         return 1.0
 
 
@@ -64,7 +64,9 @@ class Binomial(Exponential):
         successes, failures = n * y, n * (1.0 - y)
         rows = gammaln(n + 1.0) - gammaln(successes + 1.0) - gammaln(failures + 1.0)
         with np.errstate(all="ignore"):
-            value = np.where(successes > 0.0, successes * log_mu, 0.0) + np.where(failures > 0.0, failures * log_nu, 0.0)
+            value = np.where(successes > 0.0, successes * log_mu, 0.0) + np.where(
+                failures > 0.0, failures * log_nu, 0.0
+            )
             slopes: Derivatives = {
                 (): value + rows,
                 (0,): successes / mu - failures / nu,
@@ -86,8 +88,15 @@ class Binomial(Exponential):
 
     def cdf(self, y, mean, w=None, d=1.0, shape=()):
         trials = np.round(1.0 if w is None else w) * np.ones_like(mean)
+        # a proportion times its trials may fall short of the count by rounding
         count = np.floor(y * trials + 1e-9)
         return np.where(count < 0.0, 0.0, bdtr(np.maximum(count, 0.0), trials, mean))
+
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+        from scipy.stats import binom
+
+        trials = np.round(1.0 if w is None else w)
+        return binom.ppf(u, trials, mean) / trials
 
     def start(self, y, w=None):
         n = 1.0 if w is None else w
@@ -130,8 +139,7 @@ class Poisson(Exponential):
     def simulate(self, rng, mean, w=None, d=1.0, shape=()):
         return rng.poisson(mean).astype(float)
 
-    def quantile_of(self, u, mean, d=1.0):
-        """Smallest count whose probability up to it reaches u."""
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
         from scipy.stats import poisson
 
         return poisson.ppf(u, mean)
@@ -182,6 +190,9 @@ class Gaussian(Exponential):
     def cdf(self, y, mean, w=None, d=1.0, shape=()):
         return ndtr((y - mean) * np.sqrt(1.0 if w is None else w) / d)
 
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+        return mean + d / np.sqrt(1.0 if w is None else w) * ndtri(u)
+
     def start(self, y, w=None):
         # a link with a restricted range takes the mean of the responses where one of them is outside
         good = self.link.name == "identity" or (y > 0.0).all()
@@ -190,8 +201,8 @@ class Gaussian(Exponential):
     def start_dispersion(self, y, w=None):
         return float(np.log(max(np.std(y), 1e-8))) - 0.35
 
-    def response_dispersion(self, response):
-        return float(np.sqrt(response.scale))
+    def dispersion_of(self, scale, alpha):
+        return float(np.sqrt(scale))
 
     def deviance_rows(self, y, mu, w=None, d=1.0, shape=()):
         return (1.0 if w is None else w) * (y - mu) ** 2
@@ -215,8 +226,6 @@ class Gamma(Exponential):
         if not (full and self.link.name == "log"):
             return super().expand(y, w, predictors, full)
         eta, log_k = predictors
-        from scipy.special import digamma, polygamma
-
         log_k = log_k if w is None else log_k + np.log(w)
         k = np.exp(log_k)
         ratio = y * np.exp(-eta)
@@ -248,14 +257,18 @@ class Gamma(Exponential):
         k = d * (1.0 if w is None else w)
         return gammainc(k, k * np.maximum(y, 0.0) / mean)
 
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+        k = d * (1.0 if w is None else w)
+        return gammaincinv(k, u) * mean / k
+
     def start(self, y, w=None):
         return self.link(y)
 
     def start_dispersion(self, y, w=None):
         return 0.5
 
-    def response_dispersion(self, response):
-        return 1.0 / response.scale
+    def dispersion_of(self, scale, alpha):
+        return 1.0 / scale
 
 
 class InverseGaussian(Exponential):
@@ -287,6 +300,12 @@ class InverseGaussian(Exponential):
         lam = (1.0 if w is None else w) / d
         return invgauss.cdf(y, mean / lam, scale=lam)
 
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+        from scipy.stats import invgauss
+
+        lam = (1.0 if w is None else w) / d
+        return invgauss.ppf(u, mean / lam, scale=lam)
+
     def start(self, y, w=None):
         return self.link(y)
 
@@ -294,8 +313,8 @@ class InverseGaussian(Exponential):
         mean = float(np.mean(y))
         return float(np.log(max(np.var(y) / mean**3, 1e-8)))
 
-    def response_dispersion(self, response):
-        return response.scale
+    def dispersion_of(self, scale, alpha):
+        return scale
 
 
 class NegativeBinomial(Exponential):
@@ -336,7 +355,16 @@ class NegativeBinomial(Exponential):
         with np.errstate(over="ignore"):
             m = np.exp(predictors[0]) if log else self.link.inverse(predictors[0])
         found = nb_derivatives(y, m, log_k, full)
-        keys = {"": (), "e": (0,), "ee": (0, 0), "eee": (0, 0, 0), "k": (1,), "kk": (1, 1), "ek": (0, 1), "eek": (0, 0, 1)}
+        keys = {
+            "": (),
+            "e": (0,),
+            "ee": (0, 0),
+            "eee": (0, 0, 0),
+            "k": (1,),
+            "kk": (1, 1),
+            "ek": (0, 1),
+            "eek": (0, 0, 1),
+        }
         out = {keys[k]: v for k, v in found.items() if self.alpha is None or "k" not in k}
         if log:
             return out
@@ -351,10 +379,11 @@ class NegativeBinomial(Exponential):
             return rng.poisson(mean).astype(float)
         return rng.poisson(mean * rng.gamma(d, 1.0 / d, mean.shape)).astype(float)
 
-    def quantile_of(self, u, mean, d=1.0):
-        """Smallest count whose probability up to it reaches u."""
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
         from scipy.stats import nbinom
 
+        if np.isinf(d).all():
+            return Poisson().quantile(u, mean)
         return nbinom.ppf(u, d, d / (d + mean))
 
     def check(self, y, w=None):
@@ -369,8 +398,7 @@ class NegativeBinomial(Exponential):
     def start(self, y, w=None):
         return self.link(y + np.where(y == 0.0, 1.0 / 6.0, 0.0))
 
-    def response_dispersion(self, response):
-        alpha = response.distribution.alpha
+    def dispersion_of(self, scale, alpha):
         return 1.0 / alpha if alpha > 0.0 else np.inf
 
 
@@ -385,4 +413,3 @@ def _in_mean(found: Derivatives, m: np.ndarray) -> Derivatives:
         out[(0, 1)] = found[(0, 1)] / m
         out[(0, 0, 1)] = (found[(0, 0, 1)] - found[(0, 1)]) / m**2
     return out
-

@@ -308,7 +308,5 @@ def segment_logsumexp(terms: Jet, segment: np.ndarray, n: int) -> Jet:
     top = np.full(n, -np.inf)
     np.maximum.at(top, segment, x)
     e = np.exp(terms - top[segment])
-    sums = [
-        None if c is None else np.bincount(segment, np.broadcast_to(c, x.shape), minlength=n) for c in e.coef
-    ]
+    sums = [None if c is None else np.bincount(segment, np.broadcast_to(c, x.shape), minlength=n) for c in e.coef]
     return np.log(Jet(sums, terms.n_vars, terms.order)) + top

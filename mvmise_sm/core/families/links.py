@@ -271,8 +271,7 @@ class ForeignLink(Link):
 
 
 LINKS: dict[str, type[Link]] = {
-    cls.name: cls
-    for cls in (Logit, Probit, CLogLog, LogLog, Cauchit, Log, Identity, Inverse, InverseSquared, Sqrt)
+    cls.name: cls for cls in (Logit, Probit, CLogLog, LogLog, Cauchit, Log, Identity, Inverse, InverseSquared, Sqrt)
 }
 _BY_LABEL = {cls.label: cls for cls in LINKS.values()}
 

@@ -70,7 +70,7 @@ def make_response(family, y, weights=None, *, curvature="observed"):
 
 def make_rows(family, y, weights, curvature):
     """The rows of an exponential family."""
-    cls = _FAST.get((family.row_formulas, family.link.name, curvature), None)
+    cls = _FAST.get((family.row_formulas, family.link.name, curvature))
     cls = cls or _FAST.get((family.row_formulas, family.link.name, None), FamilyResponse)
     return cls(family, y, weights, curvature)
 
@@ -114,11 +114,6 @@ class FamilyResponse:
     @property
     def scale(self):
         return self.distribution.phi
-
-    @property
-    def dispersion(self):
-        """The family's d at the current shape."""
-        return self.family.response_dispersion(self)
 
     def start_eta(self):
         """A linear predictor close to the data (nobs,)."""
