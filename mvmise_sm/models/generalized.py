@@ -37,6 +37,8 @@ _WIDE_PREDICTOR = 12.0
 # an alpha below this is compared with one of zero, whose objective may be this much higher by rounding
 _NO_OVERDISPERSION = 1e-5
 _SAME_OBJECTIVE = 1e-5
+# log of a small alpha at which the objective still has a slope
+_INSIDE = -5.0
 _MAX_NODES = 100
 # standard deviation of random effects relative to the dispersion
 _DEGENERATE = 1e3
@@ -260,6 +262,13 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         """The criterion and the optimum, without the dispersion where that has gone to its limit."""
         if self.family.limit is None or not criterion.k_shape or optimum.working[-1] > np.log(_NO_OVERDISPERSION):
             return criterion, optimum
+        inside = np.append(optimum.working[:-1], _INSIDE)
+        criterion.value(inside)
+        if criterion.evaluate(inside, information=False).gradient[-1] < 0.0:
+            # a long step has jumped over the optimum to where the objective is flat
+            found = _minimum(criterion, inside, settings)
+            if found.value < optimum.value and found.working[-1] > np.log(_NO_OVERDISPERSION):
+                return criterion, found
         limit, start = criterion.at_limit(optimum.working)
         found = _minimum(limit, start, settings)
         if found.value > optimum.value + _SAME_OBJECTIVE:

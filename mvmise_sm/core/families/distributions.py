@@ -364,8 +364,9 @@ class NegativeBinomial(Distribution):
         x = self.alpha * mu
         slope, bend = self._tables.shape_slopes(self.alpha)
         total = 1.0 + x
-        rows = self._weighted(slope - self.y * x / total + x * mu * psi1(x))
-        second = self.y * x / total**2 + mu * (x / total**2 - np.log1p(x) / self.alpha / np.maximum(mu, 1e-300))
+        spread = x * mu * psi1(x)
+        rows = self._weighted(slope - self.y * x / total + spread)
+        second = (self.y - mu) * x / total**2 + spread
         information = float(self._weighted(second - bend).sum())
         return rows, -x / total, max(information, 1e-3 * abs(float(rows.sum())), 1e-4)
 
