@@ -291,7 +291,13 @@ def _general_parameters(fit):
         se = float(np.sqrt(2.0 * inverse[-1, -1]))
         name, power = ("sigma", 0.5) if fit.k_scale else ("alpha", 1.0)
         solve = _solver(evaluate, Coordinate(weights))
-        out.append(_Parameter(name, name, solve, float(x[-1]), se, -np.inf, np.inf, lambda c: float(np.exp(power * c))))
+        least = float(criterion.lower[-1])
+
+        def shown(c):
+            # the limit of the family stands for a parameter of zero
+            return 0.0 if c <= least else float(np.exp(power * c))
+
+        out.append(_Parameter(name, name, solve, float(x[-1]), se, least, np.inf, shown))
     return [replace(p, origin=x, minimum=minimum) for p in out]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Evaluation", "PLSSolution"]
+__all__ = ["Evaluation", "GeneralizedSolution", "PLSSolution"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,3 +77,52 @@ class Evaluation:
     gradient: np.ndarray
     information: np.ndarray
     slopes: tuple
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneralizedSolution:
+    """A generalised linear mixed model at one point, in the user's coordinates.
+
+    Attributes
+    ----------
+    theta : ndarray
+        Covariance parameters relative to the dispersion (k_theta,).
+    beta : ndarray
+        (p,).
+    b : tuple of ndarray
+        Conditional modes, one (n_levels, q) per term.
+    sigma2 : float
+        Dispersion phi, 1.0 for families without.
+    alpha : float or None
+        Parameter of the negative binomial variance.
+    cov_beta : ndarray
+        (X'V^-1X)^-1 of the penalised least squares step at the mode over sigma2 (p, p), without the prior of beta as in
+        blme; with it where beta is profiled.
+    eta : ndarray or None
+        Linear predictor (nobs,); None once the rows are let go.
+    square : float
+        u'u.
+    logdet_m : float
+        log|M|.
+    criterion : float
+        -2 log L.
+    penalty : float
+        -2 log prior.
+    """
+
+    theta: np.ndarray
+    beta: np.ndarray
+    b: tuple
+    sigma2: float
+    alpha: float | None
+    cov_beta: np.ndarray
+    eta: np.ndarray | None
+    square: float
+    logdet_m: float
+    criterion: float
+    penalty: float
+
+    @property
+    def objective(self) -> float:
+        """What was minimised: criterion + penalty."""
+        return self.criterion + self.penalty
