@@ -14,7 +14,6 @@ from mvmise_sm.selection.data import selection_data
 from mvmise_sm.selection.glasso import lasso_precision
 from mvmise_sm.selection.information import covariance
 from mvmise_sm.selection.integration import quasi_monte_carlo_llf
-from mvmise_sm.selection.likelihood import SATURATED, SINGULAR_ERRORS, THRESHOLD
 from mvmise_sm.selection.maximise import maximise
 from mvmise_sm.selection.mvmise.error import fit_mvmise_e
 from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
@@ -25,6 +24,7 @@ from mvmise_sm.selection.priors import PriorPenalty
 from mvmise_sm.selection.profile import MechanismProfile
 from mvmise_sm.selection.solve import PseudoSamples, solve
 from mvmise_sm.selection.sparse import _precision_slope, error_spread, fit_sparse, penalty_path
+from mvmise_sm.selection.status import Status
 
 KINDS = ["b", "e"]
 
@@ -232,10 +232,10 @@ def test_a_threshold_mechanism_gets_the_weak_prior():
     plain = ModelSpec("b").objective(censored(2))
     likelihood = plain.likelihood
     run = maximise(plain, likelihood.start(), likelihood.metric(likelihood.start()), diverged=likelihood.diverged)
-    assert run.message == THRESHOLD
+    assert run.status is Status.THRESHOLD
     assert not run.converged
     solution = solve(plain)
-    assert solution.reasons == (THRESHOLD,)
+    assert solution.reasons == (Status.THRESHOLD,)
     assert solution.maximum.converged
     assert -5 < solution.maximum.theta[-1] < 0
 
@@ -245,9 +245,9 @@ def test_one_outcome_is_started_from_both_signs_of_the_slope():
     objective = ModelSpec("b").objective(data)
     best = solve(objective).maximum
     values = []
-    for slope in objective.likelihood.part.slopes():
+    for index, slope in objective.likelihood.part.slopes():
         start = objective.likelihood.start()
-        start[-2:] = objective.likelihood.part.feasible(start[-2:], slope)
+        start[-2:] = objective.likelihood.part.feasible(start[-2:], slope, index)
         values.append(solve(objective, start=start, information=False).maximum.value)
     assert best.value >= max(values) - 1e-6
 
@@ -261,7 +261,7 @@ def test_a_saturated_mechanism_of_model_e_gets_the_weak_prior():
     Y[(rng.random((n, 3)) < 0.25)[cluster]] = np.nan
     data = selection_data(Y, np.column_stack([np.ones(cluster.size), rng.normal(size=cluster.size)]), cluster)
     solution = solve(ModelSpec("e").objective(data))
-    assert solution.reasons == (SATURATED,)
+    assert solution.reasons == (Status.SATURATED,)
     assert solution.maximum.converged
     exact = quasi_monte_carlo_llf(solution.objective.likelihood, solution.maximum.theta, n_points=1024, rng=0)
     assert solution.objective.likelihood.value_and_score(solution.maximum.theta)[0] == pytest.approx(exact, abs=0.1)
@@ -276,7 +276,7 @@ def test_a_singular_error_covariance_gets_one_pseudo_sample():
         if i:
             Y[np.ix_(cluster == i, [i % 4, (i + 1) % 4])] = np.nan
     solution = solve(ModelSpec("e", missing_y=False).objective(selection_data(Y, np.ones(24), cluster)))
-    assert solution.reasons == (SINGULAR_ERRORS,)
+    assert solution.reasons == (Status.SINGULAR_ERRORS,)
     assert solution.maximum.converged
 
 

@@ -1,5 +1,7 @@
 """Exact likelihoods of the selection models against dense and brute-force ones, scores against differences."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from selection_oracle import (
@@ -11,14 +13,23 @@ from selection_oracle import (
     two_missing_by_dblquad,
 )
 
+from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.covariance import LogCholesky, SparsePrecision
 from mvmise_sm.selection.data import selection_data
 from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.integration import quasi_monte_carlo_llf
-from mvmise_sm.selection.mechanism import Capped, LogLinear, log_seen
+from mvmise_sm.selection.mechanism import Capped, LogLinear
 
-MODELS = {"b": FactorLikelihood, "e": ErrorLikelihood}
+CAPPED = ModelSpec("b").slots
+
+
+def likelihood_of(kind, data, *options):
+    """The likelihood of a model with a mechanism, dependence on the outcome, and a variance of the first sample."""
+    return ModelSpec(kind, *options).likelihood(data)
+
+
+MODELS = {kind: partial(likelihood_of, kind) for kind in ("b", "e")}
 # data with every complication that the formulas treat apart
 CASES = {
     "plain": {},
@@ -45,7 +56,7 @@ def near_the_cap(likelihood, phi1):
     theta = off_centre(likelihood)
     free = likelihood.part.free
     phi = np.array([0.0, phi1, 0.2])[free]
-    phi[0] = -0.05 - (likelihood.part.seen[:, free] @ phi).max()
+    phi[0] = -0.05 - (likelihood.part.seen[0][:, free] @ phi).max()
     theta[likelihood.slices["phi"]] = phi
     return theta
 
@@ -65,7 +76,7 @@ def test_log_mechanism_equals_the_dense_likelihood(model, first, case):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_capped_model_b_equals_brute_force_integration(seed, phi1):
     data = simulated(seed, max_missing=2, cov=True, n_clusters=6)
-    likelihood = FactorLikelihood(data, "capped", True, True)
+    likelihood = FactorLikelihood(data, CAPPED, True)
     theta = near_the_cap(likelihood, phi1)
     expected = dense_llf(data, likelihood.params(theta), "capped")
     assert likelihood.value_and_score(theta)[0] == pytest.approx(expected, rel=1e-9)
@@ -74,7 +85,7 @@ def test_capped_model_b_equals_brute_force_integration(seed, phi1):
 @pytest.mark.parametrize("phi1", [-0.6, -0.1, 0.25])
 def test_capped_model_e_equals_brute_force_with_one_missing_block_per_cluster(phi1):
     data = simulated(3, max_missing=1)
-    likelihood = ErrorLikelihood(data, "capped", True, True)
+    likelihood = ErrorLikelihood(data, CAPPED, True)
     theta = near_the_cap(likelihood, phi1)
     expected = dense_llf(data, likelihood.params(theta), "capped")
     assert likelihood.value_and_score(theta)[0] == pytest.approx(expected, rel=1e-9)
@@ -82,7 +93,7 @@ def test_capped_model_e_equals_brute_force_with_one_missing_block_per_cluster(ph
 
 def test_quasi_monte_carlo_equals_brute_force_with_two_missing_blocks_per_cluster():
     data = simulated(4, max_missing=2, n_clusters=6)
-    likelihood = ErrorLikelihood(data, "capped")
+    likelihood = ErrorLikelihood(data, CAPPED)
     theta = near_the_cap(likelihood, -0.5)
     expected = dense_llf(data, likelihood.params(theta), "capped")
     assert quasi_monte_carlo_llf(likelihood, theta, n_points=4096, rng=1) == pytest.approx(expected, abs=2e-5)
@@ -95,7 +106,7 @@ def test_marginal_product_is_close_to_quasi_monte_carlo_at_its_maximum_on_the_de
     from mvmise_sm.selection.objective import PenalisedObjective
     from mvmise_sm.selection.solve import solve
 
-    likelihood = ErrorLikelihood(data_of("sim_dat"))
+    likelihood = ErrorLikelihood(data_of("sim_dat"), CAPPED)
     maximum = solve(PenalisedObjective(likelihood), information=False).maximum
     exact = quasi_monte_carlo_llf(likelihood, maximum.theta, n_points=1024, rng=2)
     assert abs(maximum.value - exact) < 0.03
@@ -119,7 +130,7 @@ def test_scores_equal_differences(model, case, mechanism):
 def test_scores_of_a_sparse_precision_equal_differences():
     pattern = np.zeros((4, 4), bool)
     pattern[[1, 3], [0, 2]] = True
-    likelihood = ErrorLikelihood(simulated(K=4), coordinates=SparsePrecision(pattern | pattern.T))
+    likelihood = ErrorLikelihood(simulated(K=4), CAPPED, coordinates=SparsePrecision(pattern | pattern.T))
     theta = off_centre(likelihood)
     numeric = differences(lambda t: likelihood.value_and_score(t)[0], theta, 1e-4)
     assert likelihood.value_and_score(theta)[1] == pytest.approx(numeric, rel=1e-6, abs=1e-6)
@@ -169,7 +180,7 @@ def test_mechanisms_agree_far_below_the_cap():
 
 
 def test_a_seen_block_cannot_have_probability_one_of_being_missing():
-    value, slope = log_seen(np.array([-0.1, 0.0, 0.3]))
+    value, slope, _ = Capped().seen(np.array([-0.1, 0.0, 0.3]))
     assert value[0] == pytest.approx(np.log1p(-np.exp(-0.1)))
     assert np.isneginf(value[1:]).all()
     assert (slope[1:] == 0.0).all()
@@ -191,7 +202,7 @@ def test_order_of_rows_and_names_of_clusters_do_not_matter(model):
 def test_both_models_are_the_same_with_one_outcome():
     data = simulated(7, K=1, n_clusters=15)
     intercept = selection_data(data.Y, data.X[:, 0], data.cluster)
-    b, e = FactorLikelihood(intercept), ErrorLikelihood(intercept)
+    b, e = FactorLikelihood(intercept, CAPPED), ErrorLikelihood(intercept, CAPPED)
     theta_b = b.start()
     params = b.params(theta_b)
     theta_e = np.concatenate([params.beta, params.tau, 0.5 * np.log(params.sigma2), theta_b[b.slices["phi"]]])

@@ -6,8 +6,7 @@ from conftest import _json
 from selection_oracle import frame_of
 
 from mvmise_sm.selection.data import selection_data
-from mvmise_sm.selection.intercept import fit_random_intercept
-from mvmise_sm.selection.mvmise.algorithm import name_order, poisson_regression
+from mvmise_sm.selection.mvmise.algorithm import name_order, poisson_regression, random_intercept
 from mvmise_sm.selection.mvmise.error import fit_mvmise_e
 from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 
@@ -73,9 +72,7 @@ def test_every_value_that_r_returns(name, fit):
 @pytest.mark.parametrize("name", SETS)
 def test_starting_values_are_those_of_lme4(name, kind):
     data, _ = arrays(name, {"args": []})
-    seen = data.observed
-    rows = np.broadcast_to(data.cluster[:, None], seen.shape)[seen]
-    fit = fit_random_intercept(data.Y[seen], data.X[seen], rows, reml=kind == "reml")
+    fit = random_intercept(data, data.observed, reml=kind == "reml")
     reference = SETS[name]["lmer_start"]["common"][kind]
     # lme4's own optimiser stops at about 1e-7 in the variance
     assert fit.beta == pytest.approx(reference["beta"], rel=1e-7)
@@ -87,7 +84,8 @@ def test_a_boundary_start_has_no_variance():
     rng = np.random.default_rng(0)
     cluster = np.repeat(np.arange(10), 2)
     y = np.tile([1.0, -1.0], 10) + 0.01 * rng.normal(size=20)
-    assert fit_random_intercept(y, np.ones((20, 1)), cluster, reml=False).D == 0.0
+    data = selection_data(y, np.ones((20, 1)), cluster)
+    assert random_intercept(data, data.observed, reml=False).D == 0.0
 
 
 def test_model_b_has_no_fixed_point():

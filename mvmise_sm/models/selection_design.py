@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEff
 from mvmise_sm.formula.parts import FormulaParts
 from mvmise_sm.models.fixed import constant_column, default_names
 from mvmise_sm.selection.data import SelectionData, check_rank, selection_data
+
+# the default of outcome_effects
+OWN_INTERCEPTS = "Intercept"
 
 __all__ = ["SelectionDesign", "array_design", "expand_outcome_effects", "formula_design"]
 
@@ -42,12 +45,14 @@ class SelectionDesign:
         Cluster labels in the order they are reported in.
     design : Design or None
         The evaluated formula.
+    common_exog : DataFrame or None
+        The design (N, p) before its columns were given to single outcomes; None where it was stacked from the start.
+    common_terms : dict
+        Columns of `common_exog` of every formula term.
+    own_effects : tuple of int
+        Columns that get one coefficient per outcome as soon as there are several.
     plain : bool
         Whether the input had no labels, so that results have none either.
-    common_exog : DataFrame or None
-        The design before any column was given one coefficient per outcome (N, p); None where it was stacked already.
-    common_terms : dict or None
-        Columns of `common_exog` of every formula term.
     """
 
     data: SelectionData
@@ -60,9 +65,18 @@ class SelectionDesign:
     outcome_effects: tuple[int, ...]
     levels: Sequence
     design: Design | None
-    plain: bool = False
     common_exog: pd.DataFrame | None = None
-    common_terms: dict[str, list[int]] | None = None
+    common_terms: dict[str, list[int]] = field(default_factory=dict)
+    own_effects: tuple[int, ...] = ()
+    plain: bool = False
+
+    @property
+    def shared_intercept(self) -> bool:
+        """Whether several outcomes share one constant."""
+        if self.common_exog is None or self.data.n_outcomes < 2:
+            return False
+        const = constant_column(self.common_exog.to_numpy(dtype=float))
+        return const is not None and const not in self.outcome_effects
 
 
 def expand_outcome_effects(exog: pd.DataFrame, outcomes: Sequence[str], columns: Sequence[int]) -> pd.DataFrame:
@@ -118,11 +132,11 @@ def array_design(endog, exog, groups, *, exog_re=None, missing_cov=None, outcome
     else:
         frame = _labelled(exog_re, "z", first=1)
         Z, effects = frame.to_numpy(), tuple(frame.columns)
-    columns = _effect_columns(outcome_effects, {name: [j] for j, name in enumerate(exog.columns)}, list(exog.columns))
+    terms = {name: [j] for j, name in enumerate(exog.columns)}
+    columns = _effect_columns(outcome_effects, terms, exog, len(endog))
     if columns and len(exog) != len(endog):
         raise OptionError("outcome_effects needs a design with one row per sample; this one is stacked by outcome")
     cov, cov_name = _covariate(missing_cov, None, len(endog), names)
-    terms = {name: [j] for j, name in enumerate(exog.columns)}
     labels = np.asarray(groups)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -139,7 +153,7 @@ def formula_design(
     outcome: str | None = None,
     sample: str | None = None,
     missing_cov=None,
-    outcome_effects=None,
+    outcome_effects=OWN_INTERCEPTS,
     subset=None,
     missing: str = "raise",
     namespace=None,
@@ -175,7 +189,7 @@ def formula_design(
         endog = endog.to_frame()
     cov, cov_name = _covariate(missing_cov, design.frame, len(endog), list(endog.columns))
     slices = {term.name(): list(range(s.start, s.stop)) for term, s in design.model_spec.term_slices.items()}
-    columns = _effect_columns(outcome_effects, slices, list(design.exog.columns))
+    columns = _effect_columns(outcome_effects, slices, exog, len(endog))
     if columns and len(exog) != len(endog):
         raise OptionError("outcome_effects: the design already differs between outcomes; write the interaction instead")
     return _assemble(
@@ -185,11 +199,13 @@ def formula_design(
 
 def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, levels, design):
     names = [str(c) for c in endog.columns]
-    common_exog, common_terms = (exog, terms) if len(exog) == len(endog) else (None, None)
+    shared, common_terms = exog if len(exog) == len(endog) else None, terms
+    own = tuple(columns)
+    if len(names) < 2:
+        columns = []
     if columns:
-        common = list(exog.columns)
         exog = expand_outcome_effects(exog, names, columns)
-        terms = _expanded_terms(terms, common, columns, len(names))
+        terms = _expanded_terms(terms, list(shared.columns), columns, len(names))
     try:
         data = selection_data(
             _floats(endog),
@@ -213,8 +229,9 @@ def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms,
         tuple(columns),
         list(data.labels) if levels is None else [level for level in levels if level in set(data.labels)],
         design,
-        common_exog=common_exog,
-        common_terms=common_terms,
+        shared,
+        common_terms,
+        own,
     )
 
 
@@ -244,10 +261,18 @@ def _labelled(values, prefix, first) -> pd.DataFrame:
     return pd.DataFrame(array, columns=[f"{prefix}{j + first}" for j in range(array.shape[1])])
 
 
-def _effect_columns(outcome_effects, slices, names) -> list[int]:
-    if outcome_effects is None:
-        return []
-    wanted = [outcome_effects] if isinstance(outcome_effects, str) else list(outcome_effects)
+def _effect_columns(outcome_effects, slices, exog, n_rows) -> list[int]:
+    """Columns that get one coefficient per outcome; the default gives every outcome its own intercept."""
+    names = list(exog.columns)
+    if isinstance(outcome_effects, str) and outcome_effects == OWN_INTERCEPTS:
+        if len(exog) != n_rows:
+            return []
+        try:
+            const = constant_column(exog.to_numpy(dtype=float))
+        except (TypeError, ValueError):
+            return []
+        return [] if const is None else [const]
+    wanted = [outcome_effects] if isinstance(outcome_effects, str) else list(outcome_effects or [])
     columns: list[int] = []
     for name in wanted:
         if name in slices:
@@ -345,35 +370,39 @@ def _constant_within(frame: pd.DataFrame, sample: str, column: str) -> bool:
 
 
 def with_outcomes(design: SelectionDesign, endog: pd.DataFrame) -> SelectionDesign:
-    """The same design for other outcomes (N, K), of any number; nothing else is evaluated again.
-
-    With one outcome no column has a coefficient per outcome, and the names are those of the common design.
+    """The same design for other outcomes (N, K); nothing else is evaluated again.
 
     Raises
     ------
     DataError
-        If the outcomes are not numbers, infinite or missing everywhere, or their number differs from that of a design
-        or covariate that is given outcome by outcome.
+        If the outcomes are not numbers, infinite or missing everywhere.
     """
     names = [str(c) for c in endog.columns]
+    old = design.data
     Y = _outcome_values(endog, names)
-    old, K = design.data, len(names)
+    K = len(names)
+    if old.n_outcomes != K and (design.common_exog is None or not old.common_cov):
+        raise DataError(f"the design has {old.n_outcomes} outcomes and cannot be used for {K}")
+    X, Z, cov = old.X, old.Z, old.cov_miss
     if old.n_outcomes != K:
-        design, X, Z, cov = _for_outcomes(design, names)
+        X, Z, cov = (a if a is None else np.repeat(a[:, :1], K, axis=1) for a in (X, Z, cov))
+    data = replace(old, Y=Y[old.order], X=np.ascontiguousarray(X), Z=np.ascontiguousarray(Z), cov_miss=cov)
+    endog = endog.set_axis(names, axis=1)
+    if old.n_outcomes != K and design.common_exog is not None:
+        out = with_effects(replace(design, data=data, endog=endog), design.own_effects)
+    elif design.outcome_effects:
+        own, common = set(design.outcome_effects), list(design.common_exog.columns)
+        labels = [
+            f"{c}[{k}]" if j in own else str(c) for j, c in enumerate(common) for k in (names if j in own else [""])
+        ]
+        out = replace(design, data=data, endog=endog, exog=design.exog.set_axis(labels, axis=1))
     else:
-        X, Z, cov = old.X, old.Z, old.cov_miss
-        if design.outcome_effects and K > 1:
-            before = list(design.endog.columns)
-            known = {f"[{old_name}]": f"[{name}]" for old_name, name in zip(before, names, strict=True)}
-            renamed = [_renamed(str(column), known) for column in design.exog.columns]
-            design = replace(design, exog=design.exog.set_axis(renamed, axis=1))
-    common = len(design.exog) == old.n_rows
-    data = replace(old, Y=Y[old.order], X=X, Z=Z, cov_miss=cov, common_design=common)
+        out = replace(design, data=data, endog=endog)
     try:
-        check_rank(data.X, data.observed, list(design.exog.columns))
+        check_rank(out.data.X, out.data.observed, list(out.exog.columns))
     except ValueError as error:
         raise DataError(str(error)) from None
-    return replace(design, data=data, endog=endog.set_axis(names, axis=1))
+    return out
 
 
 def _outcome_values(endog: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
@@ -390,27 +419,17 @@ def _outcome_values(endog: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     return Y
 
 
-def _for_outcomes(
-    design: SelectionDesign, names: Sequence[str]
-) -> tuple[SelectionDesign, np.ndarray, np.ndarray, np.ndarray | None]:
-    """The design stacked over another number of outcomes, and its sorted arrays (N, K, .) with the covariate (N, K)."""
-    old, K = design.data, len(names)
-    if design.common_exog is None or (old.cov_miss is not None and not old.common_cov):
-        raise DataError(f"the design has {old.n_outcomes} outcomes and cannot be used for {K}")
-    exog, terms = design.common_exog, design.common_terms or {}
-    if design.outcome_effects and K > 1:
-        terms = _expanded_terms(terms, list(exog.columns), design.outcome_effects, K)
-        exog = expand_outcome_effects(exog, names, design.outcome_effects)
-        X = exog.to_numpy().reshape(K, old.n_rows, -1).transpose(1, 0, 2)[old.order]
-    else:
-        X = np.repeat(exog.to_numpy(dtype=float)[old.order][:, None], K, axis=1)
-    Z = np.repeat(old.Z[:, :1], K, axis=1)
-    cov = None if old.cov_miss is None else np.repeat(old.cov_miss[:, :1], K, axis=1)
-    return replace(design, exog=exog, terms=terms), np.ascontiguousarray(X), np.ascontiguousarray(Z), cov
-
-
-def _renamed(column: str, known: dict[str, str]) -> str:
-    for before, after in known.items():
-        if column.endswith(before):
-            return column[: -len(before)] + after
-    return column
+def with_effects(design: SelectionDesign, columns: Sequence[int]) -> SelectionDesign:
+    """The same design with one coefficient per outcome for other columns of the common design; none for one outcome."""
+    names, data, common = list(design.endog.columns), design.data, design.common_exog
+    K, columns = len(names), tuple(columns)
+    used = columns if K > 1 else ()
+    values = common.to_numpy(dtype=float)
+    exog, terms = common, {name: list(own) for name, own in design.common_terms.items()}
+    X = np.repeat(values[:, None, :], K, axis=1)
+    if used:
+        exog = expand_outcome_effects(common, names, used)
+        terms = _expanded_terms(design.common_terms, list(common.columns), used, K)
+        X = exog.to_numpy(dtype=float).reshape(K, len(common), -1).transpose(1, 0, 2)
+    data = replace(data, X=np.ascontiguousarray(X[data.order]), common_design=not used)
+    return replace(design, data=data, exog=exog, terms=terms, outcome_effects=used, own_effects=columns)

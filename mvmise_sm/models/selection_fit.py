@@ -7,20 +7,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
+from mvmise_sm.models.fixed import constant_column
 from mvmise_sm.priors import PriorSet, TermShape, resolve_priors
 from mvmise_sm.priors.base import Prior
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.information import Covariance, covariance
-from mvmise_sm.selection.likelihood import SATURATED, SINGULAR_ERRORS, THRESHOLD, SelectionParams
+from mvmise_sm.selection.likelihood import SelectionParams
 from mvmise_sm.selection.maximise import Maximum
 from mvmise_sm.selection.mvmise.algorithm import MvmiseFit, name_order
-from mvmise_sm.selection.mvmise.error import fit_mvmise_e
-from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.solve import solve
 from mvmise_sm.selection.sparse import OrthantObjective, SparseFit, fit_sparse
+from mvmise_sm.selection.status import Status
+
+# p-value below which data refuse a simpler model loudly enough for a warning
+REFUSED = 1e-3
+# variances need only the right size before everything moves
+START_ITERATIONS = 30
 
 __all__ = [
     "PenaltyChoice",
@@ -60,6 +66,8 @@ class SelectionOutcome:
     aic : float or None
         R's, for its algorithm.
     reproduction : MvmiseFit or None
+    notes : tuple of str
+        What else a user has to be told, each a warning.
     """
 
     params: SelectionParams
@@ -78,6 +86,7 @@ class SelectionOutcome:
     error_penalty: float | None = None
     aic: float | None = None
     reproduction: MvmiseFit | None = None
+    notes: tuple[str, ...] = ()
 
 
 class PenaltyChoice(float):
@@ -144,14 +153,52 @@ def fit_direct(model, method: str, start, maxiter, tol, cov_type) -> SelectionOu
     if start is not None:
         theta = objective.likelihood.start()
         theta[objective.likelihood.slices["beta"]] = start
+        # the moment start's variances belong to other fixed effects: those of these come first
+        free = np.ones(theta.size, bool)
+        free[objective.likelihood.slices["beta"]] = False
+        free[objective.likelihood.slices["phi"]] = False
+        theta = solve(
+            objective, start=theta, free=free, maxiter=START_ITERATIONS, tol=1e-3, information=False
+        ).maximum.theta
     solution = solve(objective, method=method, start=theta, maxiter=maxiter, tol=tol)
     warning = None
     if solution.reasons:
         texts = [_WEAK[reason] for reason in solution.reasons]
         warning = (SingularFitWarning, "; ".join(texts))
     if not solution.maximum.converged:
-        warning = (ConvergenceWarning, f"the fit has not converged: {solution.maximum.message}")
-    return _from_maximum(solution.objective, solution.maximum, warning, cov_type)
+        text = f"the fit has not converged: {solution.maximum.message}"
+        if start is not None:
+            text += "; start_params may be far from any maximum, leave it out"
+        warning = (ConvergenceWarning, text)
+    out = _from_maximum(solution.objective, solution.maximum, warning, cov_type)
+    notes = []
+    if solution.modes:
+        others = ", ".join(f"{value:.3f}" for value in solution.modes)
+        notes.append(
+            f"the likelihood has several maxima of similar height: {solution.maximum.value:.3f}, which is reported, "
+            f"and {others}"
+        )
+    if model.design.shared_intercept and solution.maximum.converged and method == "ml":
+        notes += shared_intercept_note(model, solution.maximum.value)
+    return replace(out, notes=tuple(notes))
+
+
+def shared_intercept_note(model, value: float) -> list[str]:
+    """What to say where one intercept for all outcomes is refused by the data; the score test fails there.
+
+    The information of the larger model is indefinite at the fit of the smaller one, so both are fitted.
+    """
+    const = constant_column(model.design.common_exog.to_numpy(dtype=float))
+    wider = model.with_outcome_effects(sorted({*model.design.outcome_effects, const}))
+    own = solve(wider.objective(), information=False).maximum
+    df = wider.design.data.X.shape[2] - model.design.data.X.shape[2]
+    ratio = 2.0 * (own.value - value)
+    if not own.converged or stats.chi2.sf(ratio, df) >= REFUSED:
+        return []
+    return [
+        f"the outcomes do not share one intercept (likelihood ratio {ratio:.1f} on {df} df): leave outcome_effects "
+        "out, or standard errors are wrong"
+    ]
 
 
 def fit_with_lasso(model, penalty: float, maxiter, cov_type) -> SelectionOutcome:
@@ -226,19 +273,9 @@ def fit_reproduction(model, start, maxiter, tol, cov_type, error_penalty) -> Sel
         "maxiter": 100 if maxiter is None else maxiter,
         "tol": 1e-3 if tol is None else tol,
     }
-    sentences = []
-    if spec.kind == "b":
-        missing_y = True if model.missing_y == "auto" else bool(model.missing_y)
-        fit = fit_mvmise_b(data, missing_y=missing_y, **options)
-        sentences.append(
-            "mvMISE_b has no fixed point: its loadings grow with each iteration, so the result depends on tol"
-        )
-    else:
-        asked = None if model.missing_y == "auto" else bool(model.missing_y)
-        penalty = {"auto": None, None: 0.0}.get(error_penalty, error_penalty)
-        fit = fit_mvmise_e(data, missing_y=asked, penalty=penalty, **options)
-        if fit.penalty > 0:
-            sentences.append("mvMISE_e with the lasso has no fixed point: the result depends on tol")
+    asked = None if model.missing_y == "auto" else bool(model.missing_y)
+    penalty = {"auto": None, None: 0.0}.get(error_penalty, error_penalty)
+    fit, sentences = spec.variant.reproduce(data, asked, penalty, **options)
     if not fit.converged:
         sentences.append(f"R's stopping rule was not met in {fit.n_iter} iterations")
     if data.cov_miss is not None and data.common_cov and data.n_outcomes > 1:
@@ -262,16 +299,17 @@ def fit_reproduction(model, start, maxiter, tol, cov_type, error_penalty) -> Sel
         objective=objective,
         maximum=None,
         error_penalty=fit.penalty or None,
-        aic=fit.aic if spec.kind == "e" else None,
+        aic=fit.aic if np.isfinite(fit.aic) else None,
         reproduction=fit,
     )
 
 
 _WEAK = {
-    SATURATED: "the mechanism was saturated, where the likelihood of model e is an approximation that does not hold, "
-    "so mechanism_prior='weak' was used",
-    SINGULAR_ERRORS: "too few samples have all outcomes: the likelihood grows without bound towards a singular error "
-    "covariance, so one pseudo-sample with uncorrelated errors was added; error_penalty or fewer outcomes avoid this",
-    THRESHOLD: "a block is missing exactly when its mean is beyond a threshold, as far as the data can tell: the "
-    "likelihood grows as the mechanism's slope runs to infinity, so mechanism_prior='weak' was used",
+    Status.SATURATED: "the mechanism was saturated, where the likelihood of model e is an approximation that does not "
+    "hold, so mechanism_prior='weak' was used",
+    Status.SINGULAR_ERRORS: "too few samples have all outcomes: the likelihood grows without bound towards a singular "
+    "error covariance, so one pseudo-sample with uncorrelated errors was added; error_penalty or fewer outcomes avoid "
+    "this",
+    Status.THRESHOLD: "a block is missing exactly when its mean is beyond a threshold, as far as the data can tell: "
+    "the likelihood grows as the mechanism's slope runs to infinity, so mechanism_prior='weak' was used",
 }

@@ -132,16 +132,22 @@ class SelectionResults(LikelihoodModelResults):
             self.bse_error_cov = None if se is None else pd.DataFrame(se.error_cov, names, names)
             self.bse_re = None if se is None else pd.Series(se.D, effects, name="variance")
         self.cov_re = {model.group_name: cov_re}
-        # R reports three elements, zero for what it does not use
-        free = outcome.objective.likelihood.part.free if outcome.reproduction is None else np.arange(3)
         self.phi = self.bse_phi = self.cov_phi = None
-        if free.size:
-            labels = [("Intercept", "y", model.design.covariate_name)[i] for i in free]
-            self.phi = pd.Series(p.phi[free], labels, name="phi")
+        part = outcome.objective.likelihood.part
+        self.slots = part.slots
+        # R reports three elements, zero for what it does not use
+        shown = part.shown if outcome.reproduction is None else np.arange(3)
+        if shown.size:
+            labels = phi_labels(part, model.design.covariate_name)
+            names = [labels[i] for i in shown]
+            self.phi = pd.Series(p.phi[shown], names, name="phi")
             if outcome.cov is not None:
-                self.cov_phi = pd.DataFrame(outcome.cov.phi, labels, labels)
+                full = np.zeros((p.phi.size, p.phi.size))
+                full[np.ix_(part.free, part.free)] = outcome.cov.phi
+                cov_phi = full[np.ix_(shown, shown)]
+                self.cov_phi = pd.DataFrame(cov_phi, names, names)
                 with np.errstate(invalid="ignore"):
-                    self.bse_phi = pd.Series(np.sqrt(np.diag(outcome.cov.phi)), labels, name="phi")
+                    self.bse_phi = pd.Series(np.sqrt(np.diag(cov_phi)), names, name="phi")
 
     @property
     def llf(self):
@@ -170,12 +176,13 @@ class SelectionResults(LikelihoodModelResults):
 
     def _saturation(self):
         data, phi = self.model.design.data, self._outcome.params.phi
-        blocks = data.missing_blocks
-        if not len(blocks) or self.phi is None:
+        likelihood = self._outcome.objective.likelihood
+        slots, units = likelihood.part.slots, likelihood.units
+        if not len(units) or slots[0].single or not np.isfinite(slots[0].mechanism.upper):
             return 0.0
-        moments = self._moments()
-        mean = data.cluster_mean(moments.mean)[blocks.cluster, blocks.outcome]
-        return float((phi[0] + phi[1] * mean + phi[2] * blocks.covariate > 0).mean())
+        blocks = units.take(units.slot == 0)
+        mean = data.cluster_mean(self._moments().mean)[blocks.cluster, blocks.outcome]
+        return float((phi[0] + phi[1] * mean + phi[2] * blocks.covariate > slots[0].mechanism.upper).mean())
 
     def _moments(self):
         return self.memo("moments", lambda: posterior_moments(self._outcome.objective.likelihood, self.theta))
@@ -452,6 +459,12 @@ class SelectionResults(LikelihoodModelResults):
         self._cache = {}
         self.model.remove_rows()
         super().remove_data()
+
+
+def phi_labels(part, covariate):
+    """Names of all elements of phi; those of values have a prefix where blocks have a mechanism too."""
+    prefixes = ["value:" if slot.single and len(part.slots) > 1 else "" for slot in part.slots] or [""]
+    return [prefix + name for prefix in prefixes for name in ("Intercept", "y", covariate)]
 
 
 def _theta(outcome):

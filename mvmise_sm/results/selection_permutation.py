@@ -13,8 +13,6 @@ from mvmise_sm.options import strict
 from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.mvmise.error import fit_mvmise_e
-from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 from mvmise_sm.selection.permutation import (
     permutation_pvalues,
     permuted_design,
@@ -33,14 +31,16 @@ CHUNK = 8
 class Reproduction:
     """One permutation with R's algorithm: design in, Wald statistics out."""
 
-    kind: str
+    spec: ModelSpec
     data: SelectionData
     columns: np.ndarray
+    missing_y: bool | None
+    penalty: float
     options: tuple
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        run = fit_mvmise_b if self.kind == "b" else fit_mvmise_e
-        fit = run(permuted_design(self.data, self.columns, rows), **dict(self.options))
+        permuted = permuted_design(self.data, self.columns, rows)
+        fit, _ = self.spec.variant.reproduce(permuted, self.missing_y, self.penalty, **dict(self.options))
         return (fit.params.beta / np.sqrt(np.diag(fit.cov_beta)))[self.columns]
 
 
@@ -123,11 +123,9 @@ def _job(result, columns):
             "first_sample_variance": spec.first_sample_variance,
             "maxiter": result.mle_settings["maxiter"] or 100,
             "tol": 1e-3 if result.mle_settings["tol"] is None else result.mle_settings["tol"],
-            "missing_y": (spec.kind == "b" or None) if model.missing_y == "auto" else bool(model.missing_y),
         }
-        if spec.kind == "e":
-            options["penalty"] = result.error_penalty or 0.0
-        job = Reproduction(spec.kind, data, columns, tuple(options.items()))
+        asked = None if model.missing_y == "auto" else bool(model.missing_y)
+        job = Reproduction(spec, data, columns, asked, result.error_penalty or 0.0, tuple(options.items()))
         return job, np.asarray(result.tvalues)[columns]
     if result.error_penalty:
         likelihood = outcome.objective.likelihood

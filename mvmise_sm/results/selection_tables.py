@@ -55,6 +55,11 @@ def variance_table(result) -> SimpleTable:
     return SimpleTable(cells, ["Name", "Estimate", "Std.Err."], stubs, title="Random effects", txt_fmt=fmt_params)
 
 
+def _mechanisms(result) -> str:
+    """Names of the mechanisms at work; those of single values say so."""
+    return " + ".join(slot.mechanism.name + " (values)" * slot.single for slot in result.slots)
+
+
 def mechanism_table(result) -> SimpleTable | None:
     """The mechanism's coefficients."""
     if result.phi is None:
@@ -62,7 +67,7 @@ def mechanism_table(result) -> SimpleTable | None:
     se = result.bse_phi if result.bse_phi is not None else pd.Series(np.nan, result.phi.index)
     z = result.phi / se
     cells = [_cells(row) for row in zip(result.phi, se, z, 2.0 * stats.norm.sf(np.abs(z)), strict=True)]
-    title = f"Missing-data mechanism ({result.model.spec.mechanism})"
+    title = f"Missing-data mechanism ({_mechanisms(result)})"
     return SimpleTable(
         cells, ["coef", "std err", "z", "P>|z|"], list(result.phi.index), title=title, txt_fmt=fmt_params
     )
@@ -120,7 +125,7 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05):
         ("Missing blocks:", [f"{result.n_missing_blocks}"]),
     ]
     right = [
-        ("Mechanism:", [result.model.spec.mechanism if result.phi is not None else "none"]),
+        ("Mechanism:", [_mechanisms(result) or "none"]),
         ("Log-Likelihood:", [f"{result.llf:.4f}"]),
         ("AIC:", [f"{result.aic:.4f}"]),
         ("BIC:", [f"{result.bic:.4f}"]),

@@ -3,12 +3,92 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.selection.covariance import CovarianceCoordinates
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
+from mvmise_sm.selection.likelihood import SelectionLikelihood
+from mvmise_sm.selection.mechanism import Held, Mechanism
+from mvmise_sm.selection.mechanism_check import find_mechanism
+from mvmise_sm.selection.mvmise.algorithm import MvmiseFit
+from mvmise_sm.selection.mvmise.error import fit_mvmise_e
+from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 from mvmise_sm.selection.objective import PenalisedObjective, Penalty
+from mvmise_sm.selection.units import PHI_NAMES, Slot
+
+
+class Variant(Protocol):
+    """What differs between the selection models: one implementation each, looked up by :attr:`ModelSpec.kind`."""
+
+    def likelihood(
+        self, data: SelectionData, spec: ModelSpec, coordinates: CovarianceCoordinates | None
+    ) -> SelectionLikelihood:
+        """The log-likelihood on a data set."""
+        ...
+
+    def check(self, spec: ModelSpec) -> None:
+        """Refuse mechanisms that the model does not take."""
+        ...
+
+    def reproduce(
+        self, data: SelectionData, missing_y: bool | None, penalty: float | None, **options: Any
+    ) -> tuple[MvmiseFit, list[str]]:
+        """R's algorithm, and what has to be said about its result; `missing_y` None and `penalty` None are R's own."""
+        ...
+
+
+class FactorVariant:
+    """Model b."""
+
+    def likelihood(
+        self, data: SelectionData, spec: ModelSpec, coordinates: CovarianceCoordinates | None
+    ) -> SelectionLikelihood:
+        """The log-likelihood on a data set; there are no coordinates of an error covariance."""
+        return FactorLikelihood(data, spec.slots, spec.first_sample_variance)
+
+    def check(self, spec: ModelSpec) -> None:
+        """Every mechanism is allowed."""
+
+    def reproduce(
+        self, data: SelectionData, missing_y: bool | None, penalty: float | None, **options: Any
+    ) -> tuple[MvmiseFit, list[str]]:
+        """``mvMISE_b``."""
+        fit = fit_mvmise_b(data, missing_y=True if missing_y is None else missing_y, **options)
+        return fit, ["mvMISE_b has no fixed point: its loadings grow with each iteration, so the result depends on tol"]
+
+
+class ErrorVariant:
+    """Model e."""
+
+    def likelihood(
+        self, data: SelectionData, spec: ModelSpec, coordinates: CovarianceCoordinates | None
+    ) -> SelectionLikelihood:
+        """The log-likelihood on a data set in coordinates of the error covariance."""
+        return ErrorLikelihood(data, spec.slots, spec.first_sample_variance, coordinates=coordinates)
+
+    def check(self, spec: ModelSpec) -> None:
+        """Only exponential mechanisms of blocks have the product form.
+
+        Raises
+        ------
+        OptionError
+        """
+        if not all(slot.mechanism.exponential for slot in spec.slots) or any(slot.single for slot in spec.slots):
+            raise OptionError("model e needs an exponential mechanism ('capped' or 'log'); use mvmise_b")
+
+    def reproduce(
+        self, data: SelectionData, missing_y: bool | None, penalty: float | None, **options: Any
+    ) -> tuple[MvmiseFit, list[str]]:
+        """``mvMISE_e``."""
+        fit = fit_mvmise_e(data, missing_y=missing_y, penalty=penalty, **options)
+        says = ["mvMISE_e with the lasso has no fixed point: the result depends on tol"] if fit.penalty > 0 else []
+        return fit, says
+
+
+VARIANTS: dict[str, Variant] = {"b": FactorVariant(), "e": ErrorVariant()}
 
 
 @dataclass(frozen=True)
@@ -18,28 +98,51 @@ class ModelSpec:
     Attributes
     ----------
     kind : {"b", "e"}
-    mechanism : {"capped", "log"}
+    mechanism : str, Mechanism or None
+        Of whole blocks.
     missing_y : bool
         Whether missingness depends on the outcome.
     first_sample_variance : bool
     penalties : tuple of Penalty
+    value_mechanism : str, Mechanism or None
+        Of single values.
     """
 
     kind: str
-    mechanism: str = "capped"
+    mechanism: str | Mechanism | None = "capped"
     missing_y: bool = True
     first_sample_variance: bool = False
     penalties: tuple[Penalty, ...] = ()
+    value_mechanism: str | Mechanism | None = None
 
-    def likelihood(
-        self, data: SelectionData, coordinates: CovarianceCoordinates | None = None
-    ) -> FactorLikelihood | ErrorLikelihood:
+    @property
+    def variant(self) -> Variant:
+        """What is particular to this kind of model."""
+        return VARIANTS[self.kind]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The mechanisms: of blocks first, then of single values."""
+        return tuple(
+            mechanism_slot(given, single, self.missing_y, option)
+            for given, single, option in (
+                (self.mechanism, False, "mechanism"),
+                (self.value_mechanism, True, "value_mechanism"),
+            )
+            if given is not None
+        )
+
+    def likelihood(self, data: SelectionData, coordinates: CovarianceCoordinates | None = None) -> SelectionLikelihood:
         """The log-likelihood on a data set; `coordinates` of the error covariance are for model e."""
-        options = (self.mechanism, self.missing_y, self.first_sample_variance)
-        if self.kind == "b":
-            return FactorLikelihood(data, *options)
-        return ErrorLikelihood(data, *options, coordinates=coordinates)
+        return self.variant.likelihood(data, self, coordinates)
 
     def objective(self, data: SelectionData, coordinates: CovarianceCoordinates | None = None) -> PenalisedObjective:
         """Log-likelihood minus the penalties on a data set."""
         return PenalisedObjective(self.likelihood(data, coordinates), self.penalties)
+
+
+def mechanism_slot(given: str | Mechanism, single: bool, missing_y: bool, option: str = "mechanism") -> Slot:
+    """A mechanism as a slot, with the elements of phi that it holds."""
+    mechanism = find_mechanism(given, option)
+    known = mechanism.held if isinstance(mechanism, Held) else {}
+    return Slot(mechanism, single, missing_y, {PHI_NAMES.index(name): value for name, value in known.items()})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, singledispatch
 
 import numpy as np
 from scipy import linalg
@@ -22,6 +22,7 @@ from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.likelihood import SelectionLikelihood
 from mvmise_sm.selection.maximise import Maximum, maximise, observed_information
 from mvmise_sm.selection.objective import PenalisedObjective
+from mvmise_sm.selection.status import Status
 
 Update = Callable[[np.ndarray], np.ndarray]
 MAX_HALVINGS = 30
@@ -57,7 +58,7 @@ def run_em(
     theta = np.array(start, dtype=float)
     value = objective(theta)[0]
     history = [value]
-    converged, message, gain = False, f"no convergence in {maxiter} iterations", np.inf
+    converged, status, gain = False, Status.MAXITER, np.inf
     cycles = em_cycles(objective)
     for _ in range(maxiter):
         for cycle in cycles:
@@ -66,11 +67,11 @@ def run_em(
         before, gain = gain, history[-1] - history[-2]
         rate = min(max(gain / before if before > 0 else 0.0, 0.0), 0.9999)
         if gain / (1.0 - rate) <= tol:
-            converged, message = True, "converged"
+            converged, status = True, Status.CONVERGED
             break
         reason = likelihood.diverged(theta)
-        if reason:
-            message = reason
+        if reason is not None:
+            status = reason
             break
     value, score = objective(theta)
     info = None
@@ -78,8 +79,8 @@ def run_em(
         scale = 1.0 / np.sqrt(np.maximum(np.diag(likelihood.metric(theta)), 1e-12))
         info = observed_information(objective, theta, scale, free)
         converged = bool(np.linalg.eigvalsh(info).min() > 0)
-        message = message if converged else "the information at the point reached is not positive definite"
-    return Maximum(theta, value, score, info, converged, len(history) - 1, np.array(history), message, free)
+        status = status if converged else Status.NOT_DEFINITE
+    return Maximum(theta, value, score, info, converged, len(history) - 1, np.array(history), status, free)
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,7 @@ class Block:
 def em_cycles(objective: PenalisedObjective) -> tuple[Update, ...]:
     """The blocks of one EM iteration, each a map from a point to its proposal."""
     likelihood = objective.likelihood
-    if isinstance(likelihood, FactorLikelihood):
-        blocks = _factor_blocks(likelihood)
-    elif isinstance(likelihood, ErrorLikelihood) and isinstance(likelihood.coordinates, LogCholesky):
-        blocks = _error_blocks(likelihood)
-    else:
-        raise ValueError("EM needs the unstructured error covariance; the lasso has its own algorithm.")
+    blocks = em_blocks(likelihood)
     cycles = [partial(_penalised_step, objective, block) if objective.penalties else block.propose for block in blocks]
     if likelihood.slices["phi"].stop > likelihood.slices["phi"].start:
         cycles.append(partial(_mechanism, objective))
@@ -157,6 +153,13 @@ def _positions(likelihood: SelectionLikelihood, *names: str) -> np.ndarray:
     return np.concatenate([everything[likelihood.slices[name]] for name in names])
 
 
+@singledispatch
+def em_blocks(likelihood: SelectionLikelihood) -> tuple[Block, ...]:
+    """The blocks of a kind of likelihood; kinds without any cannot be fitted by EM."""
+    raise ValueError(f"EM is not available for {type(likelihood).__name__}.")
+
+
+@em_blocks.register
 def _factor_blocks(likelihood: FactorLikelihood) -> tuple[Block, ...]:
     mean = _positions(likelihood, "beta", "tau")
     variance = _positions(likelihood, "log_sigma2")
@@ -179,7 +182,10 @@ def _factor_blocks(likelihood: FactorLikelihood) -> tuple[Block, ...]:
     )
 
 
+@em_blocks.register
 def _error_blocks(likelihood: ErrorLikelihood) -> tuple[Block, ...]:
+    if not isinstance(likelihood.coordinates, LogCholesky):
+        raise ValueError("EM needs the unstructured error covariance; the lasso has its own algorithm.")
     data = likelihood.data
     mean = _positions(likelihood, "beta")
     covariance = _positions(likelihood, "delta", "error_cov")

@@ -17,20 +17,10 @@ import numpy as np
 
 from mvmise_sm.selection.covariance import CovarianceCoordinates, LogCholesky
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import (
-    MAX_LOG_VARIANCE,
-    SATURATED,
-    SINGULAR_ERRORS,
-    THRESHOLD,
-    UNCAPPED_DIVERGES,
-    MechanismPart,
-    SelectionParams,
-    least_squares,
-    mechanism_part,
-    start_phi,
-    variance_groups,
-)
+from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, SelectionParams, least_squares, variance_groups
 from mvmise_sm.selection.mechanism import LOG_2PI
+from mvmise_sm.selection.status import Status
+from mvmise_sm.selection.units import Slot, mechanism_part
 
 # smallest eigenvalue of the error correlations that is taken for an interior point
 SINGULAR = 1e-7
@@ -120,8 +110,8 @@ class ErrorLikelihood:
     Parameters
     ----------
     data : SelectionData
-    mechanism : {"capped", "log"}
-    missing_y : bool
+    slots : tuple of Slot
+        One exponential mechanism of blocks, or none.
     first_sample_variance : bool
     coordinates : CovarianceCoordinates, optional
         Coordinates of the error covariance; log-Cholesky by default.
@@ -130,16 +120,15 @@ class ErrorLikelihood:
     def __init__(
         self,
         data: SelectionData,
-        mechanism: str = "capped",
-        missing_y: bool = True,
+        slots: tuple[Slot, ...],
         first_sample_variance: bool = False,
         coordinates: CovarianceCoordinates | None = None,
     ) -> None:
         self.data = data
-        self.part: MechanismPart = mechanism_part(data, mechanism, missing_y)
         self.first_sample_variance = first_sample_variance
         self.coordinates = LogCholesky(data.n_outcomes) if coordinates is None else coordinates
         self.group, self.indicator = variance_groups(data, first_sample_variance)
+        self.part, self.units = mechanism_part(data, slots, self.indicator)
         p, q = data.X.shape[2], data.Z.shape[2]
         widths = [p, q, self.coordinates.size, int(first_sample_variance), self.part.free.size]
         edges = np.cumsum([0, *widths])
@@ -162,7 +151,7 @@ class ErrorLikelihood:
         self._z_mean = data.cluster_mean(data.Z)
         self.cov_mean = np.zeros_like(self._missing) if data.cov_miss is None else data.cluster_mean(data.cov_miss)
         self._row_share = 1.0 / data.sizes[data.cluster]
-        self.has_tilt = bool(len(data.missing_blocks)) and bool(self.part.free.size)
+        self.has_tilt = bool(len(self.units))
 
     def params(self, theta: np.ndarray) -> SelectionParams:
         """Natural parameters of a point; the error covariance is None outside its domain."""
@@ -220,9 +209,13 @@ class ErrorLikelihood:
                 delta,
                 self.coordinates.vector(np.diag(variance)),
                 np.zeros(int(self.first_sample_variance)),
-                start_phi(self.part, data),
+                self.part.start(),
             ]
         )
+
+    def starts(self) -> list[np.ndarray]:
+        """Further starts: none, the error covariance takes up what the outcomes share."""
+        return []
 
     def state(self, theta: np.ndarray) -> ErrorState | None:
         """Condition on the observed outcomes; None outside the parameters' domain."""
@@ -278,7 +271,7 @@ class ErrorLikelihood:
         cov = phi[1] ** 2 * law.cov
         var = np.diagonal(cov, axis1=1, axis2=2)[missing]
         others = cov.sum(axis=2)[missing] - var
-        integral = self.part.mechanism.missing(mean + others, np.maximum(var, 0.0))
+        integral = self.part.slots[0].mechanism.missing(mean + others, np.maximum(var, 0.0))
         value = (integral.value - 0.5 * others).sum()
         weight, slack, spread = (np.zeros(missing.shape) for _ in range(3))
         weight[missing] = integral.d_mean
@@ -306,7 +299,7 @@ class ErrorLikelihood:
             moved = moved + _times(law.loading.transpose(0, 2, 1), pull)
             b = _times(state.P, moved)
             gradient_phi = gradient_phi + self._phi_gradient(params, law, tilt)
-            if self.part.mechanism.bounded:
+            if self.part.bounded:
                 extra = self._curvature_terms(state, law, tilt)
         general = _times(state.A[self.pattern], state.residual - _times(data.Z, b[cluster])) / s[:, None]
         if self.has_tilt:
@@ -369,22 +362,22 @@ class ErrorLikelihood:
         value, gradient = self.evaluate(theta)
         return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
 
-    def diverged(self, theta: np.ndarray) -> str:
-        """Why the likelihood has no maximum where this point is heading; empty when nothing speaks for that."""
+    def diverged(self, theta: np.ndarray) -> Status | None:
+        """Why the likelihood has no maximum where this point is heading; None when nothing speaks for that."""
         if self.part.is_threshold(theta[self.slices["phi"]]):
-            return THRESHOLD
+            return Status.THRESHOLD
         state = self.state(theta)
         if state is None:
-            return ""
+            return None
         sd = np.sqrt(np.diag(state.params.error_cov))
         if np.linalg.eigvalsh(state.params.error_cov / np.outer(sd, sd))[0] < SINGULAR:
-            return SINGULAR_ERRORS
+            return Status.SINGULAR_ERRORS
         if not self.has_tilt:
-            return ""
+            return None
         law = self.missing_law(state)
-        if self.part.mechanism.bounded:
-            return SATURATED if self._exceeds_marginals(state.params, law) else ""
-        return UNCAPPED_DIVERGES if self.tilt(state.params, law).value > 0.0 else ""
+        if self.part.bounded:
+            return Status.SATURATED if self._exceeds_marginals(state.params, law) else None
+        return Status.UNCAPPED_DIVERGES if self.tilt(state.params, law).value > 0.0 else None
 
     def _exceeds_marginals(self, params: SelectionParams, law: MissingLaw) -> bool:
         """Whether the marginal product makes some cluster's blocks jointly more probable than the rarest of them."""
@@ -394,8 +387,8 @@ class ErrorLikelihood:
         var = np.maximum(np.diagonal(cov, axis1=1, axis2=2)[missing], 0.0)
         others = cov.sum(axis=2)[missing] - var
         joint, rarest = np.zeros(missing.shape), np.zeros(missing.shape)
-        joint[missing] = self.part.mechanism.missing(mean + others, var).value - 0.5 * others
-        rarest[missing] = self.part.mechanism.missing(mean, var).value
+        joint[missing] = self.part.slots[0].mechanism.missing(mean + others, var).value - 0.5 * others
+        rarest[missing] = self.part.slots[0].mechanism.missing(mean, var).value
         return bool((joint.sum(axis=1) > rarest.min(axis=1) + PRODUCT_SLACK).any())
 
     def metric(self, theta: np.ndarray) -> np.ndarray:
@@ -416,10 +409,9 @@ class ErrorLikelihood:
             index = diagonal[cut["log_sigma2"]]
             out[index, index] = 0.5 * (self._n_seen_row @ self.indicator[:, 1])
         if self.part.free.size:
-            blocks = data.missing_blocks
-            expected = self.missing_law(state).mean[blocks.cluster, blocks.outcome]
-            missing = np.column_stack([np.ones(len(blocks)), expected, blocks.covariate])
-            out[cut["phi"], cut["phi"]] = self.part.information(params.phi, missing)
+            units = self.units
+            expected = self.missing_law(state).mean[units.cluster, units.outcome]
+            out[cut["phi"], cut["phi"]] = self.part.information(params.phi, units, expected)
         return out
 
 

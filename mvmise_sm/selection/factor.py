@@ -1,8 +1,10 @@
 """Model b: correlated outcome-specific random intercepts, ``y = X beta + (tau (x) 1) b + e`` with ``b ~ N(0, 1)``.
 
 Given b the entries of a cluster are independent, so the likelihood needs one integral per cluster: the normal posterior
-of b given the observed outcomes times the probability of the missing blocks given b. It is in closed form for one
-missing block, otherwise evaluated by the trapezoidal rule around the integrand's mode, which converges geometrically.
+of b given the observed outcomes times the probability of the missing units given b. It is in closed form for one
+missing unit, otherwise evaluated by the trapezoidal rule around the integrand's mode, which converges geometrically.
+
+With one outcome this is the linear mixed model with one scalar random term, whose multiplier may differ by row.
 """
 
 from __future__ import annotations
@@ -12,44 +14,60 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import (
-    MAX_LOG_VARIANCE,
-    THRESHOLD,
-    UNCAPPED_DIVERGES,
-    MechanismPart,
-    SelectionParams,
-    least_squares,
-    mechanism_part,
-    start_phi,
-    variance_groups,
-)
-from mvmise_sm.selection.mechanism import LOG_2PI
+from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, SelectionParams, least_squares, variance_groups
+from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
+from mvmise_sm.selection.status import Status
+from mvmise_sm.selection.units import MechanismPart, RowExtras, Slot, Units, mechanism_part
 
 # in posterior standard deviations of b; the trapezoidal rule is exact to double precision at the coarsest step
 # unless the cap bends the integrand within a shorter distance
 QUADRATURE_STEPS = (0.4, 0.2, 0.1, 0.05, 0.025)
 QUADRATURE_SPAN = 8.0
 MODE_STEPS = 4
+# shifts of the mean of b, in standard deviations between the outcomes' means, that further starts try
+MEAN_SHIFTS = (-4.0, -2.5, -1.5, -0.75, 0.75, 1.5, 2.5, 4.0)
+# outcomes whose means differ by less than this share of the residuals' spread are explained by the design
+MEANS_DIFFER = 0.1
 
 
 @dataclass(frozen=True)
 class FactorPosterior:
-    """Moments given the observed outcomes and which blocks are missing.
+    """Moments given the observed outcomes and which units are missing.
 
     Attributes
     ----------
     b, b2 : ndarray, (n_clusters,)
         First and second moment of the shared effect.
     log_missing : float
-        Log-probability of the missing blocks.
-    block : ndarray, (m, 3)
-        Per missing block the expectations of dG/dm, b dG/dm and dG/ds2.
+        Log-probability of the missing units.
+    unit : ndarray, (m, 3)
+        Per missing unit the expectations of dG/dm, b dG/dm and dG/ds2.
     """
 
     b: np.ndarray
     b2: np.ndarray
     log_missing: float
-    block: np.ndarray
+    unit: np.ndarray
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The quadrature over b in the clusters with several missing units.
+
+    Attributes
+    ----------
+    at, weight : ndarray, (n, nodes)
+        Values of b and their normalised posterior weights.
+    integral : BlockIntegral
+        Of every missing unit there, (m, nodes).
+    log_total : float
+        Logarithm of all integrals.
+    """
+
+    at: np.ndarray
+    weight: np.ndarray
+    integral: BlockIntegral
+    log_total: float
 
 
 class FactorLikelihood:
@@ -58,23 +76,28 @@ class FactorLikelihood:
     Parameters
     ----------
     data : SelectionData
-    mechanism : {"capped", "log"}
-    missing_y : bool
-        Whether the mechanism depends on the outcome.
+    slots : tuple of Slot
+        Mechanisms of blocks and of single values.
     first_sample_variance : bool
         Whether the first sample of a cluster has its own error variance.
+    extras : RowExtras, optional
+        Multipliers of the shared effect and offsets by row.
     """
+
+    part: MechanismPart
+    units: Units
 
     def __init__(
         self,
         data: SelectionData,
-        mechanism: str = "capped",
-        missing_y: bool = True,
+        slots: tuple[Slot, ...],
         first_sample_variance: bool = False,
+        extras: RowExtras | None = None,
     ) -> None:
         self.data = data
-        self.part: MechanismPart = mechanism_part(data, mechanism, missing_y)
         self.group, indicator = variance_groups(data, first_sample_variance)
+        self.part, self.units = mechanism_part(data, slots, indicator, extras)
+        self._z = None if extras is None else extras.z
         p, K, g = data.X.shape[2], data.n_outcomes, indicator.shape[1]
         edges = np.cumsum([0, p, K, g, self.part.free.size])
         names = ("beta", "tau", "log_sigma2", "phi")
@@ -85,21 +108,30 @@ class FactorLikelihood:
         self._y = np.where(seen, data.Y, 0.0)
         self._x = data.X * self._seen[:, :, None]
         self._x_flat = self._x.reshape(-1, p)
-        # observed entries by variance group: per cluster and outcome, and in total
-        self.counts = np.stack([data.cluster_sum(self._seen * column[:, None]) for column in indicator.T])
+        # observed entries by variance group: per cluster and outcome, and in total; weighted by squared multipliers
+        weight = self._seen if self._z is None else self._seen * self._z**2
+        self.counts = np.stack([data.cluster_sum(weight * column[:, None]) for column in indicator.T])
         self._counts_flat = self.counts.reshape(len(self.counts), -1)
-        self.n_seen = self.counts.sum(axis=(1, 2))
-        # Var(block mean | b) = _mean_var @ sigma2
-        self._mean_var = np.stack([data.cluster_sum(c) for c in indicator.T], axis=1) / data.sizes[:, None] ** 2
+        self.n_seen = self._seen.sum(axis=1) @ indicator
         self.indicator = indicator
-        blocks = data.missing_blocks
-        self.blocks = blocks
-        # a cluster with one missing block has its integral in closed form
-        alone = np.bincount(blocks.cluster, minlength=data.n_clusters)[blocks.cluster] == 1
+        units = self.units
+        # a cluster with one missing unit has its integral in closed form
+        alone = np.bincount(units.cluster, minlength=data.n_clusters)[units.cluster] == 1
         self._single, self._several = np.flatnonzero(alone), np.flatnonzero(~alone)
-        several = blocks.cluster[self._several]
-        self._touched, self._block_starts = np.unique(several, return_index=True)
-        self._block_row = np.searchsorted(self._touched, several)
+        several = units.cluster[self._several]
+        self._touched, self._unit_starts = np.unique(several, return_index=True)
+        self._unit_row = np.searchsorted(self._touched, several)
+        self._x_units = units.x
+
+    def _times_z(self, rows: np.ndarray) -> np.ndarray:
+        """Values (N, K, ...) times the multipliers of the shared effect."""
+        if self._z is None:
+            return rows
+        return rows * self._z.reshape(self._z.shape + (1,) * (rows.ndim - 2))
+
+    def loading(self, params: SelectionParams) -> np.ndarray:
+        """Coefficients of the shared effect by row and outcome, (N, K) or (1, K)."""
+        return params.tau[None, :] if self._z is None else self._z * params.tau
 
     def params(self, theta: np.ndarray) -> SelectionParams:
         """Natural parameters of a point."""
@@ -124,7 +156,7 @@ class FactorLikelihood:
         """Moment start: least squares, loadings from the spread of block means, a constant missingness rate."""
         data = self.data
         beta, resid = least_squares(data)
-        count = self.counts.sum(axis=0)
+        count = data.cluster_sum(self._seen)
         mean = data.cluster_sum(resid) / np.maximum(count, 1.0)
         within = np.where(data.observed, resid - mean[data.cluster], 0.0)
         degrees = max(count.sum() - (count > 0).sum(), 1.0)
@@ -137,7 +169,36 @@ class FactorLikelihood:
         lead = np.linalg.eigh(mean.T @ mean)[1][:, -1]
         tau *= np.where(lead * np.sign(lead.sum() or 1.0) < 0, -1.0, 1.0)
         g = self.indicator.shape[1]
-        return np.concatenate([beta, tau, np.full(g, np.log(sigma2)), start_phi(self.part, data)])
+        return np.concatenate([beta, tau, np.full(g, np.log(sigma2)), self.part.start()])
+
+    def starts(self) -> list[np.ndarray]:
+        """Further starts: where outcomes share an intercept, the effect b can also stand for their means.
+
+        The mean of b then moves along the constant; at every shift the loadings are the leading direction of the block
+        means, not centred. Empty where the design explains the outcomes' means.
+        """
+        data, start, cut = self.data, self.start(), self.slices
+        if data.n_outcomes < 2:
+            return []
+        beta, resid = least_squares(data)
+        count = self._seen.sum(axis=0)
+        own = resid.sum(axis=0) / count
+        spread, total = float(np.std(own)), float(np.sqrt((resid**2).sum() / count.sum()))
+        constant = np.linalg.lstsq(self._x_flat[self._seen.ravel() > 0], np.ones(int(count.sum())), rcond=None)[0]
+        if spread < MEANS_DIFFER * total or np.abs(self._x_flat @ constant - self._seen.ravel()).max() > 1e-8:
+            return []
+        out = []
+        for shift in MEAN_SHIFTS:
+            theta = start.copy()
+            theta[cut["beta"]] = beta - shift * spread * constant
+            moved = (resid + shift * spread) * self._seen
+            cells = data.cluster_sum(self._seen)
+            mean = data.cluster_sum(moved) / np.maximum(cells, 1.0)
+            values, vectors = np.linalg.eigh(mean.T @ mean / np.maximum((cells > 0).sum(axis=0), 1))
+            lead = vectors[:, -1] * (1.0 if vectors[:, -1].sum() >= 0 else -1.0)
+            theta[cut["tau"]] = lead * np.sqrt(values[-1])
+            out.append(theta)
+        return out
 
     def gaussian(self, theta: np.ndarray):
         """Observed-outcome part: parameters, weighted residuals and the normal posterior of b."""
@@ -145,87 +206,114 @@ class FactorLikelihood:
         resid = self._y - (self._x_flat @ params.beta).reshape(self._y.shape)
         weight = 1.0 / params.sigma2
         weighted = resid * weight[self.group][:, None]
-        resid_sum = self.data.cluster_sum(weighted)
+        resid_sum = self.data.cluster_sum(self._times_z(weighted))
         weight_sum = weight @ self._counts_flat
         weight_sum = weight_sum.reshape(self.counts.shape[1:])
         precision = 1.0 + weight_sum @ params.tau**2
         return params, resid, weighted, resid_sum, weight_sum, resid_sum @ params.tau / precision, 1.0 / precision
 
+    def _predictors(self, params: SelectionParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Given b, eta of a missing unit is ``N(base + slope b, var)``; each (m,)."""
+        units = self.units
+        phi = params.phi.reshape(-1, 3)[units.slot]
+        mean = units.x @ params.beta + units.known
+        base = phi[:, 0] + phi[:, 1] * mean + phi[:, 2] * units.covariate + units.offset
+        slope = phi[:, 1] * params.tau[units.outcome] * units.z
+        return base, slope, phi[:, 1] ** 2 * (units.share @ params.sigma2)
+
     def posterior(self, params: SelectionParams, bh: np.ndarray, P: np.ndarray) -> FactorPosterior:
-        """Integrate the missing blocks over b."""
-        blocks, phi = self.blocks, params.phi
-        if not len(blocks) or not self.part.free.size:
-            return FactorPosterior(bh, bh**2 + P, 0.0, np.zeros((len(blocks), 3)))
-        base = phi[0] + phi[1] * (blocks.x_mean @ params.beta) + phi[2] * blocks.covariate
-        slope = phi[1] * params.tau[blocks.outcome]
-        var = (phi[1] ** 2 * (self._mean_var @ params.sigma2))[blocks.cluster]
-        if not self.part.mechanism.bounded or phi[1] == 0.0:
-            return self._closed_form(bh, P, base, slope, var)
+        """Integrate the missing units over b."""
         b, b2 = bh.copy(), bh**2 + P
-        block = np.empty((len(blocks), 3))
-        value = self._alone(bh, P, base, slope, var, b, b2, block)
+        unit = np.zeros((len(self.units), 3))
+        if not len(self.units):
+            return FactorPosterior(b, b2, 0.0, unit)
+        base, slope, var = self._predictors(params)
+        value = self._alone(bh, P, base, slope, var, b, b2, unit) if self._single.size else 0.0
         if self._several.size:
             many = self._several
-            value += self._together(bh, P, base[many], slope[many], var[many], b, b2, block)
-        return FactorPosterior(b, b2, value, block)
+            nodes = self._nodes(bh, P, base[many], slope[many], var[many])
+            b[self._touched] = (nodes.weight * nodes.at).sum(axis=1)
+            b2[self._touched] = (nodes.weight * nodes.at**2).sum(axis=1)
+            share = nodes.weight[self._unit_row]
+            pull = share * nodes.integral.d_mean
+            spread = (share * nodes.integral.d_var).sum(axis=1)
+            unit[many] = np.column_stack([pull.sum(axis=1), (pull * nodes.at[self._unit_row]).sum(axis=1), spread])
+            value += nodes.log_total
+        return FactorPosterior(b, b2, value, unit)
 
-    def _alone(self, bh, P, base, slope, var, b, b2, block) -> float:
-        """Clusters with one missing block: eta is normal, so the mechanism's integral applies; fills the moments."""
+    def _alone(self, bh, P, base, slope, var, b, b2, unit) -> float:
+        """Clusters with one missing unit: eta is normal, so the mechanism's integral applies; fills the moments."""
         one = self._single
-        cluster = self.blocks.cluster[one]
+        cluster = self.units.cluster[one]
         at, spread, slope = bh[cluster], P[cluster], slope[one]
-        integral = self.part.mechanism.missing(base[one] + slope * at, var[one] + slope**2 * spread)
+        mean, total = base[one] + slope * at, var[one] + slope**2 * spread
+        integral = self.part.integral(self.units.slot[one], mean, total)
         shift = spread * slope * integral.d_mean
         b[cluster] = at + shift
         b2[cluster] = spread + 2.0 * (spread * slope) ** 2 * integral.d_var + at**2 + 2.0 * at * shift
         cross = at * integral.d_mean + 2.0 * slope * spread * integral.d_var
-        block[one] = np.column_stack([integral.d_mean, cross, integral.d_var])
+        unit[one] = np.column_stack([integral.d_mean, cross, integral.d_var])
         return float(integral.value.sum())
 
-    def _together(self, bh, P, base, slope, var, b, b2, block) -> float:
-        """Clusters with several missing blocks: quadrature over b in one batch; fills the moments."""
+    def _nodes(self, bh, P, base, slope, var) -> Nodes:
+        """Clusters with several missing units: the trapezoidal rule over b in one batch."""
         centre, spread = bh[self._touched], np.sqrt(P[self._touched])
-        mode = self._mode(centre, spread**2, base, slope, var)
-        step = _quadrature_step(np.sqrt(var), np.abs(slope) * spread[self._block_row])
+        slot, row, starts = self.units.slot[self._several], self._unit_row, self._unit_starts
+        mode = centre.copy()
+        for _ in range(MODE_STEPS):
+            # a few Newton steps on the log-concave integrand; they only place the nodes
+            g = self.part.integral(slot, base + slope * mode[row], var)
+            first = np.add.reduceat(slope * g.d_mean, starts) - (mode - centre) / spread**2
+            # G'' in the mean is 2 dG/ds2 - (dG/dm)^2
+            bend = slope**2 * np.minimum(2.0 * g.d_var - g.d_mean**2, 0.0)
+            mode += first / (1.0 / spread**2 - np.add.reduceat(bend, starts))
+        width = np.sqrt(self.part.width**2 + var)
+        step = _quadrature_step(width, np.abs(slope) * spread[row])
         points = int(QUADRATURE_SPAN / step)
-        nodes = mode[:, None] + spread[:, None] * (step * np.arange(-points, points + 1))
-        at = nodes[self._block_row]
-        integral = self.part.mechanism.missing(base[:, None] + slope[:, None] * at, var[:, None])
-        log_weight = np.add.reduceat(integral.value, self._block_starts, axis=0)
-        log_weight -= 0.5 * ((nodes - centre[:, None]) / spread[:, None]) ** 2
+        at = mode[:, None] + spread[:, None] * (step * np.arange(-points, points + 1))
+        integral = self.part.integral(slot, base[:, None] + slope[:, None] * at[row], var[:, None])
+        log_weight = np.add.reduceat(integral.value, starts, axis=0)
+        log_weight -= 0.5 * ((at - centre[:, None]) / spread[:, None]) ** 2
         top = log_weight.max(axis=1, keepdims=True)
         weight = np.exp(log_weight - top)
         total = weight.sum(axis=1, keepdims=True)
-        weight /= total
-        b[self._touched] = (weight * nodes).sum(axis=1)
-        b2[self._touched] = (weight * nodes**2).sum(axis=1)
-        share = weight[self._block_row]
-        pull = share * integral.d_mean
-        columns = [pull.sum(axis=1), (pull * at).sum(axis=1), (share * integral.d_var).sum(axis=1)]
-        block[self._several] = np.column_stack(columns)
-        return float((top + np.log(total)).sum()) + self._touched.size * (np.log(step) - 0.5 * LOG_2PI)
+        value = float((top + np.log(total)).sum()) + self._touched.size * (np.log(step) - 0.5 * LOG_2PI)
+        return Nodes(at, weight / total, integral, value)
 
-    def _closed_form(self, bh, P, base, slope, var) -> FactorPosterior:
-        """The uncapped mechanism, and any mechanism that does not look at the outcomes."""
-        tilt = np.zeros_like(bh)
-        integral = self.part.mechanism.missing(base, var)
-        weight = integral.d_mean
-        np.add.at(tilt, self.blocks.cluster, slope)
-        b = bh + P * tilt
-        value = integral.value.sum() + bh @ tilt + 0.5 * (P @ tilt**2)
-        block = np.column_stack([weight, weight * b[self.blocks.cluster], integral.d_var])
-        return FactorPosterior(b, b**2 + P, float(value), block)
+    def beta_information(self, theta: np.ndarray) -> np.ndarray:
+        """Observed information of the fixed effects with everything else fixed, in closed form, (p, p).
 
-    def _mode(self, centre, P, base, slope, var) -> np.ndarray:
-        """A few Newton steps on the log-concave integrand; they only place the nodes."""
-        mode = centre.copy()
-        for _ in range(MODE_STEPS):
-            g = self.part.mechanism.missing(base + slope * mode[self._block_row], var)
-            first = np.add.reduceat(slope * g.d_mean, self._block_starts) - (mode - centre) / P
-            # G'' in the mean is 2 dG/ds2 - (dG/dm)^2
-            bend = slope**2 * np.minimum(2.0 * g.d_var - g.d_mean**2, 0.0)
-            mode += first / (1.0 / P - np.add.reduceat(bend, self._block_starts))
-        return mode
+        Louis' identity in the coordinate ``b - E(b | y)``, in which the missing units' predictors are linear in beta.
+        """
+        params, *_, bh, P = self.gaussian(theta)
+        weight = (1.0 / params.sigma2)[self.group]
+        weighted_x = self._x * weight[:, None, None]
+        loaded = self.data.cluster_sum(np.tensordot(self._times_z(weighted_x), params.tau, axes=(1, 0)))
+        out = weighted_x.reshape(-1, params.beta.size).T @ self._x_flat - (loaded * P[:, None]).T @ loaded
+        units = self.units
+        if not len(units):
+            return out
+        base, slope, var = self._predictors(params)
+        phi1 = params.phi.reshape(-1, 3)[units.slot, 1]
+        direction = phi1[:, None] * units.x - slope[:, None] * (P[:, None] * loaded)[units.cluster]
+        one = self._single
+        if one.size:
+            cluster = units.cluster[one]
+            mean, total = base[one] + slope[one] * bh[cluster], var[one] + slope[one] ** 2 * P[cluster]
+            g = self.part.integral(units.slot[one], mean, total)
+            own = direction[one]
+            out -= (own * (2.0 * g.d_var - g.d_mean**2)[:, None]).T @ own
+        many = self._several
+        if many.size:
+            nodes = self._nodes(bh, P, base[many], slope[many], var[many])
+            own, share, g = direction[many], nodes.weight[self._unit_row], nodes.integral
+            bend = (share * (2.0 * g.d_var - g.d_mean**2)).sum(axis=1)
+            out -= (own * bend[:, None]).T @ own
+            pull = np.add.reduceat(g.d_mean[:, :, None] * own[:, None, :], self._unit_starts, axis=0)
+            mean = (nodes.weight[:, :, None] * pull).sum(axis=1)
+            rows = (np.sqrt(nodes.weight)[:, :, None] * (pull - mean[:, None, :])).reshape(-1, params.beta.size)
+            out -= rows.T @ rows
+        return out
 
     def evaluate(self, theta: np.ndarray) -> tuple[float, SelectionParams | None]:
         """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
@@ -241,24 +329,25 @@ class FactorLikelihood:
             + (weighted * resid).sum()
             - (bh**2 / P).sum()
         )
-        tau, phi1, blocks = params.tau, params.phi[1], self.blocks
-        b, b2, block = posterior.b, posterior.b2, posterior.block
-        shift = ((1.0 / params.sigma2)[self.group] * b[self.data.cluster])[:, None] * tau
-        pulled = np.bincount(blocks.outcome, phi1 * block[:, 1], minlength=tau.size)
+        tau, units = params.tau, self.units
+        b, b2, unit = posterior.b, posterior.b2, posterior.unit
+        shift = ((1.0 / params.sigma2)[self.group] * b[self.data.cluster])[:, None] * self._times_z(self._seen) * tau
         square = self._squares(params, resid, b, b2)
-        phi = np.zeros(3)
-        if self.part.free.size:
-            var = (self._mean_var @ params.sigma2)[blocks.cluster]
-            linear = block[:, 0] * (blocks.x_mean @ params.beta) + tau[blocks.outcome] * block[:, 1]
-            in_y = (linear + 2.0 * phi1 * var * block[:, 2]).sum()
-            phi = seen_score + np.array([block[:, 0].sum(), in_y, block[:, 0] @ blocks.covariate])
-        gradient = SelectionParams(
-            beta=(weighted - shift).ravel() @ self._x_flat + phi1 * (block[:, 0] @ blocks.x_mean),
-            sigma2=0.5 * (square - self.n_seen) / params.sigma2
-            + phi1**2 * (block[:, 2] @ self._mean_var[blocks.cluster]),
-            phi=phi,
-            tau=b @ resid_sum - tau * (b2 @ weight_sum) + pulled,
-        )
+        sigma2 = 0.5 * (square - self.n_seen) / params.sigma2
+        beta = (weighted - shift).ravel() @ self._x_flat
+        in_tau = b @ resid_sum - tau * (b2 @ weight_sum)
+        phi = seen_score
+        if len(units):
+            phi1 = params.phi.reshape(-1, 3)[units.slot, 1]
+            beta = beta + (phi1 * unit[:, 0]) @ units.x
+            in_tau = in_tau + np.bincount(units.outcome, phi1 * unit[:, 1] * units.z, minlength=tau.size)
+            sigma2 = sigma2 + (phi1**2 * unit[:, 2]) @ units.share
+            var = units.share @ params.sigma2
+            linear = unit[:, 0] * (units.x @ params.beta + units.known) + tau[units.outcome] * units.z * unit[:, 1]
+            columns = [unit[:, 0], linear + 2.0 * phi1 * var * unit[:, 2], unit[:, 0] * units.covariate]
+            for j, column in enumerate(columns):
+                np.add.at(phi, 3 * units.slot + j, column)
+        gradient = SelectionParams(beta=beta, sigma2=sigma2, phi=phi, tau=in_tau)
         return float(value + posterior.log_missing + seen_value), gradient
 
     def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -266,20 +355,22 @@ class FactorLikelihood:
         value, gradient = self.evaluate(theta)
         return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
 
-    def diverged(self, theta: np.ndarray) -> str:
-        """Why the likelihood has no maximum where this point is heading; empty when nothing speaks for that."""
+    def diverged(self, theta: np.ndarray) -> Status | None:
+        """Why the likelihood has no maximum where this point is heading; None when nothing speaks for that."""
         if self.part.is_threshold(theta[self.slices["phi"]]):
-            return THRESHOLD
-        if self.part.mechanism.bounded or not len(self.blocks):
-            return ""
+            return Status.THRESHOLD
+        if self.part.bounded or not len(self.units):
+            return None
         params, *_, bh, P = self.gaussian(theta)
-        return UNCAPPED_DIVERGES if self.posterior(params, bh, P).log_missing > 0.0 else ""
+        return Status.UNCAPPED_DIVERGES if self.posterior(params, bh, P).log_missing > 0.0 else None
 
     def _squares(self, params, resid, b, b2) -> np.ndarray:
         """Expected squared standardised errors of the observed entries by variance group, (g,)."""
         tau = params.tau
         raw = np.array([(column @ resid**2).sum() for column in self.indicator.T])
-        cross = np.array([b @ (self.data.cluster_sum(resid * c[:, None]) @ tau) for c in self.indicator.T])
+        cross = np.array(
+            [b @ (self.data.cluster_sum(self._times_z(resid * c[:, None])) @ tau) for c in self.indicator.T]
+        )
         squared = np.array([b2 @ (counts @ tau**2) for counts in self.counts])
         return (raw - 2.0 * cross + squared) / params.sigma2
 
@@ -290,7 +381,7 @@ class FactorLikelihood:
         out = np.zeros((self.size, self.size))
         p = params.beta.size
         weighted_x = self._x * weight[:, None, None]
-        loaded = self.data.cluster_sum(np.tensordot(weighted_x, params.tau, axes=(1, 0)))
+        loaded = self.data.cluster_sum(np.tensordot(self._times_z(weighted_x), params.tau, axes=(1, 0)))
         out[cut["beta"], cut["beta"]] = weighted_x.reshape(-1, p).T @ self._x_flat - (loaded * P[:, None]).T @ loaded
         own = weight_sum - P[:, None] * (weight_sum * params.tau) ** 2
         diagonal = np.arange(self.size)[cut["tau"]]
@@ -298,19 +389,19 @@ class FactorLikelihood:
         diagonal = np.arange(self.size)[cut["log_sigma2"]]
         out[diagonal, diagonal] = 0.5 * self.n_seen
         if self.part.free.size:
-            blocks = self.blocks
-            expected = blocks.x_mean @ params.beta + params.tau[blocks.outcome] * bh[blocks.cluster]
-            missing = np.column_stack([np.ones(len(blocks)), expected, blocks.covariate])
-            out[cut["phi"], cut["phi"]] = self.part.information(params.phi, missing)
+            units = self.units
+            expected = units.x @ params.beta + units.known
+            expected = expected + params.tau[units.outcome] * units.z * bh[units.cluster]
+            out[cut["phi"], cut["phi"]] = self.part.information(params.phi, units, expected)
         return out
 
 
-def _quadrature_step(eta_sd: np.ndarray, eta_slope: np.ndarray) -> float:
-    """Step that resolves the bend of the sharpest block: ``exp(-2 pi^2 / h^2 w^2 / (1 + w^2)) < 1e-11``.
+def _quadrature_step(bend: np.ndarray, eta_slope: np.ndarray) -> float:
+    """Step that resolves the bend of the sharpest unit, of width `bend` in eta.
 
-    ``w`` is the width of the bend in posterior standard deviations; steps are powers of two so that the error does not
-    vary within a line search.
+    Its error is ``exp(-2 pi^2 / h^2 w^2 / (1 + w^2)) < 1e-11`` with w the width of the bend in posterior standard
+    deviations; steps are powers of two so that the error does not vary within a line search.
     """
-    width = float((eta_sd / np.maximum(eta_slope, 1e-300)).min())
+    width = float((bend / np.maximum(eta_slope, 1e-300)).min())
     needed = 0.88 * width / np.sqrt(1.0 + width**2)
     return next((step for step in QUADRATURE_STEPS if step <= needed), QUADRATURE_STEPS[-1])

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import linalg
 
+from mvmise_sm.selection.status import Status
+
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 ARMIJO = 1e-4
@@ -40,7 +42,8 @@ class Maximum:
     n_iter : int
     history : ndarray
         Objective after every iteration, the start included.
-    message : str
+    status : Status
+        How it ended.
     free : ndarray of bool, (k,)
     """
 
@@ -51,8 +54,13 @@ class Maximum:
     converged: bool
     n_iter: int
     history: np.ndarray
-    message: str
+    status: Status
     free: np.ndarray = field(repr=False)
+
+    @property
+    def message(self) -> str:
+        """How it ended, as a sentence."""
+        return self.status.sentence(self.n_iter)
 
 
 def maximise(
@@ -64,7 +72,7 @@ def maximise(
     maxiter: int = 200,
     tol: float = DECREMENT_TOL,
     information: bool = True,
-    diverged: Callable[[np.ndarray], str] | None = None,
+    diverged: Callable[[np.ndarray], Status | None] | None = None,
 ) -> Maximum:
     """Maximise a smooth objective.
 
@@ -85,7 +93,7 @@ def maximise(
     information : bool, optional
         Compute the information and polish the point by Newton steps.
     diverged : callable, optional
-        Says why the objective has no maximum where a point is heading, or returns an empty text; the maximisation
+        Says why the objective has no maximum where a point is heading, or returns None; the maximisation
         stops there.
 
     Returns
@@ -99,34 +107,34 @@ def maximise(
         raise ValueError("The start of the maximisation has no finite log-likelihood.")
     inverse = _inverse(metric[np.ix_(free, free)])
     history = [value]
-    message, done = f"no convergence in {maxiter} iterations", False
+    status, done = Status.MAXITER, False
     for _ in range(maxiter):
         step = inverse @ score[free]
         gain = 0.5 * float(step @ score[free])
         if gain <= tol:
-            message, done = "converged", True
+            status, done = Status.CONVERGED, True
             break
         moved = _line_search(objective, theta, value, score, step, free)
         if moved is None:
-            message = "the line search found no higher point"
+            status = Status.LINE_SEARCH
             break
         new_theta, new_value, new_score = moved
         inverse = _bfgs_update(inverse, (new_theta - theta)[free], (score - new_score)[free])
         theta, value, score = new_theta, new_value, new_score
         history.append(value)
-        reason = diverged(theta) if diverged is not None else ""
-        if reason:
-            message, information = reason, False
+        reason = diverged(theta) if diverged is not None else None
+        if reason is not None:
+            status, information = reason, False
             break
     info = None
     if information:
         theta, value, score, info, polished = _polish(objective, theta, value, score, inverse, free, history)
         if polished:
-            message = "converged"
+            status = Status.CONVERGED
         elif done:
-            message = "the information at the point reached is not positive definite"
+            status = Status.NOT_DEFINITE
         done = polished
-    return Maximum(theta, value, score, info, done, len(history) - 1, np.array(history), message, free)
+    return Maximum(theta, value, score, info, done, len(history) - 1, np.array(history), status, free)
 
 
 def _inverse(metric: np.ndarray) -> np.ndarray:

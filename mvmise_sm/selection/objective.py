@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -84,4 +84,6 @@ class MechanismPrior:
         else:
             value = 0.5 * (self.df + 1.0) * np.log1p(ratio**2 / self.df)
             slope = (self.df + 1.0) * ratio / (self.df + ratio**2) / width
-        return float(value), replace(params.zeros(), phi=np.array([0.0, slope, 0.0]))
+        gradient = params.zeros()
+        gradient.phi[1] = slope
+        return float(value), gradient

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import singledispatch
 
 import numpy as np
 
 from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
+from mvmise_sm.selection.likelihood import SelectionLikelihood
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,10 @@ class PosteriorMoments:
     effects_cov: np.ndarray
 
 
-def posterior_moments(likelihood: FactorLikelihood | ErrorLikelihood, theta: np.ndarray) -> PosteriorMoments:
-    """Moments of model b or e at a point."""
-    if isinstance(likelihood, FactorLikelihood):
-        return _factor_moments(likelihood, theta)
-    return _error_moments(likelihood, theta)
+@singledispatch
+def posterior_moments(likelihood: SelectionLikelihood, theta: np.ndarray) -> PosteriorMoments:
+    """Moments of a model at a point."""
+    raise TypeError(f"there are no posterior moments of {type(likelihood).__name__}")
 
 
 def _finish(likelihood, mean, variance, fitted, effects, effects_cov) -> PosteriorMoments:
@@ -46,29 +47,36 @@ def _finish(likelihood, mean, variance, fitted, effects, effects_cov) -> Posteri
     return PosteriorMoments(mean, sd, fitted, effects, effects_cov)
 
 
+@posterior_moments.register
 def _factor_moments(likelihood: FactorLikelihood, theta: np.ndarray) -> PosteriorMoments:
-    data, blocks = likelihood.data, likelihood.blocks
+    data, units = likelihood.data, likelihood.units
     params, _, _, _, _, bh, P = likelihood.gaussian(theta)
     posterior = likelihood.posterior(params, bh, P)
     variance_b = posterior.b2 - posterior.b**2
-    # per missing block: shift of its errors, their excess second moment and covariance with b, in units of s_j / n
-    shape = data.block_missing.shape
-    shift, second, cross = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    where = (blocks.cluster, blocks.outcome)
-    phi1 = params.phi[1]
-    shift[where] = phi1 * posterior.block[:, 0]
-    second[where] = 2.0 * phi1**2 * posterior.block[:, 2]
-    cross[where] = phi1 * (posterior.block[:, 1] - posterior.b[blocks.cluster] * posterior.block[:, 0])
-    s = params.sigma2[likelihood.group]
-    reach = (s / data.sizes[data.cluster])[:, None]
-    row = data.cluster
-    fitted = data.X @ params.beta + posterior.b[row][:, None] * params.tau
-    error = reach * shift[row]
-    variance = params.tau**2 * variance_b[row][:, None] + s[:, None] + reach**2 * second[row] - error**2
-    variance += 2.0 * params.tau * reach * cross[row]
+    s, row = params.sigma2[likelihood.group], data.cluster
+    # a missing entry's error moves by its unit's pull times the unit's share of the entry's variance
+    reach, shift, second, cross = (np.zeros(data.Y.shape) for _ in range(4))
+    if len(units):
+        phi1 = params.phi.reshape(-1, 3)[units.slot, 1]
+        moments = [phi1 * posterior.unit[:, 0], 2.0 * phi1**2 * posterior.unit[:, 2]]
+        moments.append(phi1 * (posterior.unit[:, 1] - posterior.b[units.cluster] * posterior.unit[:, 0]))
+        single = units.row >= 0
+        for target, values in zip((shift, second, cross), moments, strict=True):
+            blocks = np.zeros(data.block_missing.shape)
+            blocks[units.cluster[~single], units.outcome[~single]] = values[~single]
+            target += blocks[row]
+            target[units.row[single], units.outcome[single]] = values[single]
+        reach += (s / data.sizes[row])[:, None]
+        reach[units.row[single], units.outcome[single]] = s[units.row[single]]
+    loading = likelihood.loading(params)
+    fitted = data.X @ params.beta + posterior.b[row][:, None] * loading
+    error = reach * shift
+    variance = loading**2 * variance_b[row][:, None] + s[:, None] + reach**2 * second - error**2
+    variance += 2.0 * loading * reach * cross
     return _finish(likelihood, fitted + error, variance, fitted, posterior.b[:, None], variance_b[:, None, None])
 
 
+@posterior_moments.register
 def _error_moments(likelihood: ErrorLikelihood, theta: np.ndarray) -> PosteriorMoments:
     data, row = likelihood.data, likelihood.data.cluster
     state = likelihood.state(theta)

@@ -35,25 +35,34 @@ class RatioTest:
 
 
 class MechanismProfile:
-    """Profile of an objective over phi1.
+    """Profile of an objective over one element of its vector, by default the first slope of a mechanism, phi1.
 
     Parameters
     ----------
     objective : PenalisedObjective
-        Of a likelihood whose mechanism depends on the outcome.
     maximum : Maximum
         The unrestricted fit.
+    index : int, optional
+        Position of the element.
+
+    Raises
+    ------
+    ValueError
+        If no index is given and no mechanism depends on the outcome.
     """
 
-    def __init__(self, objective: PenalisedObjective, maximum: Maximum) -> None:
+    def __init__(self, objective: PenalisedObjective, maximum: Maximum, index: int | None = None) -> None:
         part = objective.likelihood.part
-        if 1 not in part.free:
-            raise ValueError("The mechanism does not depend on the outcome, so there is no phi1 to look at.")
+        phi = objective.likelihood.slices["phi"]
+        if index is None:
+            if not part.slopes_at.size:
+                raise ValueError("The mechanism does not depend on the outcome, so there is no phi1 to look at.")
+            index = phi.start + int(np.flatnonzero(part.free == part.slopes_at[0])[0])
         self.objective = objective
         self.maximum = maximum
         self.part = part
-        self._phi = objective.likelihood.slices["phi"]
-        self._index = self._phi.start + int(np.flatnonzero(part.free == 1)[0])
+        self._phi = phi
+        self._index = index
         self._fits: dict[float, Maximum] = {}
 
     @property
@@ -97,9 +106,13 @@ class MechanismProfile:
         return known[min(known, key=lambda at: abs(at - value))].theta
 
     def _feasible(self, start: np.ndarray, value: float) -> np.ndarray:
-        """Move phi1 along the level of the observed blocks and keep their probabilities below one."""
+        """The start with the element at a value; a slope moves around the level of the seen units."""
         theta = start.copy()
-        theta[self._phi] = self.part.feasible(start[self._phi], value)
+        if self._phi.start <= self._index < self._phi.stop:
+            element = int(self.part.free[self._index - self._phi.start])
+            theta[self._phi] = self.part.feasible(start[self._phi], value, element)
+        else:
+            theta[self._index] = value
         return theta
 
     def test(self, value: float = 0.0) -> RatioTest:

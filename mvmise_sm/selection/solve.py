@@ -7,14 +7,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvmise_sm.selection.em import run_em
-from mvmise_sm.selection.likelihood import SATURATED, SINGULAR_ERRORS, THRESHOLD, SelectionParams
+from mvmise_sm.selection.likelihood import SelectionParams
 from mvmise_sm.selection.maximise import Maximum, maximise
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.sparse import error_spread
+from mvmise_sm.selection.status import Status
 
 # with one or two outcomes the likelihood can have a maximum for either sign of the mechanism's slope
 FEW_OUTCOMES = 2
-OTHER_ITERATIONS, OTHER_TOL = 25, 1e-4
+# further starts need only tell which maximum they lead to
+OTHER_ITERATIONS, OTHER_TOL = 40, 1e-4
+# values closer than this need no second look, those of loosely converged runs are one maximum below the second bound,
+# and a maximum lower by less than the third is worth a warning
+SAME_VALUE, OTHER_MODE, SIMILAR_HEIGHT = 1e-4, 0.05, 2.0
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,17 @@ class Solution:
     ----------
     objective : PenalisedObjective
     maximum : Maximum
-    reasons : tuple of str
-        Why the likelihood has no maximum, one text for every weak penalty that was added: a pseudo-sample when the
+    reasons : tuple of Status
+        Why the likelihood has no maximum, one for every weak penalty that was added: a pseudo-sample when the
         error covariance degenerates, the weak prior on the mechanism when its slope runs to infinity.
+    modes : tuple of float
+        Values of other maxima that are nearly as high.
     """
 
     objective: PenalisedObjective
     maximum: Maximum
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Status, ...] = ()
+    modes: tuple[float, ...] = ()
 
 
 def solve(
@@ -86,33 +94,66 @@ def solve(
     """
     cold = start is None and free is None and method == "ml"
     maximum = _once(objective, method, start, metric, free, maxiter, tol, information)
-    if cold and objective.likelihood.data.n_outcomes <= FEW_OUTCOMES:
-        maximum = _best(objective, maximum, maxiter, tol, information)
-    reasons: tuple[str, ...] = ()
-    while maximum.message in (SATURATED, SINGULAR_ERRORS, THRESHOLD) and maximum.message not in reasons:
-        reasons = (*reasons, maximum.message)
-        objective = regularised(objective, maximum.message)
+    modes: tuple[float, ...] = ()
+    if cold:
+        maximum, modes = _best(objective, maximum, maxiter, tol, information)
+    reasons: tuple[Status, ...] = ()
+    while maximum.status.penalised and maximum.status not in reasons:
+        reasons = (*reasons, maximum.status)
+        objective = regularised(objective, maximum.status)
         maximum = _once(objective, method, start, metric, free, maxiter, tol, information)
-    return Solution(objective, maximum, reasons)
+    return Solution(objective, maximum, reasons, modes)
 
 
-def _best(objective: PenalisedObjective, maximum: Maximum, maxiter, tol, information) -> Maximum:
-    """The highest of the interior maxima that starts with either sign of the mechanism's slope lead to."""
+def _best(
+    objective: PenalisedObjective, maximum: Maximum, maxiter: int | None, tol: float | None, information: bool
+) -> tuple[Maximum, tuple[float, ...]]:
+    """The highest interior maximum that further starts lead to, and the values of others nearly as high."""
+    found = [maximum] if maximum.converged else []
+    for start in _other_starts(objective, maximum):
+        if not np.isfinite(objective(start)[0]):
+            continue
+        other = _once(
+            objective, "ml", start, None, None, min(OTHER_ITERATIONS, maxiter or OTHER_ITERATIONS), OTHER_TOL, False
+        )
+        if other.converged and all(abs(other.value - known.value) > SAME_VALUE for known in found):
+            found.append(other)
+    found.sort(key=lambda one: -one.value)
+    for candidate in found:
+        if candidate is maximum:
+            break
+        polished = _once(objective, "ml", candidate.theta, None, None, maxiter, tol, information)
+        if polished.converged:
+            maximum = polished
+            break
+    near: list[float] = []
+    for one in found:
+        apart = min(abs(one.value - other) for other in [maximum.value, *near])
+        if apart > OTHER_MODE and maximum.value - one.value < SIMILAR_HEIGHT:
+            near.append(one.value)
+    return maximum, tuple(near)
+
+
+def _other_starts(objective: PenalisedObjective, maximum: Maximum) -> list[np.ndarray]:
+    """Starts of the model, and with few outcomes such with either sign of the mechanisms' slopes."""
     likelihood = objective.likelihood
-    for slope in likelihood.part.slopes():
+    out = likelihood.starts()
+    if likelihood.data.n_outcomes > FEW_OUTCOMES:
+        return out
+    cut = likelihood.slices["phi"]
+    for index, slope in likelihood.part.slopes():
         start = maximum.theta.copy() if maximum.converged else likelihood.start()
-        start[likelihood.slices["phi"]] = likelihood.part.feasible(start[likelihood.slices["phi"]], slope)
-        other = _once(objective, "ml", start, None, None, OTHER_ITERATIONS, OTHER_TOL, False)
-        if other.converged and (other.value > maximum.value + 1e-6 or not maximum.converged):
-            other = _once(objective, "ml", other.theta, None, None, maxiter, tol, information)
-            maximum = other if other.converged else maximum
-    return maximum
+        start[cut] = likelihood.part.feasible(start[cut], slope, index)
+        out.append(start)
+    return out
 
 
-def regularised(objective: PenalisedObjective, reason: str) -> PenalisedObjective:
+def regularised(objective: PenalisedObjective, reason: Status) -> PenalisedObjective:
     """The objective with the weak penalty that goes with a reason."""
     data = objective.likelihood.data
-    extra = PseudoSamples(error_spread(data) ** 2) if reason == SINGULAR_ERRORS else MechanismPrior.for_data(data)
+    extra = (
+        PseudoSamples(error_spread(data) ** 2) if reason is Status.SINGULAR_ERRORS else MechanismPrior.for_data(data)
+    )
     # a second one of the same kind would count twice
     others = tuple(penalty for penalty in objective.penalties if not isinstance(penalty, type(extra)))
     return PenalisedObjective(objective.likelihood, (*others, extra))

@@ -19,6 +19,7 @@ from mvmise_sm.selection.glasso import lasso_precision
 from mvmise_sm.selection.likelihood import SelectionParams, least_squares
 from mvmise_sm.selection.maximise import Maximum, maximise
 from mvmise_sm.selection.objective import PenalisedObjective, Penalty
+from mvmise_sm.selection.status import Status
 
 MAX_ROUNDS = 40
 KKT_SLACK = 1e-4
@@ -164,7 +165,7 @@ def fit_sparse(
         history=np.array(history),
         n_iter=len(history),
         converged=maximum.converged and settled,
-        message=maximum.message if settled else "the sparsity pattern did not settle",
+        status=maximum.status if settled else Status.PATTERN,
     )
     return SparseFit(
         objective,

@@ -11,6 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
+from mvmise_sm.core.covariance.structures import Unstructured
+from mvmise_sm.core.criteria.linear import ProfiledDeviance
+from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import SelectionParams
 
@@ -243,3 +247,47 @@ def poisson_regression(y: np.ndarray, X: np.ndarray, *, maxiter: int = 25, tol: 
 def _poisson_deviance(y: np.ndarray, mu: np.ndarray) -> float:
     # y log y is zero for the indicator's two values
     return float(2.0 * (-y * np.log(mu) - (y - mu)).sum())
+
+
+@dataclass(frozen=True)
+class InterceptFit:
+    """The random-intercept model of stacked outcomes, ``y = X beta + b[cluster] + e``.
+
+    Attributes
+    ----------
+    beta : ndarray, (p,)
+    D, sigma2 : float
+        Variance of the intercepts and of the errors.
+    """
+
+    beta: np.ndarray
+    D: float
+    sigma2: float
+
+    @property
+    def icc(self) -> float:
+        """Intraclass correlation."""
+        return self.D / (self.D + self.sigma2)
+
+
+def random_intercept(data: SelectionData, seen: np.ndarray, *, reml: bool) -> InterceptFit:
+    """Fit the random-intercept model to some of the values, R's start; dependent columns have a coefficient of zero.
+
+    Parameters
+    ----------
+    data : SelectionData
+    seen : ndarray of bool, (N, K)
+        Values to use.
+    reml : bool
+    """
+    X = data.X[seen]
+    # a column that earlier ones determine has nothing left on the diagonal of the triangle
+    diagonal = np.abs(np.diag(np.linalg.qr(X, mode="r")))
+    columns = np.flatnonzero(diagonal > 1e-7 * np.linalg.norm(X, axis=0)[: diagonal.size])
+    labels, codes = np.unique(np.broadcast_to(data.cluster[:, None], seen.shape)[seen], return_inverse=True)
+    term = RandomTerm(GroupingFactor("cluster", codes, labels), (None,), ("Intercept",), Unstructured(1))
+    criterion = ProfiledDeviance(data.Y[seen], np.ascontiguousarray(X[:, columns]), RandomEffects([term]), reml=reml)
+    solution = criterion.solve(minimize(criterion).theta)
+    beta = np.zeros(X.shape[1])
+    beta[columns] = solution.beta
+    return InterceptFit(beta, float(solution.theta[0] ** 2 * solution.sigma2), float(solution.sigma2))

@@ -8,9 +8,8 @@ import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.glasso import admm_precision
-from mvmise_sm.selection.intercept import fit_random_intercept
 from mvmise_sm.selection.likelihood import SelectionParams, variance_groups
-from mvmise_sm.selection.mvmise.algorithm import Expectation, MvmiseFit, run_mvmise
+from mvmise_sm.selection.mvmise.algorithm import Expectation, MvmiseFit, random_intercept, run_mvmise
 
 LARGE = 1e5
 ICC_LIMIT = 0.05
@@ -71,9 +70,8 @@ class ErrorSteps:
 
     def start(self) -> SelectionParams:
         """The REML random-intercept model of the stacked outcomes, and uncorrelated errors."""
-        data, seen = self.data, self.data.observed
-        rows = np.broadcast_to(data.cluster[:, None], seen.shape)[seen]
-        fit = fit_random_intercept(data.Y[seen], data.X[seen], rows, reml=True)
+        data = self.data
+        fit = random_intercept(data, data.observed, reml=True)
         D = 0.0 if self.no_intercept else fit.D
         return SelectionParams(
             beta=fit.beta,
@@ -178,8 +176,8 @@ def median_icc(data: SelectionData) -> float:
     """Median over the outcomes of the ML intraclass correlation."""
     values = []
     for k in range(data.n_outcomes):
-        seen = data.observed[:, k]
-        values.append(fit_random_intercept(data.Y[seen, k], data.X[seen, k], data.cluster[seen], reml=False).icc)
+        own = data.observed & (np.arange(data.n_outcomes) == k)
+        values.append(random_intercept(data, own, reml=False).icc)
     return float(np.median(values))
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.intercept import fit_random_intercept
 from mvmise_sm.selection.likelihood import SelectionParams, variance_groups
-from mvmise_sm.selection.mvmise.algorithm import Expectation, MvmiseFit, run_mvmise
+from mvmise_sm.selection.mvmise.algorithm import Expectation, MvmiseFit, random_intercept, run_mvmise
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,8 @@ class FactorSteps:
 
     def start(self) -> SelectionParams:
         """Fixed effects of the ML random-intercept model of the stacked outcomes; unit loadings and variances."""
-        data, seen = self.data, self.data.observed
-        rows = np.broadcast_to(data.cluster[:, None], seen.shape)[seen]
-        fit = fit_random_intercept(data.Y[seen], data.X[seen], rows, reml=False)
+        data = self.data
+        fit = random_intercept(data, data.observed, reml=False)
         return SelectionParams(
             beta=fit.beta, sigma2=np.ones(self.indicator.shape[1]), phi=np.zeros(3), tau=np.ones(data.n_outcomes)
         )

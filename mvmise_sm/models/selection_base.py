@@ -1,0 +1,448 @@
+"""What the selection models share before they are fitted: data, mechanism, priors, the call of a fit."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from statsmodels.base.model import LikelihoodModel
+
+from mvmise_sm.caller import warn
+from mvmise_sm.design.build import caller_environment
+from mvmise_sm.exceptions import DataError, DataWarning, OptionError
+from mvmise_sm.formula.parts import parse_formula
+from mvmise_sm.models.base import refuse_covariance, refuse_dropped_columns
+from mvmise_sm.models.selection_data import SelectionFrameData
+from mvmise_sm.models.selection_design import (
+    OWN_INTERCEPTS,
+    array_design,
+    formula_design,
+    with_effects,
+    with_outcomes,
+)
+from mvmise_sm.models.selection_fit import (
+    bind_priors,
+    fit_direct,
+    fit_reproduction,
+    fit_with_lasso,
+    mechanism_penalty,
+)
+from mvmise_sm.options import refuse_unknown_model_options
+from mvmise_sm.priors import TermShape
+from mvmise_sm.results.selection import SelectionResults, SelectionResultsWrapper
+from mvmise_sm.selection.build import ModelSpec
+from mvmise_sm.selection.priors import PriorPenalty
+
+__all__ = ["SelectionModel"]
+
+METHODS = ("ml", "em", "mvmise")
+
+
+class SelectionModel(LikelihoodModel):
+    """Several outcomes of clustered samples whose blocks may be missing depending on their values.
+
+    Parameters
+    ----------
+    endog : array_like
+        Outcomes (nobs, K), NaN where missing; a sample is a row.
+    exog : array_like
+        Fixed-effects design common to all outcomes (nobs, p), or stacked by outcome (nobs * K, p); a constant is not
+        added.
+    groups : array_like
+        Cluster labels (nobs,), of any type and in any order.
+    exog_re : array_like, optional
+        Random-effects design (nobs, q) of model e, independent effects; an intercept by default.
+    mechanism : {"capped", "log", "logit", "probit", None} or Mechanism, optional
+        Of whole blocks: ``Pr(missing) = min(1, exp(eta))``, the uncapped closed form, whose likelihood can diverge, or
+        any other of `mvmise_sm.mechanisms`, whose numbers are held: ``mechanisms.Logit(Intercept=4.0, y=-0.9)``. None:
+        blocks have no mechanism of their own. Model e takes the first two.
+    value_mechanism : {None, "logit", "probit", "capped", "log"}, Mechanism or DetectionCurve, optional
+        Of single values, those of seen blocks where blocks have a mechanism (model b). By default they are missing at
+        random.
+    missing_y : {"auto", True, False}, optional
+        Whether missingness depends on the outcome, a block's on its mean; ``"auto"`` is True.
+    missing_cov : str, list of str or array_like, optional
+        Covariate of the mechanism: a column, one column per outcome, or values (nobs,), (nobs, K) or (nobs * K,).
+    first_sample_variance : bool, optional
+        Whether the first sample of every cluster (a common reference) has an error variance of its own.
+    outcome_effects : list of str, optional
+        Fixed effects that get one coefficient per outcome. Arrays are taken as they are; formulas give every outcome
+        its own intercept by default, and an empty list is the shared one of mvMISE.
+    cov_prior, fixef_prior, resid_prior : optional
+        Priors of the random-effect variances, the fixed effects and the residual variance, see `mvmise_sm.priors`.
+    mechanism_prior : {None, "weak"}, float or prior, optional
+        Prior of the mechanism's slope in units of one over the spread of the block means: Student's t with 7 degrees of
+        freedom and this scale (``"weak"``: 1), or ``priors.Normal`` or ``priors.StudentT``.
+
+    Attributes
+    ----------
+    endog : ndarray
+        (nobs, K)
+    exog : ndarray
+        (nobs, p) or (nobs * K, p)
+    outcome_names : list of str
+    group_name : str
+    nobs, n_groups : int
+    spec : ModelSpec
+        The model without data.
+    design : SelectionDesign
+
+    Raises
+    ------
+    DataError
+        If an outcome is missing everywhere, is not numeric or infinite, a cluster label is missing, there is one
+        cluster only, or the fixed effects are not identified.
+
+    References
+    ----------
+    Wang, Wang, Hedeker and Chen (2018). Using multivariate mixed-effects selection models for analyzing batch-processed
+    proteomics data with non-ignorable missingness. Biostatistics, doi:10.1093/biostatistics/kxy022.
+    """
+
+    _kind = ""
+    title = ""
+
+    def __init__(
+        self,
+        endog,
+        exog,
+        groups=None,
+        *,
+        exog_re=None,
+        mechanism="capped",
+        value_mechanism=None,
+        missing_y="auto",
+        missing_cov=None,
+        first_sample_variance=False,
+        outcome_effects=None,
+        cov_prior=None,
+        fixef_prior=None,
+        resid_prior=None,
+        mechanism_prior=None,
+        missing="none",
+        hasconst=None,
+        design=None,
+    ):
+        if design is None:
+            if groups is None:
+                raise DataError("groups is needed: the cluster of every sample")
+            design = array_design(
+                endog, exog, groups, exog_re=exog_re, missing_cov=missing_cov, outcome_effects=outcome_effects
+            )
+        if missing_y not in ("auto", True, False):
+            raise OptionError(f"missing_y must be 'auto', True or False, got {missing_y!r}")
+        self._check_random(design)
+        self._new_data = SelectionFrameData(design)
+        super().__init__(design.endog, design.exog, hasconst=hasconst)
+        del self._new_data
+        self.design = design
+        self.nobs = len(design.endog)
+        self.n_groups = design.data.n_clusters
+        self.outcome_names = list(design.endog.columns)
+        self.group_name = design.group_name
+        self.levels = design.levels
+        self.common_design = len(design.exog) == self.nobs
+        self.missing_y = missing_y
+        self._default_effects = isinstance(outcome_effects, str) and outcome_effects == OWN_INTERCEPTS
+        self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
+        self.mechanism_prior = mechanism_prior
+        self.priors = bind_priors(self, self._prior_term())
+        self.spec = ModelSpec(
+            self._kind,
+            mechanism,
+            True if missing_y == "auto" else bool(missing_y),
+            bool(first_sample_variance),
+            self._penalties(),
+            value_mechanism,
+        )
+        self.spec.variant.check(self.spec)
+        if design.design is not None:
+            self.formula = design.design.parts.text
+
+    @classmethod
+    def from_formula(
+        cls,
+        formula,
+        data,
+        subset=None,
+        drop_cols=None,
+        *,
+        outcome=None,
+        sample=None,
+        missing_cov=None,
+        outcome_effects=OWN_INTERCEPTS,
+        missing="raise",
+        eval_env=None,
+        **kwargs,
+    ):
+        """Create a model from a formula and a wide or a long frame.
+
+        Parameters
+        ----------
+        formula : str
+            ``"y1 + y2 + y3 ~ x + (1 | batch)"`` on a frame with one row per sample, or
+            ``"y ~ x + (1 | batch)"`` with `outcome` and `sample` on a frame with one row per sample and outcome.
+        data : DataFrame
+        subset : array_like or str, optional
+            Rows to use.
+        drop_cols : None
+            Not available; leave the columns out of the formula.
+        outcome, sample : str, optional
+            Columns of a long frame that tell the outcome (feature) and the sample (run) of a row.
+        missing_cov, outcome_effects : optional
+            As in the class.
+        missing : {"raise", "drop"}, optional
+            What to do with samples that have missing covariates or no cluster; missing outcomes always stay.
+        eval_env : int, mapping or EvalEnvironment, optional
+            Where expressions look for variables that are not columns; the caller by default.
+        **kwargs
+            Passed to the class.
+
+        Returns
+        -------
+        model
+            Not fitted; ``.fit()`` fits it.
+        """
+        refuse_dropped_columns(drop_cols)
+        if any(kwargs.pop(name, None) is not None for name in ("weights", "offset")):
+            raise OptionError("selection models take no weights and no offset")
+        refuse_unknown_model_options(cls, kwargs)
+        design = formula_design(
+            parse_formula(formula),
+            data,
+            outcome=outcome,
+            sample=sample,
+            missing_cov=missing_cov,
+            outcome_effects=outcome_effects,
+            subset=subset,
+            missing=missing,
+            namespace=caller_environment(eval_env),
+        )
+        return cls(None, None, design=design, outcome_effects=outcome_effects, **kwargs)
+
+    def _handle_data(self, endog, exog, missing, hasconst, **kwargs):
+        return self._new_data
+
+    def _get_init_kwds(self):
+        data = self.design.data
+        labels = np.array(data.labels, dtype=object)
+        cov = None if data.cov_miss is None else data.unsort(data.cov_miss)
+        return {
+            "outcome_effects": [],
+            "groups": pd.Series(data.unsort(labels[data.cluster]), name=self.group_name),
+            "exog_re": pd.DataFrame(data.unsort(data.Z[:, 0]), columns=list(self.design.effect_names)),
+            "missing_cov": cov if cov is None or not data.common_cov else cov[:, 0],
+            "mechanism": self.spec.mechanism,
+            "value_mechanism": self.spec.value_mechanism,
+            "missing_y": self.missing_y,
+            "first_sample_variance": self.spec.first_sample_variance,
+            "cov_prior": self.cov_prior,
+            "fixef_prior": self.fixef_prior,
+            "resid_prior": self.resid_prior,
+            "mechanism_prior": self.mechanism_prior,
+        }
+
+    def _fit_zeros(self, keep_index=None, start_params=None, return_auxiliary=False, k_params=None, **fit_kwds):
+        """Fit with the fixed effects outside `keep_index` held at zero; the result is that of the smaller model."""
+        small = self.__class__(self.endog, self.exog[:, keep_index], **self._get_init_kwds())
+        if start_params is not None:
+            fit_kwds["start_params"] = np.asarray(start_params)[keep_index]
+        constrained = small.fit(**fit_kwds)
+        return constrained._results.widened(self, np.arange(self.exog.shape[1])[keep_index], constrained)
+
+    def __repr__(self):
+        K = len(self.outcome_names)
+        return (
+            f"<{type(self).__name__}: {K} outcome{'s' * (K > 1)}, {self.nobs} samples in {self.n_groups} clusters "
+            f"of {self.group_name!r}; .fit() fits it>"
+        )
+
+    def _check_random(self, design):
+        """Refuse random effects that the model does not have."""
+
+    def _prior_term(self):
+        return TermShape(self.design.group_name, 1, self.n_groups)
+
+    def _penalties(self):
+        out = [] if self.priors is None else [PriorPenalty(self.priors)]
+        if self.mechanism_prior is not None:
+            out.append(mechanism_penalty(self.mechanism_prior, self.design.data))
+        return tuple(out)
+
+    # --- likelihood
+
+    def objective(self):
+        """Return the log-likelihood minus the priors' penalties, a callable of the unconstrained vector.
+
+        Returns
+        -------
+        PenalisedObjective
+            ``objective.likelihood`` has ``start``, ``params``, ``theta`` and ``value_and_score``.
+        """
+        return self.spec.objective(self.design.data)
+
+    def loglike(self, params):
+        """Log-likelihood of the unconstrained vector that `objective` takes, or of a `SelectionParams`."""
+        likelihood = self.objective().likelihood
+        theta = np.asarray(params, dtype=float) if isinstance(params, (np.ndarray, list)) else likelihood.theta(params)
+        return likelihood.value_and_score(theta)[0]
+
+    def predict(self, params, exog=None, which="mean"):
+        """Return the marginal mean of the rows of `exog`, by default of the model's (nobs, K)."""
+        if which not in ("mean", "linear"):
+            raise OptionError(f"which must be 'mean' or 'linear', got {which!r}")
+        if exog is not None:
+            return np.asarray(exog) @ np.asarray(params)
+        data = self.design.data
+        return data.unsort(data.X @ np.asarray(params))
+
+    def with_endog(self, endog):
+        """Return the same model for other outcomes (nobs, K) without evaluating the design again."""
+        frame = endog
+        if not isinstance(endog, pd.DataFrame):
+            frame = pd.DataFrame(np.asarray(endog).reshape(self.nobs, -1), index=self.design.endog.index)
+            if frame.shape[1] == len(self.outcome_names):
+                frame = frame.set_axis(self.outcome_names, axis=1)
+        return self._with_design(with_outcomes(self.design, frame))
+
+    def with_outcome_effects(self, columns):
+        """Return the same model with one coefficient per outcome for other columns of the common design.
+
+        Parameters
+        ----------
+        columns : sequence of int
+            Positions in the design before any column was given to single outcomes; empty shares them all.
+        """
+        out = self._with_design(with_effects(self.design, columns))
+        out._default_effects = False
+        return out
+
+    def _with_design(self, design):
+        out = copy.copy(self)
+        out.design = design
+        out.data = self.data.with_design(design)
+        out.endog, out.exog = out.data.endog, out.data.exog
+        out.outcome_names = list(design.endog.columns)
+        out.common_design = len(design.exog) == out.nobs
+        out.priors = bind_priors(out, out._prior_term())
+        out.spec = replace(self.spec, penalties=out._penalties())
+        return out
+
+    def remove_rows(self):
+        """Let go of everything with one entry per sample; part of ``remove_data`` of a result."""
+        self.design = self.data.design = replace(self.design, data=None, endog=None, exog=None)
+
+    # --- fit
+
+    def fit(
+        self,
+        start_params=None,
+        method="ml",
+        maxiter=None,
+        tol=None,
+        disp=False,
+        cov_type="nonrobust",
+        use_t=None,
+        *,
+        error_penalty=None,
+    ):
+        """Fit the model; it is left as it was.
+
+        Parameters
+        ----------
+        start_params : array_like, optional
+            Start of the fixed effects (p,).
+        method : {"ml", "em", "mvmise"}, optional
+            Direct maximum likelihood, exact EM, or the algorithm of the R package mvMISE, which is not maximum
+            likelihood; its ``llf`` and ``history`` are R's stopping values.
+        maxiter : int, optional
+            Largest number of iterations (200, 5000, and R's 100).
+        tol : float, optional
+            Expected gain at which the direct method turns to Newton steps, gain still to come for EM, R's relative
+            change (1e-3) for ``"mvmise"``.
+        disp : bool, optional
+            Whether to print how the algorithm ended.
+        cov_type : {"nonrobust", "information"}, optional
+            The observed information with Kenward and Roger's correction for small samples, or without it.
+        use_t : bool, optional
+            Whether Wald tests of the fixed effects use Student's t, with degrees of freedom that count clusters for
+            columns that are constant within them, else samples within clusters. True by default except with
+            ``method="mvmise"``.
+        error_penalty : float or "auto", optional
+            Graphical lasso on the error precision of model e, per unit of standardised errors; ``"auto"`` chooses it by
+            the extended BIC (R's default, ``sqrt(log(K) / nobs)``, with ``method="mvmise"``, where None is
+            ``ADMM = FALSE``).
+
+        Returns
+        -------
+        SelectionResults
+
+        Warns
+        -----
+        ConvergenceWarning, SingularFitWarning
+            If the point reached is not a maximum, or the likelihood has none.
+        """
+        if cov_type != "information":
+            refuse_covariance(cov_type)
+        if method not in METHODS:
+            raise OptionError(f"method must be one of {METHODS}, got {method!r}")
+        if maxiter is not None and (isinstance(maxiter, bool) or maxiter != int(maxiter) or maxiter < 1):
+            raise OptionError(f"maxiter must be a positive integer, got {maxiter!r}")
+        if method != "ml" and not all(slot.mechanism.exponential and not slot.single for slot in self.spec.slots):
+            raise OptionError(
+                f"method={method!r} needs an exponential mechanism of blocks ('capped' or 'log'); use method='ml'"
+            )
+        self._check_penalty(error_penalty, method)
+        if method == "mvmise" and self._default_effects and self.design.outcome_effects:
+            warn(
+                "method='mvmise' fits the one intercept that R shares between the outcomes; outcome_effects=[] says "
+                "so, and outcome_effects=['Intercept'] keeps the outcomes' own",
+                DataWarning,
+            )
+            shared = self.with_outcome_effects(())
+            return shared.fit(start_params, method, maxiter, tol, disp, cov_type, use_t, error_penalty=error_penalty)
+        start = self._checked_start(start_params)
+        if method == "mvmise":
+            outcome = fit_reproduction(self, start, maxiter, tol, cov_type, error_penalty)
+        elif error_penalty is not None:
+            if method == "em":
+                raise OptionError("method='em' has no lasso; use method='ml' with error_penalty")
+            penalty = self.select_penalty("ebic") if error_penalty == "auto" else float(error_penalty)
+            outcome = fit_with_lasso(self, penalty, maxiter, cov_type)
+        else:
+            outcome = fit_direct(self, method, start, maxiter, tol, cov_type)
+        settings = {
+            "optimizer": method,
+            "start_params": np.zeros(self.exog.shape[1]) if start is None else start,
+            "maxiter": maxiter,
+            "tol": tol,
+            "error_penalty": error_penalty,
+        }
+        use_t = method != "mvmise" if use_t is None else use_t
+        result = SelectionResults(self, outcome, settings, cov_type=cov_type, use_t=use_t)
+        if outcome.warning is not None:
+            category, text = outcome.warning
+            warn(text, category)
+        for text in outcome.notes:
+            warn(text, DataWarning)
+        if disp:
+            print(result.message)
+        return SelectionResultsWrapper(result)
+
+    def _checked_start(self, start_params):
+        if start_params is None:
+            return None
+        start = np.atleast_1d(np.asarray(start_params, dtype=float))
+        p = self.design.data.X.shape[2]
+        if start.shape != (p,) or not np.isfinite(start).all():
+            raise OptionError(
+                f"start_params must be {p} finite numbers, one for each of {list(self.exog_names)}; found shape "
+                f"{start.shape}"
+            )
+        return start
+
+    def _check_penalty(self, error_penalty, method):
+        if error_penalty is not None:
+            raise OptionError("error_penalty belongs to model e (ErrorSelectionModel); model b has no error covariance")
