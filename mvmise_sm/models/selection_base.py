@@ -157,7 +157,7 @@ class SelectionModel(LikelihoodModel):
             self._penalties(),
             value_mechanism,
         )
-        self.spec.variant.check(self.spec)
+        self.spec.variant.check(self.spec.slots)
         if design.design is not None:
             self.formula = design.design.parts.text
 

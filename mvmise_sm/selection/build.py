@@ -29,7 +29,7 @@ class Variant(Protocol):
         """The log-likelihood on a data set."""
         ...
 
-    def check(self, spec: ModelSpec) -> None:
+    def check(self, slots: tuple[Slot, ...]) -> None:
         """Refuse mechanisms that the model does not take."""
         ...
 
@@ -49,7 +49,7 @@ class FactorVariant:
         """The log-likelihood on a data set; there are no coordinates of an error covariance."""
         return FactorLikelihood(data, spec.slots, spec.first_sample_variance)
 
-    def check(self, spec: ModelSpec) -> None:
+    def check(self, slots: tuple[Slot, ...]) -> None:
         """Every mechanism is allowed."""
 
     def reproduce(
@@ -69,14 +69,14 @@ class ErrorVariant:
         """The log-likelihood on a data set in coordinates of the error covariance."""
         return ErrorLikelihood(data, spec.slots, spec.first_sample_variance, coordinates=coordinates)
 
-    def check(self, spec: ModelSpec) -> None:
+    def check(self, slots: tuple[Slot, ...]) -> None:
         """Only exponential mechanisms of blocks have the product form.
 
         Raises
         ------
         OptionError
         """
-        if not all(slot.mechanism.exponential for slot in spec.slots) or any(slot.single for slot in spec.slots):
+        if not all(slot.mechanism.exponential for slot in slots) or any(slot.single for slot in slots):
             raise OptionError("model e needs an exponential mechanism ('capped' or 'log'); use mvmise_b")
 
     def reproduce(
