@@ -37,8 +37,7 @@ def anova_terms(result, type=3, ddf="default"):
 
 def default_ddf(result):
     """Satterthwaite where it is defined, else None."""
-    linear = getattr(result, "reml", None) is not None
-    return "satterthwaite" if linear and (result.priors is None or not result.priors.fixef) else None
+    return "satterthwaite" if result.linear and (result.priors is None or not result.priors.fixef) else None
 
 
 def f_sf(f, df_num, df_denom):
@@ -106,7 +105,7 @@ def likelihood_ratio(results):
         note = "Priors are left out of the likelihoods. "
     else:
         note = ""
-    refitted = any(getattr(r, "reml", False) for r in given)
+    refitted = any(r.restricted for r in given)
     fits = [ml_fit(r) for r in given]
     order = sorted(range(len(fits)), key=lambda i: fits[i].k_params)
     fits = [fits[i] for i in order]
@@ -153,7 +152,7 @@ def compare(*results):
         raise OptionError("compare needs at least one result")
     check_same_response(given)
     names = labels_of(given)
-    modes = {getattr(r, "reml", None) for r in given}
+    modes = {r.restricted for r in given}
     spaces = {tuple(r.model.exog_names) for r in given}
     refit = True in modes and (len(spaces) > 1 or len(modes) > 1)
     fits = [ml_fit(r) for r in given] if refit else given

@@ -71,7 +71,7 @@ def zero_inflation(result, n=250, rng=None):
     """
     result = with_rows(result)
     y = np.asarray(result.model.endog)
-    if getattr(result, "reml", None) is not None or result.k_scale:
+    if result.linear or result.k_scale:
         raise OptionError("zeros have probability nought in a continuous response; zero_inflation concerns counts")
     zeros = (result.simulate(n, rng=rng).to_numpy() == 0.0).sum(axis=0)
     observed = int((y == 0.0).sum())
@@ -138,8 +138,6 @@ def all_fit(result, methods=None):
     if unknown:
         raise OptionError(f"unknown optimiser {unknown[0]!r}; allowed are {', '.join(sorted(METHODS))}")
     options = {k: v for k, v in fit_options(result).items() if k not in ("method", "maxiter", "tol")}
-    if "reml" in result.mle_settings:
-        options["reml"] = result.mle_settings["reml"]
     rows = {}
     for method in methods:
         begin = time.perf_counter()

@@ -28,8 +28,6 @@ def _refit_with(result, exog=None, random=None):
     elif keywords.get("random_effects") is None:
         keywords["random_effects"] = model.random_effects
     settings = fit_options(result)
-    if "reml" in result.mle_settings:
-        settings["reml"] = result.mle_settings["reml"]
     exog = model.exog if exog is None else exog
     smaller = quietly(type(model), model.endog, exog, missing="none", **keywords)
     return unwrap(quietly(smaller.fit, **settings))
@@ -56,7 +54,7 @@ def drop1(result):
         chisq = 2.0 * (fit.llf - small.llf)
         rows[term.name()] = (df, small.aic, chisq, stats.chi2.sf(max(chisq, 0.0), df))
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
-    note = " The REML fit was refitted by maximum likelihood." if getattr(unwrap(result), "reml", False) else ""
+    note = " The REML fit was refitted by maximum likelihood." if unwrap(result).restricted else ""
     return table(frame, "Single term deletions, likelihood-ratio tests." + note)
 
 
@@ -154,7 +152,7 @@ def random_terms(result):
 def _without_random(result):
     """Log-likelihood (REML: restricted) and number of parameters without any random effect."""
     model = result.model
-    if getattr(result, "reml", None) is None:
+    if not result.linear:
         return _generalized_without_random(result.deviance_function()), result.k_params - len(result.theta)
     criterion = result.deviance_function()
     at_zero = criterion.solve(model.random_effects.zero())
@@ -229,7 +227,7 @@ def bootstrap_test(small, large, n=1000, rng=None, n_jobs=1, progress=False):
     from mvmise_sm.inference.resampling import likelihood_ratios
 
     check_same_response([small, large])
-    refitted = any(getattr(r, "reml", False) for r in (small, large))
+    refitted = small.restricted or large.restricted
     small, large = ml_fit(small), ml_fit(large)
     chisq = max(2.0 * (large.llf - small.llf), 0.0)
     simulated = likelihood_ratios(small, large, n, rng, n_jobs, progress)

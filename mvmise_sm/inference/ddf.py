@@ -158,11 +158,11 @@ def denominator(result, ddf):
         If the method is unknown or not defined for the model.
     """
     if ddf is None:
-        return PlainDf(np.asarray(result.cov_params()), result.df_resid if result.use_t else np.inf)
+        return result.wald_law()
     if ddf not in METHODS:
         raise OptionError(f"ddf must be None, 'satterthwaite' or 'kenward-roger', got {ddf!r}")
     name = "Satterthwaite" if ddf == "satterthwaite" else "Kenward-Roger"
-    if getattr(result, "reml", None) is None:
+    if not result.linear:
         raise OptionError(
             f"{name} degrees of freedom are defined for linear mixed models; tests of a generalized one use the normal "
             "distribution, so leave ddf out"
@@ -175,6 +175,6 @@ def denominator(result, ddf):
         raise OptionError(
             "Kenward-Roger adjusts REML estimates without priors; use ddf='satterthwaite', or fit without priors"
         )
-    if not result.reml:
+    if not result.restricted:
         raise OptionError("Kenward-Roger adjusts REML estimates; this fit is by maximum likelihood, use fit(reml=True)")
     return KenwardRogerDf(_kenward_roger_of(result))

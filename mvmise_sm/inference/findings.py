@@ -104,7 +104,7 @@ def _weak(result):
                 f"{factor.name} has only {factor.n_levels} levels, which say little about a variance: consider it as a "
                 "fixed effect, or give its variance a prior."
             )
-    if getattr(result, "reml", None) is None:
+    if not result.linear:
         return
     for name, share in _relative_errors(result).items():
         if share > _WEAK:
@@ -150,7 +150,7 @@ def _columns(result):
 def _rows(result):
     if result.model.endog is None:
         return
-    if getattr(result, "reml", None) is not None:
+    if result.linear:
         scaled = np.abs(np.asarray(result.resid_pearson)) / np.sqrt(result.scale)
         count = int((scaled > _OUTLYING).sum())
         if count:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from statsmodels.base.wrapper import ResultsWrapper
 
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, RankWarning, SingularFitWarning
 from mvmise_sm.results.memo import ML_FIT
 
-__all__ = ["check_same_response", "fit_options", "labels_of", "ml_fit", "unwrap", "quietly", "with_rows"]
+__all__ = ["check_same_response", "fit_options", "labels_of", "ml_fit", "unwrap", "quietly", "refitted", "with_rows"]
 
 
 def unwrap(result):
     """The result inside its wrapper."""
-    return getattr(result, "_results", result)
+    return result._results if isinstance(result, ResultsWrapper) else result
 
 
 def with_rows(result):
@@ -34,15 +35,19 @@ def with_rows(result):
 def ml_fit(result):
     """The maximum-likelihood fit of the same model: the result itself unless it is by REML."""
     result = with_rows(result)
-    if not getattr(result, "reml", False):
+    if not result.restricted:
         return result
-    options = fit_options(result)
-    return result.memo(ML_FIT, lambda: unwrap(quietly(result.model.fit, reml=False, use_t=result.use_t, **options)))
+    return result.memo(ML_FIT, lambda: refitted(result, reml=False))
+
+
+def refitted(result, **changes):
+    """The same model fitted with the same options but for some `changes`, without the warnings of a fit."""
+    return unwrap(quietly(result.model.fit, **{**fit_options(result), "use_t": result.use_t, **changes}))
 
 
 def fit_options(result):
     """Method and options that the result was fitted with."""
-    left_out = ("optimizer", "start_params", "start_theta", "reml")
+    left_out = ("optimizer", "start_params", "start_theta")
     options = {key: value for key, value in result.mle_settings.items() if key not in left_out}
     return {"method": result.mle_settings["optimizer"], **options}
 

@@ -123,7 +123,7 @@ def _linearised(result):
     rows = model.own_rows()
     exog = np.asarray(model.exog, dtype=float)
     criterion = result.deviance_function()
-    if getattr(result, "reml", None) is not None:
+    if result.linear:
         weights = np.ones(result.nobs) if model.weights is None else np.asarray(model.weights, dtype=float)
         relative = criterion.prediction_variance(result.theta, exog, list(rows.random))
         cov = result.scale * result.solution.cov_beta

@@ -78,7 +78,7 @@ def observation_prediction(result, linear, variance, which, labels):
     -------
     LinearObservation or FamilyObservation
     """
-    if getattr(result, "reml", None) is not None:
+    if result.linear:
         law = ("t", result.df_resid) if result.use_t else ("norm", None)
         return LinearObservation(linear, variance, result.scale, df=law[1], dist=law[0], row_labels=labels)
     if which != "mean":

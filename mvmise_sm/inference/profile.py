@@ -20,7 +20,7 @@ from mvmise_sm.core.optimise.constrained import (
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import fit_options, ml_fit, quietly, unwrap, with_rows
+from mvmise_sm.inference.fits import ml_fit, refitted, with_rows
 from mvmise_sm.options import strict_options
 
 __all__ = ["Profile", "profile", "profile_intervals"]
@@ -207,13 +207,12 @@ def _prepare(result, reml):
     result = with_rows(result)
     fit = ml_fit(result)
     layout = fit.deviance_function().layout
-    linear = getattr(fit, "reml", None) is not None
-    if reml and not linear:
+    if reml and not fit.linear:
         raise OptionError("reml=True profiles the REML criterion, which only linear mixed models have")
     with blas_threads(layout.n_random):
-        parameters = _linear_parameters(fit) if linear else _general_parameters(fit)
+        parameters = _linear_parameters(fit) if fit.linear else _general_parameters(fit)
         if reml:
-            restricted = result if result.reml else unwrap(quietly(result.model.fit, reml=True, **fit_options(result)))
+            restricted = result if result.restricted else refitted(result, reml=True)
             fixed = [p for p in parameters if p.kind == "fixed"]
             parameters = fixed + [p for p in _linear_parameters(restricted) if p.kind != "fixed"]
     return parameters, blas_threads(layout.n_random)
@@ -221,7 +220,7 @@ def _prepare(result, reml):
 
 def _linear_parameters(fit):
     criterion = fit.deviance_function()
-    target = LinearTarget(criterion, _inner_maker(fit.priors, fit.reml))
+    target = LinearTarget(criterion, _inner_maker(fit.priors, fit.restricted))
     x = target.start(fit.theta, fit.scale)
     minimum, _, information = target.evaluate(x)
     inverse = np.linalg.pinv(information, rcond=1e-10, hermitian=True)

@@ -74,7 +74,7 @@ class ParametricRefit:
     def __init__(self, result, statistic=None):
         self.result = unwrap(result)
         self.statistic = statistic
-        self.quick = statistic is None and getattr(self.result, "reml", None) is not None
+        self.quick = statistic is None and self.result.linear
 
     def __call__(self, rng):
         result = self.result
@@ -208,8 +208,6 @@ def resampled_fit(result, factor, rows, drawn):
         if keywords.get(name) is not None:
             keywords[name] = np.asarray(keywords[name])[taken]
     options = fit_options(result)
-    if "reml" in result.mle_settings:
-        options["reml"] = result.mle_settings["reml"]
     import pandas as pd
 
     exog = pd.DataFrame(np.asarray(model.exog)[taken], columns=model.exog_names)

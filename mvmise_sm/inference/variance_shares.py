@@ -42,7 +42,7 @@ def variance_parts(result):
 def _residual(result):
     """Residual variance, for generalized models that of the family on the scale of the link."""
     model = result.model
-    if getattr(result, "reml", None) is not None:
+    if result.linear:
         weights = model.weights
         return float(result.scale if weights is None else result.scale * np.mean(1.0 / weights))
     family, link = model.family, model.family.link

@@ -167,12 +167,6 @@ class MixedModelResults(InferentialResults):
         """Response residuals, conditional on the random effects (nobs,)."""
         return self.model.endog - self.fittedvalues
 
-    def memo(self, key, make):
-        """Return what ``make()`` gave the first time that `key` was asked for; kept with the result."""
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
-
     def _require_rows(self):
         """Fail with a sentence once `remove_data` has removed what a method needs."""
         if self.model.random_effects is None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import numpy as np
-from statsmodels.base.model import LikelihoodModelResults
 
 from mvmise_sm.exceptions import FormulaError, OptionError
 from mvmise_sm.options import refuse_unknown
+from mvmise_sm.results.questions import AnsweringResults
 
 __all__ = ["InferentialResults"]
 
 
-class InferentialResults(LikelihoodModelResults):
+class InferentialResults(AnsweringResults):
     """Tests, intervals, resampling, diagnostics and plots of a mixed model; see `MixedModelResults`."""
 
     # --- tests and intervals

@@ -30,6 +30,8 @@ class LinearMixedModelResults(MixedModelResults):
         Whether the criterion is that of REML.
     """
 
+    linear = True
+
     def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
         super().__init__(model, solution, optimum, settings, cov_type=cov_type, use_t=use_t)
         self.optimum = optimum.working
@@ -56,6 +58,11 @@ class LinearMixedModelResults(MixedModelResults):
             blocks = criterion.conditional_cov(self.theta)
         names = [factor.name for factor in self.model.random_layout.factors]
         return {name: self.scale * block for name, block in zip(names, blocks, strict=True)}
+
+    @property
+    def restricted(self):
+        """Whether the likelihood is the restricted one (REML)."""
+        return self.reml
 
     def deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""

@@ -187,12 +187,6 @@ class SelectionResults(LikelihoodModelResults):
     def _moments(self):
         return self.memo("moments", lambda: posterior_moments(self._outcome.objective.likelihood, self.theta))
 
-    def memo(self, key, make):
-        """Return what ``make()`` gave the first time that `key` was asked for; kept with the result."""
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
-
     # --- random effects and prediction
 
     @cache_readonly

@@ -1,0 +1,77 @@
+"""What a fitted model can be asked, and the sentence for a question that it cannot answer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from statsmodels.base.model import LikelihoodModelResults
+
+from mvmise_sm.exceptions import OptionError
+
+__all__ = ["AnsweringResults", "answers"]
+
+T = TypeVar("T")
+
+
+class AnsweringResults(LikelihoodModelResults):
+    """Base of all results: every question has a method on every class; what a class cannot answer, it refuses by name.
+
+    A class declares the questions it refuses, each with the sentence that says what to use instead::
+
+        class CountResults(MixedModelResults, refuses={"icc": "..."}):
+            ...
+
+    The documentation's table of what works on what is made from these declarations.
+
+    Attributes
+    ----------
+    refused : dict
+        Name of a method -> sentence.
+    linear : bool
+        Whether the response is normal given the random effects, with beta and sigma2 profiled out of the criterion.
+    restricted : bool
+        Whether the likelihood is the restricted one (REML).
+    """
+
+    refused: ClassVar[Mapping[str, str]] = {}
+    linear: ClassVar[bool] = False
+    restricted: bool = False
+
+    def __init_subclass__(cls, refuses: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuses = {} if refuses is None else refuses
+        inherited = {name: text for name, text in cls.refused.items() if name not in vars(cls)}
+        cls.refused = {**inherited, **refuses}
+        for name, sentence in refuses.items():
+            setattr(cls, name, _refusal(getattr(cls, name), name, sentence))
+
+    def wald_law(self) -> Any:
+        """Covariance and degrees of freedom of Wald tests, see `mvmise_sm.inference.ddf.PlainDf`."""
+        from mvmise_sm.inference.ddf import PlainDf
+
+        return PlainDf(np.asarray(self.cov_params()), self.df_resid if self.use_t else np.inf)
+
+    def memo(self, key: str, make: Callable[[], T]) -> T:
+        """Return what ``make()`` gave the first time that `key` was asked for; kept with the result."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+
+def _refusal(method: Any, name: str, sentence: str) -> Callable[..., Any]:
+    def refused(self: AnsweringResults, *args: Any, **kwargs: Any) -> Any:
+        raise OptionError(sentence)
+
+    refused.__name__ = refused.__qualname__ = name
+    refused.__doc__ = f"Not available: {sentence}"
+    if callable(method):
+        refused.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
+    return refused
+
+
+def answers(cls: type[AnsweringResults], name: str) -> bool:
+    """Whether results of a class answer the question `name`."""
+    return hasattr(cls, name) and name not in cls.refused
