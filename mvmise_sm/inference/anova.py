@@ -13,7 +13,7 @@ from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.tables import table
 from mvmise_sm.options import refuse_unknown, strict
 
-__all__ = ["anova", "anova_terms", "compare", "default_ddf", "f_sf", "likelihood_ratio"]
+__all__ = ["anova", "anova_table", "anova_terms", "compare", "default_ddf", "f_sf", "likelihood_ratio"]
 
 _TYPES = {1: "sequential", 2: "each term after those that do not contain it", 3: "each term after all others"}
 
@@ -21,9 +21,13 @@ _TYPES = {1: "sequential", 2: "each term after those that do not contain it", 3:
 def anova_terms(result, type=3, ddf="default"):
     """F tests of the terms of one fit; parameters as in `MixedModelResults.anova`."""
     ddf = default_ddf(result) if ddf == "default" else ddf
-    method = denominator(with_rows(result), ddf)
+    return anova_table(result, term_contrasts(result, type), denominator(with_rows(result), ddf), type, ddf)
+
+
+def anova_table(result, hypotheses, method, type, ddf):
+    """F tests of hypotheses by term (dict of contrasts (q, p)) under a law of Wald tests."""
     rows = {}
-    for name, contrasts in term_contrasts(result, type).items():
+    for name, contrasts in hypotheses.items():
         f, df_num, df_denom = method.f_test(contrasts, contrasts @ np.asarray(result.params))
         rows[name] = (df_num, df_denom, f, f_sf(f, df_num, df_denom))
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df_num", "df_denom", "F", "p_value"])

@@ -16,7 +16,7 @@ from mvmise_sm.inference.fits import check_same_response, fit_options, labels_of
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import table
 
-__all__ = ["boundary_p_value", "bootstrap_test", "drop1", "kenward_roger_test", "random_terms"]
+__all__ = ["boundary_p_value", "bootstrap_test", "drop1", "droppable", "kenward_roger_test", "random_terms"]
 
 
 def _refit_with(result, exog=None, random=None):
@@ -33,7 +33,7 @@ def _refit_with(result, exog=None, random=None):
     return unwrap(quietly(smaller.fit, **settings))
 
 
-def _droppable(spec):
+def droppable(spec):
     """Terms that no other term contains as a subset of its factors."""
     terms = [t for t in spec.terms if t.factors]
     return [t for t in terms if not any(set(t.factors) < set(o.factors) for o in terms)]
@@ -45,7 +45,7 @@ def drop1(result):
     spec = model_spec_of(fit)
     exog = np.asarray(fit.model.exog)
     rows = {"<none>": (np.nan, fit.aic, np.nan, np.nan)}
-    for term in _droppable(spec):
+    for term in droppable(spec):
         keep = np.setdiff1d(np.arange(exog.shape[1]), np.arange(exog.shape[1])[spec.term_slices[term]])
         if not len(keep):
             continue

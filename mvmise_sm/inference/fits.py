@@ -27,7 +27,7 @@ def with_rows(result):
         After ``remove_data``.
     """
     result = unwrap(result)
-    if result.model.random_effects is None:
+    if not result.has_rows:
         raise OptionError("this needs the rows of the data, which remove_data() has removed")
     return result
 
@@ -66,7 +66,7 @@ def check_same_response(results):
     for other in (r.model for r in results[1:]):
         if other.endog.shape != first.endog.shape:
             raise DataError(f"the fits have {len(first.endog)} and {len(other.endog)} rows; fit all to the same rows")
-        if not np.array_equal(np.asarray(other.endog), np.asarray(first.endog)):
+        if not np.array_equal(np.asarray(other.endog), np.asarray(first.endog), equal_nan=True):
             raise DataError("the fits have different responses; only fits to the same response can be compared")
         if type(other) is not type(first):
             raise DataError(f"cannot compare a {type(first).__name__} with a {type(other).__name__}")

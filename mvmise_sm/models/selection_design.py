@@ -78,6 +78,26 @@ class SelectionDesign:
         const = constant_column(self.common_exog.to_numpy(dtype=float))
         return const is not None and const not in self.outcome_effects
 
+    def outcome_maps(self) -> list[np.ndarray]:
+        """Matrices that take all coefficients to those of one outcome on the common design.
+
+        Returns
+        -------
+        list of ndarray
+            One (p_common, p) per outcome; a single identity where no column has a coefficient per outcome.
+        """
+        p, K, chosen = self.exog.shape[1], self.endog.shape[1], set(self.outcome_effects)
+        if not chosen:
+            return [np.eye(p)]
+        maps = [np.zeros((p - (K - 1) * len(chosen), p)) for _ in range(K)]
+        at = 0
+        for j in range(len(maps[0])):
+            own = j in chosen
+            for k, each in enumerate(maps):
+                each[j, at + k if own else at] = 1.0
+            at += K if own else 1
+        return maps
+
 
 def expand_outcome_effects(exog: pd.DataFrame, outcomes: Sequence[str], columns: Sequence[int]) -> pd.DataFrame:
     """Stack a common design over outcomes, giving the `columns` one coefficient per outcome.

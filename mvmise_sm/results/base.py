@@ -107,11 +107,6 @@ class MixedModelResults(InferentialResults):
         return -2.0 * self.llf + float(np.log(self.nobs)) * self.k_params
 
     @property
-    def priors(self):
-        """The priors of the model, None without any."""
-        return self.model.priors
-
-    @property
     def fe_params(self):
         """The fixed effects, ``MixedLM``'s name of `params`."""
         return self.params
@@ -167,9 +162,14 @@ class MixedModelResults(InferentialResults):
         """Response residuals, conditional on the random effects (nobs,)."""
         return self.model.endog - self.fittedvalues
 
+    @property
+    def has_rows(self):
+        """Whether the rows of the data are still there, see `remove_data`."""
+        return self.model.random_effects is not None
+
     def _require_rows(self):
         """Fail with a sentence once `remove_data` has removed what a method needs."""
-        if self.model.random_effects is None:
+        if not self.has_rows:
             raise OptionError("this needs the rows of the data, which remove_data() has removed")
 
     def _linear_predictor(self, b=None):

@@ -48,6 +48,11 @@ class AnsweringResults(LikelihoodModelResults):
         for name, sentence in refuses.items():
             setattr(cls, name, _refusal(getattr(cls, name), name, sentence))
 
+    @property
+    def priors(self) -> Any:
+        """The priors of the model, None without any."""
+        return self.model.priors
+
     def wald_law(self) -> Any:
         """Covariance and degrees of freedom of Wald tests, see `mvmise_sm.inference.ddf.PlainDf`."""
         from mvmise_sm.inference.ddf import PlainDf

@@ -8,10 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
-from patsy import DesignInfo
 from scipy import stats
-from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
-from statsmodels.stats.contrast import WaldTestResults
+from statsmodels.base.model import LikelihoodResultsWrapper
 from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
@@ -20,7 +18,8 @@ from mvmise_sm.results import selection_mechanism as mechanism
 from mvmise_sm.results import selection_plots as plots
 from mvmise_sm.results import selection_tables as tables
 from mvmise_sm.results.selection_permutation import permutation_test
-from mvmise_sm.results.selection_prediction import missing_frame, outcome_table, predicted
+from mvmise_sm.results.selection_prediction import missing_frame, outcome_table
+from mvmise_sm.results.selection_questions import SelectionQuestions
 from mvmise_sm.selection.degrees import wald_df
 from mvmise_sm.selection.prediction import posterior_moments
 
@@ -30,7 +29,7 @@ _UNKNOWN = "not computed"
 
 
 @strict_options
-class SelectionResults(LikelihoodModelResults):
+class SelectionResults(SelectionQuestions):
     """Results of a `FactorSelectionModel` or `ErrorSelectionModel`; `params` holds the fixed effects only.
 
     Parameters
@@ -217,30 +216,6 @@ class SelectionResults(LikelihoodModelResults):
         values = self.model.design.data.unsort(self._moments().fitted)
         return outcome_table(self.model, self.model.endog - values, self.model.data.row_labels)
 
-    def predict(self, exog=None, transform=True, *, random="all", allow_new_levels=False, which="mean"):
-        """Predict the outcomes of new samples.
-
-        Parameters
-        ----------
-        exog : DataFrame or array_like, optional
-            A frame with the columns of the formula, or design rows of an array model (m, p) that are common to the
-            outcomes or stacked (m * K, p); `fittedvalues` by default.
-        transform : bool, optional
-            Whether `exog` is passed through the formula.
-        random : {"all", "none"}, optional
-            Whether the clusters' random effects are included; array models have none for new rows.
-        allow_new_levels : bool, optional
-            Whether a cluster that was not in the data gets the effect 0; otherwise it is an error.
-        which : {"mean", "linear"}, optional
-            Both are the mean of the outcomes.
-
-        Returns
-        -------
-        DataFrame or ndarray
-            (m, K)
-        """
-        return predicted(self, exog, transform, random, allow_new_levels, which)
-
     def predict_missing(self):
         """Posterior mean and standard deviation of every missing value, given all data and which blocks are missing.
 
@@ -313,50 +288,7 @@ class SelectionResults(LikelihoodModelResults):
         """
         return permutation_test(self, terms, n, rng, n_jobs, within, mvmise_compat, progress)
 
-    # --- Wald tests
-
-    def t_test(self, r_matrix, cov_p=None, use_t=None):
-        """Test linear hypotheses one by one; parameters and returned object are statsmodels'."""
-        return super(SelectionResults, self._for_contrasts(r_matrix, joint=False)).t_test(r_matrix, cov_p, use_t)
-
-    def wald_test(self, r_matrix, cov_p=None, invcov=None, use_f=None, df_constraints=None, scalar=True):
-        """Test linear hypotheses jointly; parameters and returned object are statsmodels'."""
-        tested = self._for_contrasts(r_matrix, joint=True)
-        return super(SelectionResults, tested).wald_test(r_matrix, cov_p, invcov, use_f, df_constraints, scalar)
-
-    def _for_contrasts(self, r_matrix, joint):
-        """A copy of this result with the degrees of freedom of the contrasts in place of the coefficients'."""
-        rows = DesignInfo(self.model.data.cov_names).linear_constraint(r_matrix).coefs
-        df = np.array([self.df_resid_inference[row != 0].min(initial=np.inf) for row in np.atleast_2d(rows)])
-        df = np.where(np.isfinite(df), df, self.df_resid_inference.min())
-        out = copy.copy(self)
-        out.df_resid_inference = float(df.min()) if joint else df
-        return out
-
     # --- tables
-
-    def wald_test_terms(self, skip_single=False, extra_constraints=None, combine_terms=None, scalar=True):
-        """Wald tests of all coefficients of a term; outcome-specific effects are tested jointly over outcomes.
-
-        Parameters and returned object are statsmodels'.
-        """
-        rows, names = [], []
-        chosen = {name: cols for name, cols in self.model.design.terms.items() if not (skip_single and len(cols) == 1)}
-        for name, columns in chosen.items():
-            test = self.wald_test(np.eye(len(self.params))[columns], scalar=scalar)
-            df = [int(test.df_num), test.df_denom] if self.use_t else [int(test.df_denom)]
-            rows.append([test.statistic, test.pvalue, *df])
-            names.append(name)
-        for matrix in extra_constraints or []:
-            test = self.wald_test(matrix, scalar=scalar)
-            df = [int(test.df_num), test.df_denom] if self.use_t else [int(test.df_denom)]
-            rows.append([test.statistic, test.pvalue, *df])
-            names.append(str(matrix))
-        if combine_terms:
-            raise OptionError("combine_terms is not available; give a joint hypothesis to wald_test")
-        columns = ["statistic", "pvalue", "df_constraint", *(["df_denom"] if self.use_t else [])]
-        table = pd.DataFrame(rows, index=names, columns=columns)
-        return WaldTestResults(None, "F" if self.use_t else "chi2", None, table=table)
 
     def summary(self, yname=None, xname=None, title=None, alpha=0.05):
         """Summarise the fit: fixed effects, variances, mechanism with its likelihood-ratio test, error correlations.

@@ -1,0 +1,125 @@
+"""Tests of selection models: hypotheses about several outcomes, and degrees of freedom that count clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.inference.anova import anova_table
+from mvmise_sm.inference.comparison import droppable
+from mvmise_sm.inference.ddf import full_rank
+from mvmise_sm.inference.fits import fit_options, quietly, unwrap
+from mvmise_sm.inference.hypotheses import term_contrasts
+from mvmise_sm.inference.tables import table
+
+__all__ = ["ClusterDf", "anova", "drop1", "hypotheses"]
+
+
+class ClusterDf:
+    """Wald tests whose degrees of freedom are those of the coefficients: a combination has the smallest of its own.
+
+    Parameters
+    ----------
+    cov : ndarray
+        Covariance of the fixed effects (p, p).
+    df : ndarray
+        Degrees of freedom of the coefficients (p,); infinite for the normal distribution.
+    """
+
+    def __init__(self, cov: np.ndarray, df: np.ndarray) -> None:
+        self.cov = cov
+        self.coefficients = np.asarray(df, dtype=float)
+
+    def df(self, contrasts: np.ndarray) -> np.ndarray:
+        """Degrees of freedom of each row of `contrasts` (q, p), taken by itself."""
+        size = np.abs(contrasts)
+        # contrasts come out of factorisations: what is rounding away from zero is zero
+        used = size > 1e-9 * size.max(axis=1, keepdims=True)
+        own = np.where(used, self.coefficients, np.inf).min(axis=1)
+        return np.where(used.any(axis=1), own, self.coefficients.min())
+
+    def f_test(self, contrasts: np.ndarray, values: np.ndarray) -> tuple[float, int, float]:
+        """F statistic and degrees of freedom of L beta, `values` being its distance from the hypothesis (q,)."""
+        smallest = float(self.df(contrasts).min())
+        contrasts, values = full_rank(contrasts, values)
+        inner = contrasts @ self.cov @ contrasts.T
+        return float(values @ np.linalg.solve(inner, values)) / len(values), len(values), smallest
+
+
+@dataclass(frozen=True, eq=False)
+class _CommonFit:
+    """The design before columns got a coefficient per outcome, as `term_contrasts` looks at a fit."""
+
+    model: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _CommonModel:
+    exog: np.ndarray
+    data: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _CommonData:
+    design: Any
+
+
+def hypotheses(result: Any, type: int = 3) -> dict[str, np.ndarray]:
+    """Contrast matrices (q, p) of the terms; effects of their own of several outcomes are tested jointly.
+
+    Parameters
+    ----------
+    result : SelectionResults
+    type : {1, 2, 3}
+    """
+    design = result.model.design
+    if design.design is None:
+        unit = np.eye(len(result.params))
+        return {name: unit[columns] for name, columns in design.terms.items() if name != "Intercept"}
+    exog = result.model.exog if design.common_exog is None else design.common_exog.to_numpy(dtype=float)
+    common = _CommonFit(_CommonModel(exog, _CommonData(design.design)))
+    maps = design.outcome_maps()
+    out = {}
+    for name, contrasts in term_contrasts(common, type).items():
+        stacked = np.concatenate([contrasts @ each for each in maps])
+        rows, order = np.unique(stacked, axis=0, return_index=True)
+        out[name] = rows[np.argsort(order)]
+    return out
+
+
+def anova(result: Any, type: int = 3, ddf: Any = None) -> pd.DataFrame:
+    """Wald F tests of the terms; see `SelectionResults.anova`."""
+    if ddf not in (None, "default"):
+        raise OptionError(
+            f"ddf={ddf!r} is defined for linear mixed models; a selection model counts its clusters: leave ddf out"
+        )
+    return anova_table(result, hypotheses(result, type), result.wald_law(), type, None)
+
+
+def drop1(result: Any) -> pd.DataFrame:
+    """Likelihood-ratio tests of the terms that no other contains; see `SelectionResults.drop1`."""
+    result = unwrap(result)
+    model = result.model
+    if result.method == "mvmise":
+        raise OptionError("method='mvmise' has no likelihood to compare; fit with method='ml'")
+    if model.design.design is None:
+        names = [name for name in model.design.terms if name != "Intercept"]
+    else:
+        names = [term.name() for term in droppable(model.design.design.model_spec)]
+    exog = np.asarray(model.exog)
+    rows: dict[str, tuple[float, ...]] = {"<none>": (np.nan, result.aic, np.nan, np.nan)}
+    for name in names:
+        keep = np.setdiff1d(np.arange(exog.shape[1]), model.design.terms[name])
+        columns = pd.DataFrame(exog[:, keep], columns=[model.exog_names[j] for j in keep])
+        smaller = type(model)(model.design.endog, columns, **model._get_init_kwds())
+        small = unwrap(quietly(smaller.fit, **fit_options(result)))
+        df = float(exog.shape[1] - len(keep))
+        chisq = 2.0 * (result.llf - small.llf)
+        rows[name] = (df, small.aic, chisq, float(stats.chi2.sf(max(chisq, 0.0), df)))
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
+    return table(frame, "Single term deletions, likelihood-ratio tests.")

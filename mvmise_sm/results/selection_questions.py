@@ -1,0 +1,173 @@
+"""What a fitted selection model can be asked like any other mixed model, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pandas as pd
+from patsy import DesignInfo
+from statsmodels.stats.contrast import WaldTestResults
+
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.results.inferential import InferentialResults
+from mvmise_sm.results.selection_prediction import predicted, prediction
+
+__all__ = ["SelectionQuestions"]
+
+REFUSED = {
+    "anova_random": "tests of random effects are not defined for a selection model; compare two fits with ms.anova",
+    "get_influence": "influence is not defined for a selection model; leave a cluster out with subset= and fit again",
+    "plot_influence": "influence is not defined for a selection model; leave a cluster out with subset= and fit again",
+    "r2": "r2 is defined for linear and generalized mixed models; varcorr has the variances of a selection model",
+    "icc": "icc is defined for linear and generalized mixed models; varcorr has the variances of a selection model",
+    "overdispersion": "a selection model estimates its residual variance; it is for counts and proportions",
+    "zero_inflation": "zeros have probability nought in a continuous response; zero_inflation concerns counts",
+    "resid_simulated": "resid_simulated leaves out which values are missing; use resid_quantile",
+    "all_fit": "a selection model has two algorithms: compare fit(method='ml') with fit(method='em')",
+    "check": "check() knows linear and generalized mixed models; summary() says what is doubtful in a selection model",
+    "plot_fit": "plot_fit draws one response; use predict() on a frame for each outcome of a selection model",
+    "plot_priors": "plot_priors knows linear and generalized mixed models; summary() prints a selection model's priors",
+}
+
+
+class SelectionQuestions(InferentialResults, refuses=REFUSED):
+    """Tests and predictions of a selection model; see `SelectionResults`."""
+
+    # --- Wald tests
+
+    def t_test(self, r_matrix, cov_p=None, use_t=None, *, ddf=None):
+        """Test linear hypotheses one by one; parameters and returned object are statsmodels'."""
+        tested = self._for_contrasts(r_matrix, joint=False)
+        return super(SelectionQuestions, tested).t_test(r_matrix, cov_p, use_t, ddf=ddf)
+
+    def wald_test(self, r_matrix, cov_p=None, invcov=None, use_f=None, df_constraints=None, scalar=True, *, ddf=None):
+        """Test linear hypotheses jointly; parameters and returned object are statsmodels'."""
+        tested = self._for_contrasts(r_matrix, joint=True)
+        return super(SelectionQuestions, tested).wald_test(
+            r_matrix, cov_p, invcov, use_f, df_constraints, scalar, ddf=ddf
+        )
+
+    def _for_contrasts(self, r_matrix, joint):
+        """A copy of this result with the degrees of freedom of the contrasts in place of the coefficients'."""
+        rows = DesignInfo(self.model.data.cov_names).linear_constraint(r_matrix).coefs
+        df = np.array([self.df_resid_inference[row != 0].min(initial=np.inf) for row in np.atleast_2d(rows)])
+        df = np.where(np.isfinite(df), df, self.df_resid_inference.min())
+        out = copy.copy(self)
+        out.df_resid_inference = float(df.min()) if joint else df
+        return out
+
+    @property
+    def has_rows(self):
+        """Whether the rows of the data are still there, see `remove_data`."""
+        return self.model.design.data is not None
+
+    def wald_law(self):
+        """Covariance of the fixed effects and the degrees of freedom of their combinations."""
+        from mvmise_sm.inference.selection import ClusterDf
+
+        df = self.df_resid_inference if self.use_t else np.full(len(self.params), np.inf)
+        return ClusterDf(np.asarray(self.cov_params()), df)
+
+    def anova(self, ddf=None, type=3):
+        """Test every term of the fixed effects; effects that outcomes have of their own are tested jointly.
+
+        Parameters
+        ----------
+        ddf : None
+            Degrees of freedom are those of the coefficients, `df_resid_inference`.
+        type : {3, 2, 1}, optional
+            Each term after all others; after those that do not contain it; or sequentially.
+
+        Returns
+        -------
+        DataFrame
+            ``df_num, df_denom, F, p_value`` by term.
+        """
+        from mvmise_sm.inference.selection import anova
+
+        return anova(self, type, ddf)
+
+    def drop1(self):
+        """Leave out every term that no other term contains, one at a time.
+
+        Returns
+        -------
+        DataFrame
+            ``df, aic, chisq, p_value``.
+        """
+        from mvmise_sm.inference.selection import drop1
+
+        return drop1(self)
+
+    def wald_test_terms(self, skip_single=False, extra_constraints=None, combine_terms=None, scalar=True):
+        """Wald tests of all coefficients of a term; outcome-specific effects are tested jointly over outcomes.
+
+        Parameters and returned object are statsmodels'.
+        """
+        rows, names = [], []
+        chosen = {name: cols for name, cols in self.model.design.terms.items() if not (skip_single and len(cols) == 1)}
+        for name, columns in chosen.items():
+            test = self.wald_test(np.eye(len(self.params))[columns], scalar=scalar)
+            df = [int(test.df_num), test.df_denom] if self.use_t else [int(test.df_denom)]
+            rows.append([test.statistic, test.pvalue, *df])
+            names.append(name)
+        for matrix in extra_constraints or []:
+            test = self.wald_test(matrix, scalar=scalar)
+            df = [int(test.df_num), test.df_denom] if self.use_t else [int(test.df_denom)]
+            rows.append([test.statistic, test.pvalue, *df])
+            names.append(str(matrix))
+        if combine_terms:
+            raise OptionError("combine_terms is not available; give a joint hypothesis to wald_test")
+        columns = ["statistic", "pvalue", "df_constraint", *(["df_denom"] if self.use_t else [])]
+        table = pd.DataFrame(rows, index=names, columns=columns)
+        return WaldTestResults(None, "F" if self.use_t else "chi2", None, table=table)
+
+    # --- predictions
+
+    def predict(self, exog=None, transform=True, *, random="all", allow_new_levels=False, which="mean"):
+        """Predict the outcomes of new samples.
+
+        Parameters
+        ----------
+        exog : DataFrame or array_like, optional
+            A frame with the columns of the formula, or design rows of an array model (m, p) that are common to the
+            outcomes or stacked (m * K, p); `fittedvalues` by default.
+        transform : bool, optional
+            Whether `exog` is passed through the formula.
+        random : {"all", "none"}, optional
+            Whether the clusters' random effects are included; array models have none for new rows.
+        allow_new_levels : bool, optional
+            Whether a cluster that was not in the data gets the effect 0; otherwise it is an error.
+        which : {"mean", "linear"}, optional
+            Both are the mean of the outcomes.
+
+        Returns
+        -------
+        DataFrame or ndarray
+            (m, K)
+        """
+        return predicted(self, exog, transform, random, allow_new_levels, which)
+
+    def get_prediction(
+        self, exog=None, which="mean", transform=True, row_labels=None, *, random="all", allow_new_levels=False
+    ):
+        """Predict the outcomes of new samples with standard errors.
+
+        Parameters
+        ----------
+        exog, which, transform, random, allow_new_levels
+            As in `predict`.
+        row_labels : sequence, optional
+            Labels of the samples in the tables.
+
+        Returns
+        -------
+        SelectionPrediction
+            With ``predicted_mean``, ``se_mean`` and ``conf_int(alpha)``, (m, K) each, and ``summary_frame(alpha)``, one
+            row for each sample and outcome. The variance is that of the fixed effects; with random effects also their
+            posterior variance, the prior's for a new cluster, and what the uncertainty of all other parameters adds
+            (delta method).
+        """
+        out = prediction(self, exog, transform, random, allow_new_levels, which)
+        return out if row_labels is None else out.relabelled(row_labels)
