@@ -20,6 +20,7 @@ _OBJECTS = {
     "compare": "mvmise_sm.inference.anova",
     "permutation_test": "mvmise_sm.results.selection_permutation",
     "scan": "mvmise_sm.scanning.job",
+    "squeeze_variances": "mvmise_sm.scanning.moderation",
 }
 
 # Entry points are classmethods bound to a class, or partials of these.
