@@ -27,6 +27,7 @@ __all__ = [
     "PriorWarning",
     "RandomEffectsError",
     "RankWarning",
+    "ScanError",
     "SeparationWarning",
     "SingularFitWarning",
     "UnknownColumnError",
@@ -71,6 +72,10 @@ class UnknownOptionError(OptionError, TypeError):
 
 class NotAvailableError(OptionError, NotImplementedError):
     """An option exists in statsmodels, but not for these models."""
+
+
+class ScanError(RuntimeError):
+    """A scan could not go on, or what it has stored cannot be read; what arrived before is kept."""
 
 
 class ConvergenceWarning(sm_exceptions.ConvergenceWarning):

@@ -12,7 +12,7 @@ from mvmise_sm.design.new_data import new_exog
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.formula.parts import expand_terms
 
-__all__ = ["model_spec_of", "term_contrasts"]
+__all__ = ["design_contrasts", "model_spec_of", "term_contrasts"]
 
 _RANK = 1e-11
 _ZERO = 1e-7
@@ -49,15 +49,28 @@ def term_contrasts(result, type=3):
     dict
         Term name -> (q, p).
     """
-    spec = model_spec_of(result)
+    model_spec_of(result)
+    return design_contrasts(result.model.data.design, np.asarray(result.model.exog), type)
+
+
+def design_contrasts(design, exog, type=3):
+    """`term_contrasts` of a design that need not be fitted.
+
+    Parameters
+    ----------
+    design : Design
+    exog : ndarray
+        Its fixed-effects columns (n, p).
+    type : {1, 2, 3}
+    """
     if type not in (1, 2, 3):
         raise OptionError(f"type must be 1, 2 or 3, got {type!r}")
-    exog = np.asarray(result.model.exog)
+    spec = design.model_spec
     places = {term: spec.term_slices[term] for term in spec.terms if term.factors}
     if type == 3:
-        return _type3(result.model.data.design, exog, spec, places)
+        return _type3(design, exog, spec, places)
     if type == 1:
-        return _type1(result.model.data.design, exog, spec, places)
+        return _type1(design, exog, spec, places)
     return {term.name(): _type2(exog, spec, term) for term in places}
 
 

@@ -303,6 +303,27 @@ class MixedModelBase(LikelihoodModel):
         out.endog = out.data.endog = endog
         return out
 
+    def on_rows(self, endog, rows, weights=None):
+        """Return the same model on some of its rows, built from arrays: the formula is not evaluated again.
+
+        Parameters
+        ----------
+        endog : ndarray
+            Response of these rows (m,).
+        rows : ndarray
+            Positions of the rows (m,), or booleans (nobs,).
+        weights : ndarray, optional
+            Weights of these rows (m,); by default those of the model.
+        """
+        keywords = self._get_init_kwds()
+        keywords["random_effects"] = self.random_effects.on_rows(rows)
+        own = {"weights": self.weights, "offset": self.offset}
+        keywords.update({name: None if values is None else values[rows] for name, values in own.items()})
+        if weights is not None:
+            keywords["weights"] = weights
+        exog = pd.DataFrame(np.asarray(self.exog)[rows], columns=self.exog_names)
+        return type(self)(endog, exog, missing="none", **keywords)
+
     def remove_rows(self):
         """Let go of the rows that a formula's design still holds; part of ``remove_data`` of a result."""
         if isinstance(self.data, FormulaData):

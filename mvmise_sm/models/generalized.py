@@ -243,10 +243,15 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             print(result.message)
         return result
 
+    def with_endog(self, endog):
+        """Return the same model for another response (nobs,), which must be in the family's range."""
+        out = super().with_endog(endog)
+        check_response(out.endog, out.weights, out.family, bounded=out._has_fixef_prior())
+        return out
+
     def refit(self, endog, result):
         """Fit a result's model to another response; see `GeneralizedLinearMixedModelResults.refit`."""
         model = self.with_endog(endog)
-        check_response(model.endog, model.weights, model.family, bounded=model._has_fixef_prior())
         settings = result.mle_settings
         if result.at_limit:
             return model.fit(**_fit_arguments(settings), cov_type=result.cov_type, use_t=result.use_t)

@@ -1,88 +1,77 @@
-"""One design, thousands of features: fit a model to each and collect the fixed effects in one table."""
+"""One design, thousands of features: fit a model to each and collect what the fits say in one table."""
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import import_module
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.api import find
+from mvmise_sm import __version__
 from mvmise_sm.caller import warn
 from mvmise_sm.design.build import as_frame, caller_environment
-from mvmise_sm.exceptions import DataError, DataWarning, OptionError
+from mvmise_sm.exceptions import DataWarning, FormulaError, OptionError, ScanError
 from mvmise_sm.options import strict
+from mvmise_sm.scanning.batches import Job, make_job
+from mvmise_sm.scanning.content import digest
+from mvmise_sm.scanning.features import FeatureTable, feature_digest, looks_raw, read_long, read_wide
+from mvmise_sm.scanning.result import COLUMNS, ScanResult, summary_of_failures
+from mvmise_sm.scanning.rows import Rows, empty_rows
+from mvmise_sm.scanning.store import PartFiles
+from mvmise_sm.scanning.table import finished, qvalues
+from mvmise_sm.scanning.templates import (
+    GENERALIZED,
+    LEAST_SQUARES,
+    LINEAR,
+    SELECTION,
+    Blueprint,
+    kind_of,
+    names_in_text,
+)
 
-__all__ = ["ScanResult", "qvalues", "scan"]
+__all__ = ["COLUMNS", "ScanResult", "qvalues", "scan"]
 
-COLUMNS = ["feature", "term", "estimate", "se", "z", "p", "q", "converged", "message"]
-PLACEHOLDER = "feature__"
+# features that a process gets at a time where they are fitted one by one
 CHUNK = 64
-
-
-class ScanResult(pd.DataFrame):
-    """The table of a scan: a DataFrame with columns ``feature, term, estimate, se, z, p, q, converged, message``.
-
-    A feature that could not be fitted is one row with its message, no term and no numbers.
-    """
-
-    @property
-    def _constructor(self):
-        return ScanResult
-
-    def plot_volcano(self, term=None, *, alpha=0.05, ax=None):
-        """Draw -log10 p over the estimate of one term; returns the Axes.
-
-        Parameters
-        ----------
-        term : str, optional
-            By default the only term besides the intercept.
-        alpha : float, optional
-            Features with a q-value below it are highlighted.
-        ax : matplotlib Axes, optional
-        """
-        known = [t for t in pd.unique(self["term"].dropna()) if t not in ("Intercept", "const")]
-        if term is None and len(known) == 1:
-            term = known[0]
-        if term not in set(self["term"].dropna()):
-            raise OptionError(f"term must be one of {known}, got {term!r}")
-        if ax is None:
-            from matplotlib import pyplot as plt
-
-            _, ax = plt.subplots()
-        rows = self[(self["term"] == term) & self["p"].notna()]
-        hit = (rows["q"] < alpha).to_numpy()
-        height = -np.log10(np.maximum(rows["p"].to_numpy(), 1e-300))
-        ax.scatter(rows["estimate"][~hit], height[~hit], s=8, color="grey", label=f"q >= {alpha:g}")
-        ax.scatter(rows["estimate"][hit], height[hit], s=10, color="tab:red", label=f"q < {alpha:g}")
-        ax.set_xlabel(f"estimate of {term}")
-        ax.set_ylabel("-log10 p")
-        ax.legend()
-        return ax
+_DDF = ("auto", "satterthwaite", "kenward-roger", None)
+_MODERATE = {None: None, False: None, True: "contrast", "contrast": "contrast", "residual": "residual"}
 
 
 @strict
 def scan(
-    formula,
-    data,
-    features,
-    model="mvmise_b",
+    formula: str,
+    data: Any,
+    features: Any = None,
+    model: Any = "mvmise_b",
     *,
-    terms=None,
-    n_jobs=None,
-    progress=False,
-    output=None,
-    q_method="bh",
-    fit_options=None,
-    eval_env=None,
-    **model_options,
-):
+    terms: str | Sequence[str] | None = None,
+    contrasts: Mapping[str, Any] | str | None = None,
+    tests: bool | str | Sequence[str] | None = None,
+    ddf: str | None = "auto",
+    moderate: bool | str | None = None,
+    weights: Any = None,
+    variance_shares: bool = False,
+    reml: bool = True,
+    by: str | None = None,
+    outcome: str | None = None,
+    column: str | None = None,
+    sample: str | Sequence[str] | None = None,
+    samples: Any = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+    output: str | Path | None = None,
+    q_method: str = "bh",
+    fit_options: dict | None = None,
+    eval_env: Any = None,
+    **model_options: Any,
+) -> ScanResult:
     """Fit one model to many features.
 
     Parameters
@@ -91,15 +80,43 @@ def scan(
         Design of all fits. What stands left of the ``~`` is replaced by each feature and may be left out:
         ``"~ x + (1 | batch)"``.
     data : DataFrame
-        One row per sample.
-    features : sequence, mapping or DataFrame
+        One row per sample; or, with `by`, a long table with one row per sample, feature and outcome.
+    features : sequence, mapping or DataFrame, optional
         Columns to use as outcomes, one fit each; an entry that is itself a list of columns is fitted jointly
-        (selection models). A mapping gives such groups names. A DataFrame holds the features itself, rows as in `data`.
+        (selection models) or stacked (other models), and lists may differ in length. A mapping gives such groups
+        names. A DataFrame holds the features itself, rows as in `data`.
     model : str or class, optional
         Entry point (``"lmer"``, ``"blmer"``, ``"glmer"``, ``"bglmer"``, ``"glmer_nb"``, ``"mvmise_b"``,
-        ``"mvmise_e"``) or a model class.
+        ``"mvmise_e"``), ``"ols"`` for least squares without random effects, or a model class.
     terms : str or list of str, optional
-        Fixed effects to report; all by default.
+        Fixed effects to report; all by default, except intercepts of single outcomes.
+    contrasts : dict or str, optional
+        Name -> combination of the fixed effects, text as in ``t_test`` or numbers in the order of the design; or
+        ``"pairwise:f"``, all differences of marginal means of the factor f. They are reported instead of the fixed
+        effects.
+    tests : bool, str or list of str, optional
+        Terms to test jointly, all where True; in ``tests`` of the result.
+    ddf : {"auto", "satterthwaite", "kenward-roger", None}, optional
+        Degrees of freedom of linear mixed models. ``"auto"`` is Kenward and Roger's for REML without priors, else
+        Satterthwaite's; None the normal distribution.
+    moderate : {None, "contrast", "residual"}, optional
+        Squeeze the variances of all features towards a common value (`squeeze_variances`): the variance of each
+        contrast (True means this), or the residual variance, which is not calibrated for effects between groups.
+        For ``model="lmer"`` and ``"ols"``.
+    weights : str, Series, DataFrame or array_like, optional
+        Weights of the samples (a column of `data`, or one number per row), or of every cell (a frame or an array like
+        `features`); a weight of 0 leaves a cell out.
+    variance_shares : bool, optional
+        Whether to report the shares of variance of linear models, in ``variance_shares`` of the result.
+    reml : bool, optional
+        REML or maximum likelihood, for linear mixed models.
+    by, outcome, column : str, optional
+        Columns of a long table: one fit per value of `by`; `outcome` holds the values, `column` tells the outcomes of
+        one fit apart. Where a row is absent the value is missing.
+    sample : str or list of str, optional
+        Columns of a long table that make a sample.
+    samples : DataFrame, optional
+        The complete sample table; by default the distinct samples of the long table.
     n_jobs : int, optional
         Processes, for `joblib`; by default those of ``joblib.parallel_config``, which also sends the scan to a Dask or
         Ray cluster.
@@ -127,316 +144,210 @@ def scan(
     ------
     OptionError, FormulaError, DataError
         If the design itself or an argument is wrong.
+    ScanError
+        If a worker process or the disk fails, or another process writes to `output`.
     """
-    if q_method not in ("bh", "storey"):
-        raise OptionError(f"q_method must be 'bh' or 'storey', got {q_method!r}")
-    frame, groups = _features(as_frame(data), features)
-    text = formula if formula.partition("~")[0].strip() else f"{PLACEHOLDER} {formula.strip()}"
-    job = FeatureFits(
-        text.partition("~")[2],
+    moderation = _checked_options(q_method, ddf, moderate)
+    kind = kind_of(model)
+    _check_kind(model, kind, ddf, moderation, variance_shares, weights)
+    environment = caller_environment(eval_env)
+    rhs = _right_hand_side(formula)
+    if by is None:
+        _refuse_long_options(outcome=outcome, sample=sample, samples=samples)
+        if features is None:
+            raise OptionError("features is needed: the columns to use as outcomes; or by=, outcome= and sample=")
+        table: FeatureTable = read_wide(as_frame(data), features, weights)
+    else:
+        if features is not None:
+            raise OptionError("features and by exclude each other: a long table has its features in a column")
+        frame = as_frame(data)
+        mentioned = f"{rhs} {model_options.get('missing_cov', '')} {model_options.get('offset', '')}"
+        used = [c for c in names_in_text(mentioned, frame.columns) if c not in (by, outcome, column)]
+        grid = None if samples is None else as_frame(samples)
+        table = read_long(frame, by, outcome, column, sample, grid, weights, used)
+    if kind != GENERALIZED and looks_raw(table):
+        warn("values look like raw intensities; take log2", DataWarning)
+    options = dict(fit_options or {})
+    blueprint = Blueprint(
+        rhs,
         model,
-        tuple([terms] if isinstance(terms, str) else terms) if terms is not None else None,
-        dict(fit_options or {}),
+        kind,
+        environment,
         dict(model_options),
-        caller_environment(eval_env),
+        options,
+        {"terms": terms, "contrasts": contrasts, "tests": tests, "shares": variance_shares},
+        ddf,
+        _reml(options, reml, kind),
+        table.shared_weights,
+        os.getpid(),
     )
-    shared = frame[[c for c in frame.columns if c not in set().union(*groups.values())]]
-    job = job.prepared(shared, next(iter(groups.values())))
-    store = PartFiles(Path(output), job.signature()) if output is not None else None
-    done = store.read() if store is not None else []
-    finished = set().union(*(set(part["feature"]) for part in done)) if done else set()
-    waiting = {name: columns for name, columns in groups.items() if name not in finished}
-    parts = [*done, *_run(job, frame, waiting, n_jobs, progress, store, len(finished))]
-    rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
-    position = {name: i for i, name in enumerate(groups)}
-    rows = rows[rows["feature"].isin(position)]
-    order = np.argsort(rows["feature"].map(position).to_numpy(), kind="stable")
-    rows = rows.iloc[order].reset_index(drop=True)
-    rows["q"] = rows.groupby("term", group_keys=False)["p"].transform(lambda p: qvalues(p.to_numpy(), q_method))
-    result = ScanResult(rows[COLUMNS])
-    if store is not None:
-        store.merge(result, complete=len(set(rows["feature"])) == len(groups))
+    job = make_job(blueprint, table, column)
+    if output is None:
+        run = _Run(job, table, n_jobs, progress, None)
+        raw = run.rows(table.names, 0)
+        result = run.finish(raw, moderation, q_method)
+    else:
+        settings = [blueprint.model_options, blueprint.fit_options, blueprint.reported, ddf, blueprint.reml, column]
+        details = {"version": __version__, "options": digest(*settings), **job.identity}
+        with PartFiles(Path(output), [rhs.strip(), _model_name(model), details]) as store:
+            run = _Run(job, table, n_jobs, progress, store)
+            done = store.read()
+            store.check_features(done, {name: partial(feature_digest, table, name) for name in table.names})
+            known = set(done["feature"])
+            waiting = [name for name in table.names if name not in known]
+            raw = pd.concat([done, run.rows(waiting, len(known))], ignore_index=True) if waiting else done
+            result = run.finish(raw, moderation, q_method)
+            if waiting or not store.path.exists():
+                store.merge(result, raw)
+    summary = summary_of_failures(result)
+    if summary:
+        print(summary, file=sys.stderr)
     return result
 
 
-def qvalues(p: np.ndarray, method: str = "bh") -> np.ndarray:
-    """q-values of p-values; NaN stays NaN and does not count.
-
-    Parameters
-    ----------
-    p : array_like, (m,)
-    method : {"bh", "storey"}, optional
-        Benjamini and Hochberg (1995), or Storey (2002) with ``pi0 = #{p > 0.5} / (0.5 m)``, at most one.
-
-    Returns
-    -------
-    ndarray, (m,)
-    """
-    p = np.asarray(p, dtype=float)
-    out = np.full(p.shape, np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    m = known.size
-    if not m:
-        return out
-    order = known[np.argsort(p[known])]
-    stepped = p[order] * m / np.arange(1, m + 1)
-    out[order] = np.minimum(np.minimum.accumulate(stepped[::-1])[::-1], 1.0)
-    if method == "storey":
-        # one more than counted keeps the estimate of the nulls away from zero
-        out *= min(1.0, (1.0 + (p[known] > 0.5).sum()) / (0.5 * m))
-    return out
-
-
-def _features(frame: pd.DataFrame, features) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """The frame with all features in it, and the columns of each."""
-    if isinstance(features, pd.DataFrame):
-        if len(features) != len(frame):
-            raise DataError(f"features has {len(features)} rows and data has {len(frame)}")
-        if not features.index.equals(frame.index):
-            raise DataError("features is a frame whose index differs from that of the data")
-        double = [c for c in features.columns if c in frame.columns]
-        frame = pd.concat([frame.drop(columns=double), features], axis=1)
-        features = list(features.columns)
-    if isinstance(features, str):
-        features = [features]
-    if isinstance(features, Mapping):
-        groups = {str(name): [c] if isinstance(c, str) else list(c) for name, c in features.items()}
-    elif isinstance(features, (Sequence, pd.Index, np.ndarray)):
-        listed = [[c] if isinstance(c, str) or not isinstance(c, (list, tuple)) else list(c) for c in features]
-        groups = {"+".join(str(c) for c in columns): columns for columns in listed}
-    else:
-        raise OptionError(f"features must be a list, a mapping or a frame, got {type(features).__name__}")
-    if not groups or not all(groups.values()):
-        raise OptionError("features is empty")
-    unknown = [c for columns in groups.values() for c in columns if c not in frame.columns]
-    if unknown:
-        raise OptionError(f"feature {unknown[0]!r} is not a column of the data")
-    return frame, groups
-
-
-@dataclass(frozen=True, eq=False)  # hashed by identity: Dask looks tasks up by their function
-class FeatureFits:
-    """Fits the same model to one feature after the other; pickles, so that it can run in any process.
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A scan under way.
 
     Attributes
     ----------
-    rhs : str
-        Right-hand side of the formula.
-    model : str or class
-    terms : tuple of str or None
-    fit_options, model_options : dict
-    namespace : EvalEnvironment or dict
-    template : model or None
-        Carries the design; features replace its outcomes.
-    shared : DataFrame
-        The columns that are no features.
+    job : Job
+    table : FeatureTable
+    n_jobs : int or None
+    progress : bool
+    store : PartFiles or None
     """
 
-    rhs: str
-    model: Any
-    terms: tuple[str, ...] | None
-    fit_options: dict
-    model_options: dict
-    namespace: Any = field(repr=False)
-    template: Any = field(default=None, repr=False)
-    shared: Any = field(default=None, repr=False)
+    job: Job
+    table: FeatureTable
+    n_jobs: int | None
+    progress: bool
+    store: PartFiles | None
 
-    def signature(self) -> str:
-        """Text that tells scans with different results apart."""
-        model = self.model if isinstance(self.model, str) else self.model.__name__
-        return json.dumps([self.rhs, str(model), self.terms, repr(self.fit_options), repr(self.model_options)])
-
-    def _build(self, frame: pd.DataFrame, columns: list[str]):
-        entry = find(self.model) if isinstance(self.model, str) else self.model.from_formula
-        names = [f"{PLACEHOLDER}{k}" for k in range(len(columns))]
-        frame = frame.rename(columns=dict(zip(columns, names, strict=True)))
-        text = f"{' + '.join(names)} ~ {self.rhs}"
-        return entry(text, frame, eval_env=self.namespace, **self.model_options)
-
-    def prepared(self, shared: pd.DataFrame, columns: list[str]) -> FeatureFits:
-        """Evaluate the design once, on outcomes that no fit will see."""
-        known = {"lmer", "blmer", "glmer", "bglmer", "glmer_nb", "mvmise_b", "mvmise_e"}
-        if isinstance(self.model, str) and self.model not in known:
-            raise OptionError(f"model must be one of {sorted(known)} or a class, got {self.model!r}")
-        # alternating values pass for counts and for binary responses too
-        stand_in = pd.DataFrame(
-            np.tile((np.arange(len(shared)) % 2)[:, None], (1, len(columns))).astype(float), shared.index, columns
-        )
-        template = self._build(pd.concat([shared, stand_in], axis=1), columns)
-        from mvmise_sm.models.linear import LinearMixedModel
-        from mvmise_sm.models.selection import SelectionModel
-
-        exchangeable = isinstance(template, (SelectionModel, LinearMixedModel)) and template.nobs == len(shared)
-        if self.terms is not None:
-            absent = [t for t in self.terms if not any(_is_term(name, t) for name in template.exog_names)]
-            if absent:
-                raise OptionError(f"terms: {absent[0]!r} is not a fixed effect; allowed are {template.exog_names}")
-        # of the caller's variables only those that the formula uses travel to the workers
-        design = template.design.design if isinstance(template, SelectionModel) else template.data.design
-        return replace(
-            self, namespace=dict(design.namespace), template=template if exchangeable else None, shared=shared
-        )
-
-    def _model(self, values: pd.DataFrame):
-        from mvmise_sm.models.selection import SelectionModel
-
-        if isinstance(self.template, SelectionModel):
-            return self.template.with_endog(values)
-        complete = values.notna().to_numpy().all()
-        if self.template is not None and values.shape[1] == 1 and complete:
-            return self.template.with_endog(_numbers(values))
-        return self._build(pd.concat([self.shared, values], axis=1), list(values.columns))
-
-    def rows(self, name: str, values: pd.DataFrame) -> pd.DataFrame:
-        """The rows of one feature (terms, 9)."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                result = self._model(values).fit(**self.fit_options)
-                # without the wrapper, which would label every array
-                result = getattr(result, "_results", result)
-                names = list(result.model.exog_names)
-                out = pd.DataFrame(
-                    {
-                        "feature": name,
-                        "term": names,
-                        "estimate": np.asarray(result.params),
-                        "se": np.asarray(result.bse),
-                        "z": np.asarray(result.tvalues),
-                        "p": np.asarray(result.pvalues),
-                        "q": np.nan,
-                        "converged": bool(result.converged),
-                        "message": "",
-                    }
-                )
-            except Exception as error:
-                return _failure(name, _named(f"{type(error).__name__}: {error}", values.columns))
-        out["message"] = _named("; ".join(dict.fromkeys(str(w.message) for w in caught)), values.columns)
-        if self.terms is not None:
-            out = out[[any(_is_term(t, wanted) for wanted in self.terms) for t in names]]
-        return out
-
-    def __call__(self, chunk: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-        """The rows of several features."""
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(limits=1):
-            return pd.concat([self.rows(name, values) for name, values in chunk], ignore_index=True)
-
-
-def _is_term(name: str, wanted: str) -> bool:
-    return name == wanted or name.startswith(f"{wanted}[")
-
-
-def _named(message: str, columns: Sequence) -> str:
-    """The message with the features' own names."""
-    for k, column in enumerate(columns):
-        message = message.replace(f"{PLACEHOLDER}{k}", str(column))
-    return message
-
-
-def _numbers(values: pd.DataFrame) -> np.ndarray:
-    try:
-        out = values.to_numpy(dtype=float)[:, 0]
-    except (TypeError, ValueError):
-        raise DataError(f"feature {values.columns[0]!r} must be numeric") from None
-    if np.isinf(out).any():
-        raise DataError(f"feature {values.columns[0]!r} has infinite values")
-    return out
-
-
-def _failure(name: str, message: str) -> pd.DataFrame:
-    row = dict.fromkeys(COLUMNS, np.nan) | {"feature": name, "term": None, "converged": False, "message": message}
-    return pd.DataFrame([row], columns=COLUMNS)
-
-
-def _run(job, frame, waiting, n_jobs, progress, store, n_done) -> Iterator[pd.DataFrame]:
-    """Results of the chunks as they arrive; an interrupt ends them, and everything that arrived is kept."""
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-
-    names = list(waiting)
-    chunks = ([(name, frame[waiting[name]]) for name in names[i : i + CHUNK]] for i in range(0, len(names), CHUNK))
-    bar = tqdm(total=n_done + len(names), initial=n_done, disable=not progress, desc="features")
-    # a generator of tasks and of results: neither all data nor all results are held by the workers
-    tasks = Parallel(n_jobs=n_jobs, return_as="generator", pre_dispatch="2*n_jobs")(delayed(job)(c) for c in chunks)
-    try:
-        for part in tasks:
-            if store is not None:
-                store.write(part)
-            bar.update(part["feature"].nunique())
-            yield part
-    except KeyboardInterrupt:
-        again = "" if store is None else f"; call scan again with output={str(store.path)!r} to go on"
-        warn(f"the scan was stopped{again}", DataWarning)
-    finally:
-        bar.close()
-
-
-class PartFiles:
-    """Results on disk: numbered Parquet files while a scan runs, one file when it has ended.
-
-    Parameters
-    ----------
-    path : Path
-        The final file; the parts are in ``<path>.parts``.
-    signature : str
-        Which scan the results belong to.
-    """
-
-    def __init__(self, path: Path, signature: str) -> None:
-        try:
-            import_module("pyarrow")
-        except ImportError:
-            raise OptionError("output needs pyarrow; install it or leave output out") from None
-        self.path = path
-        self.folder = path.with_name(path.name + ".parts")
-        self.signature = signature
-
-    def read(self) -> list[pd.DataFrame]:
-        """Results that are there already.
+    def rows(self, waiting: list[str], n_done: int) -> pd.DataFrame:
+        """Rows of the features `waiting`; what arrives is stored at once.
 
         Raises
         ------
-        OptionError
-            If they belong to another scan.
+        KeyboardInterrupt
+            With the sentence how to go on.
+        ScanError
+            If a worker process has died.
         """
-        out = []
-        if self.folder.exists():
-            note = self.folder / "scan.json"
-            if note.exists() and note.read_text(encoding="utf-8") != self.signature:
-                raise OptionError(f"{self.folder} belongs to another scan; remove it or choose another output")
-            out = [pd.read_parquet(part) for part in sorted(self.folder.glob("part-*.parquet"))]
-        elif self.path.exists():
-            import pyarrow.parquet as pq
+        from tqdm import tqdm
 
-            stored = (pq.read_schema(self.path).metadata or {}).get(b"mvmise_sm.scan", b"").decode()
-            if stored != self.signature:
-                raise OptionError(f"{self.path} belongs to another scan; remove it or choose another output")
-            out = [pd.read_parquet(self.path)]
-        return out
+        parts = [empty_rows()]
+        n_total, arrived = n_done + len(waiting), n_done
+        bar = tqdm(total=n_total, initial=n_done, disable=not self.progress, desc="features")
+        chunks = self.job.chunks(self.table, waiting, CHUNK)
+        try:
+            for part in self._parallel(self.job.task, chunks):
+                names = list(pd.unique(part["feature"]))
+                if self.store is not None:
+                    part = pd.concat([part, _digests(self.table, names)], ignore_index=True)
+                    self.store.write(part)
+                arrived += len(names)
+                bar.update(len(names))
+                parts.append(part)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"the scan was stopped after {arrived:,} of {n_total:,} features; {self._on()}"
+            ) from None
+        except BrokenExecutor as error:
+            raise ScanError(
+                f"a worker process has died after {arrived:,} of {n_total:,} features, perhaps for lack of memory; "
+                f"use fewer n_jobs; {self._on()}"
+            ) from error
+        finally:
+            bar.close()
+        return pd.concat(parts, ignore_index=True)
 
-    def write(self, part: pd.DataFrame) -> None:
-        """Add the rows of one chunk."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "scan.json").write_text(self.signature, encoding="utf-8")
-        number = len(list(self.folder.glob("part-*.parquet")))
-        temporary = self.folder / "writing"
-        part.astype({"term": "str", "message": "str"}).where(part.notna(), None).to_parquet(temporary, index=False)
-        # a part is either complete or absent
-        temporary.rename(self.folder / f"part-{number:06d}.parquet")
+    def _on(self) -> str:
+        if self.store is None:
+            return "with output= it could go on"
+        return f"call scan again with output={str(self.store.path)!r} to go on"
 
-    def merge(self, result: pd.DataFrame, *, complete: bool) -> None:
-        """Write the final file when every feature is done, and remove the parts."""
-        if not complete:
-            return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def _parallel(self, task: Callable, chunks: Iterable) -> Iterator[pd.DataFrame]:
+        """Results of the chunks in order; in this process where there is one only."""
+        from joblib import Parallel, delayed
 
-        table = pa.Table.from_pandas(pd.DataFrame(result), preserve_index=False)
-        note = {b"mvmise_sm.scan": self.signature.encode()}
-        pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **note}), self.path)
-        for part in self.folder.glob("*"):
-            part.unlink()
-        if self.folder.exists():
-            self.folder.rmdir()
+        # a generator of tasks and of results: neither all data nor all results are held by the workers
+        runner = Parallel(n_jobs=self.n_jobs, return_as="generator", pre_dispatch="2*n_jobs")
+        yield from runner(delayed(task)(chunk) for chunk in chunks)
+
+    def finish(self, raw: pd.DataFrame, moderate: str | None, q_method: str) -> ScanResult:
+        """The table."""
+
+        def units(theta: np.ndarray) -> pd.DataFrame:
+            fitted = raw[(raw["kind"] == "sigma2")]["feature"]
+            names = [name for name in self.table.names if name in set(fitted)]
+            chunks = self.job.chunks(self.table, names, CHUNK)
+            parts = list(self._parallel(partial(self.job.units, theta=theta), chunks))
+            return pd.concat(parts, ignore_index=True)
+
+        return finished(
+            raw, self.table.names, ragged=self.table.ragged, moderate=moderate, q_method=q_method, units=units
+        )
+
+
+def _digests(table: FeatureTable, names: list[str]) -> pd.DataFrame:
+    """Rows that tell whether a feature's data are the same when the scan goes on."""
+    out = Rows()
+    for name in names:
+        out.add(name, "digest", [""], [np.nan], [np.nan], [np.nan], message=feature_digest(table, name))
+    return out.frame()
+
+
+def _checked_options(q_method: str, ddf: str | None, moderate: bool | str | None) -> str | None:
+    """What `moderate` means."""
+    if q_method not in ("bh", "storey"):
+        raise OptionError(f"q_method must be 'bh' or 'storey', got {q_method!r}")
+    if ddf not in _DDF:
+        raise OptionError(f"ddf must be 'auto', 'satterthwaite', 'kenward-roger' or None, got {ddf!r}")
+    if not isinstance(moderate, (str, bool, type(None))) or moderate not in _MODERATE:
+        raise OptionError(f"moderate must be None, 'contrast' or 'residual', got {moderate!r}")
+    return _MODERATE[moderate]
+
+
+def _check_kind(
+    model: Any, kind: str, ddf: str | None, moderate: str | None, variance_shares: bool, weights: Any
+) -> None:
+    """Refuse options that the kind of model does not have."""
+    if moderate is not None and (kind not in (LINEAR, LEAST_SQUARES) or model == "blmer"):
+        raise OptionError("moderate is defined for model='lmer' and 'ols'; leave it out")
+    if kind in (GENERALIZED, SELECTION):
+        if ddf != "auto" and not (ddf is None and kind == GENERALIZED):
+            raise OptionError("ddf is defined for model='lmer' and 'ols'; leave it out")
+        if variance_shares:
+            raise OptionError("variance_shares is defined for model='lmer' and 'ols'; leave it out")
+    if kind == SELECTION and weights is not None:
+        raise OptionError("selection models take no weights")
+
+
+def _refuse_long_options(**given: Any) -> None:
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+        raise OptionError(f"{extra[0]} belongs to a long table; say with by= what its features are")
+
+
+def _right_hand_side(formula: str) -> str:
+    """What stands right of the tilde."""
+    if not isinstance(formula, str) or "~" not in formula:
+        raise FormulaError(f"formula {formula!r} has no '~'; write for example '~ x + (1 | batch)'")
+    return formula.partition("~")[2]
+
+
+def _reml(options: dict, reml: bool, kind: str) -> bool:
+    """REML or not, wherever it is said; it is taken out of the options of `fit`."""
+    if kind != LINEAR:
+        if reml is not True:
+            raise OptionError("reml is defined for model='lmer'; leave it out")
+        return True
+    value = options.pop("reml", reml)
+    if not isinstance(value, (bool, np.bool_)):
+        raise OptionError(f"reml must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _model_name(model: Any) -> str:
+    return model if isinstance(model, str) else model.__name__

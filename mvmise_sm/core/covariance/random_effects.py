@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -128,6 +128,22 @@ class RandomEffects:
     def theta_names(self) -> list[str]:
         """Names of theta's elements as ``factor.column`` and ``factor.row.column`` (lme4's style)."""
         return [f"{t.factor.name}.{name}" for t in self.terms for name in t.structure.theta_names(t.names)]
+
+    def on_rows(self, rows: np.ndarray) -> RandomEffects:
+        """The same terms on some rows (m,), positions or booleans; levels that do not occur there are left out."""
+        factors: dict[int, GroupingFactor] = {}
+        for f in self.factors:
+            kept, codes = np.unique(f.codes[rows], return_inverse=True)
+            levels = [f.levels[j] for j in kept]
+            factors[id(f)] = GroupingFactor(f.name, codes.ravel(), levels)
+        return RandomEffects(
+            [
+                replace(
+                    t, factor=factors[id(t.factor)], columns=tuple(None if c is None else c[rows] for c in t.columns)
+                )
+                for t in self.terms
+            ]
+        )
 
     def linear(self, b: Sequence[np.ndarray]) -> np.ndarray:
         """Z b (nobs,), for `b` with one array (n_levels, q) per term."""
