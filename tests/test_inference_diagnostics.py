@@ -230,7 +230,7 @@ def test_combinations_without_data_are_not_estimated():
     [
         ({"specs": "Days2"}, "'Days2' is not a variable"),
         ({"specs": "Days", "by": "Days"}, "by and specs must differ"),
-        ({"specs": "Days", "adjust": "scheffe"}, "adjust must be"),
+        ({"specs": "Days", "adjust": "tuckey"}, "adjust must be"),
         ({"specs": "Days", "which": "log"}, "which must be"),
         ({"specs": "Days", "at": {"z": 1}}, "'z' is not a variable"),
         ({"specs": "Days", "pairs": True}, "at least two levels"),

@@ -72,6 +72,8 @@ class Design:
         Random-effects terms in formula order; None if the formula has none.
     model_spec : patsy.DesignInfo
         Specification of the p columns of `exog`, dropped ones left out.
+    full_spec : patsy.DesignInfo
+        Specification before columns were dropped; `model_spec` itself where none were.
     random_specs : tuple of patsy.DesignInfo
         Specification of each term's columns.
     group_specs : tuple of GroupSpec
@@ -100,6 +102,7 @@ class Design:
     exog: pd.DataFrame
     random: RandomEffects | None
     model_spec: DesignInfo
+    full_spec: DesignInfo
     random_specs: tuple[DesignInfo, ...]
     group_specs: tuple[GroupSpec, ...]
     weights: np.ndarray | None
@@ -247,7 +250,7 @@ def build_design(
     values = Values(source, arrays)
     mask = values.complete(plan, missing, keep_missing_endog)
     endog, levels = _response(plan, parts, values, categorical_response)
-    exog, info, dropped = _fixed_effects(plan, values)
+    exog, info, full, dropped = _fixed_effects(plan, values)
     random, random_specs, group_specs = _random_effects(plan, parts, values)
     offset_specs = tuple((f, values.states.get(f)) for f in plan.offsets)
     return Design(
@@ -257,6 +260,7 @@ def build_design(
         exog=exog,
         random=random,
         model_spec=info,
+        full_spec=full,
         random_specs=random_specs,
         group_specs=group_specs,
         weights=_weights(plan, values),
@@ -311,8 +315,8 @@ def _response(
     return pd.DataFrame(np.column_stack(columns), index=index, columns=names), levels
 
 
-def _fixed_effects(plan: Plan, values: Values) -> tuple[pd.DataFrame, DesignInfo, tuple[str, ...]]:
-    """Fixed-effects columns, those left out that earlier ones determine."""
+def _fixed_effects(plan: Plan, values: Values) -> tuple[pd.DataFrame, DesignInfo, DesignInfo, tuple[str, ...]]:
+    """Fixed-effects columns, those left out that earlier ones determine; their specification, and that of all."""
     for term in plan.fixed:
         for factor in term.factors:
             categories = values.encoded[factor].categories
@@ -323,7 +327,7 @@ def _fixed_effects(plan: Plan, values: Values) -> tuple[pd.DataFrame, DesignInfo
                     f"{factor.name()} has {len(categories):,} levels in {values.source.nobs:,} rows, too many for "
                     f"fixed effects; write (1 | {factor.name()}) for random ones"
                 )
-    info = coding.design_info(plan.fixed, values.encoded, values.states)
+    full = info = coding.design_info(plan.fixed, values.encoded, values.states)
     matrix = coding.matrix(info, values.encoded, values.source.nobs)
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(matrix.sum(axis=0))
@@ -337,7 +341,7 @@ def _fixed_effects(plan: Plan, values: Values) -> tuple[pd.DataFrame, DesignInfo
         matrix = np.asfortranarray(matrix[:, kept])
         info = coding.keep_columns(info, kept)
     exog = pd.DataFrame(matrix, index=values.source.frame.index, columns=info.column_names, copy=False)
-    return exog, info, dropped
+    return exog, info, full, dropped
 
 
 def _random_effects(

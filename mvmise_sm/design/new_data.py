@@ -18,7 +18,7 @@ from mvmise_sm.exceptions import DataError, NewLevelError, UnknownColumnError
 __all__ = ["new_exog", "new_offset", "new_random_rows"]
 
 
-def new_exog(design: Design, frame: Any) -> pd.DataFrame:
+def new_exog(design: Design, frame: Any, dropped: bool = False) -> pd.DataFrame:
     """Evaluate the fixed effects on new data.
 
     Parameters
@@ -27,6 +27,8 @@ def new_exog(design: Design, frame: Any) -> pd.DataFrame:
         Design of the fit.
     frame : DataFrame
         New rows (m), with the columns that the fixed effects use.
+    dropped : bool, optional
+        Whether to return the columns too that the fit dropped because earlier ones determine them.
 
     Returns
     -------
@@ -42,9 +44,10 @@ def new_exog(design: Design, frame: Any) -> pd.DataFrame:
     """
     frame = as_frame(frame)
     source = Source(frame, EvalEnvironment([]))
-    encoded = _encode_new(design.model_spec, source)
-    matrix = coding.matrix(design.model_spec, encoded, source.nobs)
-    return pd.DataFrame(matrix, index=frame.index, columns=design.model_spec.column_names)
+    spec = design.full_spec if dropped else design.model_spec
+    encoded = _encode_new(spec, source)
+    matrix = coding.matrix(spec, encoded, source.nobs)
+    return pd.DataFrame(matrix, index=frame.index, columns=spec.column_names)
 
 
 def new_offset(design: Design, frame: Any) -> np.ndarray | None:

@@ -29,6 +29,7 @@ class PlainDf:
     def __init__(self, cov, df):
         self.cov = cov
         self._df = float(df)
+        self.label = "infinite (normal distribution)" if np.isinf(df) else f"{df:g}, residual"
 
     def df(self, contrasts):
         """Degrees of freedom of each row of `contrasts` (q, p), taken by itself."""
@@ -59,6 +60,7 @@ class SatterthwaiteDf:
 
     def __init__(self, cov, shape):
         self.cov = cov
+        self.label = "Satterthwaite"
         self._shape = shape
 
     def df(self, contrasts):
@@ -94,6 +96,7 @@ class KenwardRogerDf:
 
     def __init__(self, parts):
         self.cov = parts.phi_adjusted
+        self.label = "Kenward-Roger"
         self._parts = parts
 
     def df(self, contrasts):

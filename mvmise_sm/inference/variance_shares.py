@@ -8,7 +8,17 @@ import pandas as pd
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import with_rows
 
-__all__ = ["icc", "r2", "variance_parts"]
+__all__ = ["icc", "r2", "random_variance", "variance_parts"]
+
+
+def random_variance(result):
+    """Mean over the rows of z'Sigma z, the variance of the random effects' part of the linear predictor."""
+    random = with_rows(result).model.random_effects
+    total = 0.0
+    for term, lam in zip(random.terms, random.lambdas(result.theta), strict=True):
+        columns = np.column_stack([np.ones(result.nobs) if c is None else c for c in term.columns])
+        total += float(result.scale * np.square(columns @ lam).sum(axis=1).mean())
+    return total
 
 
 def variance_parts(result):

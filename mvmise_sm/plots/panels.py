@@ -6,11 +6,15 @@ import numpy as np
 
 from mvmise_sm.exceptions import OptionError
 
-__all__ = ["COLOR", "FAINT", "MARK", "one_axes", "panels", "trim"]
+__all__ = ["COLOR", "COLORS", "FAINT", "MARK", "one_axes", "panels", "trim"]
 
 COLOR = "#1f5a96"
 MARK = "#c0392b"
 FAINT = "0.6"
+# for lines side by side; readable without colour vision (Okabe and Ito)
+COLORS = (COLOR, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.3")
+# for lines side by side; readable without colour vision (Okabe and Ito)
+COLORS = (COLOR, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.3")
 
 
 def one_axes(ax, size=(6.0, 4.2)):

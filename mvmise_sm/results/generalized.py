@@ -183,6 +183,18 @@ class GeneralizedLinearMixedModelResults(MixedModelResults):
         names = [factor.name for factor in self.model.random_layout.factors]
         return dict(zip(names, blocks, strict=True))
 
+    def mean_scale(self):
+        """The scale of the link, see `MarginalResults.mean_scale`."""
+        from mvmise_sm.inference.means.scales import link_scale
+
+        return link_scale(self.model.link)
+
+    def random_sd(self):
+        """Standard deviation of the random effects' part of the linear predictor."""
+        from mvmise_sm.inference.variance_shares import random_variance
+
+        return float(np.sqrt(random_variance(self)))
+
     def deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""
         if self._criterion is None:

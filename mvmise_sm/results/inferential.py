@@ -8,12 +8,13 @@ import numpy as np
 
 from mvmise_sm.exceptions import FormulaError, OptionError
 from mvmise_sm.options import refuse_unknown
+from mvmise_sm.results.marginal import MarginalResults
 from mvmise_sm.results.questions import AnsweringResults
 
 __all__ = ["InferentialResults"]
 
 
-class InferentialResults(AnsweringResults):
+class InferentialResults(MarginalResults, AnsweringResults):
     """Tests, intervals, resampling, diagnostics and plots of a mixed model; see `MixedModelResults`."""
 
     # --- tests and intervals
@@ -180,40 +181,6 @@ class InferentialResults(AnsweringResults):
         from mvmise_sm.inference.comparison import random_terms
 
         return random_terms(self)
-
-    def marginal_means(
-        self, specs, by=None, ddf="default", pairs=False, adjust="tukey", which="linear", at=None, alpha=0.05
-    ):
-        """Estimate means of factor combinations, averaged over all other factors with equal weights.
-
-        Parameters
-        ----------
-        specs : str or list of str
-            Factors whose level combinations are estimated.
-        by : str or list of str, optional
-            Factors within whose levels pairs are compared.
-        ddf : {"satterthwaite", "kenward-roger"} or None, optional
-            Degrees of freedom; Satterthwaite where it is defined, by default.
-        pairs : bool, optional
-            Return differences between the means instead.
-        adjust : {"tukey", "holm", "sidak", "bonferroni", None}, optional
-            Adjustment of the p-values of `pairs` for multiplicity, within each group of `by`.
-        which : {"linear", "mean"}, optional
-            Scale of the estimates: linear predictor, or response.
-        at : dict, optional
-            Values of numeric variables; by default their means, or both values where there are only two.
-        alpha : float, optional
-            One minus the coverage.
-
-        Returns
-        -------
-        DataFrame
-            Levels, ``estimate, std_error, df, conf_low, conf_high``; pairs: ``contrast, estimate, std_error, df,
-            statistic, p_value, conf_low, conf_high``.
-        """
-        from mvmise_sm.inference.means import marginal_means
-
-        return marginal_means(self, specs, by, ddf, pairs, adjust, which, at, alpha)
 
     # --- profile and resampling
 

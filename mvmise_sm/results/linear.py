@@ -59,6 +59,18 @@ class LinearMixedModelResults(MixedModelResults):
         names = [factor.name for factor in self.model.random_layout.factors]
         return {name: self.scale * block for name, block in zip(names, blocks, strict=True)}
 
+    def mean_scale(self):
+        """What undoes the transformation of the response, see `MarginalResults.mean_scale`."""
+        from mvmise_sm.inference.means.scales import response_scale
+
+        return response_scale(self.fixed_design().parts.response)
+
+    def random_sd(self):
+        """Standard deviation of an observation about the fixed effects."""
+        from mvmise_sm.inference.variance_shares import random_variance
+
+        return float(np.sqrt(random_variance(self) + self.scale))
+
     @property
     def restricted(self):
         """Whether the likelihood is the restricted one (REML)."""
