@@ -8,7 +8,7 @@ from scipy import optimize
 
 import mvmise_sm as ms
 from mvmise_sm.core.criteria.batched import BatchedRefits, supports
-from mvmise_sm.core.elimination import layout
+from mvmise_sm.core.elimination import layout, pair_sums
 from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.core.uncertainty.second_order import gram_slopes, second_order
 from mvmise_sm.inference.profile import _inner_maker
@@ -173,7 +173,7 @@ def test_kenward_roger_of_many_panels(monkeypatch):
     criterion = ms.lmer("y ~ x + (1 | a) + (1 | b)", data).criterion()
     theta = np.array([0.8, 0.7])
     whole = module.kenward_roger(criterion, theta)
-    monkeypatch.setattr(module, "_PANEL_CELLS", 60)
+    monkeypatch.setattr(pair_sums, "_PANEL_CELLS", 60)
     parts = module.kenward_roger(criterion, theta)
     np.testing.assert_allclose(parts.phi_adjusted, whole.phi_adjusted, rtol=1e-10)
     np.testing.assert_allclose(parts.weights, whole.weights, rtol=1e-8)

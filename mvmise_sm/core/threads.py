@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
+from typing import Any
 
 __all__ = ["blas_threads"]
 
@@ -12,7 +14,7 @@ _WORTH_THREADS = 2_000
 
 
 @lru_cache(maxsize=1)
-def _libraries():
+def _libraries() -> tuple[Any, Any]:
     from threadpoolctl import ThreadpoolController
 
     return tuple(lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas")
@@ -21,12 +23,12 @@ def _libraries():
 class _OneThread:
     """Count of the fits that run now: the first one lowers the number of BLAS threads, the last one restores it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = Lock()
         self.running = 0
         self.before = []
 
-    def enter(self):
+    def enter(self) -> None:
         with self.lock:
             if self.running == 0:
                 self.before = [(lib, lib.num_threads) for lib in _libraries()]
@@ -35,7 +37,7 @@ class _OneThread:
                         lib.set_num_threads(1)
             self.running += 1
 
-    def leave(self):
+    def leave(self) -> None:
         with self.lock:
             self.running -= 1
             if self.running == 0:
@@ -48,7 +50,7 @@ _ONE_THREAD = _OneThread()
 
 
 @contextmanager
-def blas_threads(n_dense):
+def blas_threads(n_dense: int) -> Iterator[Any]:
     """Context that holds BLAS at one thread while a model with a dense block of `n_dense` columns is fitted.
 
     With more threads than free cores OpenBLAS spins. On a busy two-core machine this context cut the CPU time of a fit

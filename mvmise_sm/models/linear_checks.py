@@ -104,11 +104,12 @@ def check_solution(model, solution):
     largest = 1.0 if weights is None else weights.max()
     if solution.r2 > _CLOSE * largest * len(y) * (0.5 * np.ptp(y)) ** 2:
         return
-    if solution.r2 <= _squares(np.full_like(y, _ROUNDING * np.abs(y).max()), weights):
+    fixed = y - model.exog @ solution.beta if model.offset is None else y - model.exog @ solution.beta - model.offset
+    rounding = _squares(np.full_like(y, _ROUNDING * np.abs(y).max()), weights)
+    if _squares(fixed, weights) <= rounding:
         raise DataError(f"the fixed effects reproduce the response {name!r} exactly; there is no residual variance")
-    fitted = model.exog @ solution.beta + model.random_effects.linear(solution.b)
-    residual = y - fitted if model.offset is None else y - fitted - model.offset
-    if not _squares(residual, weights) <= 1.01 * solution.r2:
+    residual = fixed - model.random_effects.linear(solution.b)
+    if solution.r2 <= rounding or not _squares(residual, weights) <= 1.01 * solution.r2:
         raise DataError(
             f"fixed and random effects reproduce the response {name!r} exactly or nearly so: the residual variance is "
             f"too small beside the random effects to be computed"

@@ -65,7 +65,7 @@ class Hyperparameters:
     dims: Dimensions
     _open: list = field(default_factory=list)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         if name in DIMENSION_NAMES:
@@ -87,10 +87,10 @@ class Hyperparameters:
         finally:
             self._open.pop()
 
-    def given_by_user(self, name) -> bool:
+    def given_by_user(self, name: str) -> bool:
         return self.given.get(name) is not None
 
-    def number(self, name, *, minimum=None, strict=False, infinite=False) -> float:
+    def number(self, name: str, *, minimum: float | None = None, strict: bool = False, infinite: bool = False) -> float:
         """Argument `name` as a float, at least (or, if `strict`, above) `minimum`."""
         value = getattr(self, name)
         try:
@@ -108,7 +108,7 @@ class Hyperparameters:
             )
         return number
 
-    def choice(self, name, allowed) -> str:
+    def choice(self, name: str, allowed: tuple[str, str]) -> str:
         """Argument `name`, one of the words `allowed`."""
         value = getattr(self, name)
         if value not in allowed:
@@ -116,7 +116,7 @@ class Hyperparameters:
             raise ValueError(f"{self.owner}: {name} must be {words}, got {value!r}.")
         return value
 
-    def common_scale(self, role) -> bool:
+    def common_scale(self, role: str) -> bool:
         """The common_scale argument, refused where it has no meaning."""
         if self.given_by_user("common_scale") and (role == "resid" or not self.dims.has_scale):
             reason = "a residual prior" if role == "resid" else "a model without a residual scale"
@@ -148,17 +148,17 @@ class Prior:
     positions: ClassVar[dict[str, tuple[str, ...]]] = {}
     arguments: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, **arguments):
+    def __init__(self, **arguments: Any) -> None:
         self.arguments = {k: v for k, v in arguments.items() if v is not None}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         inside = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
         return f"{type(self).__name__}({inside})"
 
-    def __eq__(self, other):
+    def __eq__(self, other: CovariancePrior) -> bool:
         return type(self) is type(other) and repr(self) == repr(other)
 
-    def __hash__(self):
+    def __hash__(self) -> Any:
         return hash(repr(self))
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
@@ -173,10 +173,10 @@ class Prior:
         """Bind as the prior of the residual variance; ValueError if it is none."""
         raise self._not_for("resid")
 
-    def _not_for(self, role):
+    def _not_for(self, role: str) -> Any:
         return ValueError(f"{self.name or type(self).__name__} is not a {ROLES[role]} prior.")
 
-    def _hyperparameters(self, defaults, dims) -> Hyperparameters:
+    def _hyperparameters(self, defaults: dict[str, Any], dims: Dimensions) -> Hyperparameters:
         return Hyperparameters(self.name, self.arguments, defaults, dims)
 
 
@@ -303,7 +303,7 @@ def difference_hessian(gradient: Callable[[np.ndarray], np.ndarray], s: np.ndarr
     return 0.5 * (flat + flat.T)
 
 
-def r_text(value) -> str:
+def r_text(value: bool | float | np.ndarray) -> str:
     """Format a hyperparameter as R prints it, to four significant digits."""
     if isinstance(value, (bool, np.bool_)):
         return "TRUE" if value else "FALSE"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy.special import gammaln, multigammaln
 
 from mvmise_sm.priors.base import CovariancePrior, Dimensions, Prior, r_text
 from mvmise_sm.priors.power import PowerPenalty
+
+if TYPE_CHECKING:
+    from mvmise_sm.priors.base import Hyperparameters
+    from mvmise_sm.priors.parse import Expression
 
 __all__ = ["Gamma", "InverseGamma", "InverseWishart", "Wishart"]
 
@@ -30,7 +35,7 @@ class _VariancePrior(Prior):
     def residual(self, dims: Dimensions) -> CovariancePrior:
         return self._bind("resid", self._residual_defaults(), dims)
 
-    def _exponent(self, h, role):
+    def _exponent(self, h: Hyperparameters, role: str) -> tuple[float, bool]:
         exponent = 0.5 if h.choice("posterior_scale", ("sd", "var")) == "sd" else 1
         common = h.common_scale(role)
         return exponent, common and role == "cov"
@@ -67,18 +72,25 @@ class Gamma(_VariancePrior):
         "resid": ("shape", "rate", "posterior_scale"),
     }
 
-    def __init__(self, shape=None, rate=None, *, common_scale=None, posterior_scale=None):
+    def __init__(
+        self,
+        shape: float | None = None,
+        rate: float | None = None,
+        *,
+        common_scale: bool | str | None = None,
+        posterior_scale: str | None = None,
+    ) -> None:
         super().__init__(shape=shape, rate=rate, common_scale=common_scale, posterior_scale=posterior_scale)
 
     @staticmethod
-    def _covariance_defaults(dims):
+    def _covariance_defaults(dims: Dimensions) -> dict[str, bool | float | str]:
         return {"shape": 2.5, "rate": 0.0, "common_scale": True, "posterior_scale": "sd"}
 
     @staticmethod
-    def _residual_defaults():
+    def _residual_defaults() -> dict[str, bool | float | str]:
         return {"shape": 0.0, "rate": 0.0, "common_scale": True, "posterior_scale": "var"}
 
-    def _bind(self, role, defaults, dims):
+    def _bind(self, role: str, defaults: dict[str, bool | float | str], dims: Dimensions) -> PowerPenalty | None:
         h = self._hyperparameters(defaults, dims)
         shape, rate = h.number("shape", minimum=0.0), h.number("rate", minimum=0.0)
         exponent, common = self._exponent(h, role)
@@ -120,20 +132,27 @@ class InverseGamma(_VariancePrior):
         "resid": ("shape", "scale", "posterior_scale"),
     }
 
-    def __init__(self, shape=None, scale=None, *, common_scale=None, posterior_scale=None):
+    def __init__(
+        self,
+        shape: float | None = None,
+        scale: Expression | float | None = None,
+        *,
+        common_scale: bool | None = None,
+        posterior_scale: str | None = None,
+    ) -> None:
         super().__init__(shape=shape, scale=scale, common_scale=common_scale, posterior_scale=posterior_scale)
 
     @staticmethod
-    def _covariance_defaults(dims):
+    def _covariance_defaults(dims: Dimensions) -> dict[str, Any]:
         if not dims.has_scale:
             return {"shape": 0.5, "scale": 100.0, "common_scale": True, "posterior_scale": "sd"}
         return {"shape": 0.001, "scale": lambda h: h.shape + 0.05, "common_scale": True, "posterior_scale": "var"}
 
     @staticmethod
-    def _residual_defaults():
+    def _residual_defaults() -> dict[str, bool | float | str]:
         return {"shape": 0.0, "scale": 0.0, "common_scale": True, "posterior_scale": "var"}
 
-    def _bind(self, role, defaults, dims):
+    def _bind(self, role: str, defaults: dict[str, Any], dims: Dimensions) -> PowerPenalty | None:
         h = self._hyperparameters(defaults, dims)
         shape, scale = h.number("shape", minimum=0.0), h.number("scale", minimum=0.0)
         exponent, common = self._exponent(h, role)
@@ -143,7 +162,7 @@ class InverseGamma(_VariancePrior):
         return PowerPenalty(2.0 * (shape + 1.0) * exponent, weight, -exponent, constant, common, text)
 
 
-def _describe_variance(name, h, role, **numbers):
+def _describe_variance(name: str, h: Hyperparameters, role: str, **numbers: Any) -> str:
     parts = [f"{k} = {r_text(v)}" for k, v in numbers.items()]
     parts.append(f"posterior.scale = {h.posterior_scale}")
     if role == "cov":
@@ -156,7 +175,14 @@ class _MatrixPrior(Prior):
 
     positions: ClassVar = {"cov": ("df", "scale", "common_scale", "posterior_scale")}
 
-    def __init__(self, df=None, scale=None, *, common_scale=None, posterior_scale=None):
+    def __init__(
+        self,
+        df: Callable[..., Any] | float | str | None = None,
+        scale: Any = None,
+        *,
+        common_scale: bool | None = None,
+        posterior_scale: str | None = None,
+    ) -> None:
         super().__init__(df=df, scale=scale, common_scale=common_scale, posterior_scale=posterior_scale)
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
@@ -214,11 +240,13 @@ class Wishart(_MatrixPrior):
     _limit = math.inf
 
     @staticmethod
-    def _defaults(dims):
+    def _defaults(dims: Dimensions) -> dict[str, Any]:
         return {"df": lambda h: h.level_dim + 2.5, "scale": math.inf, "common_scale": True, "posterior_scale": "cov"}
 
     @staticmethod
-    def _penalty(df, scale, exponent, constant, common, text, q):
+    def _penalty(
+        df: float, scale: np.ndarray | None, exponent: float, constant: float, common: bool, text: str, q: int
+    ) -> PowerPenalty:
         weight = None if scale is None else np.linalg.inv(scale)
         return PowerPenalty(-(df - q - 1.0) * exponent, weight, exponent, constant, common, text)
 
@@ -255,7 +283,7 @@ class InverseWishart(_MatrixPrior):
     _limit = 0.0
 
     @staticmethod
-    def _defaults(dims):
+    def _defaults(dims: Dimensions) -> dict[str, Callable[..., Any] | bool | str]:
         if not dims.has_scale:
             df, scale = (lambda h: h.level_dim - 0.5), (lambda h: 100.0 / (h.df + h.level_dim + 1.0))
         else:
@@ -263,11 +291,13 @@ class InverseWishart(_MatrixPrior):
         return {"df": df, "scale": scale, "common_scale": True, "posterior_scale": "cov"}
 
     @staticmethod
-    def _penalty(df, scale, exponent, constant, common, text, q):
+    def _penalty(
+        df: float, scale: np.ndarray | None, exponent: float, constant: float, common: bool, text: str, q: int
+    ) -> PowerPenalty:
         return PowerPenalty((df + q + 1.0) * exponent, scale, -exponent, constant, common, text)
 
 
-def scale_matrix(owner, value, q, limit):
+def scale_matrix(owner: str, value: Any, q: int, limit: float) -> np.ndarray | None:
     """Scale matrix (q, q) from a number, a vector or a matrix; None at the improper limit (0 or infinity)."""
     try:
         array = np.asarray(value, dtype=float)
@@ -287,7 +317,7 @@ def scale_matrix(owner, value, q, limit):
     return positive_definite(f"{owner}: scale", matrix)
 
 
-def positive_definite(label, matrix):
+def positive_definite(label: str, matrix: np.ndarray) -> np.ndarray | None:
     """The symmetric positive definite `matrix`; ValueError naming `label` otherwise."""
     if not np.all(np.isfinite(matrix)):
         raise ValueError(f"{label} must have finite elements.")
@@ -300,7 +330,7 @@ def positive_definite(label, matrix):
     return matrix
 
 
-def _matrix_text(scale, limit):
+def _matrix_text(scale: np.ndarray | None, limit: float) -> str:
     if scale is None:
         return r_text(limit)
     return r_text(float(scale[0, 0])) if scale.shape == (1, 1) else r_text(scale)

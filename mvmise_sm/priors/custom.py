@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mvmise_sm.priors.base import CovariancePrior, Prior, ScalePart, r_text
+
+if TYPE_CHECKING:
+    from mvmise_sm.priors.base import Dimensions
+    from mvmise_sm.priors.power import PowerPenalty
 
 __all__ = ["Custom", "Independent"]
 
@@ -43,7 +49,14 @@ class Custom(CovariancePrior):
 
     name = "custom"
 
-    def __init__(self, fn, chol=False, common_scale=None, scale="none", gradient=None):
+    def __init__(
+        self,
+        fn: Any,
+        chol: bool = False,
+        common_scale: bool | None = None,
+        scale: str = "none",
+        gradient: Callable[..., Any] | None = None,
+    ) -> None:
         if not callable(fn):
             raise ValueError(f"custom: fn must be a function of a covariance matrix, got {fn!r}.")
         if scale not in _TO_DEVIANCE:
@@ -55,19 +68,19 @@ class Custom(CovariancePrior):
         self.common_scale = True if common_scale is None else bool(common_scale)
         self.user_gradient = gradient
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Custom({', '.join(f'{k}={v!r}' for k, v in self.arguments.items())})"
 
-    def covariance(self, dims):
+    def covariance(self, dims: Dimensions) -> Custom:
         """Return itself, once common_scale is checked."""
         self._hyperparameters({"common_scale": True}, dims).common_scale("cov")
         return self
 
-    def residual(self, dims):
+    def residual(self, dims: Any) -> None:
         """Refuse: a custom prior is for covariances."""
         raise self._not_for("resid")
 
-    def describe(self):
+    def describe(self) -> Any:
         """Return the text that results print."""
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
         return (
@@ -75,21 +88,21 @@ class Custom(CovariancePrior):
             f"common.scale = {r_text(self.common_scale)})"
         )
 
-    def value(self, s):
+    def value(self, s: np.ndarray) -> float:
         """Return -2 log density at S (q, q)."""
         value = _TO_DEVIANCE[self.scale](self._call(self._argument(s)))
         return math.inf if math.isnan(value) else value
 
-    def _argument(self, s):
+    def _argument(self, s: np.ndarray) -> np.ndarray:
         return _upper_factor(s) if self.chol else s
 
-    def _call(self, argument):
+    def _call(self, argument: np.ndarray) -> float | None:
         result = np.asarray(self.fn(argument), dtype=float)
         if result.size != 1:
             raise ValueError(f"custom: fn must return one number, got an array of shape {result.shape}.")
         return float(result.reshape(()) if result.ndim == 0 else result.ravel()[0])
 
-    def gradient(self, s):
+    def gradient(self, s: np.ndarray) -> np.ndarray:
         """Return the derivative of `value` in S (q, q)."""
         if self.user_gradient is None:
             return difference_gradient_of(self, s)
@@ -99,12 +112,12 @@ class Custom(CovariancePrior):
         return _through_cholesky(argument.T, slope.T) if self.chol else 0.5 * (slope + slope.T)
 
 
-def difference_gradient_of(prior, s):
+def difference_gradient_of(prior: Custom, s: np.ndarray) -> np.ndarray:
     """Numerical gradient of a prior at S (q, q)."""
     return CovariancePrior.gradient(prior, s)
 
 
-def _upper_factor(s):
+def _upper_factor(s: np.ndarray) -> np.ndarray:
     """Right Cholesky factor of a positive semidefinite S."""
     try:
         return np.linalg.cholesky(s).T
@@ -114,7 +127,7 @@ def _upper_factor(s):
         return r * np.where(np.diag(r) < 0.0, -1.0, 1.0)[:, None]
 
 
-def _through_cholesky(lower, slope):
+def _through_cholesky(lower: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """Derivative in S = L L' of a function with derivative `slope` in L (both lower triangular)."""
     floored = lower + np.diag(np.where(np.abs(np.diag(lower)) < 1e-10, 1e-10, 0.0))
     middle = np.tril(floored.T @ np.tril(slope))
@@ -124,7 +137,7 @@ def _through_cholesky(lower, slope):
     return 0.5 * (out + out.T)
 
 
-def _minus_two_log(p):
+def _minus_two_log(p: float) -> float:
     if p < 0.0:
         raise ValueError(f"custom: fn returned the negative density {p:g}; use scale='log' or 'dev' for logarithms.")
     return math.inf if p == 0.0 else -2.0 * math.log(p)
@@ -143,22 +156,22 @@ class Independent(CovariancePrior):
         Priors on the variances (q,).
     """
 
-    def __init__(self, parts):
+    def __init__(self, parts: list[PowerPenalty]) -> None:
         super().__init__()
         self.parts = tuple(parts)
         self.common_scale = self.parts[0].common_scale
         self.repels = all(p.repels for p in self.parts)
         self.pole = any(p.pole for p in self.parts)
 
-    def value(self, s):
+    def value(self, s: np.ndarray) -> float:
         """Return -2 log density at S (q, q)."""
         return sum(p.value(s[j : j + 1, j : j + 1]) for j, p in enumerate(self.parts))
 
-    def gradient(self, s):
+    def gradient(self, s: np.ndarray) -> np.ndarray:
         """Return the derivative of `value` in S (q, q)."""
         return np.diag([float(p.gradient(s[j : j + 1, j : j + 1])[0, 0]) for j, p in enumerate(self.parts)])
 
-    def hessian(self, s):
+    def hessian(self, s: np.ndarray) -> np.ndarray:
         """Return the second derivative of `value` at S (q, q) in vec(S), (q * q, q * q)."""
         q = len(self.parts)
         out = np.zeros((q * q, q * q))
@@ -166,17 +179,17 @@ class Independent(CovariancePrior):
             out[j * (q + 1), j * (q + 1)] = p.hessian(s[j : j + 1, j : j + 1])[0, 0]
         return out
 
-    def radial(self, s):
+    def radial(self, s: np.ndarray) -> np.ndarray:
         """Return the mixed derivative in S and the scale (q, q)."""
         return np.diag([float(p.radial(s[j : j + 1, j : j + 1])[0, 0]) for j, p in enumerate(self.parts)])
 
-    def scale_part(self, s):
+    def scale_part(self, s: Any) -> Any:
         """Return how `value(s2 * S)` depends on sigma."""
         parts = [p.scale_part(s[j : j + 1, j : j + 1]) for j, p in enumerate(self.parts)]
         if any(part is None or part.power != parts[0].power for part in parts):
             return None
         return ScalePart(sum(p.log for p in parts), parts[0].power, sum(p.coefficient for p in parts))
 
-    def describe(self):
+    def describe(self) -> Any:
         """Return the text that results print."""
         return "; ".join(dict.fromkeys(p.describe() for p in self.parts))

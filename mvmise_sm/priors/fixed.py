@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy.special import exp1, gammaln
 
 from mvmise_sm.priors.base import Dimensions, Prior, r_text
 from mvmise_sm.priors.covariance import positive_definite
+
+if TYPE_CHECKING:
+    from mvmise_sm.priors.base import Hyperparameters
 
 __all__ = ["Coefficients", "Horseshoe", "Mixing", "Normal", "QuadraticPenalty", "StudentT"]
 
@@ -44,7 +47,7 @@ class Gaussian(Mixing):
 
     gaussian = True
 
-    def phi(self, x):
+    def phi(self, x: float) -> tuple[float, float, float]:
         """Return phi and its derivatives."""
         return x, 1.0, 0.0
 
@@ -56,7 +59,7 @@ class Student(Mixing):
     df: float
     rank: int
 
-    def phi(self, x):
+    def phi(self, x: float) -> tuple[float, float, float]:
         """Return phi and its derivatives."""
         total, inside = self.df + self.rank, self.df + x
         return total * math.log1p(x / self.df), total / inside, -total / inside**2
@@ -69,7 +72,7 @@ class HorseshoeMixing(Mixing):
     width: float
     spike = True
 
-    def phi(self, x):
+    def phi(self, x: float) -> tuple[float, float, float]:
         """Return phi and its derivatives."""
         u = 0.5 * (x + self.width**2)
         if u <= 0.0:
@@ -79,7 +82,7 @@ class HorseshoeMixing(Mixing):
         bend = 1.0 / (u**2 * scaled) + slope / (u * scaled)
         return -2.0 * math.log(scaled), -slope, -0.5 * bend
 
-    def at_finite_bound(self):
+    def at_finite_bound(self) -> HorseshoeMixing:
         """Return the density with its pole."""
         return HorseshoeMixing(0.0)
 
@@ -129,14 +132,16 @@ class QuadraticPenalty:
 class _FixedEffectPrior(Prior):
     """What the fixed-effect priors share: vectors and matrices over the coefficients they apply to."""
 
-    def fixef(self, dims: Dimensions, coefficients=None) -> tuple[QuadraticPenalty, ...]:
+    def fixef(self, dims: Dimensions, coefficients: list[int] | None = None) -> tuple[QuadraticPenalty, ...]:
         """Bind to the fixed effects, or to the positions `coefficients` of them."""
         index = np.arange(dims.n_fixef) if coefficients is None else np.asarray(coefficients)
         if index.size == 0:
             return ()
         return self._bind(self._hyperparameters(self._defaults(), dims), index)
 
-    def _vector(self, name, value, dims, index, missing=math.inf):
+    def _vector(
+        self, name: str, value: Any, dims: Dimensions, index: np.ndarray, missing: float = math.inf
+    ) -> np.ndarray | None:
         """Values (len(index),) from one number, two (first coefficient, others), a full vector or a dict by name."""
         if isinstance(value, Mapping):
             return self._by_name(name, value, dims, index, missing)
@@ -157,7 +162,9 @@ class _FixedEffectPrior(Prior):
             f"{self.name}: {name} must have 1, 2 or {index.size} values for {index.size} fixed effects, got {shape}."
         )
 
-    def _by_name(self, name, value, dims, index, missing):
+    def _by_name(
+        self, name: str, value: dict[str, float], dims: Dimensions, index: np.ndarray, missing: float
+    ) -> np.ndarray | None:
         names = [dims.fixef_names[i] for i in index] if dims.fixef_names else []
         for key in value:
             if key not in names:
@@ -166,14 +173,14 @@ class _FixedEffectPrior(Prior):
                 )
         return np.array([float(value.get(n, missing)) for n in names])
 
-    def _mean(self, h, index):
+    def _mean(self, h: Hyperparameters, index: np.ndarray) -> np.ndarray:
         """Prior means (len(index),), by the rule of `_vector`."""
         mean = self._vector("mean", h.mean, h.dims, index, missing=0.0)
         if not np.all(np.isfinite(mean)):
             raise ValueError(f"{self.name}: mean must be finite, got {h.mean!r}.")
         return mean
 
-    def _precision(self, label, cov_or_variances):
+    def _precision(self, label: str, cov_or_variances: np.ndarray) -> tuple[np.ndarray, int, float]:
         """Precision (k, k), rank and log-determinant of the covariance over the coefficients with finite variance."""
         array = np.asarray(cov_or_variances, dtype=float)
         if array.ndim == 2:
@@ -185,7 +192,7 @@ class _FixedEffectPrior(Prior):
         return np.diag(np.where(finite, 1.0 / array, 0.0)), int(finite.sum()), float(np.log(array[finite]).sum())
 
 
-def _embed(precision, mean, index, p):
+def _embed(precision: np.ndarray, mean: np.ndarray, index: np.ndarray, p: int) -> tuple[np.ndarray, np.ndarray]:
     full, center = np.zeros((p, p)), np.zeros(p)
     full[np.ix_(index, index)] = precision
     center[index] = mean
@@ -223,16 +230,23 @@ class Normal(_FixedEffectPrior):
     name = "normal"
     positions: ClassVar = {"fixef": ("sd", "cov", "common_scale")}
 
-    def __init__(self, sd=None, cov=None, common_scale=None, *, mean=None):
+    def __init__(
+        self,
+        sd: Any = None,
+        cov: np.ndarray | tuple[int, int, int] | None = None,
+        common_scale: bool | None = None,
+        *,
+        mean: float | list[float] | None = None,
+    ) -> None:
         if sd is not None and cov is not None:
             raise ValueError("normal: give either sd or cov, not both.")
         super().__init__(sd=sd, cov=cov, common_scale=common_scale, mean=mean)
 
     @staticmethod
-    def _defaults():
+    def _defaults() -> dict[str, bool | float | tuple[float, float] | None]:
         return {"sd": (10.0, 2.5), "cov": None, "common_scale": True, "mean": 0.0}
 
-    def _bind(self, h, index):
+    def _bind(self, h: Hyperparameters, index: np.ndarray) -> tuple[QuadraticPenalty]:
         dims = h.dims
         common = h.common_scale("fixef") and dims.has_scale
         if h.given_by_user("cov"):
@@ -259,7 +273,7 @@ class Normal(_FixedEffectPrior):
         return (QuadraticPenalty(full, mean, rank, constant, common, Gaussian(), text),)
 
 
-def _first(values, n):
+def _first(values: np.ndarray, n: int) -> str:
     """The first n values as blme abbreviates them."""
     values = np.asarray(values, dtype=float)
     if values.size <= n:
@@ -267,7 +281,7 @@ def _first(values, n):
     return "c(" + ", ".join(r_text(v) for v in values[:n]) + ", ...)"
 
 
-def _correlations(cov):
+def _correlations(cov: np.ndarray) -> str:
     k = cov.shape[0]
     if k == 1:
         return ""
@@ -276,7 +290,7 @@ def _correlations(cov):
     return f", corr = {first}" if k == 2 else f", corr = c({first} ...)"
 
 
-def _mean_text(mean):
+def _mean_text(mean: np.ndarray) -> str:
     return f", mean = {r_text(mean if mean.size > 1 else float(mean[0]))}" if np.any(mean) else ""
 
 
@@ -311,14 +325,21 @@ class StudentT(_FixedEffectPrior):
     name = "t"
     positions: ClassVar = {"fixef": ("df", "scale", "common_scale")}
 
-    def __init__(self, df=None, scale=None, common_scale=None, *, mean=None):
+    def __init__(
+        self,
+        df: float | None = None,
+        scale: float | np.ndarray | None = None,
+        common_scale: bool | None = None,
+        *,
+        mean: np.ndarray | None = None,
+    ) -> None:
         super().__init__(df=df, scale=scale, common_scale=common_scale, mean=mean)
 
     @staticmethod
-    def _defaults():
+    def _defaults() -> dict[str, bool | float | tuple[float, float]]:
         return {"df": 3.0, "scale": (100.0, 6.25), "common_scale": True, "mean": 0.0}
 
-    def _bind(self, h, index):
+    def _bind(self, h: Hyperparameters, index: np.ndarray) -> tuple[QuadraticPenalty]:
         dims, k = h.dims, index.size
         df = h.number("df", minimum=0.0, strict=True)
         common = h.common_scale("fixef") and dims.has_scale
@@ -371,14 +392,21 @@ class Horseshoe(_FixedEffectPrior):
     name = "horseshoe"
     positions: ClassVar = {"fixef": ("mean", "global_shrinkage", "common_scale")}
 
-    def __init__(self, mean=None, global_shrinkage=None, common_scale=None, *, width=None):
+    def __init__(
+        self,
+        mean: None = None,
+        global_shrinkage: float | None = None,
+        common_scale: bool | None = None,
+        *,
+        width: None = None,
+    ) -> None:
         super().__init__(mean=mean, global_shrinkage=global_shrinkage, common_scale=common_scale, width=width)
 
     @staticmethod
-    def _defaults():
+    def _defaults() -> dict[str, bool | float]:
         return {"mean": 0.0, "global_shrinkage": 2.5, "common_scale": True, "width": 0.01}
 
-    def _bind(self, h, index):
+    def _bind(self, h: Hyperparameters, index: np.ndarray) -> tuple[QuadraticPenalty, ...] | None:
         tau = h.number("global_shrinkage", minimum=0.0, strict=True)
         width = h.number("width", minimum=0.0, strict=True)
         common = h.common_scale("fixef") and h.dims.has_scale
@@ -404,7 +432,7 @@ class Coefficients(Prior):
 
     name = "coefficients"
 
-    def __init__(self, by_name):
+    def __init__(self, by_name: dict[str, Prior]) -> None:
         super().__init__(**{str(k): v for k, v in by_name.items()})
         self.by_name = dict(by_name)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
@@ -12,6 +14,12 @@ from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
 from mvmise_sm.core.criteria.inner_problem import InnerSolution
 from mvmise_sm.priors.mixture import MixtureProblem
 from mvmise_sm.priors.scale import ScaleProfile, find_minimum
+
+if TYPE_CHECKING:
+    from mvmise_sm.priors.custom import Custom
+    from mvmise_sm.priors.fixed import Gaussian, HorseshoeMixing, QuadraticPenalty, Student
+    from mvmise_sm.priors.power import PowerPenalty
+    from mvmise_sm.priors.resolve import PriorSet
 
 __all__ = ["PenalisedInnerProblem"]
 
@@ -64,7 +72,16 @@ class PenalisedInnerProblem:
     search in log sigma, t and horseshoe priors by Newton's method in (beta, log sigma).
     """
 
-    def __init__(self, priors, nobs, k_fe, reml, logdet_a=0.0, a=None, b0=None):
+    def __init__(
+        self,
+        priors: PriorSet,
+        nobs: int,
+        k_fe: int,
+        reml: bool,
+        logdet_a: float = 0.0,
+        a: np.ndarray | None = None,
+        b0: np.ndarray | None = None,
+    ) -> None:
         self.p = k_fe
         self.nobs = nobs
         self.reml = reml
@@ -91,14 +108,14 @@ class PenalisedInnerProblem:
         self.several_modes = bool(self.absolute or absolute or mixtures or informed)
         self._inner = _mixture if mixtures else (_absolute_normal if absolute else _conjugate)
 
-    def _constant_profile(self):
+    def _constant_profile(self) -> ScaleProfile:
         """The part of the rho problem that is the same at every theta."""
         profile = ScaleProfile(self.nu + sum(b.rank for b in self.blocks if b.common))
         if self.resid is not None and self.fixed_rho is None:
             _add_scale_part(profile, self.resid, np.ones((1, 1)))
         return profile
 
-    def solve(self, gram, sigmas=None) -> InnerSolution:
+    def solve(self, gram: np.ndarray, sigmas: list[np.ndarray] | None = None) -> InnerSolution:
         """Minimise over (beta, sigma2), see `mvmise_sm.core.criteria.inner_problem.InnerProblem`."""
         penalty = self.constant
         gradients = hessians = crosses = None
@@ -125,7 +142,14 @@ class PenalisedInnerProblem:
             crosses[t] = s2 * prior.radial(s2 * sigmas[t])
         return self._assemble(gram, inner, s2, penalty, (gradients, hessians, crosses))
 
-    def _assemble(self, gram, inner, s2, penalty, shape):
+    def _assemble(
+        self,
+        gram: np.ndarray,
+        inner: _Inner,
+        s2: float,
+        penalty: float,
+        shape: tuple[list[np.ndarray] | None, list[Callable[..., Any]] | None, list[np.ndarray | None] | None],
+    ) -> InnerSolution:
         p, beta = self.p, inner.beta
         xi = np.empty(p + 1)
         xi[:p] = -beta
@@ -153,7 +177,7 @@ class PenalisedInnerProblem:
         nu, projection = self._profile.log, inner.projection
         return InnerSolution(value, penalty, beta, s2, r2, nu, logdet, weights, inner.inverse, c, *shape, projection)
 
-    def _infinite(self, gram, gradients):
+    def _infinite(self, gram: np.ndarray, gradients: list[np.ndarray]) -> InnerSolution:
         """A covariance outside the priors' support: the objective is infinite there."""
         p = self.p
         # +inf at a pole of an improper density too: the mode that is looked for is in the interior
@@ -172,7 +196,7 @@ class PenalisedInnerProblem:
             None,
         )
 
-    def check(self, sigmas) -> None:
+    def check(self, sigmas: list[np.ndarray] | None) -> None:
         """Refuse an estimate at the pole of a prior's density, where the objective has no minimum.
 
         Raises
@@ -190,7 +214,9 @@ class PenalisedInnerProblem:
                     "columns + 1 or, for an inverse prior, a positive scale."
                 )
 
-    def evaluate(self, gram, sigmas, beta, sigma2=None) -> tuple[float, float, float]:
+    def evaluate(
+        self, gram: np.ndarray, sigmas: list[np.ndarray], beta: np.ndarray, sigma2: float | None = None
+    ) -> tuple[float, float, float]:
         """Criterion (without log|M|), penalty and sigma2 at given working `beta` (p,), maximum likelihood only.
 
         `sigma2` is profiled if None. Bounded densities (horseshoe) are evaluated without their bound.
@@ -219,24 +245,24 @@ class PenalisedInnerProblem:
         return self.nobs * (_LOG_2PI + rho) + residual / sigma2, penalty, sigma2
 
 
-def _scaled_hessian(prior, s2, s):
+def _scaled_hessian(prior: PowerPenalty, s2: float, s: np.ndarray) -> np.ndarray:
     return s2 * s2 * prior.hessian(s2 * s)
 
 
-def _common_term(mixing, x, rho):
+def _common_term(mixing: Gaussian | HorseshoeMixing | Student, x: float, rho: float) -> tuple[float, float, float]:
     scaled = x * math.exp(-rho)
     value, d1, d2 = mixing.phi(scaled)
     return value, -d1 * scaled, d2 * scaled**2 + d1 * scaled
 
 
-def _add_scale_part(profile, prior, s):
+def _add_scale_part(profile: ScaleProfile, prior: Custom | PowerPenalty, s: np.ndarray) -> None:
     """Add how `prior` at s2 * S depends on rho."""
     part = prior.scale_part(s)
     if part is not None:
         profile.add(part)
         return
 
-    def along(rho):
+    def along(rho: float) -> tuple[float, float, float]:
         s2 = math.exp(rho)
         value, slope = prior.evaluate(s2 * s)
         first = float((slope * s).sum()) * s2
@@ -254,7 +280,7 @@ class _WorkingBlock:
 
     __slots__ = ("common", "constant", "g", "mixing", "rank")
 
-    def __init__(self, block, a, b0, p):
+    def __init__(self, block: QuadraticPenalty, a: np.ndarray, b0: np.ndarray, p: int) -> None:
         shift = block.mean if b0 is None else block.mean - b0
         rows = np.column_stack([np.eye(p) if a is None else a, shift])
         self.g = rows.T @ block.precision @ rows
@@ -263,18 +289,18 @@ class _WorkingBlock:
         self.mixing = block.mixing
         self.rank = block.rank
 
-    def quadratic(self, xi):
+    def quadratic(self, xi: np.ndarray) -> float:
         return max(float(xi @ self.g @ xi), 0.0)
 
 
-def _factor(matrix):
+def _factor(matrix: np.ndarray) -> np.ndarray:
     factor, info = dpotrf(matrix, lower=1)
     if info:
         raise np.linalg.LinAlgError("X'V^-1X is not positive definite")
     return factor
 
 
-def _least_squares(gram, p):
+def _least_squares(gram: np.ndarray, p: int) -> tuple[np.ndarray, float, np.ndarray, float, np.ndarray]:
     """beta, residual, inverse, log-determinant and Cholesky factor of the normal equations in a gram matrix."""
     kxy, kyy = gram[:p, p], float(gram[p, p])
     if p == 0:
@@ -288,7 +314,7 @@ def _least_squares(gram, p):
     return beta, max(kyy - float(half @ half), 1e-300), inverse, 2.0 * float(np.log(factor.diagonal()).sum()), factor
 
 
-def _conjugate(problem, gram, profile):
+def _conjugate(problem: PenalisedInnerProblem, gram: np.ndarray, profile: ScaleProfile) -> _Inner:
     """Flat or normal priors on the common scale: pseudo rows, then the rho problem in closed form where it has one."""
     for block in problem.blocks:
         gram = gram + block.g
@@ -303,7 +329,7 @@ def _conjugate(problem, gram, profile):
     return _Inner(beta, rho, inverse, logdet, curvature, residual)
 
 
-def _absolute_normal(problem, gram, profile):
+def _absolute_normal(problem: PenalisedInnerProblem, gram: np.ndarray, profile: ScaleProfile) -> _Inner:
     """Normal priors, some on the absolute scale: diagonalise the two quadratic forms, then search in rho."""
     p = problem.p
     plus = sum(block.g for block in problem.blocks if not block.common)
@@ -319,7 +345,7 @@ def _absolute_normal(problem, gram, profile):
     z = np.divide(slope, weights, out=np.zeros(p), where=weights > 1e-14 * weights.max(initial=0.0))
     pull = weights * z * z
 
-    def derivatives(rho):
+    def derivatives(rho: float) -> tuple[float, float]:
         s2 = math.exp(rho)
         t = weights * s2
         share = 1.0 / (1.0 + t)
@@ -331,7 +357,7 @@ def _absolute_normal(problem, gram, profile):
         more = profile.derivatives(rho)
         return first + more[0], second + more[1]
 
-    def value(rho):
+    def value(rho: float) -> float:
         s2 = math.exp(rho)
         t = weights * s2
         return r2 / s2 + float((pull / (1.0 + t)).sum()) + problem.reml * float(np.log1p(t).sum()) + profile.value(rho)
@@ -351,7 +377,7 @@ def _absolute_normal(problem, gram, profile):
     return _Inner(beta, rho, inverse, logdet + float(np.log1p(t).sum()), curvature)
 
 
-def _mixture(problem, gram, profile):
+def _mixture(problem: PenalisedInnerProblem, gram: np.ndarray, profile: ScaleProfile) -> _Inner:
     """T and horseshoe priors: Newton in (beta, rho), from the least-squares estimate and from the prior's centre."""
     p = problem.p
     problem = MixtureProblem(problem.blocks, gram, profile, problem.fixed_rho)

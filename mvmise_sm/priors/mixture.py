@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.priors.inner_problem import _WorkingBlock
+    from mvmise_sm.priors.scale import ScaleProfile
 
 __all__ = ["MixtureProblem"]
 
@@ -24,20 +29,22 @@ class MixtureProblem:
         log sigma2 if it is known.
     """
 
-    def __init__(self, blocks, gram, profile, fixed_rho):
+    def __init__(
+        self, blocks: list[_WorkingBlock], gram: np.ndarray, profile: ScaleProfile, fixed_rho: float | None
+    ) -> None:
         self.blocks = blocks
         self.gram = gram
         self.profile = profile
         self.fixed_rho = fixed_rho
         self.p = gram.shape[0] - 1
 
-    def value(self, beta, rho):
+    def value(self, beta: np.ndarray, rho: float) -> float:
         """Return the objective at (beta, rho)."""
         xi = np.append(-beta, 1.0)
         out = float(xi @ self.gram @ xi) * math.exp(-rho) + self.profile.value(rho)
         return out + sum(b.mixing.phi(b.quadratic(xi) * self._scaling(b, rho))[0] for b in self.blocks)
 
-    def derivatives(self, beta, rho, convex=False):
+    def derivatives(self, beta: np.ndarray, rho: float, convex: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Gradient (p + 1,) and Hessian (p + 1, p + 1) in (beta, rho).
 
         With `convex`, the concave curvature of phi is left out of the Hessian's beta block: the step then minimises a
@@ -74,10 +81,10 @@ class MixtureProblem:
         return gradient, hessian
 
     @staticmethod
-    def _scaling(block, rho):
+    def _scaling(block: _WorkingBlock, rho: float) -> float:
         return math.exp(-rho) if block.common else 1.0
 
-    def shrunk(self, forces, rho):
+    def shrunk(self, forces: list[float], rho: float) -> np.ndarray:
         """Minimiser beta (p,) of the residual plus `forces[j]` times the j-th quadratic form, at rho."""
         p, s2 = self.p, math.exp(rho)
         total = self.gram.copy()
@@ -85,7 +92,7 @@ class MixtureProblem:
             total += force * s2 * self._scaling(block, rho) * block.g
         return np.linalg.solve(total[:p, :p], total[:p, p])
 
-    def majorant(self, beta, rho):
+    def majorant(self, beta: np.ndarray, rho: float) -> np.ndarray:
         """Matrix (p, p) of the weighted least-squares problem whose solution is beta at a stationary point."""
         p, s2 = self.p, math.exp(rho)
         xi = np.append(-beta, 1.0)
@@ -95,7 +102,7 @@ class MixtureProblem:
             out += s2 * scaling * block.mixing.phi(block.quadratic(xi) * scaling)[1] * block.g[:p, :p]
         return out
 
-    def minimise(self, beta, rho):
+    def minimise(self, beta: np.ndarray, rho: float) -> tuple[float, np.ndarray, float]:
         """Local minimum from (beta, rho): value, beta, rho."""
         value = self.value(beta, rho)
         for _ in range(200):
@@ -115,7 +122,7 @@ class MixtureProblem:
             beta, rho, value = tried_beta, tried_rho, tried
         return value, beta, rho
 
-    def _step(self, beta, rho):
+    def _step(self, beta: np.ndarray, rho: float) -> tuple[np.ndarray, np.ndarray]:
         """Gradient and a descent step; the Newton step where the Hessian is positive definite."""
         free = self.p + (self.fixed_rho is None)
         for convex in (False, True):

@@ -19,11 +19,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mvmise_sm.priors.base import DIMENSION_NAMES, ROLES, Prior
+
+if TYPE_CHECKING:
+    from mvmise_sm.priors.base import Hyperparameters
 
 __all__ = ["Expression", "PriorSyntaxError", "parse_priors"]
 
@@ -55,7 +58,7 @@ class PriorSyntaxError(ValueError):
         Index of the character in `text`.
     """
 
-    def __init__(self, problem: str, text: str, position: int):
+    def __init__(self, problem: str, text: str, position: int) -> None:
         super().__init__(f"{problem}, at character {position + 1}:\n    {text}\n    {' ' * position}^")
         self.text = text
         self.position = position
@@ -68,11 +71,11 @@ class Expression:
     text: str
     node: tuple
 
-    def __call__(self, names) -> Any:
+    def __call__(self, names: Hyperparameters) -> Any:
         """Return the value at given dimensions."""
         return _evaluate(self.node, names, self.text)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.text}>"
 
 
@@ -122,7 +125,7 @@ def parse_priors(text: str, role: str, classes: dict[str, type]) -> list[tuple[s
 
 
 class _Parser:
-    def __init__(self, text, role, classes):
+    def __init__(self, text: str, role: str, classes: dict[str, type]) -> None:
         self.text, self.role, self.classes = text, role, classes
         self.target = None
         tilde = text.find("~")
@@ -137,31 +140,31 @@ class _Parser:
         self.index = 0
 
     @property
-    def token(self):
+    def token(self) -> _Token:
         return self.tokens[self.index]
 
-    def fail(self, problem, position=None):
+    def fail(self, problem: str, position: int | None = None) -> None:
         raise PriorSyntaxError(problem, self.text, self.token.position if position is None else position)
 
-    def accept(self, *signs):
+    def accept(self, *signs: Any) -> _Token | None:
         if self.token.kind == "sign" and self.token.text in signs:
             self.index += 1
             return self.tokens[self.index - 1]
         return None
 
-    def expect(self, sign, *others):
+    def expect(self, sign: str, *others: Any) -> None:
         if not self.accept(sign):
             found = repr(self.token.text) if self.token.text else "the end of the text"
             self.fail(f"expected {' or '.join(repr(s) for s in (sign, *others))}, found {found}")
 
-    def word(self, what):
+    def word(self, what: str) -> _Token:
         if self.token.kind != "word":
             found = repr(self.token.text) if self.token.text else "the end of the text"
             self.fail(f"expected {what}, found {found}")
         self.index += 1
         return self.tokens[self.index - 1]
 
-    def priors(self):
+    def priors(self) -> list[tuple[str | None, Prior | None]] | None:
         if self.target is None and self.token.text == "list" and self.tokens[self.index + 1].text == "(":
             self.index += 2
             out = [self.item()]
@@ -174,7 +177,7 @@ class _Parser:
             self.fail(f"unexpected {self.token.text!r} after the prior")
         return out
 
-    def item(self):
+    def item(self) -> tuple[str | None, Prior | None]:
         name = self.target
         ahead = self.index
         while self.tokens[ahead].kind in ("word", "number") or self.tokens[ahead].text == ":":
@@ -184,7 +187,7 @@ class _Parser:
             self.index = ahead + 1
         return name, self.distribution()
 
-    def distribution(self):
+    def distribution(self) -> Prior | None:
         token = self.word(f"the name of a {ROLES[self.role]} prior")
         if token.text in ("flat", "NULL", "None"):
             if self.accept("("):
@@ -202,7 +205,7 @@ class _Parser:
         except ValueError as error:
             self.fail(str(error).rstrip("."), token.position)
 
-    def arguments(self, cls):
+    def arguments(self, cls: type) -> dict[str, Any] | None:
         names = [*cls.positions[self.role], *_named_only(cls, self.role)]
         allowed = {n.replace("_", "."): n for n in names} | {n: n for n in names}
         out: dict[str, Any] = {}
@@ -231,26 +234,26 @@ class _Parser:
                 return out
             self.expect(",", ")")
 
-    def value(self, node, start):
+    def value(self, node: tuple[Any, ...], start: int) -> Any:
         """A constant where the expression is one, an `Expression` where it needs the dimensions."""
         text = self.text[start : self.token.position].strip().rstrip(",").strip()
         if not _has_names(node):
             return _evaluate(node, None, self.text)
         return Expression(text, node)
 
-    def sum(self, names):
+    def sum(self, names: Any) -> tuple[Any, ...] | None:
         node = self.product(names)
         while sign := self.accept("+", "-"):
             node = ("binary", sign.text, node, self.product(names), sign.position)
         return node
 
-    def product(self, names):
+    def product(self, names: Any) -> tuple[Any, ...] | None:
         node = self.unary(names)
         while sign := self.accept("*", "/"):
             node = ("binary", sign.text, node, self.unary(names), sign.position)
         return node
 
-    def unary(self, names):
+    def unary(self, names: Any) -> tuple[Any, ...] | None:
         if sign := self.accept("+", "-"):
             return ("unary", sign.text, self.unary(names))
         node = self.atom(names)
@@ -258,7 +261,7 @@ class _Parser:
             return ("binary", "^", node, self.unary(names), sign.position)
         return node
 
-    def atom(self, names):
+    def atom(self, names: Any) -> tuple[Any, ...] | None:
         token = self.token
         if token.kind == "number":
             self.index += 1
@@ -285,7 +288,7 @@ class _Parser:
         known = [d.replace("_", ".") for d in DIMENSION_NAMES] + sorted(n.replace("_", ".") for n in names)
         self.fail(f"unknown name {token.text!r} (known: {', '.join(known)})", token.position)
 
-    def call_arguments(self, names):
+    def call_arguments(self, names: Any) -> tuple[list[tuple], dict[str, tuple]]:
         positional, named = [], {}
         if self.accept(")"):
             return positional, named
@@ -301,7 +304,7 @@ class _Parser:
             self.expect(",", ")")
 
 
-def _named_only(cls, role):
+def _named_only(cls: type, role: str) -> list[str]:
     """Arguments that text must name: those of the constructor beyond the positional ones."""
     code = cls.__init__.__code__
     every = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
@@ -309,7 +312,7 @@ def _named_only(cls, role):
     return [n for n in every if n not in cls.positions[role] and n not in hidden]
 
 
-def _has_names(node):
+def _has_names(node: tuple[Any, ...]) -> bool:
     kind = node[0]
     if kind == "name":
         return True
@@ -320,7 +323,7 @@ def _has_names(node):
     return kind == "call" and any(_has_names(n) for n in [*node[2], *node[3].values()])
 
 
-def _evaluate(node, names, text):
+def _evaluate(node: tuple[Any, ...], names: Hyperparameters | None, text: str) -> Any:
     kind = node[0]
     if kind == "constant":
         return node[1]
@@ -344,22 +347,24 @@ def _evaluate(node, names, text):
         raise PriorSyntaxError(f"cannot evaluate {node[1]!r} ({error})", text, position) from None
 
 
-def _numeric(value):
+def _numeric(value: float | np.ndarray | str) -> np.ndarray | None:
     if isinstance(value, str):
         raise ValueError(f"{value!r} is not a number")
     return np.asarray(value, dtype=float)
 
 
-def _plain(value):
+def _plain(value: float | np.ndarray) -> float | np.ndarray:
     value = np.asarray(value, dtype=float)
     return float(value) if value.ndim == 0 else value
 
 
-def _c(*values):
+def _c(*values: Any) -> np.ndarray:
     return np.concatenate([np.atleast_1d(_numeric(v)).ravel(order="F") for v in values])
 
 
-def _matrix(data, nrow=None, ncol=None, byrow=False):
+def _matrix(
+    data: np.ndarray, nrow: float | None = None, ncol: float | None = None, byrow: bool = False
+) -> np.ndarray | None:
     data = np.atleast_1d(_numeric(data)).ravel(order="F")
     if nrow is None and ncol is None:
         nrow = data.size
@@ -370,7 +375,7 @@ def _matrix(data, nrow=None, ncol=None, byrow=False):
     return np.resize(data, rows * cols).reshape((rows, cols), order="C" if byrow else "F")
 
 
-def _diag(x, nrow=None, ncol=None):
+def _diag(x: float | np.ndarray, nrow: int | None = None, ncol: None = None) -> np.ndarray:
     x = _numeric(x)
     if x.ndim == 2:
         return x.diagonal()
@@ -380,7 +385,7 @@ def _diag(x, nrow=None, ncol=None):
     return np.diag(np.resize(x.ravel(), n))
 
 
-def _rep(x, times):
+def _rep(x: float, times: float) -> np.ndarray:
     return np.tile(np.atleast_1d(_numeric(x)), round(float(times)))
 
 

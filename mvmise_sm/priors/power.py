@@ -14,7 +14,7 @@ _EIGENVALUE_FLOOR = 1e-300
 _SINGULAR = 1e-20
 
 
-def inverse_and_logdet(s):
+def inverse_and_logdet(s: np.ndarray) -> tuple[np.ndarray, float]:
     """Inverse (q, q) and log-determinant of a covariance; (None, -inf) if it is not positive definite."""
     q = s.shape[0]
     if q == 1:
@@ -51,7 +51,15 @@ class PowerPenalty(CovariancePrior):
         What `describe` returns.
     """
 
-    def __init__(self, log_power, weight, exponent, constant, common_scale, text):
+    def __init__(
+        self,
+        log_power: float,
+        weight: np.ndarray | None,
+        exponent: float,
+        constant: float,
+        common_scale: bool,
+        text: str,
+    ) -> None:
         super().__init__()
         self.log_power = float(log_power)
         self.weight = weight
@@ -62,22 +70,22 @@ class PowerPenalty(CovariancePrior):
         self.pole = self.log_power > 0.0 and not self.repels
         self.text = text
 
-    def describe(self):
+    def describe(self) -> str:
         """Return the text that results print."""
         return self.text
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.text
 
-    def value(self, s):
+    def value(self, s: np.ndarray) -> float:
         """Return -2 log density at S (q, q)."""
         return self.evaluate(s)[0]
 
-    def gradient(self, s):
+    def gradient(self, s: np.ndarray) -> np.ndarray:
         """Return the derivative of `value` in S (q, q)."""
         return self.evaluate(s)[1]
 
-    def evaluate(self, s):
+    def evaluate(self, s: np.ndarray) -> tuple[float, np.ndarray]:
         """Return value and gradient at S (q, q)."""
         log_power, weight, exponent = self.log_power, self.weight, self.exponent
         inverse, logdet = inverse_and_logdet(s)
@@ -96,7 +104,7 @@ class PowerPenalty(CovariancePrior):
         value += float(rotated.diagonal() @ roots ** (2.0 * exponent))
         return value, gradient + vectors @ (rotated * first) @ vectors.T
 
-    def _on_boundary(self, s):
+    def _on_boundary(self, s: np.ndarray) -> tuple[float, np.ndarray]:
         """Limit of value and gradient at a singular S; the gradient is 0 where the value is infinite."""
         if self.repels:
             return math.inf, np.zeros_like(s)
@@ -111,12 +119,12 @@ class PowerPenalty(CovariancePrior):
         first = _first_difference(np.maximum(roots, 1e-6 * max(roots[-1], 1e-6)), self.exponent)
         return self.constant + float(rotated.diagonal() @ roots), vectors @ (rotated * first) @ vectors.T
 
-    def _spectrum(self, s):
+    def _spectrum(self, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Square roots of the eigenvalues (q,), eigenvectors (q, q), and G in their basis (q, q)."""
         eigenvalues, vectors = np.linalg.eigh(s)
         return np.sqrt(np.maximum(eigenvalues, _EIGENVALUE_FLOOR)), vectors, vectors.T @ self.weight @ vectors
 
-    def hessian(self, s):
+    def hessian(self, s: np.ndarray) -> np.ndarray:
         """Return the second derivative of `value` at S (q, q) in vec(S), (q * q, q * q)."""
         q = s.shape[0]
         inverse, _ = inverse_and_logdet(s)
@@ -138,14 +146,14 @@ class PowerPenalty(CovariancePrior):
         basis = _kron(vectors, vectors)
         return out + basis @ core.reshape(q * q, q * q) @ basis.T
 
-    def radial(self, s):
+    def radial(self, s: np.ndarray) -> np.ndarray:
         """Return the mixed derivative in S and the scale (q, q)."""
         inverse, _ = inverse_and_logdet(s)
         if inverse is None:
             return np.zeros_like(s)
         return self.exponent * (self.gradient(s) - self.log_power * inverse)
 
-    def scale_part(self, s):
+    def scale_part(self, s: np.ndarray) -> ScalePart:
         """Return how `value(s2 * S)` depends on sigma."""
         log = self.log_power * s.shape[0]
         if self.weight is None:
@@ -161,19 +169,19 @@ class PowerPenalty(CovariancePrior):
         return ScalePart(log, round(2 * self.exponent), coefficient)
 
 
-def _kron(a, b):
+def _kron(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Matrix K (q * q, q * q) with vec(E)' K vec(F) = tr(a E b F) for symmetric a, b, E and F."""
     q = a.shape[0]
     return np.multiply.outer(a, b).transpose(0, 2, 1, 3).reshape(q * q, q * q)
 
 
-def _first_difference(roots, exponent):
+def _first_difference(roots: np.ndarray, exponent: float) -> np.ndarray:
     """Divided differences of x**exponent, exponent +-0.5, at the squares of `roots` (q, q)."""
     out = 1.0 / (roots[:, None] + roots[None, :])
     return out if exponent > 0 else -out / (roots[:, None] * roots[None, :])
 
 
-def _second_difference(roots, exponent):
+def _second_difference(roots: np.ndarray, exponent: float) -> np.ndarray:
     """Second divided differences of x**exponent, exponent +-0.5, at the squares of `roots` (q, q, q)."""
     a, b, c = roots[:, None, None], roots[None, :, None], roots[None, None, :]
     out = 1.0 / ((a + b) * (b + c) * (a + c))

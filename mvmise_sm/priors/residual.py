@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Point(Prior):
     name = "point"
     positions: ClassVar = {"resid": ("value", "posterior_scale")}
 
-    def __init__(self, value=None, posterior_scale=None):
+    def __init__(self, value: float | None = None, posterior_scale: str | None = None) -> None:
         super().__init__(value=value, posterior_scale=posterior_scale)
 
     def residual(self, dims: Dimensions) -> CovariancePrior:
@@ -48,15 +48,15 @@ class Point(Prior):
 class PointMass(CovariancePrior):
     """A residual variance known to be `fixed`; it contributes no penalty."""
 
-    def __init__(self, fixed):
+    def __init__(self, fixed: float) -> None:
         super().__init__()
         self.fixed = float(fixed)
 
-    def value(self, s):
+    def value(self, s: np.ndarray) -> float:
         return 0.0
 
-    def gradient(self, s):
+    def gradient(self, s: Any) -> Any:
         return np.zeros_like(s)
 
-    def describe(self):
+    def describe(self) -> Any:
         return f"point(value = {r_text(math.sqrt(self.fixed))})"

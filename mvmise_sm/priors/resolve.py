@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,11 @@ from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Normal, QuadraticPen
 from mvmise_sm.priors.inner_problem import PenalisedInnerProblem
 from mvmise_sm.priors.parse import parse_priors
 from mvmise_sm.priors.residual import Point
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.random_effects import RandomEffects
+    from mvmise_sm.priors.power import PowerPenalty
+    from mvmise_sm.priors.residual import PointMass
 
 __all__ = ["PriorSet", "TermShape", "resolve_priors", "term_shapes"]
 
@@ -71,7 +77,7 @@ class PriorSet:
         """True if there is no prior at all."""
         return not self.fixef and self.resid is None and all(c is None for c in self.cov)
 
-    def __call__(self, nobs, k_fe, reml, a, b0) -> PenalisedInnerProblem:
+    def __call__(self, nobs: int, k_fe: int, reml: bool, a: np.ndarray, b0: np.ndarray) -> PenalisedInnerProblem:
         """Return the problem in (beta, sigma2) that the profiled deviance asks for."""
         logdet_a = float(np.linalg.slogdet(a)[1]) if k_fe else 0.0
         return PenalisedInnerProblem(self, nobs, k_fe, reml, logdet_a, a, b0)
@@ -90,19 +96,19 @@ class PriorSet:
         """One line of text for every prior, as blme prints them."""
         return [f"{label:<11}: {text}" for label, text in self.lines()]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "PriorSet(flat)" if self.flat else "\n".join(self.describe())
 
 
-def term_shapes(random) -> list[TermShape]:
+def term_shapes(random: RandomEffects) -> list[TermShape]:
     """Shapes of the terms of a `RandomEffects`."""
     return [TermShape(t.factor.name, t.q, t.factor.n_levels, t.structure.independent) for t in random.terms]
 
 
 def resolve_priors(
-    cov=None,
-    fixef=None,
-    resid=None,
+    cov: Any = None,
+    fixef: Any = None,
+    resid: str | list[str] | CovariancePrior | None = None,
     *,
     terms: Sequence[TermShape],
     nobs: int,
@@ -146,7 +152,7 @@ def resolve_priors(
     )
 
 
-def _items(value, role) -> list[tuple[str | None, Prior | None]]:
+def _items(value: Any, role: str) -> list[tuple[str | None, Prior | None]]:
     """Flatten a prior keyword to (name or None, prior or None) pairs; nothing for an unnamed flat prior."""
     if value is None:
         return []
@@ -166,7 +172,7 @@ def _items(value, role) -> list[tuple[str | None, Prior | None]]:
     raise ValueError(f"{role}_prior must be a prior ({names}), text, a dict, or None, got {value!r}.")
 
 
-def _one(given, role, name):
+def _one(given: Any, role: str, name: str) -> list[Prior | None]:
     """The single prior of a dict entry, [None] for a flat one."""
     items = _items(given, role)
     if len(items) > 1 or any(inner is not None for inner, _ in items):
@@ -174,7 +180,9 @@ def _one(given, role, name):
     return [items[0][1]] if items else [None]
 
 
-def _resolve_covariances(items, terms, dims):
+def _resolve_covariances(
+    items: list[tuple[str | None, Any]], terms: list[TermShape], dims: Dimensions
+) -> tuple[Any, ...] | None:
     defaults = [prior for name, prior in items if name is None]
     if len(defaults) > 1:
         raise ValueError(
@@ -203,7 +211,14 @@ def _resolve_covariances(items, terms, dims):
     return tuple(bound)
 
 
-def _spread(prior, positions, terms, dims, bound, label):
+def _spread(
+    prior: Any,
+    positions: list[int],
+    terms: list[TermShape],
+    dims: Dimensions,
+    bound: list[Custom | PowerPenalty | None],
+    label: str,
+) -> None:
     """Bind one prior to those of the terms that it fits; ValueError if it fits none."""
     if prior is None or not positions:
         return
@@ -224,7 +239,7 @@ def _spread(prior, positions, terms, dims, bound, label):
             bound[i] = prior.covariance(mine)
 
 
-def _resolve_fixef(items, dims):
+def _resolve_fixef(items: list[tuple[str | None, Any]], dims: Dimensions) -> tuple[QuadraticPenalty, ...] | None:
     named = {name: prior for name, prior in items if name is not None}
     unnamed = [prior for name, prior in items if name is None]
     if len(unnamed) > 1 or (unnamed and named) or len(named) < len(items) - len(unnamed):
@@ -234,7 +249,7 @@ def _resolve_fixef(items, dims):
     return unnamed[0].fixef(dims) if unnamed else ()
 
 
-def _resolve_residual(items, dims):
+def _resolve_residual(items: list[tuple[None, CovariancePrior]], dims: Dimensions) -> PointMass | PowerPenalty | None:
     if len(items) > 1 or any(name is not None for name, _ in items):
         raise ValueError(f"resid_prior must be one {ROLES['resid']} prior.")
     return items[0][1].residual(dims) if items else None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvmise_sm.priors.base import ScalePart
 
 __all__ = ["ScaleProfile", "find_minimum"]
 
@@ -24,7 +28,7 @@ class ScaleProfile:
 
     __slots__ = ("functions", "log", "powers")
 
-    def __init__(self, log=0.0, powers=None, functions=None):
+    def __init__(self, log: float = 0.0, powers: list[float] | None = None, functions: list[Any] | None = None) -> None:
         self.log = log
         self.powers = [0.0] * 5 if powers is None else powers
         self.functions = [] if functions is None else functions
@@ -33,7 +37,7 @@ class ScaleProfile:
         """Return an independent copy."""
         return ScaleProfile(self.log, list(self.powers), list(self.functions))
 
-    def add(self, part) -> None:
+    def add(self, part: ScalePart) -> None:
         """Add a `ScalePart`."""
         self.log += part.log
         self.powers[part.power + 2] += part.coefficient

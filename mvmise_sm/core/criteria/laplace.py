@@ -50,6 +50,7 @@ class LaplaceDeviance:
     """
 
     profiles_beta = False
+    sharp_theta = False
 
     def __init__(self, response, X, random, *, priors=None, offset=None):
         self.random, self.response, self.offset = random, response, offset
@@ -144,6 +145,10 @@ class LaplaceDeviance:
         wide = 0.5 * self._unit(self.mode(x).terms.eta)
         x[: self.k_theta] = self.space.at_least(x[: self.k_theta], wide)
         return [x]
+
+    def search_directions(self, evaluation):
+        """Rays along which another mode may lie: none, the fixed effects' priors have their own descent points."""
+        return []
 
     def other_starts(self, x):
         """Further starts for structures whose likelihood has several optima."""

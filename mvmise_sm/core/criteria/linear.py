@@ -12,7 +12,7 @@ from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
 from mvmise_sm.core.criteria.prior_curvature import descending, kronecker, own_curvature, prior_curvature, trusted
 from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
-from mvmise_sm.core.elimination.choose import build_system, system_with_response
+from mvmise_sm.core.elimination.choose import build_system
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
 
@@ -86,7 +86,7 @@ class ProfiledDeviance:
         """The same model for another response (n,); only the cross-products with y are formed anew."""
         target = y if self._offset is None else y - self._offset
         origin = self._origin_of(target)
-        system = system_with_response(self.system, self.basis, self._X, target, origin, self._weights)
+        system = self.system.with_response(self.basis, self._X, target, origin, self._weights)
         return self._copy(origin=self._origin_of.user(origin), system=system)
 
     def reordered(self, theta):
@@ -149,8 +149,8 @@ class ProfiledDeviance:
         return self.space.descent_points(evaluation.theta, evaluation.slopes, only_check)
 
     @property
-    def penalised(self):
-        """Whether there are priors."""
+    def sharp_theta(self):
+        """Whether a fit goes on until theta is sharp: with priors, whose part results report on its own."""
         return self._priors is not None
 
     def search_directions(self, evaluation):

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from mvmise_sm.core.elimination.crossprod import replace_response
 from mvmise_sm.core.elimination.kernels import Entries, SparseKernel, choose_kernel
 from mvmise_sm.core.elimination.levels import apply, factor_levels, product, rows_gram
+from mvmise_sm.core.elimination.pair_sums import panel_pair_sums
 from mvmise_sm.core.elimination.schur import DenseRemainder, SparseRemainder, logdet_derivatives
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.coordinates import FixedBasis
+    from mvmise_sm.core.elimination.crossprod import CrossProducts
+    from mvmise_sm.core.elimination.layout import Layout
+    from mvmise_sm.core.elimination.levels import LevelFactor
+    from mvmise_sm.core.interfaces import PairSums
 
 __all__ = ["ChainFactorization", "ChainSystem"]
 
@@ -29,22 +39,27 @@ class ChainSystem:
         What does not depend on the response, shared by refits.
     """
 
-    def __init__(self, layout, products, remainder, structure=None):
+    def __init__(
+        self, layout: Layout, products: CrossProducts, remainder: str, structure: ChainStructure | None = None
+    ) -> None:
         self.layout = layout
         self.products = products
         self.gram = products.gram
         self.remainder = remainder
         self.structure = structure or ChainStructure(layout, products, remainder)
 
-    def with_response(self, products):
-        """The same design with another response."""
+    def with_response(
+        self, basis: FixedBasis, X: np.ndarray, y: np.ndarray, origin: np.ndarray, weights: np.ndarray | None
+    ) -> ChainSystem:
+        """The same design with another response (nobs,)."""
+        products = replace_response(self.products, self.layout, basis, X, y, origin, weights)
         return ChainSystem(self.layout, products, self.remainder, self.structure)
 
-    def factorize(self, lambdas):
+    def factorize(self, lambdas: list[np.ndarray]) -> ChainFactorization:
         """Eliminate the random effects at relative factors `lambdas`, one (q, q) per grouping factor."""
         return ChainFactorization(self, lambdas)
 
-    def level_products(self):
+    def level_products(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Z_k'Z_k diagonals (q, J) and Z_k'[X y] (q, J, m) per factor."""
         own = [c.diagonal(axis1=0, axis2=1).T for c in self.products.own]
         return list(zip(own, self.products.rhs, strict=True))
@@ -65,7 +80,7 @@ class ChainStructure:
         (k, m) -> place of each entry of k among those of m, for chain members k before m.
     """
 
-    def __init__(self, layout, products, remainder):
+    def __init__(self, layout: Layout, products: CrossProducts, remainder: str) -> None:
         self.layout = layout
         self.products = products
         factors = layout.factors
@@ -79,7 +94,11 @@ class ChainStructure:
             )
             for (k, m), par in layout.parent.items()
         }
-        self.entries, self.values, self.kernels, self.place, self._orders = [], [], [], {}, []
+        self.entries: list[Entries] = []
+        self.values: list[np.ndarray] = []
+        self.kernels: list[Any] = []
+        self.place: dict[tuple[int, int], np.ndarray] = {}
+        self._orders: list[np.ndarray | None] = []
         if not self.n_rest:
             return
         for k in self.chain:
@@ -95,7 +114,7 @@ class ChainStructure:
             keys = self.entries[m].row * self.n_rest + self.entries[m].col
             self.place[k, m] = np.searchsorted(keys, par[self.entries[k].row] * self.n_rest + self.entries[k].col)
 
-    def _rows(self, k):
+    def _rows(self, k: int) -> tuple[Entries, np.ndarray, np.ndarray | None]:
         """Entries of chain factor `k` against all remainder columns."""
         factors = self.layout.factors
         rows, cols, values = [], [], []
@@ -113,7 +132,7 @@ class ChainStructure:
         indptr = np.searchsorted(row, np.arange(factors[k].n_levels + 1))
         return Entries(indptr, row, col, self.n_rest), value, order
 
-    def with_products(self, products):
+    def with_products(self, products: CrossProducts) -> ChainStructure:
         """The same pattern with other cross-products, as they come from other weights."""
         out = copy.copy(self)
         for name in ("rest_gram", "dense_rest_gram"):
@@ -123,7 +142,7 @@ class ChainStructure:
         out.kernels = [kernel.with_values(v) for kernel, v in zip(self.kernels, out.values, strict=True)]
         return out
 
-    def _entry_values(self, k, products):
+    def _entry_values(self, k: int, products: CrossProducts) -> np.ndarray:
         """Values of the entries of chain factor `k` (q, nnz)."""
         parts = [products.cross[k, r][:, b] for r in self.layout.remainder for b in range(self.layout.factors[r].q)]
         if self._orders[k] is None:
@@ -131,7 +150,7 @@ class ChainStructure:
         return np.concatenate(parts, axis=1)[:, self._orders[k]]
 
     @cached_property
-    def cell_entries(self):
+    def cell_entries(self) -> dict[tuple[int, int], np.ndarray]:
         """(k, r) -> entry of every cell of that pair and column of r (q_r, cells)."""
         out = {}
         for k, order in zip(self.chain, self._orders, strict=True):
@@ -146,15 +165,17 @@ class ChainStructure:
         return out
 
     @cached_property
-    def dense_rest_gram(self):
+    def dense_rest_gram(self) -> np.ndarray:
         """`rest_gram` as a dense matrix in Fortran order."""
         return self.rest_gram.toarray(order="F")
 
     @cached_property
-    def rest_gram(self):
+    def rest_gram(self) -> sparse.csr_matrix:
         """Z_R'Z_R as a sparse matrix (n_R, n_R)."""
         factors = self.layout.factors
-        rows, cols, values = [], [], []
+        rows: list[np.ndarray] = []
+        cols: list[np.ndarray] = []
+        values: list[np.ndarray] = []
         for r in self.layout.remainder:
             f, own = factors[r], self.products.own[r]
             j = np.arange(f.n_levels)
@@ -177,7 +198,7 @@ class ChainStructure:
         at = (np.concatenate(rows), np.concatenate(cols))
         return sparse.csr_matrix((np.concatenate(values), at), shape=(self.n_rest, self.n_rest))
 
-    def multiply(self, h):
+    def multiply(self, h: list[np.ndarray]) -> list[np.ndarray]:
         """Z'Z h for `h`, a list with (q, J, c) of every factor."""
         factors, products = self.layout.factors, self.products
         out = [apply(c, x) for c, x in zip(products.own, h, strict=True)]
@@ -199,11 +220,11 @@ class ChainStructure:
         return out
 
     @staticmethod
-    def flatten(blocks):
+    def flatten(blocks: list[np.ndarray]) -> np.ndarray:
         """Stack (q, J, c) blocks of the remainder to (n_R, c)."""
         return np.concatenate([b.reshape(-1, b.shape[2]) for b in blocks])
 
-    def unflatten(self, flat):
+    def unflatten(self, flat: np.ndarray) -> list[np.ndarray]:
         """Split (n_R, c) into (q, J, c) blocks of the remainder."""
         out = []
         for r in self.layout.remainder:
@@ -223,10 +244,10 @@ class ChainFactorization:
         K (m, m); not formed where m = 0.
     """
 
-    def __init__(self, system, lambdas, keep_cross=False):
+    def __init__(self, system: ChainSystem, lambdas: list[np.ndarray], keep_cross: bool = False) -> None:
         self.system, self.lambdas, self.keep_cross = system, lambdas, keep_cross
         structure = self.structure = system.structure
-        self.levels, self.cross, self.rows = [], {}, []
+        self.levels: list[LevelFactor] = []
         self.logdet = 0.0
         own = list(system.products.own)
         cross = {key: value for key, value in system.products.cross.items() if key in structure.scatter}
@@ -251,7 +272,8 @@ class ChainFactorization:
                     values[m] = self._shrink_rows(k, m, cross[k, m], level, values)
             if rest is not None:
                 rest.subtract(structure.kernels[k], level, values[k])
-        self.cross, self.values, self.rest = cross, values, rest
+        self.cross, self.values = cross, values
+        self.rest: Any = rest
         if rest is not None:
             rest.factor()
             self.logdet += rest.logdet
@@ -259,12 +281,14 @@ class ChainFactorization:
             self._reduced, taken = self._forward(system.products.rhs)
             self.gram = system.gram - taken
 
-    def _sum_levels(self, k, m, blocks):
+    def _sum_levels(self, k: int, m: int, blocks: np.ndarray) -> np.ndarray:
         """Sum blocks (r, s, J_k) over the levels of k within each level of m."""
         r, s, j = blocks.shape
         return (self.structure.scatter[k, m] @ blocks.reshape(-1, j).T).T.reshape(r, s, -1)
 
-    def _shrink_rows(self, k, m, block, level, values):
+    def _shrink_rows(
+        self, k: int, m: int, block: np.ndarray, level: LevelFactor, values: list[np.ndarray]
+    ) -> np.ndarray:
         """Rows of factor m against the remainder after k is eliminated."""
         entries, place = self.structure.entries[k], self.structure.place[k, m]
         wc = product(block.transpose(1, 0, 2), level.w)[:, :, entries.row]
@@ -274,7 +298,9 @@ class ChainFactorization:
             out[a] -= np.bincount(place, change, minlength=out.shape[1])
         return out
 
-    def _forward(self, rhs):
+    def _forward(
+        self, rhs: list[np.ndarray] | tuple[np.ndarray, ...]
+    ) -> tuple[tuple[list, np.ndarray | None], np.ndarray]:
         """Reduce columns `rhs` (q, J, c) per factor; returns the reduced columns and rhs' (Sigma^-1 + Z'Z)^-1 rhs (c,
         c).
         """
@@ -296,15 +322,18 @@ class ChainFactorization:
             if rest is not None:
                 for a in range(factors[k].q):
                     rest = rest - structure.entries[k].matrix(self.values[k][a]).T @ solved[a]
-        if rest is not None:
+        if self.rest is not None and rest is not None:
             taken += self.rest.quadratic(rest)
         return (reduced, rest), taken
 
-    def _backward(self, reduced, rest):
+    def _backward(
+        self, reduced: list[np.ndarray], rest: np.ndarray | None
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Coefficients W r and residual products Z'V^-1 of reduced columns, (q, J, c) per factor."""
         structure, layout = self.structure, self.system.layout
-        coef, scores = [None] * len(layout.factors), [None] * len(layout.factors)
-        if rest is not None:
+        coef: list[Any] = [None] * len(layout.factors)
+        scores: list[Any] = [None] * len(layout.factors)
+        if self.rest is not None and rest is not None:
             solved = self.rest.solve(rest)
             residual = self.rest.residual(rest, solved)
             for r, b, g in zip(
@@ -312,20 +341,20 @@ class ChainFactorization:
             ):
                 coef[r], scores[r] = b, g
         for k in reversed(structure.chain):
-            r = reduced[k]
+            column = reduced[k]
             for m in structure.chain[k + 1 :]:
-                r = r - apply(self.cross[k, m], coef[m][:, layout.parent[k, m]])
+                column = column - apply(self.cross[k, m], coef[m][:, layout.parent[k, m]])
             if rest is not None:
-                r = r - np.stack([structure.entries[k].matrix(v) @ solved for v in self.values[k]])
+                column = column - np.stack([structure.entries[k].matrix(v) @ solved for v in self.values[k]])
             level = self.levels[k]
-            coef[k], scores[k] = apply(level.w, r), apply(level.i_minus_cw, r)
+            coef[k], scores[k] = apply(level.w, column), apply(level.i_minus_cw, column)
         return coef, scores
 
     @cached_property
-    def _g(self):
+    def _g(self) -> list[np.ndarray]:
         return self._backward(*self._reduced)[1]
 
-    def derivatives(self, weights):
+    def derivatives(self, weights: np.ndarray) -> list[np.ndarray]:
         """D_k (q, q) of log|M| + value(K) for every factor, given d value / dK."""
         out = []
         for trace, g in zip(self.traces(), self._g, strict=True):
@@ -333,11 +362,13 @@ class ChainFactorization:
             out.append(trace - (g @ weights).reshape(q, -1) @ g.reshape(q, -1).T)
         return out
 
-    def scores(self, xi):
+    def scores(self, xi: np.ndarray) -> list[np.ndarray]:
         """Z_k'V^-1[X y] xi (q, J) of every factor."""
         return [g @ xi for g in self._g]
 
-    def information(self, directions, xi, cov_beta):
+    def information(
+        self, directions: list[tuple[int, np.ndarray]], xi: np.ndarray, cov_beta: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A and b of the average information, see `DenseFactorization.information`."""
         p = cov_beta.shape[0]
         h = [np.zeros((*g.shape[:2], len(directions))) for g in self._g]
@@ -355,11 +386,15 @@ class ChainFactorization:
         return whole - self._forward(zzh)[1] - ax @ cov_beta @ ax.T, b
 
     @cached_property
-    def _posterior(self):
+    def _posterior(
+        self,
+    ) -> tuple[list[Any], list[np.ndarray], dict[tuple[int, int], np.ndarray], dict[int, np.ndarray]]:
         """Traces sum_j (Z_k'V^-1Z_k)_jj and (Sigma^-1 + Z'Z)^-1 by level, per factor; its blocks between factors."""
         structure, layout = self.structure, self.system.layout
-        traces, blocks = [None] * len(layout.factors), [None] * len(layout.factors)
-        pair, on_rest = {}, {}
+        traces: list[Any] = [None] * len(layout.factors)
+        blocks: list[Any] = [None] * len(layout.factors)
+        pair: dict[tuple[int, int], np.ndarray] = {}
+        on_rest: dict[int, np.ndarray] = {}
         if self.rest is not None:
             for r, t, block in zip(layout.remainder, self.rest.traces(), self.rest.posterior_blocks(), strict=True):
                 traces[r], blocks[r] = t, block
@@ -387,10 +422,17 @@ class ChainFactorization:
             traces[k] = t.sum(axis=2)
         return traces, blocks, pair, on_rest
 
-    def _times_later(self, k, m, later, blocks, pair):
+    def _times_later(
+        self,
+        k: int,
+        m: int,
+        later: tuple[int, ...],
+        blocks: list[np.ndarray],
+        pair: dict[tuple[int, int], np.ndarray],
+    ) -> np.ndarray:
         """sum over n of C_kn Psi_nm by level of k."""
         parent = self.system.layout.parent
-        total = 0.0
+        total: Any = 0.0
         for n in later:
             if n == m:
                 psi = blocks[m][:, :, parent[k, m]]
@@ -401,14 +443,21 @@ class ChainFactorization:
             total = total + product(self.cross[k, n], psi)
         return total
 
-    def _by_entry(self, blocks, k, values):
+    def _by_entry(self, blocks: np.ndarray, k: int, values: np.ndarray) -> np.ndarray:
         """Multiply entries (q, nnz) of factor k by the block of their level."""
         row = self.structure.entries[k].row
         return np.stack(
             [sum(blocks[a, i][row] * values[i] for i in range(values.shape[0])) for a in range(blocks.shape[0])]
         )
 
-    def _mixed_middle(self, k, later, level, times, on_rest):
+    def _mixed_middle(
+        self,
+        k: int,
+        later: tuple[int, ...],
+        level: LevelFactor,
+        times: dict[int, np.ndarray],
+        on_rest: dict[int, np.ndarray],
+    ) -> np.ndarray:
         """Part of the middle matrix of factor k that involves the remainder; also adds to `times` and `on_rest`."""
         structure = self.structure
         entries, values = structure.entries[k], self.values[k]
@@ -426,7 +475,7 @@ class ChainFactorization:
             on_rest[k] = -self._by_entry(level.w, k, row_times)
         return self._entry_products(k, row_times)
 
-    def _entry_products(self, k, row_times):
+    def _entry_products(self, k: int, row_times: np.ndarray) -> np.ndarray:
         """Sum of row_times c' over the entries of each level of factor k (q, q, J)."""
         entries, values = self.structure.entries[k], self.values[k]
         q = values.shape[0]
@@ -436,7 +485,7 @@ class ChainFactorization:
                 out[a, b] = entries.row_sums(row_times[a] * values[b])
         return out
 
-    def traces(self):
+    def traces(self) -> list[np.ndarray]:
         """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor."""
         out = list(self._posterior[0])
         missing = [k for k, trace in enumerate(out) if trace is None]
@@ -445,11 +494,11 @@ class ChainFactorization:
             out[k] = trace
         return out
 
-    def posterior_cov(self):
+    def posterior_cov(self) -> list[np.ndarray]:
         """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""
         return self._posterior[1]
 
-    def posterior_cross(self, k, m):
+    def posterior_cross(self, k: int, m: int) -> np.ndarray:
         """(Sigma^-1 + Z'Z)^-1 between factors k < m on the cells of the pair (q_k, q_m, cells); needs `keep_cross`."""
         structure, layout = self.structure, self.system.layout
         _, _, pair, on_rest = self._posterior
@@ -467,10 +516,27 @@ class ChainFactorization:
             ]
         )
 
-    def solve(self, rhs):
+    def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R, one (q, J, c) per factor; C = Z'Z."""
+        return self._backward(*self._forward(rhs)[0])
+
+    def solve(self, rhs: np.ndarray) -> np.ndarray:
         """(Sigma^-1 + Z'Z)^-1 rhs for `rhs` (n, c), random effects by factor, column, level."""
-        factors = self.system.layout.factors
-        stops = np.cumsum([0] + [f.size for f in factors])
-        parts = [rhs[o : o + f.size].reshape(f.q, f.n_levels, -1) for o, f in zip(stops[:-1], factors, strict=True)]
-        coef = self._backward(*self._forward(parts)[0])[0]
-        return np.concatenate([c.reshape(-1, c.shape[2]) for c in coef])
+        layout = self.system.layout
+        return layout.join(self.solve_blocks(layout.split(rhs))[0])
+
+    def multiply(self, h: list[np.ndarray]) -> list[np.ndarray]:
+        """C h."""
+        return self.structure.multiply(h)
+
+    def pair_sums(self, g: list[np.ndarray]) -> PairSums:
+        """See `Factorization.pair_sums`."""
+        return panel_pair_sums(self.system.layout, self._columns, g)
+
+    def _columns(self, at: np.ndarray) -> np.ndarray:
+        """Columns `at` of Z'V^-1Z = Z'Z - Z'Z (Sigma^-1 + Z'Z)^-1 Z'Z."""
+        layout = self.system.layout
+        unit = np.zeros((layout.n_random, len(at)))
+        unit[at, np.arange(len(at))] = 1.0
+        products = self.multiply(layout.split(unit))
+        return layout.join(products) - layout.join(self.multiply(self.solve_blocks(products)[0]))

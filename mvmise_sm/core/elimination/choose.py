@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from mvmise_sm.core.elimination.chain import ChainSystem
-from mvmise_sm.core.elimination.crossprod import cross_products, replace_response, scaled
+from mvmise_sm.core.elimination.crossprod import cross_products, scaled
 from mvmise_sm.core.elimination.dense import DenseSystem
 from mvmise_sm.core.elimination.single_factor import SingleSystem
 
-__all__ = ["ProblemTooLargeError", "build_system", "remainder_kind", "system_with_response"]
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.coordinates import FixedBasis
+    from mvmise_sm.core.elimination.layout import Layout
+    from mvmise_sm.core.interfaces import System
+
+__all__ = ["ProblemTooLargeError", "build_system", "remainder_kind"]
 
 # a dense Schur complement of this many columns takes 0.5 GB and its factorisation some ten seconds
 _DENSE_REMAINDER = 8_000
@@ -27,7 +34,9 @@ class ProblemTooLargeError(ValueError):
     """The random effects fit no elimination: the message says how large the problem is."""
 
 
-def build_system(layout, basis, X, y, origin, weights):
+def build_system(
+    layout: Layout, basis: FixedBasis, X: np.ndarray, y: np.ndarray, origin: np.ndarray, weights: np.ndarray | None
+) -> System:
     """Run the data pass and choose dense, single factor, chain, or chain with dense or sparse remainder."""
     if layout.dense:
         return DenseSystem.build(layout, basis, X, y, origin, weights)
@@ -37,15 +46,7 @@ def build_system(layout, basis, X, y, origin, weights):
     return ChainSystem(layout, products, remainder_kind(layout))
 
 
-def system_with_response(system, basis, X, y, origin, weights):
-    """The same design with another response."""
-    if isinstance(system, DenseSystem):
-        return system.with_response(basis, X, y, origin, weights)
-    products = replace_response(system.products, system.layout, basis, X, y, origin, weights)
-    return system.with_response(products)
-
-
-def remainder_kind(layout):
+def remainder_kind(layout: Layout) -> str:
     """How the factors outside the chain are eliminated: "none", "dense" or "sparse"."""
     n_rest = sum(layout.factors[r].size for r in layout.remainder)
     if n_rest == 0:
@@ -67,7 +68,7 @@ def remainder_kind(layout):
     )
 
 
-def _schur_cells(layout):
+def _schur_cells(layout: Layout) -> int:
     """An upper bound of the non-zero pairs of the Schur complement, before fill."""
     factors = layout.factors
     per_level = np.zeros(factors[0].n_levels)
@@ -76,7 +77,7 @@ def _schur_cells(layout):
     return int(np.square(per_level).sum())
 
 
-def _envelope(layout, n_rest):
+def _envelope(layout: Layout, n_rest: int) -> tuple[float, float]:
     """Elements and multiplications of a factor of the Schur complement in its reverse Cuthill-McKee envelope, a bound
     for its fill.
     """

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.coordinates import FixedBasis
+    from mvmise_sm.core.elimination.layout import FactorLayout, Layout
 
 __all__ = ["CrossProducts", "cross_products", "replace_response"]
 
@@ -34,7 +39,7 @@ class CrossProducts:
     rhs: tuple
     cross: dict
 
-    def __add__(self, other):
+    def __add__(self, other: CrossProducts) -> CrossProducts:
         return CrossProducts(
             self.gram + other.gram,
             tuple(a + b for a, b in zip(self.own, other.own, strict=True)),
@@ -43,7 +48,15 @@ class CrossProducts:
         )
 
 
-def cross_products(layout, basis, X, y, origin, weights=None, rows=None):
+def cross_products(
+    layout: Layout,
+    basis: FixedBasis,
+    X: np.ndarray,
+    y: np.ndarray,
+    origin: np.ndarray,
+    weights: np.ndarray | None = None,
+    rows: tuple[int, int] | None = None,
+) -> CrossProducts:
     """Cross-products of a piece of the data in working coordinates, before column scales.
 
     Parameters
@@ -98,7 +111,9 @@ def cross_products(layout, basis, X, y, origin, weights=None, rows=None):
     return CrossProducts(gram, own, rhs, cross)
 
 
-def _level_sums(factor, chunk, root, start, stop, total):
+def _level_sums(
+    factor: FactorLayout, chunk: np.ndarray, root: np.ndarray | None, start: int, stop: int, total: np.ndarray
+) -> list[np.ndarray]:
     """Add Z_k'[Z_k X y] of one chunk to `total` (q, J, q + m); `chunk` has room for Z_k in front. Returns Z_k."""
     n = stop - start
     z = []
@@ -119,11 +134,13 @@ def _level_sums(factor, chunk, root, start, stop, total):
     return z
 
 
-def _cells(layout, pair):
+def _cells(layout: Layout, pair: tuple[int, int]) -> int:
     return layout.factors[pair[0]].n_levels if pair in layout.parent else layout.patterns[pair].nnz
 
 
-def _cell_sums(layout, pair, z, start, stop, total):
+def _cell_sums(
+    layout: Layout, pair: tuple[int, int], z: list[list[np.ndarray]], start: int, stop: int, total: np.ndarray
+) -> None:
     k, n = pair
     cell = (layout.factors[k].codes if pair in layout.parent else layout.patterns[pair].cell)[start:stop]
     for a, first in enumerate(z[k]):
@@ -131,7 +148,7 @@ def _cell_sums(layout, pair, z, start, stop, total):
             total[a, b] += np.bincount(cell, first * second, minlength=total.shape[2])
 
 
-def scaled(products, layout, basis):
+def scaled(products: CrossProducts, layout: Layout, basis: FixedBasis) -> CrossProducts:
     """Apply the column scales of the working coordinates."""
     s = np.append(basis.scale, 1.0)
     scales = [f.scale for f in layout.factors]
@@ -143,7 +160,15 @@ def scaled(products, layout, basis):
     )
 
 
-def replace_response(products, layout, basis, X, y, origin, weights=None):
+def replace_response(
+    products: CrossProducts,
+    layout: Layout,
+    basis: FixedBasis,
+    X: np.ndarray,
+    y: np.ndarray,
+    origin: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> CrossProducts:
     """The scaled cross-products with another response; only its column is computed anew."""
     p = X.shape[1]
     gram = products.gram.copy()

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dtrtrs
 
-from mvmise_sm.core.elimination.crossprod import cross_products, scaled
+from mvmise_sm.core.elimination.crossprod import cross_products, replace_response, scaled
+from mvmise_sm.core.elimination.pair_sums import panel_pair_sums
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.coordinates import FixedBasis
+    from mvmise_sm.core.elimination.crossprod import CrossProducts
+    from mvmise_sm.core.elimination.layout import Layout
+    from mvmise_sm.core.interfaces import PairSums
 
 __all__ = ["DenseFactorization", "DenseSystem"]
 
@@ -24,29 +33,43 @@ class DenseSystem:
         [X y]'[X y] (m, m).
     design : ndarray or None
         The rows [Z X] in working coordinates (nobs, n + p), kept for new responses of small data.
+    products : CrossProducts or None
+        Kept for new responses of larger data.
     """
 
-    def __init__(self, layout, s, gram, design=None):
+    def __init__(
+        self,
+        layout: Layout,
+        s: np.ndarray,
+        gram: np.ndarray,
+        design: np.ndarray | None = None,
+        products: CrossProducts | None = None,
+    ) -> None:
         self.layout = layout
         self.s = s
         self.gram = gram
         self.design = design
-        stops = np.cumsum([0] + [f.size for f in layout.factors])
-        self.blocks = [(int(o), f.q, f.n_levels) for o, f in zip(stops[:-1], layout.factors, strict=True)]
-        self.n = int(stops[-1])
+        self.blocks = layout.places
+        self.n = layout.n_random
         self.scalar = all(f.q == 1 for f in layout.factors)
-        self._levels = [f.n_levels for f in layout.factors]
-        self._products = None
+        self.levels = [f.n_levels for f in layout.factors]
+        self._products = products
 
     @classmethod
-    def build(cls, layout, basis, X, y, origin, weights):
+    def build(
+        cls,
+        layout: Layout,
+        basis: FixedBasis,
+        X: np.ndarray,
+        y: np.ndarray,
+        origin: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> DenseSystem:
         """Form the cross-products from the data, with dense rows where these are few."""
         nobs = y.shape[0]
         if nobs * (layout.n_random + X.shape[1] + 1) > _DIRECT_CELLS:
             products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
-            system = cls(layout, _assemble(layout, products), products.gram)
-            system._products = products
-            return system
+            return cls(layout, _assemble(layout, products), products.gram, products=products)
         n, p = layout.n_random, X.shape[1]
         rows = np.zeros((nobs, n + p + 1))
         at, index = 0, np.arange(nobs)
@@ -63,19 +86,18 @@ class DenseSystem:
         full = rows.T @ rows
         return cls(layout, full[:n], full[n:, n:], rows[:, : n + p])
 
-    def with_response(self, basis, X, y, origin, weights):
+    def with_response(
+        self, basis: FixedBasis, X: np.ndarray, y: np.ndarray, origin: np.ndarray, weights: np.ndarray | None
+    ) -> DenseSystem:
         """The same design with another response."""
-        from mvmise_sm.core.elimination.crossprod import replace_response
-
-        if self.design is None:
+        if self._products is not None:
             products = replace_response(self._products, self.layout, basis, X, y, origin, weights)
-            system = DenseSystem(self.layout, _assemble(self.layout, products), products.gram)
-            system._products = products
-            return system
+            return DenseSystem(self.layout, _assemble(self.layout, products), products.gram, products=products)
         # the kept rows carry the column scales and the square roots of the weights
         target = y if weights is None else y * np.sqrt(weights)
-        residual = target - self.design[:, self.n :] @ (origin / basis.scale)
-        column = residual @ self.design
+        design: Any = self.design
+        residual = target - design[:, self.n :] @ (origin / basis.scale)
+        column = residual @ design
         s, gram = self.s.copy(), self.gram.copy()
         s[:, -1] = column[: self.n]
         gram[-1, :-1] = gram[:-1, -1] = column[self.n :]
@@ -84,11 +106,11 @@ class DenseSystem:
         out.__dict__.update(self.__dict__, s=s, gram=gram)
         return out
 
-    def factorize(self, lambdas):
+    def factorize(self, lambdas: list[np.ndarray]) -> DenseFactorization:
         """Eliminate the random effects at relative factors `lambdas`, one (q, q) per grouping factor."""
         return DenseFactorization(self, lambdas)
 
-    def level_products(self):
+    def level_products(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Z_k'Z_k diagonals (q, J) and Z_k'[X y] (q, J, m) per factor."""
         diagonal, rhs = self.s.diagonal(), self.s[:, self.n :]
         return [
@@ -96,7 +118,7 @@ class DenseSystem:
         ]
 
 
-def _assemble(layout, products):
+def _assemble(layout: Layout, products: CrossProducts) -> np.ndarray:
     """Z'Z beside Z'[X y] from the cross-products."""
     n = layout.n_random
     m = products.gram.shape[0]
@@ -130,12 +152,12 @@ class DenseFactorization:
         K (m, m).
     """
 
-    def __init__(self, system, lambdas):
+    def __init__(self, system: DenseSystem, lambdas: list[np.ndarray]) -> None:
         self.system = system
         self.lambdas = lambdas
         n = system.n
         if system.scalar:
-            d = np.repeat([lam[0, 0] for lam in lambdas], system._levels)
+            d = np.repeat([lam[0, 0] for lam in lambdas], system.levels)
             rows = d[:, None] * system.s
             m = rows[:, :n] * d
         else:
@@ -151,9 +173,9 @@ class DenseFactorization:
         self.logdet = 2.0 * float(np.log(self.factor.diagonal()).sum())
         v = self._half[:, n:]
         self.gram = system.gram - v.T @ v
-        self._t = None
+        self._t: np.ndarray | None = None
 
-    def _apply(self, lambdas, rows):
+    def _apply(self, lambdas: list[np.ndarray], rows: np.ndarray) -> np.ndarray:
         """Lambda' rows."""
         out = np.empty_like(rows)
         for (o, q, j), lam in zip(self.system.blocks, lambdas, strict=True):
@@ -162,14 +184,14 @@ class DenseFactorization:
         return out
 
     @property
-    def t(self):
+    def t(self) -> np.ndarray:
         """Z'V^-1[Z X y] (n, n + m)."""
         if self._t is None:
             n = self.system.n
             self._t = self.system.s - self._half[:, :n].T @ self._half
         return self._t
 
-    def derivatives(self, weights):
+    def derivatives(self, weights: np.ndarray) -> list[np.ndarray]:
         """D_k (q, q) of log|M| + value(K) for every factor, given d value / dK."""
         n = self.system.n
         g = self.t[:, n:]
@@ -185,12 +207,14 @@ class DenseFactorization:
             out.append(block.sum(axis=2) - gw[o:stop].reshape(q, -1) @ g[o:stop].reshape(q, -1).T)
         return out
 
-    def scores(self, xi):
+    def scores(self, xi: np.ndarray) -> list[np.ndarray]:
         """Z_k'V^-1[X y] xi (q, J) of every factor."""
         g = self.t[:, self.system.n :] @ xi
         return [g[o : o + q * j].reshape(q, j) for o, q, j in self.system.blocks]
 
-    def information(self, directions, xi, cov_beta):
+    def information(
+        self, directions: list[tuple[int, np.ndarray]], xi: np.ndarray, cov_beta: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A and b of the average information.
 
         Parameters
@@ -215,7 +239,7 @@ class DenseFactorization:
         ax = product[:, n:]
         return product[:, :n] @ h - ax @ cov_beta @ ax.T, h.T @ e
 
-    def posterior_cov(self, blocks=None):
+    def posterior_cov(self) -> list[np.ndarray]:
         """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""
         full = self.solve(np.eye(self.system.n))
         out = []
@@ -223,8 +247,31 @@ class DenseFactorization:
             out.append(full[o : o + q * j, o : o + q * j].reshape(q, j, q, j).diagonal(axis1=1, axis2=3))
         return out
 
-    def solve(self, rhs):
+    def solve(self, rhs: np.ndarray) -> np.ndarray:
         """(Sigma^-1 + Z'Z)^-1 rhs for `rhs` (n, c)."""
         half = dtrtrs(self.factor, self._apply(self.lambdas, np.ascontiguousarray(rhs)), lower=1)[0]
         inner = dtrtrs(self.factor, half, lower=1, trans=1)[0]
         return self._apply([lam.T for lam in self.lambdas], np.ascontiguousarray(inner))
+
+    def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R, one (q, J, c) per factor; C = Z'Z."""
+        layout, flat = self.system.layout, self.system.layout.join(rhs)
+        coef = self.solve(flat)
+        return layout.split(coef), layout.split(flat - self.system.s[:, : self.system.n] @ coef)
+
+    def multiply(self, h: list[np.ndarray]) -> list[np.ndarray]:
+        """C h."""
+        layout = self.system.layout
+        return layout.split(self.system.s[:, : self.system.n] @ layout.join(h))
+
+    def traces(self) -> list[np.ndarray]:
+        """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor."""
+        out = []
+        for o, q, j in self.system.blocks:
+            block = self.t[o : o + q * j, o : o + q * j].reshape(q, j, q, j)
+            out.append(block.diagonal(axis1=1, axis2=3).sum(axis=2))
+        return out
+
+    def pair_sums(self, g: list[np.ndarray]) -> PairSums:
+        """See `Factorization.pair_sums`."""
+        return panel_pair_sums(self.system.layout, lambda at: self.t[:, at], g)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.elimination.layout import FactorLayout, Layout
 
 __all__ = ["Incidence"]
 
@@ -22,29 +27,29 @@ class Incidence:
         The q working columns of each factor (nobs,), None for ones.
     """
 
-    def __init__(self, layout):
+    def __init__(self, layout: Layout) -> None:
         self.layout = layout
         # bincount would convert other integers at every call
         self.codes = [np.asarray(f.codes, dtype=np.intp) for f in layout.factors]
         self.levels = [f.n_levels for f in layout.factors]
         self.columns = [[self._column(f, a) for a in range(f.q)] for f in layout.factors]
         self.nobs = self.codes[0].size
-        self._cells = None
+        self._cells: dict[tuple[int, int], tuple[np.ndarray, int]] | None = None
 
     @staticmethod
-    def _column(factor, a):
+    def _column(factor: FactorLayout, a: int) -> np.ndarray | None:
         values = factor.values(a)
         if values is None:
             return None if factor.scale[a] == 1.0 else np.full(factor.codes.size, factor.scale[a])
         return values * factor.scale[a]
 
-    def zeros(self):
+    def zeros(self) -> list[np.ndarray]:
         """Random effects of zero, (q, J) per factor."""
         return [np.zeros((len(z), j)) for z, j in zip(self.columns, self.levels, strict=True)]
 
-    def times(self, b):
+    def times(self, b: list[np.ndarray]) -> np.ndarray:
         """Z b (nobs,) for `b` with one (q, J) per factor."""
-        out = None
+        out: Any = None
         for codes, columns, effects in zip(self.codes, self.columns, b, strict=True):
             for column, effect in zip(columns, effects, strict=True):
                 part = effect[codes]
@@ -53,7 +58,7 @@ class Incidence:
                 out = part if out is None else np.add(out, part, out=out)
         return out
 
-    def transposed(self, v):
+    def transposed(self, v: np.ndarray) -> list[np.ndarray]:
         """Z'v, (q, J) per factor, for `v` (nobs,)."""
         out = []
         for codes, columns, j in zip(self.codes, self.columns, self.levels, strict=True):
@@ -63,7 +68,7 @@ class Incidence:
             out.append(block)
         return out
 
-    def transposed_many(self, v):
+    def transposed_many(self, v: np.ndarray) -> list[np.ndarray]:
         """Z'V, (q, J, c) per factor, for `v` with c columns in rows (c, nobs)."""
         out = [np.empty((len(z), j, len(v))) for z, j in zip(self.columns, self.levels, strict=True)]
         for i, row in enumerate(v):
@@ -71,7 +76,7 @@ class Incidence:
                 block[:, :, i] = part
         return out
 
-    def own(self, w):
+    def own(self, w: np.ndarray) -> list[np.ndarray]:
         """Z_k' diag(w) Z_k by level, (q, q, J) per factor."""
         out = []
         for codes, columns, j in zip(self.codes, self.columns, self.levels, strict=True):
@@ -86,10 +91,11 @@ class Incidence:
         return out
 
     @property
-    def cells(self):
+    def cells(self) -> dict[tuple[int, int], tuple[np.ndarray, int]]:
         """(k, l) -> cell of every row (nobs,) and number of cells; for a nested pair the cells are the levels of k."""
         if self._cells is None:
-            layout, self._cells = self.layout, {}
+            layout = self.layout
+            self._cells = {}
             for k in range(len(self.codes)):
                 for m in range(k + 1, len(self.codes)):
                     if (k, m) in layout.parent:
@@ -99,7 +105,7 @@ class Incidence:
                         self._cells[k, m] = (np.asarray(pattern.cell, dtype=np.intp), pattern.nnz)
         return self._cells
 
-    def cross(self, w):
+    def cross(self, w: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
         """(k, l) -> Z_k' diag(w) Z_l on the cells of the pair (q_k, q_l, cells)."""
         out = {}
         for (k, m), (cell, n) in self.cells.items():
@@ -112,10 +118,10 @@ class Incidence:
             out[k, m] = block
         return out
 
-    def level_quadratic(self, k, blocks):
+    def level_quadratic(self, k: int, blocks: np.ndarray) -> np.ndarray:
         """z_k' B_j z_k of every row (nobs,) for blocks (q, q, J) of factor k."""
         codes, columns = self.codes[k], self.columns[k]
-        out = 0.0
+        out: Any = 0.0
         for a, left in enumerate(columns):
             for b in range(a + 1):
                 part = blocks[a, b][codes] if a == b else 2.0 * blocks[a, b][codes]
@@ -125,7 +131,7 @@ class Incidence:
                 out = part if a == b == 0 else np.add(out, part, out=out)
         return out
 
-    def cell_bilinear(self, k, m, blocks):
+    def cell_bilinear(self, k: int, m: int, blocks: np.ndarray) -> np.ndarray:
         """z_k' B_c z_m of every row (nobs,) for blocks (q_k, q_m, cells) of a pair of factors."""
         cell = self.cells[k, m][0]
         out = np.zeros(self.nobs)

@@ -7,13 +7,18 @@ Row j of the factor holds sparse entries c_e (q,) at remainder columns r_e. Ever
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg.blas import dsyrk
 
-__all__ = ["Entries", "PairKernel", "PanelKernel", "SparseKernel", "choose_kernel"]
+if TYPE_CHECKING:
+    from mvmise_sm.core.elimination.levels import LevelFactor
+
+__all__ = ["Entries", "Kernel", "PairKernel", "PanelKernel", "SparseKernel", "choose_kernel"]
 
 _MAX_PAIRS = 15_000_000
 _PANEL_CELLS = 4_000_000
@@ -42,7 +47,7 @@ class Entries:
     def n_rows(self) -> int:
         return self.indptr.size - 1
 
-    def row_sums(self, values):
+    def row_sums(self, values: np.ndarray) -> np.ndarray:
         """Sum `values` (..., nnz) within rows (..., J)."""
         out = np.zeros((*values.shape[:-1], self.n_rows))
         filled = np.flatnonzero(np.diff(self.indptr))
@@ -50,12 +55,38 @@ class Entries:
             out[..., filled] = np.add.reduceat(values, self.indptr[filled], axis=-1)
         return out
 
-    def matrix(self, values):
+    def matrix(self, values: np.ndarray) -> sparse.csr_matrix:
         """Compressed sparse rows (J, n_cols) with `values` (nnz,)."""
         return sparse.csr_matrix((values, self.col, self.indptr), shape=(self.n_rows, self.n_cols))
 
 
-def choose_kernel(entries, values, constant):
+class Kernel(Protocol):
+    """What a chain factor's rows do with a remainder.
+
+    Attributes
+    ----------
+    entries : Entries
+    reads_lower : bool
+        Whether `quad` reads the lower triangle of Phi only.
+    """
+
+    entries: Entries
+    reads_lower: bool
+
+    def subtract_gram(self, s: np.ndarray, level: LevelFactor, values: np.ndarray) -> None:
+        """Take sum_j c_j'W_j c_j of the entries' `values` (q, nnz) off the lower triangle of `s` (n, n)."""
+
+    def quad(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """c_j Phi c_j' by level (q, q, J)."""
+
+    def row_times(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """c Phi at the entries (q, nnz)."""
+
+    def with_values(self, values: np.ndarray) -> Any:
+        """The same rows with other values of the entries (q, nnz)."""
+
+
+def choose_kernel(entries: Entries, values: np.ndarray, constant: bool) -> Kernel:
     """The cheapest kernel for these entries by estimated cost.
 
     Parameters
@@ -82,7 +113,9 @@ def choose_kernel(entries, values, constant):
 class PairKernel:
     """A list of all pairs of entries that share a row; for entries that are the same at every theta."""
 
-    def __init__(self, entries, values):
+    reads_lower = True
+
+    def __init__(self, entries: Entries, values: np.ndarray) -> None:
         count = np.diff(entries.indptr)
         place = np.arange(entries.row.size) - entries.indptr[entries.row]
         first = np.repeat(np.arange(entries.row.size, dtype=np.int32), place + 1)
@@ -96,10 +129,11 @@ class PairKernel:
         self.products = self._pair_products(values, first, second)
         self.twice = np.where(first == second, 1.0, 2.0)
         self.unit = values.shape[0] == 1 and (self.products[0, 0] == 1.0).all()
-        self._entries, self._pairs = entries, None
+        self.entries = entries
+        self._pairs: tuple[np.ndarray, np.ndarray] | None = None
 
     @staticmethod
-    def _pair_products(values, first, second):
+    def _pair_products(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
         q = values.shape[0]
         products = {}
         for a in range(q):
@@ -111,10 +145,10 @@ class PairKernel:
         return products
 
     @property
-    def pairs(self):
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """First and second entry of every pair, formed when weights change or blocks between factors are needed."""
         if self._pairs is None:
-            entries = self._entries
+            entries = self.entries
             place = np.arange(entries.row.size) - entries.indptr[entries.row]
             first = np.repeat(np.arange(entries.row.size), place + 1)
             stops = np.cumsum(place + 1)
@@ -124,7 +158,7 @@ class PairKernel:
             self._pairs = first, second
         return self._pairs
 
-    def with_values(self, values):
+    def with_values(self, values: np.ndarray) -> PairKernel:
         """The same pairs with other values of the entries (q, nnz)."""
         out = copy.copy(self)
         out._pairs = self.pairs
@@ -132,7 +166,7 @@ class PairKernel:
         out.unit = False
         return out
 
-    def row_times(self, phi, values):
+    def row_times(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(c Phi) at the places of the entries (q, nnz); `phi` is symmetric in Fortran order."""
         first, second = self.pairs
         weighted = phi.ravel(order="K")[self.key]
@@ -146,7 +180,7 @@ class PairKernel:
             ]
         )
 
-    def subtract_gram(self, s, level, values):
+    def subtract_gram(self, s: np.ndarray, level: LevelFactor, values: np.ndarray) -> None:
         """S -= sum_j c_j' W_j c_j on the lower triangle of `s` (n, n), Fortran order."""
         total = None
         for (a, b), x in self.products.items():
@@ -157,7 +191,7 @@ class PairKernel:
         flat = s.ravel(order="K")
         flat -= np.bincount(self.key, weights=total, minlength=flat.size)
 
-    def quad(self, phi, values):
+    def quad(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
         """c_j Phi c_j' by level (q, q, J); the lower triangle of `phi` (Fortran order) is read."""
         weighted = phi.ravel(order="K")[self.key]
         weighted *= self.twice
@@ -174,10 +208,12 @@ class PairKernel:
 class _RowTimes:
     """Kernels that form c_j Phi on the entries' own places."""
 
-    def __init__(self, entries):
+    reads_lower = False
+
+    def __init__(self, entries: Entries) -> None:
         self.entries = entries
 
-    def quad(self, phi, values):
+    def quad(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
         times = self.row_times(phi, values)
         q = values.shape[0]
         out = np.empty((q, q, self.entries.n_rows))
@@ -186,18 +222,18 @@ class _RowTimes:
                 out[a, b] = self.entries.row_sums(times[a] * values[b])
         return out
 
-    def _panels(self, q):
+    def _panels(self, q: int) -> Iterator[tuple[int, int, slice]]:
         e = self.entries
         step = max(1, _PANEL_CELLS // (q * e.n_cols))
         for lo in range(0, e.n_rows, step):
             hi = min(lo + step, e.n_rows)
             yield lo, hi, slice(int(e.indptr[lo]), int(e.indptr[hi]))
 
-    def with_values(self, values):
+    def with_values(self, values: np.ndarray) -> Any:
         """Itself: the values are handed over at every call."""
         return self
 
-    def row_times(self, phi, values):
+    def row_times(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(c Phi) at the places of the entries (q, nnz); `phi` is full and symmetric."""
         e = self.entries
         q = values.shape[0]
@@ -211,11 +247,16 @@ class _RowTimes:
                 out[a, at] = self._multiply(part, phi)[row, e.col[at]]
         return out
 
+    @staticmethod
+    def _multiply(part: sparse.csr_matrix, phi: np.ndarray) -> np.ndarray:
+        """Product of a panel of rows with Phi."""
+        raise NotImplementedError
+
 
 class PanelKernel(_RowTimes):
     """Dense row panels and BLAS; for many entries per row."""
 
-    def subtract_gram(self, s, level, values):
+    def subtract_gram(self, s: np.ndarray, level: LevelFactor, values: np.ndarray) -> None:
         e = self.entries
         q = values.shape[0]
         for lo, hi, at in self._panels(q):
@@ -229,14 +270,14 @@ class PanelKernel(_RowTimes):
                 s[:] = result
 
     @staticmethod
-    def _multiply(part, phi):
+    def _multiply(part: sparse.csr_matrix, phi: np.ndarray) -> np.ndarray:
         return part.toarray() @ phi
 
 
 class SparseKernel(_RowTimes):
     """Sparse matrix products; for few entries per row and values that change with theta."""
 
-    def gram(self, level, values):
+    def gram(self, level: LevelFactor, values: np.ndarray) -> sparse.csr_matrix:
         """sum_j c_j' W_j c_j as a sparse matrix."""
         q = values.shape[0]
         total = None
@@ -247,9 +288,9 @@ class SparseKernel(_RowTimes):
             total = part if total is None else total + part
         return total
 
-    def subtract_gram(self, s, level, values):
+    def subtract_gram(self, s: np.ndarray, level: LevelFactor, values: np.ndarray) -> None:
         s -= self.gram(level, values).toarray()
 
     @staticmethod
-    def _multiply(part, phi):
+    def _multiply(part: sparse.csr_matrix, phi: np.ndarray) -> np.ndarray:
         return part @ phi

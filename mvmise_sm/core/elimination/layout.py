@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mvmise_sm.core.covariance.coordinates import term_basis
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 
 __all__ = ["CrossPattern", "FactorLayout", "Layout"]
 
@@ -53,7 +57,7 @@ class FactorLayout:
     def size(self) -> int:
         return self.n_levels * self.q
 
-    def values(self, a, lo=0, hi=None):
+    def values(self, a: int, lo: int = 0, hi: int | None = None) -> np.ndarray | None:
         """Column `a` of the rows ``lo:hi`` in shifted (not scaled) coordinates, or None for ones."""
         column = self.columns[a]
         if column is None:
@@ -94,7 +98,7 @@ class CrossPattern:
         return np.repeat(np.arange(self.shape[0]), np.diff(self.indptr))
 
 
-def cross_pattern(first, second):
+def cross_pattern(first: FactorLayout, second: FactorLayout) -> CrossPattern:
     """Observed pairs of levels of two factors."""
     shape = (first.n_levels, second.n_levels)
     key = first.codes.astype(np.int64) * shape[1] + second.codes
@@ -114,7 +118,7 @@ def cross_pattern(first, second):
     return CrossPattern(shape, indptr, keys - rows * shape[1], cell)
 
 
-def parents(first, second):
+def parents(first: FactorLayout, second: FactorLayout) -> np.ndarray | None:
     """Level of `second` that holds each level of `first` (J,), or None where `first` is not nested in `second`."""
     if second.n_levels > first.n_levels:
         return None
@@ -127,9 +131,10 @@ def parents(first, second):
     return par
 
 
-def _nested_chain(factors):
+def _nested_chain(factors: list[FactorLayout]) -> tuple[list[int], dict[tuple[int, int], Any]]:
     """The first factor and all in which the chain so far is nested, with maps keyed by place in the chain."""
-    chain, parent = [0], {}
+    chain: list[int] = [0]
+    parent: dict[tuple[int, int], Any] = {}
     for k in range(1, len(factors)):
         maps = [parents(factors[j], factors[k]) for j in chain]
         if all(m is not None for m in maps):
@@ -163,7 +168,7 @@ class Layout:
         (k, m) -> level of m that holds each level of k, for chain members k before m.
     """
 
-    def __init__(self, random):
+    def __init__(self, random: RandomEffects) -> None:
         self.random = random
         self.term_bases = tuple(term_basis(t) for t in random.terms)
         factors = sorted((self._merge(i, f) for i, f in enumerate(random.factors)), key=lambda f: -f.size)
@@ -175,7 +180,7 @@ class Layout:
         self.chain = tuple(range(len(chain)))
         self.remainder = tuple(range(len(chain), len(factors)))
 
-    def _merge(self, index, factor):
+    def _merge(self, index: int, factor: GroupingFactor) -> FactorLayout:
         terms = self.random.terms_of(factor)
         columns = tuple(c for t in terms for c in self.random.terms[t].columns)
         stops = np.cumsum([0] + [self.random.terms[t].q for t in terms])
@@ -183,6 +188,21 @@ class Layout:
         shift = np.concatenate([self.term_bases[t].shift for t in terms])
         scale = np.concatenate([self.term_bases[t].scale for t in terms])
         return FactorLayout(index, factor.codes, factor.n_levels, int(stops[-1]), columns, terms, places, shift, scale)
+
+    @cached_property
+    def places(self) -> list[tuple[int, int, int]]:
+        """(first place, q, levels) of every factor in a vector of all random effects by factor, column, level."""
+        stops = np.cumsum([0] + [f.size for f in self.factors])
+        return [(int(o), f.q, f.n_levels) for o, f in zip(stops[:-1], self.factors, strict=True)]
+
+    def split(self, flat: np.ndarray) -> list[np.ndarray]:
+        """Rows (n, c) of all random effects as blocks (q, J, c), one per factor."""
+        return [flat[o : o + q * j].reshape(q, j, -1) for o, q, j in self.places]
+
+    @staticmethod
+    def join(blocks: list[np.ndarray]) -> np.ndarray:
+        """Blocks (q, J, c) of every factor as rows (n, c) of all random effects."""
+        return np.concatenate([b.reshape(-1, b.shape[2]) for b in blocks])
 
     @cached_property
     def patterns(self) -> dict:

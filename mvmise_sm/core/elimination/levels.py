@@ -34,7 +34,7 @@ class LevelFactor:
     logdet: np.ndarray
 
 
-def factor_levels(c, lam):
+def factor_levels(c: np.ndarray, lam: np.ndarray) -> LevelFactor:
     """Eliminate blocks `c` (q, q, J) at the relative factor `lam` (q, q)."""
     q = lam.shape[0]
     if q == 1:
@@ -71,14 +71,14 @@ def factor_levels(c, lam):
     return LevelFactor(c, h, w, i_minus_cw, 2.0 * logdet)
 
 
-def sandwich(lam, c):
+def sandwich(lam: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Lambda' C_j Lambda of every level (q, q, J)."""
     q = lam.shape[0]
     rows = np.matmul(lam.T, c.reshape(q, -1)).reshape(c.shape)
     return np.matmul(lam.T, rows)
 
 
-def product(a, b):
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """A_j B_j of every level: (r, s, J) times (s, t, J)."""
     out = np.zeros((a.shape[0], b.shape[1], a.shape[2]))
     for i in range(a.shape[0]):
@@ -87,7 +87,7 @@ def product(a, b):
     return out
 
 
-def apply(a, rhs):
+def apply(a: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     """A_j R_j of every level: (r, s, J) times (s, J, c)."""
     if a.shape[0] == a.shape[1] == 1:
         return a[0, 0][:, None] * rhs
@@ -98,7 +98,7 @@ def apply(a, rhs):
     return out
 
 
-def rows_gram(rows):
+def rows_gram(rows: np.ndarray) -> np.ndarray:
     """Sum over levels of R_j'R_j (c, c) for `rows` (q, J, c)."""
     flat = rows.reshape(-1, rows.shape[2])
     return flat.T @ flat

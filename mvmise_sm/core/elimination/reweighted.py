@@ -6,7 +6,9 @@ and ``posterior_cov``; none divides by Lambda, so that a singular Sigma is an or
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
@@ -15,6 +17,11 @@ from mvmise_sm.core.elimination.chain import ChainFactorization, ChainStructure,
 from mvmise_sm.core.elimination.choose import remainder_kind
 from mvmise_sm.core.elimination.crossprod import CrossProducts
 from mvmise_sm.core.elimination.levels import apply, factor_levels, product
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.elimination.incidence import Incidence
+    from mvmise_sm.core.elimination.layout import Layout
+    from mvmise_sm.core.interfaces import WeightedElimination
 
 __all__ = ["Eliminator"]
 
@@ -28,8 +35,10 @@ class Eliminator:
     incidence : Incidence
     """
 
-    def __init__(self, layout, incidence):
+    def __init__(self, layout: Layout, incidence: Incidence) -> None:
         self.layout, self.incidence = layout, incidence
+        self._structure: ChainStructure | None = None
+        self._tier: Callable[[Eliminator, np.ndarray, list[np.ndarray]], WeightedElimination]
         if len(layout.factors) == 1:
             self._tier = SingleElimination
         elif layout.dense:
@@ -37,9 +46,8 @@ class Eliminator:
         else:
             self._tier = ChainElimination
             self.remainder = remainder_kind(layout)
-            self._structure = None
 
-    def __call__(self, w, lambdas):
+    def __call__(self, w: np.ndarray, lambdas: list[np.ndarray]) -> WeightedElimination:
         """Eliminate at weights `w` (nobs,) and relative factors, one (q, q) per factor in elimination order.
 
         Raises
@@ -49,7 +57,7 @@ class Eliminator:
         """
         return self._tier(self, w, lambdas)
 
-    def system(self, w):
+    def system(self, w: np.ndarray) -> ChainSystem:
         """The chain's cross-products at weights `w`."""
         inc = self.incidence
         rhs = tuple(np.zeros((len(z), j, 0)) for z, j in zip(inc.columns, inc.levels, strict=True))
@@ -63,45 +71,43 @@ class Eliminator:
 class Elimination:
     """What the tiers share."""
 
-    layout = None
+    layout: Layout
 
-    def solve(self, rhs):
+    def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R for `rhs`, one (q, J, c) per factor; C = Z'WZ."""
+        raise NotImplementedError
+
+    def solve(self, rhs: np.ndarray) -> np.ndarray:
         """(Sigma^-1 + C)^-1 rhs for `rhs` (n, c), random effects by factor, column, level."""
-        stops = np.cumsum([0] + [f.size for f in self.layout.factors])
-        parts = [
-            rhs[o : o + f.size].reshape(f.q, f.n_levels, -1)
-            for o, f in zip(stops[:-1], self.layout.factors, strict=True)
-        ]
-        coef = self.solve_blocks(parts)[0]
-        return np.concatenate([c.reshape(-1, c.shape[2]) for c in coef])
+        return self.layout.join(self.solve_blocks(self.layout.split(rhs))[0])
 
 
 class SingleElimination(Elimination):
     """One grouping factor: its levels are independent."""
 
-    def __init__(self, owner, w, lambdas):
+    def __init__(self, owner: Eliminator, w: np.ndarray, lambdas: list[np.ndarray]) -> None:
         self.incidence, self.layout = owner.incidence, owner.layout
         with np.errstate(invalid="ignore", divide="ignore"):
             self.level = factor_levels(self.incidence.own(w)[0], lambdas[0])
         self.logdet = _checked(float(self.level.logdet.sum()))
 
-    def solve_blocks(self, rhs):
+    def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R for `rhs`, one (q, J, c) per factor; C = Z'WZ."""
         return [apply(self.level.w, rhs[0])], [apply(self.level.i_minus_cw, rhs[0])]
 
-    def multiply(self, h):
+    def multiply(self, h: list[np.ndarray]) -> list[np.ndarray]:
         """C h."""
         return [apply(self.level.c, h[0])]
 
-    def traces(self):
+    def traces(self) -> list[np.ndarray]:
         """Sum over levels of the diagonal blocks of C - C (Sigma^-1 + C)^-1 C, (q, q) per factor."""
         return [product(self.level.i_minus_cw, self.level.c).sum(axis=2)]
 
-    def leverage(self):
+    def leverage(self) -> np.ndarray:
         """z_i' (Sigma^-1 + C)^-1 z_i of every row (nobs,)."""
         return self.incidence.level_quadratic(0, self.level.w)
 
-    def posterior_cov(self):
+    def posterior_cov(self) -> list[np.ndarray]:
         """Diagonal blocks of (Sigma^-1 + C)^-1 by level, (q, q, J) per factor."""
         return [self.level.w]
 
@@ -109,12 +115,10 @@ class SingleElimination(Elimination):
 class DenseElimination(Elimination):
     """Several small grouping factors in one dense block."""
 
-    def __init__(self, owner, w, lambdas):
+    def __init__(self, owner: Eliminator, w: np.ndarray, lambdas: list[np.ndarray]) -> None:
         inc = self.incidence = owner.incidence
         self.layout = owner.layout
-        stops = np.cumsum([0] + [f.size for f in self.layout.factors])
-        self.blocks = [(int(o), f.q, f.n_levels) for o, f in zip(stops[:-1], self.layout.factors, strict=True)]
-        self.n = int(stops[-1])
+        self.blocks, self.n = self.layout.places, self.layout.n_random
         self.lambdas = lambdas
         self.c = self._assemble(inc.own(w), inc.cross(w))
         m = self._apply(np.ascontiguousarray(self._apply(self.c, True).T), True)
@@ -126,7 +130,7 @@ class DenseElimination(Elimination):
             raise np.linalg.LinAlgError("M is not positive definite")
         self.logdet = 2.0 * float(np.log(self.factor.diagonal()).sum())
 
-    def _assemble(self, own, cross):
+    def _assemble(self, own: list[np.ndarray], cross: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
         c = np.zeros((self.n, self.n))
         for (o, q, j), block in zip(self.blocks, own, strict=True):
             at = o + np.arange(j)
@@ -142,7 +146,7 @@ class DenseElimination(Elimination):
                     c[rows + a * j, cols + b * i] = c[cols + b * i, rows + a * j] = values[a, b]
         return c
 
-    def _apply(self, rows, transpose):
+    def _apply(self, rows: np.ndarray, transpose: bool) -> np.ndarray:
         """Lambda' rows or Lambda rows."""
         out = np.empty_like(rows)
         for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
@@ -150,26 +154,23 @@ class DenseElimination(Elimination):
             np.matmul(left, rows[o : o + q * j].reshape(q, -1), out=out[o : o + q * j].reshape(q, -1))
         return out
 
-    def _split(self, flat):
-        return [flat[o : o + q * j].reshape(q, j, -1) for o, q, j in self.blocks]
-
-    def solve_blocks(self, rhs):
+    def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """As `SingleElimination.solve_blocks`."""
-        flat = np.concatenate([r.reshape(-1, r.shape[2]) for r in rhs])
+        flat = self.layout.join(rhs)
         inner = dpotrs(self.factor, self._apply(flat, True), lower=1)[0]
         coef = self._apply(np.ascontiguousarray(inner), False)
-        return self._split(coef), self._split(flat - self.c @ coef)
+        return self.layout.split(coef), self.layout.split(flat - self.c @ coef)
 
-    def multiply(self, h):
+    def multiply(self, h: list[np.ndarray]) -> list[np.ndarray]:
         """C h."""
-        return self._split(self.c @ np.concatenate([x.reshape(-1, x.shape[2]) for x in h]))
+        return self.layout.split(self.c @ self.layout.join(h))
 
     @cached_property
-    def _posterior(self):
+    def _posterior(self) -> np.ndarray:
         inner = dpotrs(self.factor, self._apply(np.eye(self.n), True), lower=1)[0]
         return self._apply(np.ascontiguousarray(inner), False)
 
-    def traces(self):
+    def traces(self) -> list[np.ndarray]:
         """As `SingleElimination.traces`."""
         through = self.c @ self._posterior
         out = []
@@ -184,14 +185,14 @@ class DenseElimination(Elimination):
             out.append(block)
         return out
 
-    def _diagonal(self, k):
+    def _diagonal(self, k: int) -> np.ndarray:
         o, q, j = self.blocks[k]
         return self._posterior[o : o + q * j, o : o + q * j].reshape(q, j, q, j).diagonal(axis1=1, axis2=3)
 
-    def leverage(self):
+    def leverage(self) -> np.ndarray:
         """As `SingleElimination.leverage`."""
         inc = self.incidence
-        out = sum(inc.level_quadratic(k, self._diagonal(k)) for k in range(len(self.blocks)))
+        out: Any = sum(inc.level_quadratic(k, self._diagonal(k)) for k in range(len(self.blocks)))
         for (k, m), pattern in self.layout.patterns.items():
             (o, q, j), (s, r, i) = self.blocks[k], self.blocks[m]
             rows, cols = o + pattern.rows, s + pattern.indices
@@ -199,7 +200,7 @@ class DenseElimination(Elimination):
             out += 2.0 * inc.cell_bilinear(k, m, values)
         return out
 
-    def posterior_cov(self):
+    def posterior_cov(self) -> list[np.ndarray]:
         """As `SingleElimination.posterior_cov`."""
         return [self._diagonal(k) for k in range(len(self.blocks))]
 
@@ -207,40 +208,39 @@ class DenseElimination(Elimination):
 class ChainElimination(Elimination):
     """A nested chain of factors, crossed with a dense or sparse remainder."""
 
-    def __init__(self, owner, w, lambdas):
+    def __init__(self, owner: Eliminator, w: np.ndarray, lambdas: list[np.ndarray]) -> None:
         self.incidence = owner.incidence
         self.layout = owner.layout
         with np.errstate(invalid="ignore", divide="ignore"):
             self.factorization = ChainFactorization(owner.system(w), lambdas, keep_cross=True)
         self.logdet = _checked(self.factorization.logdet)
 
-    def solve_blocks(self, rhs):
+    def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """As `SingleElimination.solve_blocks`."""
-        f = self.factorization
-        return f._backward(*f._forward(rhs)[0])
+        return self.factorization.solve_blocks(rhs)
 
-    def multiply(self, h):
+    def multiply(self, h: list[np.ndarray]) -> list[np.ndarray]:
         """C h."""
-        return self.factorization.structure.multiply(h)
+        return self.factorization.multiply(h)
 
-    def traces(self):
+    def traces(self) -> list[np.ndarray]:
         """As `SingleElimination.traces`."""
         return self.factorization.traces()
 
-    def leverage(self):
+    def leverage(self) -> np.ndarray:
         """As `SingleElimination.leverage`."""
         inc, f = self.incidence, self.factorization
-        out = sum(inc.level_quadratic(k, block) for k, block in enumerate(f.posterior_cov()))
+        out: Any = sum(inc.level_quadratic(k, block) for k, block in enumerate(f.posterior_cov()))
         for pair in inc.cells:
             out += 2.0 * inc.cell_bilinear(*pair, f.posterior_cross(*pair))
         return out
 
-    def posterior_cov(self):
+    def posterior_cov(self) -> list[np.ndarray]:
         """As `SingleElimination.posterior_cov`."""
         return self.factorization.posterior_cov()
 
 
-def _checked(logdet):
+def _checked(logdet: float) -> float:
     if not np.isfinite(logdet):
         raise np.linalg.LinAlgError("M is not positive definite")
     return logdet

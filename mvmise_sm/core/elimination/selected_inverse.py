@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 
 __all__ = ["selected_inverse"]
 
 
-def selected_inverse(lu):
+def selected_inverse(lu: Any) -> sparse.csr_matrix:
     """Elements of A^-1 on the pattern of the factor of a symmetric positive definite A.
 
     Parameters
@@ -44,7 +46,7 @@ def selected_inverse(lu):
     if not fronts.closed():
         fronts = _supernodes(lower, _completed(lower))
     rows, cols, values = [], [], []
-    waiting = [(s, None) for s in range(len(fronts.first)) if fronts.parent[s] < 0]
+    waiting: list[tuple[int, np.ndarray | None]] = [(s, None) for s in range(len(fronts.first)) if fronts.parent[s] < 0]
     while waiting:
         s, block = waiting.pop()
         own, below = fronts.columns(s), fronts.below[s]
@@ -57,19 +59,21 @@ def selected_inverse(lu):
         for child in fronts.children[s]:
             at = np.searchsorted(index, fronts.below[child])
             waiting.append((child, z[at[:, None], at]))
-    rows, cols, values = (np.concatenate(x) for x in (rows, cols, values))
-    keep = rows >= cols
-    rows, cols, values = rows[keep], cols[keep], values[keep]
+    row, col, value = np.concatenate(rows), np.concatenate(cols), np.concatenate(values)
+    keep = row >= col
+    row, col, value = row[keep], col[keep], value[keep]
     order = np.argsort(lu.perm_c)
-    off = rows != cols
-    first, second = order[rows], order[cols]
-    at = np.concatenate([first, second[off]]), np.concatenate([second, first[off]])
-    out = sparse.csr_matrix((np.concatenate([values, values[off]]), at), shape=(n, n))
+    off = row != col
+    first, second = order[row], order[col]
+    places = np.concatenate([first, second[off]]), np.concatenate([second, first[off]])
+    out = sparse.csr_matrix((np.concatenate([value, value[off]]), places), shape=(n, n))
     out.sort_indices()
     return out
 
 
-def _front(lower, pivots, own, below, block):
+def _front(
+    lower: sparse.csc_matrix, pivots: np.ndarray, own: np.ndarray, below: np.ndarray, block: np.ndarray | None
+) -> np.ndarray:
     """Z over the columns of a supernode and their rows below, given Z_II (dense, symmetric)."""
     k, m = own.size, below.size
     lo, hi = lower.indptr[own[0]], lower.indptr[own[0] + 1]
@@ -114,22 +118,22 @@ class _Fronts:
     children : list of list
     """
 
-    def __init__(self, first, below, n):
+    def __init__(self, first: np.ndarray, below: list[np.ndarray], n: int) -> None:
         self._stops = np.append(first, n)
         self.first, self.below = first, below
         self.parent = np.full(len(first), -1)
-        self.children = [[] for _ in first]
+        self.children: list[list[int]] = [[] for _ in first]
         for s, rows in enumerate(below):
             if rows.size:
                 p = int(np.searchsorted(first, rows[0], side="right")) - 1
                 self.parent[s] = p
                 self.children[p].append(s)
 
-    def columns(self, s):
+    def columns(self, s: int) -> np.ndarray:
         """Columns of a supernode."""
         return np.arange(self._stops[s], self._stops[s + 1])
 
-    def closed(self):
+    def closed(self) -> bool:
         """Whether the rows of every supernode lie in the front of its parent."""
         for s, p in enumerate(self.parent):
             if p >= 0:
@@ -140,21 +144,21 @@ class _Fronts:
         return True
 
 
-def _completed(lower):
+def _completed(lower: sparse.csc_matrix) -> sparse.csc_matrix:
     """Rows below the diagonal of every column, with those that elimination fills and rounding has dropped."""
     n = lower.shape[0]
-    passed = [[] for _ in range(n)]
-    out = [None] * n
+    passed: list[list[np.ndarray]] = [[] for _ in range(n)]
+    out: list[Any] = [None] * n
     for j in range(n):
         own = lower.indices[lower.indptr[j] : lower.indptr[j + 1]]
         out[j] = rows = np.unique(np.concatenate([own[own > j], *passed[j]]))
-        passed[j] = None
+        passed[j] = []
         if rows.size > 1:
             passed[rows[0]].append(rows[1:])
     return out
 
 
-def _supernodes(lower, structure):
+def _supernodes(lower: sparse.csc_matrix, structure: list[np.ndarray]) -> _Fronts:
     """The fronts of a unit lower triangular factor, for the rows below the diagonal of every column."""
     n = lower.shape[0]
     count = np.array([rows.size for rows in structure])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.interfaces import Constraint, Evaluate
 
 __all__ = ["ConstrainedPoint", "Coordinate", "Correlation", "StandardDeviation", "constrained_minimum", "free_minimum"]
 
@@ -48,10 +52,10 @@ class Coordinate:
         (k,).
     """
 
-    def __init__(self, weights):
+    def __init__(self, weights: np.ndarray) -> None:
         self.weights = weights
 
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient (k,) and Hessian (k, k)."""
         return float(self.weights @ x), self.weights, np.zeros((x.size, x.size))
 
@@ -69,11 +73,11 @@ class StandardDeviation:
         Place of log sigma2 in the parameters; None where theta is absolute.
     """
 
-    def __init__(self, rows, at, rho):
+    def __init__(self, rows: np.ndarray, at: slice, rho: int | None) -> None:
         self.form = rows.T @ rows
         self.at, self.rho = at, rho
 
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient (k,) and Hessian (k, k)."""
         theta = x[self.at]
         half = self.form @ theta
@@ -100,13 +104,13 @@ class Correlation:
         Place of the term in the parameters.
     """
 
-    def __init__(self, first, second, at):
+    def __init__(self, first: np.ndarray, second: np.ndarray, at: slice) -> None:
         self.own = (first.T @ first, second.T @ second)
         cross = first.T @ second
         self.cross = 0.5 * (cross + cross.T)
         self.at = at
 
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient (k,) and Hessian (k, k)."""
         theta = x[self.at]
         v1, v2 = (max(float(theta @ m @ theta), 1e-100) for m in self.own)
@@ -126,7 +130,7 @@ class Correlation:
         return float(np.arctanh(r)), gradient, hessian
 
 
-def constrained_minimum(evaluate, constraint, c, start):
+def constrained_minimum(evaluate: Evaluate, constraint: Constraint, c: float, start: np.ndarray) -> ConstrainedPoint:
     """Minimise where the constraint has the value `c`, by Newton's method on the Lagrangian.
 
     Parameters
@@ -177,7 +181,7 @@ def constrained_minimum(evaluate, constraint, c, start):
     return ConstrainedPoint(c, x, value, multiplier, tangent, converged)
 
 
-def free_minimum(evaluate, start):
+def free_minimum(evaluate: Evaluate, start: np.ndarray) -> tuple[np.ndarray, float]:
     """Minimise without a constraint, by Newton's method from a start (k,); returns x (k,) and the value there."""
     x = np.array(start, dtype=float)
     value, g, h = evaluate(x)
@@ -198,7 +202,7 @@ def free_minimum(evaluate, start):
     return x, value
 
 
-def _value(evaluate, x):
+def _value(evaluate: Evaluate, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     try:
         out = evaluate(x)
     except np.linalg.LinAlgError:
@@ -206,7 +210,9 @@ def _value(evaluate, x):
     return out if np.isfinite(out[0]) else None
 
 
-def _kkt_step(g, h, multiplier, slope, bend, missing):
+def _kkt_step(
+    g: np.ndarray, h: np.ndarray, multiplier: float, slope: np.ndarray, bend: np.ndarray, missing: float
+) -> tuple[np.ndarray, float, float, np.ndarray]:
     """Step, multiplier, decrement inside the constraint and tangent d x / d c."""
     w = h - multiplier * bend
     k = g.size

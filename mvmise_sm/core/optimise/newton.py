@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import optimize
 from scipy.linalg.lapack import dposv
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.criteria.solution import Evaluation
+    from mvmise_sm.core.interfaces import Criterion
 
 __all__ = ["METHODS", "Optimum", "minimize"]
 
@@ -74,13 +79,13 @@ class Optimum:
 class _Counter:
     """A criterion that counts its evaluations."""
 
-    def __init__(self, criterion):
+    def __init__(self, criterion: Criterion) -> None:
         self.criterion = criterion
         self.lower = criterion.lower
         self.count = 0
         self.iterations = 0
 
-    def value(self, theta):
+    def value(self, theta: np.ndarray) -> float:
         self.count += 1
         try:
             value = self.criterion.value(theta)
@@ -88,11 +93,21 @@ class _Counter:
             return np.inf
         return value if np.isfinite(value) else np.inf
 
-    def evaluate(self, theta):
-        return self.criterion.evaluate(theta)
+    def evaluate(self, theta: np.ndarray) -> Evaluation:
+        # a response that the model reproduces drives theta out of range; an overflow is refused where it is used
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.criterion.evaluate(theta)
 
 
-def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREMENT, **options):
+def minimize(
+    criterion: Criterion,
+    start: np.ndarray | None = None,
+    *,
+    method: str = "newton",
+    maxiter: int = 100,
+    tol: float = _DECREMENT,
+    **options: Any,
+) -> Optimum:
     """Minimise a criterion.
 
     Parameters
@@ -128,7 +143,7 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     starts = 1
     if method == "newton":
         best = _with_escapes(counter, begin, maxiter, tol)
-        if start is None and hasattr(criterion, "search_directions"):
+        if start is None:
             # user priors may overflow far from the optimum; silence the warnings of this search
             with np.errstate(all="ignore"):
                 for other in _along_directions(counter, best):
@@ -180,7 +195,7 @@ def minimize(criterion, start=None, *, method="newton", maxiter=100, tol=_DECREM
     return Optimum(theta, working, best.value, converged, singular, message, retvals, settings)
 
 
-def _along_directions(counter, best):
+def _along_directions(counter: _Counter, best: Evaluation) -> list[np.ndarray]:
     """Starts along the search directions: minima over seven magnitudes, without the one where the best point lies."""
     out = []
     for direction in counter.criterion.search_directions(best):
@@ -193,7 +208,7 @@ def _along_directions(counter, best):
     return out
 
 
-def _reordered(counter, best, maxiter, tol):
+def _reordered(counter: _Counter, best: Evaluation, maxiter: int, tol: float) -> tuple[_Counter, Evaluation]:
     """Go on from `best` in the parametrisation that suits it, where that is another one."""
     criterion = counter.criterion.reordered(best.theta)
     if criterion is None:
@@ -205,7 +220,7 @@ def _reordered(counter, best, maxiter, tol):
     return other, trial
 
 
-def _with_escapes(counter, start, maxiter, tol):
+def _with_escapes(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
     """Newton from one start; where the derivative in Sigma shows a descent direction off the boundary, follow it and
     go on.
     """
@@ -220,12 +235,12 @@ def _with_escapes(counter, start, maxiter, tol):
     return best
 
 
-def _free(counter, evaluation):
+def _free(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
     """Parameters that are not held at their bound."""
     return ~((evaluation.theta <= counter.lower) & (evaluation.gradient >= 0.0))
 
 
-def _newton_step(counter, evaluation, damping):
+def _newton_step(counter: _Counter, evaluation: Evaluation, damping: float) -> tuple[np.ndarray, float]:
     """Step on the free parameters and its decrement g'H^-1 g."""
     free = _free(counter, evaluation)
     if free.all():
@@ -247,7 +262,7 @@ def _newton_step(counter, evaluation, damping):
     return step, float(g @ part)
 
 
-def _positive(h, g):
+def _positive(h: np.ndarray, g: np.ndarray) -> np.ndarray:
     """Solve h x = g with the eigenvalues of h made positive, so that x descends whatever rounding has done to h."""
     if not np.isfinite(h).all():
         raise np.linalg.LinAlgError("the information of theta is not finite")
@@ -256,7 +271,7 @@ def _positive(h, g):
     return vectors @ ((vectors.T @ g) / values)
 
 
-def _newton(counter, start, maxiter, tol):
+def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
     """Damped Newton from a working start; the result is an Evaluation."""
     value = counter.value(start)
     for _ in range(60):
@@ -267,7 +282,7 @@ def _newton(counter, start, maxiter, tol):
     current = counter.evaluate(start)
     damping = 0.0
     guarded = counter.criterion.guarded
-    penalised, previous = getattr(counter.criterion, "penalised", False), np.inf
+    sharp, previous = counter.criterion.sharp_theta, np.inf
     for iteration in range(maxiter):
         if iteration >= _SLOW:
             current = replace(current, information=_exact_information(counter, current))
@@ -275,7 +290,7 @@ def _newton(counter, start, maxiter, tol):
         noise = 8.0 * np.finfo(float).eps * abs(current.value)
         # criterion and penalty change in proportion to theta, so with priors theta has to be sharper than their sum
         after = decrement * min(1.0, decrement / previous)
-        if decrement < max(tol, noise) and damping == 0.0 and (not penalised or after < _SHARP):
+        if decrement < max(tol, noise) and damping == 0.0 and (not sharp or after < _SHARP):
             break
         previous = decrement
         if decrement <= 0.0 or damping > _MAX_DAMPING:
@@ -297,7 +312,7 @@ def _newton(counter, start, maxiter, tol):
     return current
 
 
-def _exact_information(counter, evaluation):
+def _exact_information(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
     """The Hessian by differences of the gradient, made positive definite; where the average information is a poor
     model.
     """
@@ -314,14 +329,14 @@ def _exact_information(counter, evaluation):
     return (vectors * values) @ vectors.T
 
 
-def _less(damping, gain, predicted):
+def _less(damping: float, gain: float, predicted: float) -> float:
     """Damping after an accepted step."""
     if damping < 1e-3:
         return 0.0
     return damping * (0.1 if gain > 0.5 * predicted else 0.5)
 
 
-def _snap(counter, evaluation):
+def _snap(counter: _Counter, evaluation: Evaluation) -> Evaluation:
     """Set small scale-like parameters to zero where the objective does not rise."""
     small = (counter.lower == 0.0) & (evaluation.theta > 0.0) & (evaluation.theta < _SNAP)
     small = np.flatnonzero(small & ~counter.criterion.guarded)
@@ -333,12 +348,12 @@ def _snap(counter, evaluation):
     return evaluation
 
 
-def _with_scipy(counter, start, method, maxiter, options):
+def _with_scipy(counter: _Counter, start: np.ndarray, method: str, maxiter: int, options: dict[Any, Any]) -> Evaluation:
     """One of scipy's optimisers on the working parameters."""
     lower = counter.lower
     bounds = [(None if np.isneginf(b) else b, None) for b in lower]
 
-    def score(theta):
+    def score(theta: np.ndarray) -> np.ndarray:
         return counter.evaluate(theta).gradient
 
     uses_gradient = method in {"L-BFGS-B", "TNC", "SLSQP"}

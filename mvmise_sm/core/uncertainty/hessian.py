@@ -4,9 +4,14 @@ predictions.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.interfaces import Criterion
 
 __all__ = ["conditional_cov", "hessian", "parameter_cov", "prediction_variance"]
 
@@ -14,7 +19,7 @@ __all__ = ["conditional_cov", "hessian", "parameter_cov", "prediction_variance"]
 _STEP = 2e-3
 
 
-def hessian(criterion, x):
+def hessian(criterion: Criterion, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Second derivatives of the objective at a working vector, by central differences of the exact gradient.
 
     Parameters
@@ -47,7 +52,7 @@ def hessian(criterion, x):
     return 0.5 * (out + out.T), free
 
 
-def parameter_cov(criterion, x):
+def parameter_cov(criterion: Criterion, x: np.ndarray) -> np.ndarray:
     """Covariance of the parameters from the Hessian, beta in the user's coordinates.
 
     Parameters
@@ -76,7 +81,7 @@ def parameter_cov(criterion, x):
     return out
 
 
-def _inverse(h, free):
+def _inverse(h: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Twice the inverse of the free part of a Hessian, zero elsewhere; None where that is not positive definite."""
     scale = 1.0 / np.sqrt(np.maximum(h.diagonal()[free], 1e-300))
     scaled = h[np.ix_(free, free)] * scale[:, None] * scale
@@ -87,7 +92,7 @@ def _inverse(h, free):
     return out
 
 
-def conditional_cov(criterion, x):
+def conditional_cov(criterion: Any, x: Any) -> Any:
     """Var(b | y) at the mode, by level.
 
     Returns
@@ -98,7 +103,7 @@ def conditional_cov(criterion, x):
     return level_covariances(criterion.layout, criterion.mode(x).weighted)
 
 
-def prediction_variance(criterion, x, cov_beta, exog, rows):
+def prediction_variance(criterion: Any, x: Any, cov_beta: Any, exog: Any, rows: Any) -> Any:
     """Var(x'(beta_hat - beta) + z'(b_hat - b)) of new rows.
 
     Parameters

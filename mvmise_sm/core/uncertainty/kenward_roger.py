@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mvmise_sm.core.elimination.dense import DenseFactorization
-from mvmise_sm.core.elimination.levels import product
-from mvmise_sm.core.elimination.single_factor import SingleFactorization
 from mvmise_sm.core.uncertainty.second_order import score_columns
 
-__all__ = ["KenwardRoger", "kenward_roger"]
+if TYPE_CHECKING:
+    from mvmise_sm.core.criteria.linear import ProfiledDeviance
 
-_PANEL_CELLS = 8_000_000
+__all__ = ["KenwardRoger", "kenward_roger"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +36,7 @@ class KenwardRoger:
     slopes: np.ndarray
     weights: np.ndarray
 
-    def f_test(self, contrasts, values):
+    def f_test(self, contrasts: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
         """Scaled F statistic of L beta = values.
 
         Parameters
@@ -64,7 +63,7 @@ class KenwardRoger:
         return scaling * statistic, df, scaling
 
 
-def _denominator(q, a1, a2):
+def _denominator(q: int, a1: float, a2: float) -> tuple[float, float]:
     """Degrees of freedom and scaling (Kenward and Roger 1997, section 3)."""
     b = (a1 + 6.0 * a2) / (2.0 * q)
     g = ((q + 1.0) * a1 - (q + 4.0) * a2) / ((q + 2.0) * a2) if a2 > 0.0 else 0.0
@@ -81,7 +80,7 @@ def _denominator(q, a1, a2):
     return df, scaling
 
 
-def kenward_roger(criterion, theta):
+def kenward_roger(criterion: ProfiledDeviance, theta: np.ndarray) -> KenwardRoger:
     """Adjusted covariance of the fixed effects at the REML estimate.
 
     Parameters
@@ -110,7 +109,7 @@ def kenward_roger(criterion, theta):
     factorization, inner, _, _ = criterion.eliminated(theta)
     p = criterion.k_fe
     g = [block[:, :, :p] for block in score_columns(factorization, p + 1)]
-    traces, pairs, mixed = _second_moments(criterion.layout, factorization, g)
+    traces, pairs, mixed = factorization.pair_sums(g)
     directions = _directions(criterion, theta)
     c, r = inner.cov_beta, len(directions)
     information = np.empty((r + 1, r + 1))
@@ -140,7 +139,7 @@ def kenward_roger(criterion, theta):
     return KenwardRoger(phi, adjusted, -s2 * (half @ single @ half.T), weights)
 
 
-def _directions(criterion, theta):
+def _directions(criterion: ProfiledDeviance, theta: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Derivatives of Sigma in its parameters: (factor, (q, q)), working coordinates."""
     out = []
     space = criterion.space
@@ -151,93 +150,3 @@ def _directions(criterion, theta):
             wide[place, place] = direction
             out.append((k, wide))
     return out
-
-
-def _second_moments(layout, factorization, g):
-    """Sums over pairs of levels of T = Z'V^-1Z.
-
-    Returns
-    -------
-    traces : list of ndarray
-        sum_j T_jj (q, q) of every factor.
-    pairs : dict
-        (k, l) -> sum over u, v of T[a, u, c, v] T[b, u, d, v], indexed [a, b, c, d].
-    mixed : dict
-        (k, l) -> sum of G_k[a, u]' T[b, u, c, v] G_l[d, v], indexed [a, b, c, d, m, n].
-    """
-    if isinstance(factorization, SingleFactorization):
-        return _single_moments(factorization, g[0])
-    factors = layout.factors
-    p = g[0].shape[2]
-    traces = [np.zeros((f.q, f.q)) for f in factors]
-    pairs = {(k, n): np.zeros((f.q, f.q, h.q, h.q)) for k, f in enumerate(factors) for n, h in enumerate(factors)}
-    mixed = {key: np.zeros((*value.shape, p, p)) for key, value in pairs.items()}
-    for n, columns, blocks in _panels(layout, factorization):
-        h = factors[n]
-        right = g[n][:, columns]
-        for k, (f, t) in enumerate(zip(factors, blocks, strict=True)):
-            if k == n:
-                own = t[:, columns].diagonal(axis1=1, axis2=3)
-                traces[n] += own.sum(axis=2)
-            flat = np.ascontiguousarray(t.transpose(0, 2, 1, 3)).reshape(f.q * h.q, -1)
-            pairs[k, n] += (flat @ flat.T).reshape(f.q, h.q, f.q, h.q).transpose(0, 2, 1, 3)
-            for b in range(f.q):
-                for c in range(h.q):
-                    for d in range(h.q):
-                        through = t[b, :, c] @ right[d]
-                        for a in range(f.q):
-                            mixed[k, n][a, b, c, d] += g[k][a].T @ through
-    return traces, pairs, mixed
-
-
-def _single_moments(factorization, g):
-    """The same for one grouping factor, whose T is block diagonal by level."""
-    level, system = factorization.level, factorization.system
-    blocks = product(level.i_minus_cw, level.c)
-    counts = np.ones(blocks.shape[2]) if system.moments is None else system.count
-    pairs = np.einsum("acu,bdu,u->abcd", blocks, blocks, counts, optimize=True)
-    by_level = blocks if system.moments is None else blocks[:, :, system.classes[1]]
-    q, _, p = g.shape
-    mixed = np.empty((q, q, q, q, p, p))
-    for b in range(q):
-        for c in range(q):
-            weighted = g * by_level[b, c][:, None]
-            for a in range(q):
-                for d in range(q):
-                    mixed[a, b, c, d] = g[a].T @ weighted[d]
-    return [blocks @ counts], {(0, 0): pairs}, {(0, 0): mixed}
-
-
-def _panels(layout, factorization):
-    """Columns of T = Z'V^-1Z by slices of levels: (factor, levels, one (q, J, q of the factor, levels) per factor)."""
-    factors = layout.factors
-    stops = np.cumsum([0] + [f.size for f in factors])
-    total = int(stops[-1])
-    whole = factorization.t[:, :total] if isinstance(factorization, DenseFactorization) else None
-    for n, h in enumerate(factors):
-        width = max(1, min(h.n_levels, _PANEL_CELLS // (total * h.q)))
-        for lo in range(0, h.n_levels, width):
-            hi = min(lo + width, h.n_levels)
-            at = (stops[n] + np.arange(h.q)[:, None] * h.n_levels + np.arange(lo, hi)).ravel()
-            columns = whole[:, at] if whole is not None else _chain_columns(factorization, factors, stops, at)
-            yield (
-                n,
-                slice(lo, hi),
-                [
-                    columns[o : o + f.size].reshape(f.q, f.n_levels, h.q, hi - lo)
-                    for o, f in zip(stops[:-1], factors, strict=True)
-                ],
-            )
-
-
-def _chain_columns(factorization, factors, stops, at):
-    """Columns `at` of Z'V^-1Z = Z'Z - Z'Z (Sigma^-1 + Z'Z)^-1 Z'Z."""
-
-    def times(flat):
-        parts = [flat[o : o + f.size].reshape(f.q, f.n_levels, -1) for o, f in zip(stops[:-1], factors, strict=True)]
-        return np.concatenate([x.reshape(-1, flat.shape[1]) for x in factorization.structure.multiply(parts)])
-
-    unit = np.zeros((int(stops[-1]), len(at)))
-    unit[at, np.arange(len(at))] = 1.0
-    products = times(unit)
-    return products - times(factorization.solve(products))

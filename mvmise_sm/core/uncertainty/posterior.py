@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.elimination.layout import Layout
+    from mvmise_sm.core.interfaces import Factorization
 
 __all__ = ["NewRows", "level_covariances"]
 
 _PANEL_CELLS = 20_000_000
 
 
-def level_covariances(layout, factorization):
+def level_covariances(layout: Layout, factorization: Factorization) -> tuple[np.ndarray, ...]:
     """Var(b | y, beta) / sigma2 by level in the user's coordinates, (n_levels, q_k, q_k) per grouping factor as the
     model lists them.
     """
@@ -52,7 +57,9 @@ class NewRows:
     levels: tuple
 
     @classmethod
-    def build(cls, layout, terms, x, rows):
+    def build(
+        cls, layout: Layout, terms: list[np.ndarray], x: np.ndarray, rows: list[tuple[np.ndarray, np.ndarray]]
+    ) -> NewRows:
         """From levels and columns per term, see `ProfiledDeviance.prediction_variance`; `terms` are the working
         Lambdas.
         """
@@ -74,7 +81,7 @@ class NewRows:
         starts = np.cumsum([0] + [f.size for f in layout.factors])[:-1]
         return cls(x, tuple(all_codes), tuple(loads), fresh, tuple(starts), tuple(f.n_levels for f in layout.factors))
 
-    def variance(self, factorization, zx, cov_beta):
+    def variance(self, factorization: Factorization, zx: np.ndarray, cov_beta: np.ndarray) -> np.ndarray:
         """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 (m,), for Z'X (n, p) and the unscaled covariance of
         beta.
         """
@@ -94,14 +101,14 @@ class NewRows:
             self._add_pairs(out, factorization, k, active[:i])
         return out
 
-    def _size(self, k):
+    def _size(self, k: int) -> int:
         return self.loads[k].shape[0] * self.levels[k]
 
-    def _places(self, k, a, rows=slice(None)):
+    def _places(self, k: int, a: int, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Random effect that column `a` of factor `k` refers to, by row."""
         return self.starts[k] + a * self.levels[k] + self.codes[k][rows]
 
-    def _add_pairs(self, out, factorization, k, others):
+    def _add_pairs(self, out: np.ndarray, factorization: Factorization, k: int, others: list[int]) -> None:
         """Add twice the covariances of factor `k` with larger ones: columns of the posterior covariance, one for each
         column and level of `k` that the rows hold, a panel of levels at a time.
         """

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.criteria.inner_problem import InnerSolution
+    from mvmise_sm.core.criteria.linear import ProfiledDeviance
+    from mvmise_sm.core.elimination.dense import DenseFactorization
+    from mvmise_sm.priors.inner_problem import PenalisedInnerProblem
 
 __all__ = ["LinearTarget"]
 
@@ -23,7 +31,7 @@ class LinearTarget:
         Bound priors that make an inner problem for any coordinates of beta: ``inner(nobs, k, a, b0)``.
     """
 
-    def __init__(self, criterion, priors=None):
+    def __init__(self, criterion: ProfiledDeviance, priors: Callable[..., Any] | None = None) -> None:
         self.criterion = criterion
         self.k_theta = criterion.k_theta
         self._make_inner = priors
@@ -33,7 +41,7 @@ class LinearTarget:
             basis = criterion.basis
             self._inner = priors(criterion.nobs, criterion.k_fe, basis.a, criterion.origin)
 
-    def hold(self, contrast, value):
+    def hold(self, contrast: np.ndarray, value: float) -> LinearTarget:
         """The same objective with ``contrast @ beta`` (user's coordinates) held at `value`."""
         out = copy.copy(self)
         criterion = self.criterion
@@ -49,11 +57,11 @@ class LinearTarget:
             out._inner = self._make_inner(criterion.nobs, weights.size - 1, a @ t, criterion.origin + a @ shift)
         return out
 
-    def start(self, theta, sigma2):
+    def start(self, theta: np.ndarray, sigma2: float) -> np.ndarray:
         """x for the user's theta and sigma2."""
         return np.append(self.criterion.working_theta(theta), np.log(sigma2))
 
-    def _reduction(self):
+    def _reduction(self) -> np.ndarray:
         """Matrix that takes (gamma, 1) coefficients of the held problem to those of [X y] (m, m')."""
         t, shift, _ = self._held
         out = np.zeros((t.shape[0] + 1, t.shape[1] + 1))
@@ -62,7 +70,9 @@ class LinearTarget:
         out[-1, -1] = 1.0
         return out
 
-    def _solve(self, gram, rho, sigmas):
+    def _solve(
+        self, gram: np.ndarray, rho: float, sigmas: list[np.ndarray] | None
+    ) -> tuple[float | np.ndarray | list[np.ndarray] | None, ...]:
         """value without log|M|, d value / d rho, its second derivative, weights, xi, cov_beta, covariance gradients."""
         reduction = None
         if self._held is not None:
@@ -79,7 +89,7 @@ class LinearTarget:
             xi, cov = reduction @ xi, t @ cov @ t.T
         return value, first, second, weights, xi, cov, extra
 
-    def held_slope(self, x):
+    def held_slope(self, x: np.ndarray) -> float:
         """d objective / d held value at `x`."""
         factorization, terms = self._factorization(x)
         sigmas = self._sigmas(terms)
@@ -101,16 +111,16 @@ class LinearTarget:
             sides.append(moved._solve(gram, rho, sigmas)[0])
         return (sides[0] - sides[1]) / (2.0 * step)
 
-    def _factorization(self, x):
+    def _factorization(self, x: np.ndarray) -> tuple[DenseFactorization, list[np.ndarray]]:
         merged, terms = self.criterion.space.factors(x[:-1])
         return self.criterion.system.factorize(merged), terms
 
-    def _sigmas(self, terms):
+    def _sigmas(self, terms: list[np.ndarray]) -> list[np.ndarray] | None:
         if self._inner is None or not self._inner.uses_sigmas:
             return None
         return self.criterion.space.user_sigmas(terms)
 
-    def evaluate(self, x):
+    def evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient (k,) and positive semidefinite information (k, k) at x."""
         criterion, space = self.criterion, self.criterion.space
         factorization, terms = self._factorization(x)
@@ -131,7 +141,7 @@ class LinearTarget:
         return value + factorization.logdet + criterion.constant, np.append(gradient, first), information
 
 
-def _flat(gram, rho, nobs, reml):
+def _flat(gram: np.ndarray, rho: float, nobs: int, reml: bool) -> tuple[float | np.ndarray | None, ...]:
     p = gram.shape[0] - 1
     inverse = np.linalg.inv(gram[:p, :p])
     beta = inverse @ gram[:p, p]
@@ -147,10 +157,12 @@ def _flat(gram, rho, nobs, reml):
     return value, nu - r2 / s2, r2 / s2, weights, xi, inverse, None
 
 
-def _with_priors(inner, gram, rho, sigmas):
+def _with_priors(
+    inner: PenalisedInnerProblem, gram: np.ndarray, rho: float, sigmas: list[np.ndarray] | None
+) -> tuple[float | np.ndarray | list[np.ndarray] | None, ...]:
     """The same through a inner whose sigma2 is held; derivatives in rho by differences at the fixed gram matrix."""
 
-    def at(r):
+    def at(r: float) -> InnerSolution:
         fixed = copy.copy(inner)
         fixed.fixed_rho = float(r)
         return fixed.solve(gram, sigmas)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.criteria.linear import ProfiledDeviance
+    from mvmise_sm.core.interfaces import Factorization
 
 __all__ = ["SecondOrder", "gram_slopes", "second_order"]
 
@@ -36,13 +41,13 @@ class SecondOrder:
     scale_slope: np.ndarray
 
 
-def score_columns(factorization, m):
+def score_columns(factorization: Factorization, m: int) -> list[np.ndarray]:
     """Z_k'V^-1[X y] of every grouping factor (q, J, m)."""
     columns = [factorization.scores(unit) for unit in np.eye(m)]
     return [np.stack([column[k] for column in columns], axis=2) for k in range(len(columns[0]))]
 
 
-def gram_slopes(criterion, theta):
+def gram_slopes(criterion: ProfiledDeviance, theta: np.ndarray) -> np.ndarray:
     """Derivatives of the gram matrix K = [X y]'V^-1[X y] in the working theta.
 
     With G = Z'V^-1[X y] the derivative in Sigma along E is -sum_j G_j' E G_j.
@@ -70,7 +75,7 @@ def gram_slopes(criterion, theta):
     return np.array([-np.einsum("ab,ambn->mn", e, products[k]) for k, e in directions])
 
 
-def second_order(criterion, theta):
+def second_order(criterion: ProfiledDeviance, theta: np.ndarray) -> SecondOrder:
     """Shape of the objective and of the covariance of beta at the optimum.
 
     The Hessian is a central difference of the analytic gradient; the derivatives of the covariance of beta are
@@ -112,7 +117,7 @@ def second_order(criterion, theta):
     return SecondOrder(2.0 * cov, slopes, hessian, scale_slope)
 
 
-def _semidefinite_inverse(h):
+def _semidefinite_inverse(h: np.ndarray) -> np.ndarray:
     """Inverse on the directions in which `h` is clearly positive."""
     size = np.sqrt(np.maximum(np.abs(h.diagonal()), 1e-300))
     values, vectors = np.linalg.eigh(h / size / size[:, None])
