@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
 
-from mvmise_sm.core.elimination.chain import ChainFactorization, ChainStructure, ChainSystem
+from mvmise_sm.core.elimination.chain import ChainFactorization, ChainSystem
+from mvmise_sm.core.elimination.chain_structure import ChainStructure
 from mvmise_sm.core.elimination.choose import remainder_kind
 from mvmise_sm.core.elimination.crossprod import CrossProducts
 from mvmise_sm.core.elimination.levels import apply, factor_levels, product
