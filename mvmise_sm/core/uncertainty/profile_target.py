@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from mvmise_sm.core.criteria.inner_problem import InnerSolution
+    from mvmise_sm.core.criteria.inner_problem import InnerProblem, InnerSolution
     from mvmise_sm.core.criteria.linear import ProfiledDeviance
     from mvmise_sm.core.elimination.dense import DenseFactorization
-    from mvmise_sm.priors.inner_problem import PenalisedInnerProblem
 
 __all__ = ["LinearTarget"]
 
@@ -158,7 +157,7 @@ def _flat(gram: np.ndarray, rho: float, nobs: int, reml: bool) -> tuple[float | 
 
 
 def _with_priors(
-    inner: PenalisedInnerProblem, gram: np.ndarray, rho: float, sigmas: list[np.ndarray] | None
+    inner: InnerProblem, gram: np.ndarray, rho: float, sigmas: list[np.ndarray] | None
 ) -> tuple[float | np.ndarray | list[np.ndarray] | None, ...]:
     """The same through a inner whose sigma2 is held; derivatives in rho by differences at the fixed gram matrix."""
 
