@@ -63,13 +63,13 @@ def test_hypotheses_do_not_depend_on_whether_the_design_is_written_out(entry, wi
     rng = np.random.default_rng(3)
     frame = wide.assign(f=rng.choice(list("uvw"), len(wide)))
     formula = "P1_a + P1_b ~ condition * f + (1 | batch)"
-    joint = entry(formula, frame, outcome_effects=[]).fit()
+    joint = entry(formula, frame).fit()
     for type in (2, 3):
         table = joint.anova(type=type)
         assert table.loc["condition:f", "df_num"] == 2
         assert (table["F"] > 0).all()
     # with sum coding type 3 rows are the term's own coefficients
-    coded = entry("P1_a + P1_b ~ C(condition, Sum) * C(f, Sum) + (1 | batch)", frame, outcome_effects=[]).fit()
+    coded = entry("P1_a + P1_b ~ C(condition, Sum) * C(f, Sum) + (1 | batch)", frame).fit()
     own = coded.wald_test_terms().table
     np.testing.assert_allclose(
         joint.anova(type=3)["F"].to_numpy(dtype=float), own["statistic"].astype(float).iloc[1:], rtol=1e-5
@@ -149,3 +149,100 @@ def test_a_class_answers_what_it_defines_itself():
 def test_degrees_of_freedom_of_other_methods_are_refused(fit):
     with pytest.raises(OptionError, match="counts its clusters"):
         fit.anova(ddf="kenward-roger")
+
+
+def test_simulated_outcomes_have_the_moments_of_the_model(fit):
+    n = 400
+    draws = fit.simulate(n, rng=7, missing=False)
+    values = np.stack([draws[f"sim_{i + 1}"].to_numpy() for i in range(n)])
+    assert np.isfinite(values).all()
+    mean = fit.predict(random="none").to_numpy()
+    batches = fit.model.design.data.unsort(fit.model.design.data.cluster)
+    re = fit.cov_re["batch"].to_numpy()
+    shared = re if fit.tau is not None else np.full((3, 3), re[0, 0])
+    error = fit.sigma2 * np.eye(3) if fit.tau is not None else fit.error_cov.to_numpy()
+    resid = values - mean
+    same = np.einsum("snk,snl->kl", resid, resid) / (n * len(mean))
+    # batches are the independent units of the Monte-Carlo error
+    tolerance = 6.0 * np.abs(shared + error).max() * np.sqrt(2.0 / (n * fit.model.n_groups))
+    np.testing.assert_allclose(same, shared + error, atol=tolerance)
+    first = np.flatnonzero(batches == batches[0])[:2]
+    between = np.einsum("sk,sl->kl", resid[:, first[0]], resid[:, first[1]]) / n
+    np.testing.assert_allclose(between, shared, atol=6.0 * np.abs(shared + error).max() * np.sqrt(2.0 / n))
+
+
+def test_simulated_blocks_go_missing_by_the_mechanism(fit):
+    n = 300
+    data = fit.model.design.data
+    draws = fit.simulate(n, rng=8)
+    gone = np.stack([np.isnan(draws[f"sim_{i + 1}"].to_numpy()[data.order]) for i in range(n)])
+    blocks = np.logical_and.reduceat(gone, data.starts, axis=1)
+    np.testing.assert_array_equal(blocks[:, data.cluster], gone)
+    complete = fit.simulate(n, rng=9, missing=False)
+    means = np.stack([data.cluster_mean(complete[f"sim_{i + 1}"].to_numpy()[data.order]) for i in range(n)])
+    expected = np.exp(np.minimum(fit.phi["Intercept"] + fit.phi["y"] * means, 0.0)).mean(axis=(0, 1))
+    np.testing.assert_allclose(blocks.mean(axis=(0, 1)), expected, atol=6.0 * 0.5 / np.sqrt(n * fit.model.n_groups))
+
+
+def test_conditional_draws_keep_the_effects_of_the_fit(fit):
+    draws = fit.simulate(200, rng=3, random="conditional", missing=False)
+    mean = np.mean([draws[f"sim_{i + 1}"].to_numpy() for i in range(200)], axis=0)
+    spread = np.sqrt(fit.varcorr.loc[fit.varcorr["grp"] == "Residual", "vcov"].iloc[:3].max())
+    np.testing.assert_allclose(mean, fit.fittedvalues, atol=6.0 * spread / np.sqrt(200))
+
+
+def test_simulation_repeats_and_refits(fit):
+    one, two = fit.simulate(2, rng=4), fit.simulate(2, rng=4)
+    pd.testing.assert_frame_equal(one, two)
+    again = fit.refit(fit.model.design.endog)
+    assert again.llf == pytest.approx(fit.llf, abs=1e-6)
+    assert fit.refit(one["sim_2"]).converged
+
+
+def test_bootstrap_does_not_depend_on_the_number_of_processes(fit):
+    one = fit.bootstrap(6, rng=1)
+    assert list(one.samples.columns) == list(fit.parameter_values().index)
+    assert one.n_failed == 0
+    pd.testing.assert_frame_equal(one.samples, fit.bootstrap(6, rng=1, n_jobs=2).samples)
+    clusters = fit.bootstrap(6, rng=2, by="batch")
+    assert clusters.n_failed == 0
+    assert clusters.samples["condition[T.case]"].std() > 0
+    intervals = fit.conf_int(method="bootstrap", n=6, rng=1)
+    assert list(intervals.index) == list(one.samples.columns)
+    with pytest.raises(OptionError, match="unknown grouping factor 'nope'; this fit has"):
+        fit.bootstrap(2, by="nope")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"n": 0}, "n must be a positive integer"),
+        ({"random": "x"}, "random must be 'new' or 'conditional'"),
+        ({"missing": "yes"}, "missing must be True or False"),
+    ],
+)
+def test_bad_options_of_simulate(fit, options, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        fit.simulate(**options)
+
+
+def test_varcorr_has_the_rows_of_its_model(entry, fit):
+    frame = fit.varcorr
+    assert list(frame.columns) == ["grp", "var1", "var2", "vcov", "sdcor"]
+    variances = frame[frame["var2"].isna()]
+    np.testing.assert_allclose(variances["sdcor"] ** 2, variances["vcov"])
+    if fit.tau is not None:
+        np.testing.assert_allclose(variances["vcov"].iloc[:3], fit.tau**2)
+        assert variances["vcov"].iloc[-1] == fit.sigma2
+    else:
+        rows = frame[frame["grp"] == "Residual"]
+        np.testing.assert_allclose(rows["vcov"].iloc[:3], np.diag(fit.error_cov))
+        assert rows["vcov"].iloc[3] == fit.error_cov.iloc[0, 1]
+
+
+def test_nothing_that_needs_rows_works_without_them(entry, wide):
+    fit = entry(FORMULA, wide).fit()
+    fit.remove_data()
+    for question in (fit.simulate, lambda: fit.refit(wide[["P1_a", "P1_b", "P1_c"]]), lambda: fit.bootstrap(2)):
+        with pytest.raises(OptionError, match="remove_data"):
+            question()

@@ -7,13 +7,11 @@ import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import with_rows
+from mvmise_sm.inference.fits import unwrap, with_rows
 from mvmise_sm.inference.resampling import (
     GroupRefit,
     ParametricRefit,
     as_vector,
-    parameter_names,
-    parameters_of,
     refits,
     resampled_fit,
 )
@@ -122,8 +120,7 @@ def _bca(draws, estimate, acceleration, levels):
 
 def _jackknife(result, by, statistic):
     """The statistic with blocks of groups left out, dicts by name."""
-    factors = result.model.random_effects.factors
-    factor = next((f for f in factors if f.name == by), None) or min(factors, key=lambda f: f.n_levels)
+    factor = result.grouping(by)
     rows = [np.flatnonzero(factor.codes == j) for j in range(factor.n_levels)]
     levels = np.arange(factor.n_levels)
     for block in np.array_split(levels, min(factor.n_levels, _JACKKNIFE_BLOCKS)):
@@ -132,7 +129,7 @@ def _jackknife(result, by, statistic):
             continue
         fit = resampled_fit(result, factor, rows, kept)
         if statistic is None:
-            yield dict(zip(parameter_names(fit), parameters_of(fit), strict=True))
+            yield unwrap(fit).parameter_values().to_dict()
         else:
             yield _labelled(statistic(fit)).to_dict()
 
@@ -151,7 +148,7 @@ def bootstrap(result, n=1000, rng=None, n_jobs=1, *, statistic=None, by=None, pr
     """Resample and refit; see `InferentialResults.bootstrap`."""
     result = with_rows(result)
     if statistic is None:
-        estimate = pd.Series(parameters_of(result), index=parameter_names(result))
+        estimate = result.parameter_values()
     else:
         estimate = _labelled(statistic(result))
     task = ParametricRefit(result, statistic) if by is None else GroupRefit(result, by, statistic)

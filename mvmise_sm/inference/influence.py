@@ -7,7 +7,7 @@ import pandas as pd
 
 from mvmise_sm.core.uncertainty.hessian import prediction_variance
 from mvmise_sm.inference.fits import with_rows
-from mvmise_sm.inference.resampling import grouping_factor, parameter_names, parameters_of, resampled_fit
+from mvmise_sm.inference.resampling import parameter_names, parameters_of, resampled_fit
 from mvmise_sm.options import strict_options
 
 __all__ = ["GroupInfluence", "RowInfluence", "influence"]
@@ -78,7 +78,7 @@ class GroupInfluence:
 
     def __init__(self, result, level):
         result = with_rows(result)
-        factor = grouping_factor(result, level)
+        factor = result.grouping(level)
         names = parameter_names(result)
         rows = [np.flatnonzero(factor.codes == j) for j in range(factor.n_levels)]
         index = pd.Index(factor.levels, name=factor.name)

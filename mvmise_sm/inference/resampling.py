@@ -79,8 +79,8 @@ class ParametricRefit:
     def __call__(self, rng):
         result = self.result
         if not self.quick:
-            y = result.simulate(1, rng=rng).to_numpy()[:, 0]
-            return as_vector((self.statistic or parameters_of)(quietly(result.refit, y)))
+            fit = quietly(result.refit, result.response_draw(rng))
+            return as_vector(unwrap(fit).parameter_values() if self.statistic is None else self.statistic(fit))
         return self._refit(self._response(rng))
 
     def _refit(self, y):
@@ -167,7 +167,7 @@ class GroupRefit:
     def __init__(self, result, by, statistic=None):
         self.result = unwrap(result)
         self.statistic = statistic
-        self.factor = grouping_factor(self.result, by)
+        self.factor = self.result.grouping(by)
         order = np.argsort(self.factor.codes, kind="stable")
         stops = np.searchsorted(self.factor.codes[order], np.arange(self.factor.n_levels + 1))
         self.rows = np.split(order, stops[1:-1])
@@ -176,15 +176,6 @@ class GroupRefit:
         drawn = rng.integers(0, self.factor.n_levels, self.factor.n_levels)
         fit = resampled_fit(self.result, self.factor, self.rows, drawn)
         return as_vector(_padded(self.result, fit) if self.statistic is None else self.statistic(fit))
-
-
-def grouping_factor(result, name):
-    """A grouping factor of a fit by name."""
-    for factor in result.model.random_effects.factors:
-        if factor.name == name:
-            return factor
-    known = [f.name for f in result.model.random_effects.factors]
-    raise OptionError(f"unknown grouping factor {name!r}; this fit has {known}")
 
 
 def resampled_fit(result, factor, rows, drawn):
@@ -199,9 +190,14 @@ def resampled_fit(result, factor, rows, drawn):
     drawn : ndarray
         Levels, with repetition.
     """
-    model = result.model
     taken = np.concatenate([rows[j] for j in drawn])
     copies = np.repeat(np.arange(len(drawn)), [len(rows[j]) for j in drawn])
+    return result.fit_to_rows(factor, taken, copies)
+
+
+def fit_to_rows(result, factor, taken, copies):
+    """Refit a mixed model to some rows; see `MixedModelResults.fit_to_rows`."""
+    model = result.model
     keywords = model._get_init_kwds()
     keywords["random_effects"] = _taken_effects(model.random_effects, factor, taken, copies)
     for name in ("weights", "offset"):
@@ -238,8 +234,8 @@ def _nested(inner, outer):
 
 def _padded(result, fit):
     """All parameters of `fit`, NaN for fixed effects that the resample could not estimate."""
-    values = dict(zip(parameter_names(fit), parameters_of(fit), strict=True))
-    return np.array([values.get(name, np.nan) for name in parameter_names(result)])
+    values = unwrap(fit).parameter_values()
+    return values.reindex(result.parameter_values().index).to_numpy()
 
 
 def as_vector(value):
@@ -254,7 +250,7 @@ class RatioRefit:
         self.small, self.large = small, large
 
     def __call__(self, rng):
-        y = self.small.simulate(1, rng=rng).to_numpy()[:, 0]
+        y = self.small.response_draw(rng)
         return as_vector(2.0 * (quietly(self.large.refit, y).llf - quietly(self.small.refit, y).llf))
 
 

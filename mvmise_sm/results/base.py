@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
-from statsmodels.base.model import LikelihoodResultsWrapper
 from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
@@ -15,6 +12,7 @@ from mvmise_sm.results import tables, variance
 from mvmise_sm.results.inferential import InferentialResults
 from mvmise_sm.results.memo import ML_FIT
 from mvmise_sm.results.prediction import predicted, prediction_results
+from mvmise_sm.results.questions import AnsweringWrapper
 
 __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 
@@ -161,6 +159,49 @@ class MixedModelResults(InferentialResults):
     def resid(self):
         """Response residuals, conditional on the random effects (nobs,)."""
         return self.model.endog - self.fittedvalues
+
+    # --- what resampling needs
+
+    def parameter_values(self):
+        """All parameters, a Series named as in ``conf_int(method="profile")``."""
+        from mvmise_sm.inference.resampling import parameter_names, parameters_of
+
+        return pd.Series(parameters_of(self), index=parameter_names(self))
+
+    def response_draw(self, rng):
+        """One response simulated from the fit (nobs,), as `refit` takes it."""
+        return self.simulate(1, rng=rng).to_numpy()[:, 0]
+
+    def grouping(self, name=None):
+        """Return a grouping factor by name, the one with the fewest levels by default.
+
+        Raises
+        ------
+        OptionError
+            If the fit has none of this name.
+        """
+        factors = self.model.random_effects.factors
+        if name is None:
+            return min(factors, key=lambda f: f.n_levels)
+        for factor in factors:
+            if factor.name == name:
+                return factor
+        raise OptionError(f"unknown grouping factor {name!r}; this fit has {[f.name for f in factors]}")
+
+    def fit_to_rows(self, factor, taken, copies):
+        """Refit to some rows; levels of `factor` that are taken several times count as different ones.
+
+        Parameters
+        ----------
+        factor : GroupingFactor
+        taken : ndarray
+            Positions of rows, with repetition (m,).
+        copies : ndarray
+            Which copy of a level a row belongs to (m,).
+        """
+        from mvmise_sm.inference.resampling import fit_to_rows
+
+        return fit_to_rows(self, factor, taken, copies)
 
     @property
     def has_rows(self):
@@ -349,24 +390,15 @@ class MixedModelResults(InferentialResults):
         self.model.remove_rows()
 
 
-class MixedModelResultsWrapper(LikelihoodResultsWrapper):
+class MixedModelResultsWrapper(AnsweringWrapper):
     """Attach pandas labels to the arrays of a result."""
 
     _wrap_attrs = wrap.union_dicts(
-        LikelihoodResultsWrapper._wrap_attrs, {"resid_pearson": "rows", "fe_params": "columns", "bse_fe": "columns"}
+        AnsweringWrapper._wrap_attrs, {"resid_pearson": "rows", "fe_params": "columns", "bse_fe": "columns"}
     )
-    # intervals label themselves: profiles and bootstraps have rows that the fixed effects do not
-    _wrap_methods: ClassVar[dict[str, str]] = {
-        name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"
-    }
 
     def __repr__(self):
         return repr(self._results)
-
-    def conf_int(self, alpha=0.05, method="wald", **options):
-        """See `MixedModelResults.conf_int`."""
-        intervals = self._results.conf_int(alpha, method, **options)
-        return intervals if isinstance(intervals, pd.DataFrame) else self.model.data.wrap_output(intervals, "columns")
 
 
 wrap.populate_wrapper(MixedModelResultsWrapper, MixedModelResults)

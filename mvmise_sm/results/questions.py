@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from statsmodels.base.model import LikelihoodModelResults
+import pandas as pd
+from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
 
 from mvmise_sm.exceptions import OptionError
 
-__all__ = ["AnsweringResults", "answers"]
+__all__ = ["AnsweringResults", "AnsweringWrapper", "answers"]
 
 T = TypeVar("T")
 
@@ -80,3 +81,17 @@ def _refusal(method: Any, name: str, sentence: str) -> Callable[..., Any]:
 def answers(cls: type[AnsweringResults], name: str) -> bool:
     """Whether results of a class answer the question `name`."""
     return hasattr(cls, name) and name not in cls.refused
+
+
+class AnsweringWrapper(LikelihoodResultsWrapper):
+    """Attach pandas labels to the arrays of a result."""
+
+    # intervals label themselves: profiles and bootstraps have rows that the fixed effects do not
+    _wrap_methods: ClassVar[dict[str, str]] = {
+        name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"
+    }
+
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Any:
+        """See `AnsweringResults.conf_int`."""
+        intervals = self._results.conf_int(alpha, method, **options)
+        return intervals if isinstance(intervals, pd.DataFrame) else self.model.data.wrap_output(intervals, "columns")

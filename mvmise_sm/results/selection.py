@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
 from scipy import stats
-from statsmodels.base.model import LikelihoodResultsWrapper
 from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
@@ -17,6 +16,7 @@ from mvmise_sm.options import strict_options
 from mvmise_sm.results import selection_mechanism as mechanism
 from mvmise_sm.results import selection_plots as plots
 from mvmise_sm.results import selection_tables as tables
+from mvmise_sm.results.questions import AnsweringWrapper
 from mvmise_sm.results.selection_permutation import permutation_test
 from mvmise_sm.results.selection_prediction import missing_frame, outcome_table
 from mvmise_sm.results.selection_questions import SelectionQuestions
@@ -407,7 +407,7 @@ def _theta(outcome):
     return likelihood.theta(p)
 
 
-class SelectionResultsWrapper(LikelihoodResultsWrapper):
+class SelectionResultsWrapper(AnsweringWrapper):
     """Attach pandas labels to the arrays of a result."""
 
 

@@ -8,10 +8,19 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo
 from statsmodels.stats.contrast import WaldTestResults
+from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results.inferential import InferentialResults
 from mvmise_sm.results.selection_prediction import predicted, prediction
+from mvmise_sm.results.selection_simulation import (
+    cluster_factor,
+    model_of_rows,
+    parameter_values,
+    require_rows,
+    simulated,
+    variance_frame,
+)
 
 __all__ = ["SelectionQuestions"]
 
@@ -122,6 +131,76 @@ class SelectionQuestions(InferentialResults, refuses=REFUSED):
         columns = ["statistic", "pvalue", "df_constraint", *(["df_denom"] if self.use_t else [])]
         table = pd.DataFrame(rows, index=names, columns=columns)
         return WaldTestResults(None, "F" if self.use_t else "chi2", None, table=table)
+
+    # --- variances, simulation and resampling
+
+    @cache_readonly
+    def varcorr(self):
+        """Variance components as a DataFrame with columns ``grp, var1, var2, vcov, sdcor``.
+
+        Model b: variances ``tau_k^2`` of the outcomes and their covariances ``tau_j tau_k``. Model e: the random
+        effects, then a ``Residual`` row for every variance and covariance of the errors.
+        """
+        return variance_frame(self)
+
+    def parameter_values(self):
+        """All parameters, a Series: fixed effects, variances (loadings in model b), mechanism."""
+        return parameter_values(self)
+
+    def response_draw(self, rng):
+        """Outcomes simulated from the fit (nobs, K), as `refit` takes them."""
+        return self.simulate(1, rng=rng)["sim_1"]
+
+    def grouping(self, name=None):
+        """The clusters of the model, by the name of their factor."""
+        return cluster_factor(self, name)
+
+    def fit_to_rows(self, factor, taken, copies):
+        """Refit to some samples; clusters that are taken several times count as different ones."""
+        from mvmise_sm.inference.fits import fit_options, quietly
+
+        smaller = model_of_rows(self, taken, copies)
+        return quietly(smaller.fit, cov_type=self.cov_type, use_t=self.use_t, **fit_options(self))
+
+    def refit(self, endog):
+        """Fit the same model to other outcomes.
+
+        Parameters
+        ----------
+        endog : DataFrame or array_like
+            Outcomes (nobs, K), NaN where missing, rows as in the model.
+
+        Returns
+        -------
+        SelectionResults
+            A new result with a model of its own; this one is left as it was.
+        """
+        from mvmise_sm.inference.fits import fit_options
+
+        require_rows(self)
+        return self.model.with_endog(endog).fit(cov_type=self.cov_type, use_t=self.use_t, **fit_options(self))
+
+    def simulate(self, n=1, rng=None, random="new", missing=True):
+        """Simulate outcomes from the fitted model, and which of them go missing.
+
+        Parameters
+        ----------
+        n : int, optional
+            Number of data sets.
+        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
+            Source of randomness.
+        random : {"new", "conditional"}, optional
+            New random effects in every data set, or those of the fit.
+        missing : bool, optional
+            Whether values go missing by the fitted mechanism; single values without one stay missing where they are in
+            the data. A data set in which an outcome is never seen is drawn again; ``attrs["redrawn"]`` counts these.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``(sim_1, outcome)``, ..., rows as in the model: ``out["sim_1"]`` (nobs, K) goes into `refit`.
+        """
+        return simulated(self, n, rng, random, missing)
 
     # --- predictions
 
