@@ -83,16 +83,9 @@ def from_anndata(
     at, column = np.nonzero(np.isfinite(values))
     names = np.asarray(adata.var_names, dtype=object)
     proteins = adata.var[protein].astype(str).to_numpy(dtype=object) if protein in adata.var else names
-    labels = [pd.Series(pd.Categorical(labels[column])) for labels in (proteins, names)]
+    protein_of, feature = (pd.Series(pd.Categorical(labels[column])) for labels in (proteins, names))
     spectra = cells_experiment(
-        "AnnData",
-        *labels,
-        at,
-        values[at, column],
-        samples,
-        label="the AnnData",
-        mixture=mixture,
-        scale=scale,
-        spectra=None,
-    )
+        "AnnData", protein_of, feature, at, values[at, column], samples,
+        label="the AnnData", mixture=mixture, scale=scale, spectra=None,
+    )  # fmt: skip
     return spectra.peptides(min_mixtures=1)

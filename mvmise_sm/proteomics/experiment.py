@@ -295,8 +295,11 @@ class Experiment:
         -------
         ScanResult
         """
+        from mvmise_sm.design.build import caller_environment
         from mvmise_sm.proteomics.analysis import scan_experiment
 
+        # formulas see the variables of the caller
+        options["eval_env"] = caller_environment(options.get("eval_env"))
         return scan_experiment(self, formula, model, options)
 
     def plot_profile(self, protein: str, *, ax: Any = None) -> Any:
