@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,8 +100,9 @@ def _short(names: list[str], most: int = 18) -> list[str]:
     """Names without extension, and without what they begin with in common if they are long."""
     names = [plain_run(name) for name in names]
     if max(map(len, names)) > most and len(names) > 1:
-        common = len(commonprefix(names))
-        names = [name[common:] for name in names]
+        same = [len(set(letters)) == 1 for letters in zip(*names, strict=False)]
+        head = names[0][: same.index(False) if False in same else 0]
+        names = [name[max(head.rfind(c) for c in "_- .") + 1 :] for name in names]
     return [name if len(name) <= most else "..." + name[3 - most :] for name in names]
 
 
