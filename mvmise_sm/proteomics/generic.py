@@ -264,7 +264,7 @@ def cells_experiment(
         return spectra_experiment(source, frame, values[:, None], at, layout, label)
     codes, names = pd.factorize(samples[mixture])
     samples = samples.rename(columns={mixture: "Mixture"})
-    column = samples.groupby("Mixture", sort=False).cumcount().to_numpy()
+    column = samples.groupby("Mixture", sort=False, observed=True).cumcount().to_numpy()
     position = np.full((len(names), int(column.max()) + 1), -1)
     position[codes, column] = np.arange(len(samples))
     layout = Layout(samples, position, np.arange(len(names)), tuple(map(str, names)), True)

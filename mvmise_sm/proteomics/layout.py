@@ -240,11 +240,11 @@ def _labelled(frame: pd.DataFrame) -> Annotation:
     within = keys if (replicate != replicate.iloc[0]).any() else ["Mixture"]
     constant_within(frame, [*within, "Channel"], facts)
     runs = {plain_run(run): int(b) for run, b in zip(frame["Run"], block, strict=True)}
-    fractions = frame.groupby("_block")["Run"].nunique()
+    fractions = frame.groupby("_block", observed=True)["Run"].nunique()
     channels = frame.drop_duplicates(["_block", "Channel"]).reset_index(drop=True)
     pooled = channels["_block"].map(fractions).to_numpy() > 1
     channels["Run"] = channels["Run"].where(~pooled, channels["Mixture"] + "_" + channels["TechRepMixture"])
-    repeated = channels.groupby("Mixture")["TechRepMixture"].transform("nunique").to_numpy() > 1
+    repeated = channels.groupby("Mixture", observed=True)["TechRepMixture"].transform("nunique").to_numpy() > 1
     sample = channels["Mixture"] + "_" + channels["Channel"]
     channels["sample"] = sample.where(
         ~repeated, channels["Mixture"] + "_" + channels["TechRepMixture"] + "_" + channels["Channel"]

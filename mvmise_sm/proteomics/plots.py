@@ -62,17 +62,8 @@ def profile(experiment: Experiment, protein: str, ax: Any = None) -> Any:
     for condition in conditions:
         rows = (samples["Condition"].astype(str) == condition).to_numpy()
         x = np.repeat(at[rows], values.shape[1])
-        ax.plot(
-            x,
-            values[rows].ravel(),
-            "o",
-            ms=3.5,
-            alpha=alpha,
-            color=colors[condition],
-            mec="none",
-            label=condition,
-            zorder=2,
-        )
+        ax.plot(x, values[rows].ravel(), "o", ms=3.5, alpha=alpha, color=colors[condition], mec="none", zorder=2)
+        ax.plot([], [], "o", ms=4, color=colors[condition], label=condition)
     for start in starts[1:]:
         ax.axvline(start - 0.5, color="0.8", lw=0.6, zorder=0)
     ax.set_xlim(-0.5, len(samples) - 0.5)
