@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import mvmise_sm as ms
+from mvmise_sm.datasets import make_psms
 from mvmise_sm.datasets.make_tmt import simulate
 
 LOADERS = {
@@ -58,3 +59,20 @@ def test_tmt_wide_and_long_agree():
     np.testing.assert_array_equal(merged["intensity_x"], merged["intensity_y"])
     with pytest.raises(ValueError, match="'long' or 'wide'"):
         ms.datasets.load_tmt("square")
+
+
+def test_psms_are_what_their_script_makes():
+    psms, annotation = make_psms.simulate()
+    pd.testing.assert_frame_equal(ms.datasets.load_psms(), psms, check_dtype=False)
+    pd.testing.assert_frame_equal(ms.datasets.load_psms("annotation"), annotation, check_dtype=False)
+    with pytest.raises(ValueError, match="'psms' or 'annotation'"):
+        ms.datasets.load_psms("samples")
+
+
+def test_psms_hold_what_an_export_holds():
+    exp = ms.proteomics.read_proteome_discoverer(ms.datasets.load_psms(), ms.datasets.load_psms("annotation"))
+    pep = exp.filter().peptides()
+    assert (pep.history.set_index("rule")["n_dropped"][["contaminants", "shared", "impure", "not_best"]] > 0).all()
+    absent = pep.matrix()[pep.features["P00003"]].isna().all(axis=1).groupby(pep.samples["Mixture"].to_numpy()).all()
+    assert list(absent) == [True, True, False, False, False]
+    assert set(exp.channels["Condition"]) == {"none", "low", "high", "Norm", "Empty"}

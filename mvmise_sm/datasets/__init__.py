@@ -6,7 +6,15 @@ from importlib.resources import as_file, files
 
 import pandas as pd
 
-__all__ = ["load_cbpp", "load_culcita", "load_pastes", "load_penicillin", "load_sleepstudy", "load_tmt"]
+__all__ = [
+    "load_cbpp",
+    "load_culcita",
+    "load_pastes",
+    "load_penicillin",
+    "load_psms",
+    "load_sleepstudy",
+    "load_tmt",
+]
 
 
 def _read(name: str, categories: dict[str, list[str] | None]) -> pd.DataFrame:
@@ -141,3 +149,37 @@ def load_tmt(shape: str = "long") -> pd.DataFrame:
     table = long.pivot(index="sample", columns="peptide", values="intensity").astype(float)
     columns = pd.DataFrame(table.to_numpy(), columns=[str(name) for name in table.columns])
     return pd.concat([samples, columns], axis=1)
+
+
+def load_psms(table: str = "psms") -> pd.DataFrame:
+    """Simulated spectra of a TMT experiment as Proteome Discoverer exports them, for ``ms.proteomics``.
+
+    Five mixtures of eleven channels hold 45 samples of three doses, Norm channels of a reference and Empty ones. Of the
+    40 proteins ``P00004`` to ``P00011`` change with the dose, by 0.35 and 0.7, up (odd numbers) or down; low peptides
+    are missing in whole mixtures more often, and ``P00003`` is never seen in two of them.
+
+    Parameters
+    ----------
+    table : {"psms", "annotation"}, optional
+
+    Returns
+    -------
+    DataFrame
+        The spectra: ``Annotated Sequence``, ``Modifications``, ``# Proteins``, ``Master Protein Accessions``,
+        ``Charge``, ``Isolation Interference [%]``, ``Spectrum File``, ``Contaminant``, ``Abundance: 126`` to
+        ``Abundance: 131C``. The annotation: ``Run, Channel, Mixture, Condition, BioReplicate``.
+
+    Raises
+    ------
+    ValueError
+        If `table` is neither of the two.
+
+    Notes
+    -----
+    Simulated for this package by ``make_psms.py`` beside the data, with a fixed seed.
+    """
+    if table not in ("psms", "annotation"):
+        raise ValueError(f"table must be 'psms' or 'annotation', not {table!r}")
+    text = dict.fromkeys(("Channel", "Condition"), str) if table == "annotation" else {}
+    with as_file(files(__name__) / "data" / ("psms.csv" if table == "psms" else "psms_annotation.csv")) as path:
+        return pd.read_csv(path, dtype=text)

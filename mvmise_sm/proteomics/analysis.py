@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from mvmise_sm.caller import warn
 from mvmise_sm.exceptions import DataWarning, OptionError
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.proteomics.steps import group_codes
@@ -23,6 +23,7 @@ __all__ = ["OwnLevels", "own_levels", "scan_experiment"]
 
 # columns of the long table that a scan takes
 PROTEIN, PEPTIDE, SAMPLE, VALUE = "protein", "peptide", "sample", "y"
+SELECTION = ("mvmise_b", "mvmise_e")
 # evidence beyond which a formula without the term is worth a warning
 _SIGNIFICANT = 1e-3
 _ALTERNATIONS = 50
@@ -58,7 +59,7 @@ def scan_experiment(experiment: Experiment, formula: str | None, model: Any, opt
     model = model if model is not None else ("lmer" if experiment.level == "protein" else "mvmise_b")
     text = _complete(experiment, "~ Condition" if formula is None else formula, model)
     if experiment.level == "peptide":
-        _compare(experiment, text)
+        _compare(experiment, text, model)
     if all(len(columns) == 1 for columns in features.values()):
         values = experiment.matrix().reset_index(drop=True)
         values.columns = list(features)
@@ -86,22 +87,20 @@ def _complete(experiment: Experiment, formula: str, model: Any) -> str:
         raise OptionError(
             "label-free runs have no blocks; name the random terms, for example '~ Condition + (1 | Batch)'"
         )
-    if experiment.level == "protein":
-        added = f"(1 | {block})"
-    elif model == "mvmise_b":
-        added = f"(1 | {block}) + (1 | {block}:outcome) + (1 | {SAMPLE})"
-    elif model == "mvmise_e":
+    if len(experiment.data.layout.labels) == 1:
+        raise OptionError(f"with one {block} there are no batches; use model='ols', or name the random terms")
+    if experiment.level == "protein" or model in SELECTION:
         added = f"(1 | {block})"
     else:
         raise OptionError(
             f"name the random terms of model {model!r}, for example '{text} + {PEPTIDE} + (1 | {block}) + "
             f"(1 | {block}:{PEPTIDE}) + (1 | {SAMPLE})', or summarise with proteins()"
         )
-    warnings.warn(f"the formula has no random terms; the scan adds {added}", DataWarning, stacklevel=4)
+    warn(f"the formula has no random terms; the scan adds {added}", DataWarning)
     return f"{text} + {added}"
 
 
-def _compare(experiment: Experiment, formula: str) -> None:
+def _compare(experiment: Experiment, formula: str, model: Any) -> None:
     """Warn of what peptides do not share and the formula does not say."""
     layout = experiment.data.layout
     block = layout.block_name
@@ -112,23 +111,23 @@ def _compare(experiment: Experiment, formula: str) -> None:
     found = own_levels(experiment.data.view(experiment.min_mixtures), block)
     if found is None:
         return
-    name = PEPTIDE if any(PEPTIDE in g for g in groups) or PEPTIDE in parts.rhs else "outcome"
     batches = {"Mixture", "Run"}
-    says_block = any(g & batches and g & {"outcome", PEPTIDE} for g in groups)
-    if not says_block and found.p_block < _SIGNIFICANT:
-        warnings.warn(
-            f"peptides have their own level in every {block} (sd {found.block:.2g} beside sigma {found.residual:.2g}): "
-            f"add (1 | {block}:{name})"
-            + ("" if "reference" in experiment.normalized else " or normalize('reference')"),
+    stacked = model not in SELECTION
+    if not any(g & batches and PEPTIDE in g for g in groups) and found.p_block < _SIGNIFICANT:
+        remedies = [f"add (1 | {block}:{PEPTIDE})"] * stacked
+        remedies += ["normalize('reference')"] * ("reference" not in experiment.normalized)
+        warn(
+            f"peptides have their own level in every {block} (sd {found.block:.2g} beside sigma {found.residual:.2g})"
+            + (": " if remedies else "")
+            + " or ".join(remedies),
             DataWarning,
-            stacklevel=5,
         )
     if frozenset({SAMPLE}) not in groups and found.p_sample < _SIGNIFICANT:
-        warnings.warn(
+        remedy = f"add (1 | {SAMPLE})" if stacked else "compare with proteins()"
+        warn(
             f"peptides of one sample vary together (sd {found.sample:.2g} beside sigma {found.residual:.2g}): "
-            f"add (1 | {SAMPLE}), or standard errors are too small",
+            f"{remedy}, or standard errors are too small",
             DataWarning,
-            stacklevel=5,
         )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.caller import warn
 from mvmise_sm.exceptions import DataError, DataWarning
 from mvmise_sm.proteomics.experiment import Experiment
 from mvmise_sm.proteomics.layout import EMPTY, Layout
@@ -79,10 +79,9 @@ def spectra_experiment(
     steps.append(Step("read", "not_positive", int((there & ~positive).sum()), int(positive.sum())))
     stray = positive & (cells < 0)
     if stray.any():
-        warnings.warn(
+        warn(
             f"{label} has {int(stray.sum())} values in channels that the annotation does not have; they are left out",
             DataWarning,
-            stacklevel=4,
         )
     usable = positive & (cells >= 0)
     if layout.labelled:

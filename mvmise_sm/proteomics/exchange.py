@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.options import strict
 from mvmise_sm.proteomics.experiment import Experiment
 from mvmise_sm.proteomics.generic import cells_experiment
 
@@ -39,6 +40,7 @@ def as_anndata(experiment: Experiment, results: pd.DataFrame | None = None) -> A
     return out
 
 
+@strict
 def from_anndata(
     adata: AnnData,
     *,

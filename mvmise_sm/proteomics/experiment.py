@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.options import strict_options
 from mvmise_sm.proteomics.layout import NORM
 from mvmise_sm.proteomics.measurements import Measurements, View
 from mvmise_sm.proteomics.spectra import PSM, Limits, Step, filtered, peptide_rows
@@ -25,6 +26,7 @@ __all__ = ["Experiment"]
 _PROTEIN = {"sum": "log_sum", "median": "median", "median_polish": "median_polish"}
 
 
+@strict_options
 @dataclass(frozen=True, eq=False, repr=False)
 class Experiment:
     """Quantified spectra, peptides or proteins of an experiment, and its samples.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.caller import warn
 from mvmise_sm.exceptions import DataError, DataWarning, OptionError
+from mvmise_sm.options import strict
 from mvmise_sm.proteomics.build import spectra_experiment
 from mvmise_sm.proteomics.experiment import Experiment
 from mvmise_sm.proteomics.layout import Layout, annotation_frame, constant_within, read_annotation
@@ -23,6 +24,7 @@ _FACTS = ("Mixture", "Channel", "Run", "TechRepMixture", "Condition", "BioReplic
 _LOG_LIMIT = 64.0
 
 
+@strict
 def read_diann(
     report: str | Path | pd.DataFrame,
     annotation: str | Path | pd.DataFrame,
@@ -71,6 +73,7 @@ def read_diann(
     return spectra_experiment("DIA-NN", frame, values, place, known.layout, table.label)
 
 
+@strict
 def read_long(
     source: str | Path | pd.DataFrame,
     *,
@@ -132,6 +135,7 @@ def read_long(
     )  # fmt: skip
 
 
+@strict
 def read_wide(
     source: str | Path | pd.DataFrame,
     annotation: str | Path | pd.DataFrame,
@@ -262,12 +266,8 @@ def cells_experiment(
         if spectra is None:
             _no_duplicates(frame, at, samples, label)
         return spectra_experiment(source, frame, values[:, None], at, layout, label)
-    codes, names = pd.factorize(samples[mixture])
-    samples = samples.rename(columns={mixture: "Mixture"})
-    column = samples.groupby("Mixture", sort=False, observed=True).cumcount().to_numpy()
-    position = np.full((len(names), int(column.max()) + 1), -1)
-    position[codes, column] = np.arange(len(samples))
-    layout = Layout(samples, position, np.arange(len(names)), tuple(map(str, names)), True)
+    layout, codes, column = _labelled_layout(samples.rename(columns={mixture: "Mixture"}))
+    samples, position = layout.channels, layout.position
     keys = [frame[c].cat.codes.to_numpy(np.int64) for c in frame]
     if spectra is None:
         _no_duplicates(frame, at, samples, label)
@@ -279,6 +279,20 @@ def cells_experiment(
         raise DataError(f"{label}: a spectrum has two values in one sample; spectra need names of their own")
     grid[rows, column[at]] = values
     return spectra_experiment(source, frame.iloc[first].reset_index(drop=True), grid, codes[at][first], layout, label)
+
+
+def _labelled_layout(samples: pd.DataFrame) -> tuple[Layout, np.ndarray, np.ndarray]:
+    """Samples in blocks of a mixture and, if told, its technical replicates; block and channel of each sample."""
+    keys = [name for name in ("Mixture", "TechRepMixture") if name in samples]
+    codes, names = pd.factorize(pd.MultiIndex.from_frame(samples[keys].astype(object)))
+    column = pd.Series(codes).groupby(codes).cumcount().to_numpy()
+    position = np.full((len(names), int(column.max()) + 1), -1)
+    position[codes, column] = np.arange(len(samples))
+    mixture = pd.factorize(np.array([name[0] for name in names], dtype=object))[0]
+    labels = tuple(", ".join(map(str, name)) for name in names)
+    if len(labels) > mixture.max() + 1 and "Run" not in samples:
+        samples = samples.assign(Run=np.array(labels, dtype=object)[codes])
+    return Layout(samples, position, mixture, labels, True), codes, column
 
 
 def _no_duplicates(frame: pd.DataFrame, at: np.ndarray, samples: pd.DataFrame, label: str) -> None:
@@ -304,9 +318,8 @@ def _intensities(value: np.ndarray, scale: str, label: str) -> np.ndarray:
             raise OptionError(f"values of {label} look like raw intensities (median {middle:g}); give scale='raw'")
         return np.exp2(value)
     if 0.0 < middle < _LOG_LIMIT:
-        warnings.warn(
+        warn(
             f"values of {label} look like logarithms (median {middle:.3g}); give scale='log2'",
             DataWarning,
-            stacklevel=4,
         )
     return value

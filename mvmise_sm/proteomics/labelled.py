@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import DataError
+from mvmise_sm.options import strict
 from mvmise_sm.proteomics.build import joined, spectra_experiment
 from mvmise_sm.proteomics.experiment import Experiment
 from mvmise_sm.proteomics.layout import EMPTY, PLEX, Annotation, plain_channel, plain_run, read_annotation
@@ -26,6 +27,7 @@ _NOT_QUANTIFIED = {
 }  # fmt: skip
 
 
+@strict
 def read_msstats(source: str | Path | pd.DataFrame) -> Experiment:
     """Read a table in MSstatsTMT's input format: one row per spectrum and channel.
 
@@ -86,6 +88,7 @@ def read_msstats(source: str | Path | pd.DataFrame) -> Experiment:
     )
 
 
+@strict
 def read_proteome_discoverer(
     psms: str | Path | pd.DataFrame | Sequence[str | Path | pd.DataFrame],
     annotation: str | Path | pd.DataFrame,
@@ -153,6 +156,7 @@ def read_proteome_discoverer(
     return spectra_experiment("Proteome Discoverer", frame, values, place, known.layout, label)
 
 
+@strict
 def read_maxquant(
     evidence: str | Path | pd.DataFrame,
     annotation: str | Path | pd.DataFrame,
@@ -241,6 +245,7 @@ def _reporters(table: Table, known: Annotation) -> dict[str, str]:
     )
 
 
+@strict
 def read_fragpipe(folder: str | Path, annotation: str | Path | pd.DataFrame) -> Experiment:
     """Read FragPipe's psm.tsv of every mixture.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.caller import warn
 from mvmise_sm.exceptions import DataError, DataWarning
 from mvmise_sm.proteomics.tables import open_table, plain_name, text_of
 
@@ -137,10 +137,9 @@ class Annotation:
         seen = {plain_run(name) for name in names}
         absent = [run for run in self.block_of_run if run not in seen]
         if absent:
-            warnings.warn(
+            warn(
                 f"{len(absent)} annotated runs have no data in {label} and are left out: {_some(absent)}",
                 DataWarning,
-                stacklevel=4,
             )
         return found[codes]
 
