@@ -35,7 +35,7 @@ def simulate(seed: int = SEED) -> tuple[pd.DataFrame, pd.DataFrame]:
     0.35 and 0.7, up or down), a shift of the protein in the mixture (sd 0.4), the peptide's own shift in the mixture
     (sd 0.7), the protein's own level in the sample (sd 0.12), the amount of sample in the channel (sd 0.3), and noise
     (sd 0.2). A peptide with mean m in a mixture is missing there with probability min(1, exp(7.5 - 0.6 m)). The protein
-    P00003 is never seen in two mixtures. Some spectra have interference, some peptides several spectra, others belong
+    P00003 is seen in three mixtures. Some spectra have interference, some peptides several spectra, others belong
     to two proteins or to a contaminant.
 
     Parameters
@@ -66,7 +66,7 @@ def simulate(seed: int = SEED) -> tuple[pd.DataFrame, pd.DataFrame]:
             y = y + rng.normal(0.0, 0.2, len(annotation))
             lost = rng.random(N_MIXTURES) < np.minimum(1.0, np.exp(7.5 - 0.6 * y.reshape(N_MIXTURES, n).mean(axis=1)))
             if name == "P00003":
-                lost[:2] = True
+                lost = np.arange(N_MIXTURES) < 2
             for m in np.flatnonzero(~lost):
                 for copy in range(1 + int(rng.random() < 0.25)):
                     at = slice(m * n, (m + 1) * n)
