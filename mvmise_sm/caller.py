@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 
+from mvmise_sm.exceptions import sentence
+
 __all__ = ["caller_depth", "warn"]
 
 _OWN = ("mvmise_sm", "statsmodels", "contextlib", "functools", "patsy")
@@ -22,4 +24,4 @@ def caller_depth() -> int:
 
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the line of the user's that led here."""
-    warnings.warn(message, category, stacklevel=caller_depth() + 1)
+    warnings.warn(sentence(message), category, stacklevel=caller_depth() + 1)

@@ -35,7 +35,27 @@ __all__ = [
 ]
 
 
-class FormulaError(ValueError):
+_LONGEST = 800  # characters of a message; what users typed may be longer
+
+
+def sentence(message: str) -> str:
+    """A message of bearable length: the middle is left out where it repeats very long input."""
+    if len(message) <= _LONGEST:
+        return message
+    half = _LONGEST // 2
+    return f"{message[:half]} ... {message[-half:]}"
+
+
+class _Sentence(Exception):
+    """An error whose message stays readable whatever the user typed."""
+
+    def __init__(self, *args: object):
+        if args and isinstance(args[0], str):
+            args = (sentence(args[0]), *args[1:])
+        super().__init__(*args)
+
+
+class FormulaError(_Sentence, ValueError):
     """The formula text is not in the grammar, or one of its expressions cannot be evaluated."""
 
 
@@ -46,7 +66,7 @@ class UnknownColumnError(FormulaError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
-class DataError(ValueError):
+class DataError(_Sentence, ValueError):
     """The data do not fit the model: wrong type, wrong length, infinite or out of range."""
 
 
@@ -62,7 +82,7 @@ class RandomEffectsError(DataError):
     """The random effects cannot be identified from the data."""
 
 
-class OptionError(ValueError):
+class OptionError(_Sentence, ValueError):
     """An option has a value that is not allowed, or does not go with another one."""
 
 

@@ -7,9 +7,11 @@ calls `refuse_unknown` itself, because only it knows what it passes on.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache, wraps
+from math import inf, isfinite
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from mvmise_sm.exceptions import OptionError, UnknownOptionError
@@ -96,6 +98,15 @@ R_VALUES: dict[str, dict[str, Any]] = {
 }
 # words that would say something else in another method stay as they are: `method` is also an optimiser or an adjustment
 _ONLY_IN = {"method": ("conf_int",)}
+
+# options that are numbers or truth values wherever they occur: text is refused before it reaches arithmetic
+_WHOLE = {"n": 1, "maxiter": 0, "n_jobs": -64, "points": 2, "max_groups": 1, "labels": 0}
+_LEAST = {0: "an integer that is not negative", 1: "a positive integer", 2: "an integer above 1"}
+_FRACTION = ("alpha",)
+_POSITIVE = ("tol",)
+_FLAGS = frozenset(
+    ("reml", "use_t", "conf_int", "disp", "progress", "allow_new_levels", "transform", "pairs")
+) | frozenset(("adjusted", "scalar", "mvmise_compat", "first_sample_variance", "skip_single", "regrid", "exponentiate"))
 
 # statsmodels' and scipy's options of each optimiser, besides maxiter and disp
 OPTIMISER_OPTIONS = {
@@ -201,7 +212,7 @@ def refuse_unknown_model_options(cls: Any, options: Iterable[str], formula: bool
     refuse_unknown(cls.__name__, () if wrong is None else (wrong,), shown, elsewhere)
 
 
-def refuse_unknown_fit_options(cls: type, method: str, options: Iterable[str]) -> None:
+def refuse_unknown_fit_options(cls: type, method: str, options: Mapping[str, Any]) -> None:
     """Fail where ``fit`` gets an option that neither it nor its optimiser has.
 
     Parameters
@@ -210,8 +221,8 @@ def refuse_unknown_fit_options(cls: type, method: str, options: Iterable[str]) -
         Class of the model.
     method : str
         Optimiser.
-    options : iterable of str
-        Names that ``fit`` passes on to the optimiser.
+    options : mapping
+        What ``fit`` passes on to the optimiser.
 
     Raises
     ------
@@ -229,10 +240,14 @@ def refuse_unknown_fit_options(cls: type, method: str, options: Iterable[str]) -
     if wrong in constructor_options(cls):
         elsewhere = f"it is an option of the model, not of its fit: give {wrong}= with the formula"
     refuse_unknown(what, options, (*parameter_names(cls.fit), *own), elsewhere)  # type: ignore[attr-defined]
+    if "tol" in options:
+        _check_value("tol", options["tol"])
 
 
 def strict(function: _Callable, what: str | None = None) -> _Callable:
-    """Let a function answer unknown options with `UnknownOptionError` and understand R's words for values.
+    """Let a function answer unknown options with `UnknownOptionError`, and values of the wrong kind with `OptionError`.
+
+    R's words for values are understood.
 
     Parameters
     ----------
@@ -250,16 +265,23 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
     spelled = {key: words for key, words in R_VALUES.items() if key in allowed and name in _ONLY_IN.get(key, (name,))}
     places = tuple((positions.index(key), key) for key in spelled if key in positions)
 
+    kinds = {*_WHOLE, *_FRACTION, *_POSITIVE, *_FLAGS} & allowed
+    checks = tuple((positions.index(key) if key in positions else _NOWHERE, key) for key in sorted(kinds))
+
     @wraps(function)
     def checked(*args: Any, **options: Any) -> Any:
         if options and not takes_any and not allowed.issuperset(options):
             refuse_unknown(name, options, names)
-        if spelled:
-            for key in spelled.keys() & options.keys():
-                options[key] = _translated(spelled[key], options[key])
-            for at, key in places:
-                if at < len(args):
-                    args = (*args[:at], _translated(spelled[key], args[at]), *args[at + 1 :])
+        for key in spelled.keys() & options.keys():
+            options[key] = _translated(spelled[key], options[key])
+        for at, key in places:
+            if at < len(args):
+                args = (*args[:at], _translated(spelled[key], args[at]), *args[at + 1 :])
+        for at, key in checks:
+            if key in options:
+                _check_value(key, options[key])
+            elif at < len(args):
+                _check_value(key, args[at])
         return function(*args, **options)
 
     return checked  # type: ignore[return-value]
@@ -278,6 +300,28 @@ def strict_options(cls: _Class) -> _Class:
         elif inspect.isfunction(member) and not hasattr(member, "__wrapped__"):
             setattr(cls, name, strict(member))
     return cls
+
+
+_NOWHERE = 10**6
+
+
+def _check_value(key: str, value: Any) -> None:
+    """Refuse a value of another kind than the option has; None is a default wherever it is allowed."""
+    if value is None:
+        return
+    if key in _FLAGS:
+        if not isinstance(value, Integral) and type(value).__name__ not in ("bool_", "bool"):
+            raise OptionError(f"{key} must be True or False, got {_short(value)}")
+        return
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if key in _WHOLE:
+        if not number or not isfinite(value) or value != int(value) or value < _WHOLE[key]:
+            raise OptionError(f"{key} must be {_LEAST.get(_WHOLE[key], 'an integer')}, got {_short(value)}")
+    elif key in _FRACTION:
+        if not number or not 0.0 < value < 1.0:
+            raise OptionError(f"{key} must lie between 0 and 1, got {_short(value)}")
+    elif not number or not 0.0 < value < inf:
+        raise OptionError(f"{key} must be a positive number, got {_short(value)}")
 
 
 def _translated(words: dict[str, Any], value: Any) -> Any:

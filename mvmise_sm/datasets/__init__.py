@@ -6,6 +6,8 @@ from importlib.resources import as_file, files
 
 import pandas as pd
 
+from mvmise_sm.exceptions import OptionError
+
 __all__ = [
     "load_cbpp",
     "load_culcita",
@@ -139,7 +141,7 @@ def load_tmt(shape: str = "long") -> pd.DataFrame:
     Simulated for this package by ``make_tmt.py`` beside the data, with a fixed seed.
     """
     if shape not in ("long", "wide"):
-        raise ValueError(f"shape must be 'long' or 'wide', not {shape!r}")
+        raise OptionError(f"shape must be 'long' or 'wide', not {shape!r}")
     names = dict.fromkeys(("protein", "peptide", "batch", "channel", "sample"))
     long = _read("tmt", {**names, "condition": ["control", "case"]})
     if shape == "long":

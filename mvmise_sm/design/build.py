@@ -142,7 +142,9 @@ def _rebuild(text: str, frame: pd.DataFrame, named: dict, settings: dict) -> Des
     return build_design(parse_formula(text), frame, namespace=namespace, **settings)
 
 
-def caller_environment(eval_env: int | Mapping | EvalEnvironment | None = None) -> EvalEnvironment:
+def caller_environment(
+    eval_env: int | Mapping | EvalEnvironment | None = None, depth: int | None = None
+) -> EvalEnvironment:
     """Capture the variables that formula expressions may use.
 
     Parameters
@@ -150,6 +152,8 @@ def caller_environment(eval_env: int | Mapping | EvalEnvironment | None = None) 
     eval_env : int, mapping, EvalEnvironment or None, optional
         0 or None is the first caller outside of the package, larger numbers go further up, -1 is empty; a mapping gives
         the variables itself.
+    depth : int, optional
+        Frames between the function that calls this one and the user; found by walking out of the package by default.
     """
     if isinstance(eval_env, EvalEnvironment):
         return eval_env
@@ -157,7 +161,8 @@ def caller_environment(eval_env: int | Mapping | EvalEnvironment | None = None) 
         return EvalEnvironment([dict(eval_env)])
     if eval_env == -1:
         return EvalEnvironment([])
-    return EvalEnvironment.capture((eval_env or 0) + caller_depth())
+    outside = caller_depth() if depth is None else depth + 1
+    return EvalEnvironment.capture((eval_env or 0) + outside)
 
 
 def as_frame(data: Any) -> pd.DataFrame:

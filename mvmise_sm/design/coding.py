@@ -85,16 +85,24 @@ def _build_info(terms: Sequence[Term], factors: Sequence, values: Sequence[Encod
     stubs = {factor: _Stub(factor.name(), _sample(value)) for factor, value in zip(factors, values, strict=True)}
     real = {stub: factor for factor, stub in stubs.items()}
     stub_terms = [Term([stubs[f] for f in term.factors]) for term in terms]
+    if any(not term.factors for term in terms) and any(f.name() == "Intercept" for f in factors):
+        raise FormulaError(
+            "a column is called 'Intercept', as the constant is; rename it, or leave the constant out: '0 + Intercept'"
+        )
     try:
         (info,) = design_matrix_builders([stub_terms], lambda: iter([{}]), EvalEnvironment([]))
     except PatsyError as error:
         raise FormulaError(f"{' + '.join(t.name() for t in terms)}: {error.message}") from None
+    except Exception as error:  # two columns with one name, or contrasts of the user's that are none
+        raise FormulaError(
+            f"{' + '.join(t.name() for t in terms)}: {error}; rename columns of the data, or check the contrasts"
+        ) from None
     infos = {}
     for stub, described in info.factor_infos.items():
         factor = real[stub]
         state = states[factor] if factor in states else _plain_state(factor)
         infos[factor] = FactorInfo(factor, described.type, state, described.num_columns, described.categories)
-    codings = OrderedDict()
+    codings: OrderedDict = OrderedDict()
     for term, subterms in info.term_codings.items():
         codings[Term([real[f] for f in term.factors])] = [
             SubtermInfo(

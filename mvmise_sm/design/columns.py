@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ from patsy import EvalEnvironment, EvalFactor, PatsyError
 from patsy import builtins as patsy_builtins
 
 from mvmise_sm.design.grouping import encode_labels
+from mvmise_sm.design.promotion import NumericView
 from mvmise_sm.exceptions import DataError, FormulaError, UnknownColumnError
 from mvmise_sm.formula.transforms import LANGUAGE
 
@@ -102,11 +104,28 @@ def encode(value: Any, nobs: int, shown: str) -> Encoded:
         return Encoded(np.asarray(data, dtype=np.intp), pd.Index([False, True]))
     if dtype.kind == "c":
         raise DataError(f"{shown} is complex; only real numbers are allowed")
+    if dtype.kind in "mM":
+        return Encoded(_days(data))
     if _holds_numbers(data):
         return Encoded(np.asarray(pd.to_numeric(pd.Series(data)), dtype=float))
+    if dtype.kind == "O" and (kind := pd.api.types.infer_dtype(data, skipna=True)) in _TIMES:
+        convert = pd.to_timedelta if kind.startswith("timedelta") else pd.to_datetime
+        return Encoded(_days(convert(pd.Series(np.asarray(data)))))
     return Encoded(*encode_labels(data, shown))
 
 
+def _days(data: Any) -> np.ndarray:
+    """Dates and times as days since 1970 in UTC, durations as days (n,); a missing one is NaN."""
+    values = pd.Series(np.asarray(data) if not hasattr(data, "dt") else data)
+    if isinstance(values.dtype, pd.PeriodDtype):
+        values = values.dt.to_timestamp()
+    if getattr(values.dt, "tz", None) is not None:
+        values = values.dt.tz_convert("UTC").dt.tz_localize(None)
+    origin = pd.Timestamp(0) if values.dtype.kind == "M" else pd.Timedelta(0)
+    return np.asarray((values - origin) / pd.Timedelta(days=1), dtype=float)
+
+
+_TIMES = frozenset(("datetime", "datetime64", "date", "timedelta", "timedelta64"))
 _NUMBERS = frozenset(("integer", "floating", "mixed-integer-float", "decimal"))
 
 
@@ -126,6 +145,8 @@ def _encode_extension(data: Any) -> Encoded:
         return Encoded(codes, pd.Index([False, True]))
     if pd.api.types.is_numeric_dtype(dtype):
         return Encoded(data.to_numpy(dtype=float, na_value=np.nan))
+    if isinstance(dtype, (pd.DatetimeTZDtype, pd.PeriodDtype)) or getattr(dtype, "kind", "O") in "mM":
+        return Encoded(_days(data))
     return Encoded(*encode_labels(data))
 
 
@@ -313,15 +334,29 @@ def evaluation_environment(environment: EvalEnvironment, factor: Any) -> EvalEnv
     return EvalEnvironment([used], environment.flags).with_outer_namespace(environment.namespace)
 
 
-def evaluate(factor: EvalFactor, state: dict, source: Source) -> Any:
-    """Evaluate a factor whose state is complete; patsy's errors become one sentence."""
-    with_message = f"{factor.name()} cannot be evaluated"
+@contextmanager
+def _one_sentence(factor: EvalFactor) -> Iterator[None]:
+    """Turn whatever the user's expression raises into one sentence; numpy's warnings say nothing that checks do not."""
     try:
-        return factor.eval(state, source)
-    except PatsyError as error:
+        with np.errstate(all="ignore"):
+            yield
+    except (DataError, FormulaError):
+        raise
+    except Exception as error:  # patsy, Python and every library that an expression may call
         cause = error.__cause__ or error
-        text = str(cause) if cause is not error else error.message
-        raise FormulaError(f"{with_message}: {type(cause).__name__}: {text}") from cause
+        text = error.message if cause is error and isinstance(error, PatsyError) else str(cause)
+        kind = "" if isinstance(cause, PatsyError) else f"{type(cause).__name__}: "
+        raise FormulaError(f"{factor.name()} cannot be evaluated: {kind}{text}") from cause
+
+
+def _view(factor: EvalFactor, source: Source) -> NumericView:
+    return NumericView(source, factor.code, Source.is_language)
+
+
+def evaluate(factor: EvalFactor, state: dict, source: Source) -> Any:
+    """Evaluate a factor whose state is complete; every error becomes one sentence."""
+    with _one_sentence(factor):
+        return factor.eval(state, _view(factor, source))
 
 
 def prepare(factor: EvalFactor, source: Source) -> tuple[dict, bool]:
@@ -335,19 +370,30 @@ def prepare(factor: EvalFactor, source: Source) -> tuple[dict, bool]:
         Whether the factor still has to see the data (`learn`).
     """
     state: dict = {}
-    try:
+    with _one_sentence(factor):
         passes = factor.memorize_passes_needed(state, evaluation_environment(source.environment, factor))
-    except PatsyError as error:
-        raise FormulaError(f"{factor.name()}: {error.message}") from None
     return state, passes > 0
 
 
 def learn(factor: EvalFactor, state: dict, source: Source) -> None:
     """Let a stateful factor see the data of the fit."""
-    try:
+    view = _view(factor, source)
+    with _one_sentence(factor):
+        for name, value in _sizes(factor.code, state["eval_env"]):
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or value != int(value):
+                raise FormulaError(f"{factor.name()}: {name} must be a whole number, got {value!r}")
+            if value > source.nobs:
+                raise FormulaError(f"{factor.name()}: {name}={value:g} is more than the {source.nobs} rows allow")
         for step in range(len(state["pass_bins"])):
-            factor.memorize_chunk(state, step, source)
+            factor.memorize_chunk(state, step, view)
             factor.memorize_finish(state, step)
-    except (PatsyError, ValueError, TypeError) as error:
-        cause = error.__cause__ or error
-        raise FormulaError(f"{factor.name()} cannot be evaluated: {cause}") from cause
+
+
+def _sizes(code: str, environment: EvalEnvironment) -> Iterator[tuple[str, Any]]:
+    """Keyword arguments that say how many columns a spline or polynomial has, with their values."""
+    for node in ast.walk(ast.parse(code, mode="eval")):
+        for keyword in node.keywords if isinstance(node, ast.Call) else ():
+            if keyword.arg in ("df", "degree"):
+                value = environment.eval(ast.unparse(keyword.value))
+                if value is not None:
+                    yield keyword.arg, value

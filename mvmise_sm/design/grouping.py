@@ -15,6 +15,9 @@ from mvmise_sm.exceptions import DataError, MissingDataError, RandomEffectsError
 __all__ = ["check_random_effects", "encode_labels", "grouping_factor", "interact_labels", "random_effects_from_arrays"]
 
 
+_LARGEST_LABEL = np.iinfo(np.intp).max
+
+
 def encode_labels(values: Any, shown: str = "a grouping factor") -> tuple[np.ndarray, pd.Index]:
     """Turn labels into codes.
 
@@ -48,10 +51,20 @@ def encode_labels(values: Any, shown: str = "a grouping factor") -> tuple[np.nda
         raise DataError(f"{shown} must be one column, found an array of shape {plain.shape}")
     if plain.dtype.kind in "iu" and plain.size:
         low, high = int(plain.min()), int(plain.max())
-        if high - low < 4 * plain.size + 1024:
-            codes = plain if low == 0 else plain - low
-            return _drop_unused(codes.astype(np.intp, copy=False), pd.RangeIndex(low, high + 1))
-    return _factorize(plain, shown)
+        if high - low < 4 * plain.size + 1024 and high < _LARGEST_LABEL:
+            # widened before the subtraction, which small integer types cannot hold
+            codes = plain.astype(np.intp, copy=False)
+            return _drop_unused(codes if low == 0 else codes - low, pd.RangeIndex(low, high + 1))
+    return _factorize(_known_to_pandas(plain, shown), shown)
+
+
+def _known_to_pandas(labels: np.ndarray, shown: str) -> np.ndarray:
+    """Labels (n,) in a type that pandas can sort: this machine's byte order, no half or extended precision."""
+    if labels.dtype.kind in "Vc":
+        raise DataError(f"{shown} must hold numbers, texts or other hashable labels, found {labels.dtype}")
+    if not labels.dtype.isnative:
+        labels = labels.astype(labels.dtype.newbyteorder("="))
+    return labels.astype(float) if labels.dtype.kind == "f" and labels.dtype.itemsize not in (4, 8) else labels
 
 
 def _factorize(values: Any, shown: str = "a grouping factor") -> tuple[np.ndarray, pd.Index]:

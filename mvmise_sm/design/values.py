@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from patsy import EvalEnvironment, EvalFactor, Term
 
+from mvmise_sm.caller import warn
 from mvmise_sm.design.columns import Encoded, Source, column_of, encode, evaluate, learn, names_in, prepare
 from mvmise_sm.design.grouping import encode_labels
-from mvmise_sm.exceptions import DataError, FormulaError, MissingDataError
+from mvmise_sm.exceptions import DataError, DataWarning, FormulaError, MissingDataError
 from mvmise_sm.formula.parts import FormulaParts, expand_terms, named_factor
 from mvmise_sm.formula.tree import tokenize, translate
 
@@ -193,7 +194,23 @@ class Values:
             return False
         value = evaluate(factor, self.states[factor], self.source)
         self.encoded[factor] = encode(value, self.source.nobs, factor.name())
+        self._mention_undefined(factor)
         return True
+
+    def _mention_undefined(self, factor: EvalFactor) -> None:
+        """Warn where an expression is not a number although its columns are, unless numpy's ``errstate`` mutes that."""
+        missing = self.encoded[factor].missing()
+        if missing is None or np.geterr()["invalid"] == "ignore":
+            return
+        for name in set().union(*names_in(factor)) & set(self.source.frame.columns):
+            known = self.source.column(name).missing()
+            missing = missing if known is None else missing & ~known
+        if missing.any():
+            warn(
+                f"{factor.name()} is not a number in {int(missing.sum())} of {missing.size} rows where its columns are "
+                "numbers; these rows count as missing",
+                DataWarning,
+            )
 
     def _label(self, factor: EvalFactor) -> None:
         name = column_of(factor)

@@ -10,10 +10,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
+from tokenize import TokenError
 from typing import Any
 
 from mvmise_sm.core.covariance import registry
 from mvmise_sm.exceptions import FormulaError
+from mvmise_sm.formula.size import LONGEST_TEXT, TOO_DEEP, refuse_explosion, short
 from mvmise_sm.formula.tree import (
     Atom,
     Binary,
@@ -21,6 +23,7 @@ from mvmise_sm.formula.tree import (
     Token,
     Unary,
     call_parts,
+    is_name,
     parse,
     spell,
     split_arguments,
@@ -120,7 +123,12 @@ def parse_formula(text: str) -> FormulaParts:
     """
     if not isinstance(text, str):
         raise FormulaError(f"a formula is a text such as 'y ~ x + (1 | g)', not {type(text).__name__}")
-    return _parts(text)
+    if len(text) > LONGEST_TEXT:
+        raise FormulaError(f"a formula has at most {LONGEST_TEXT:,} characters, found {len(text):,}")
+    try:
+        return _parts(text)
+    except RecursionError:
+        raise FormulaError(f"formula {short(text)}: {TOO_DEEP}") from None
 
 
 @lru_cache(maxsize=512)
@@ -164,12 +172,17 @@ def expand_terms(rhs: str, columns: frozenset[str] = frozenset()) -> tuple:
     from patsy import ModelDesc, PatsyError, Term
 
     code, quoted = translate(rhs, columns)
+    refuse_explosion(rhs)
     try:
         terms = ModelDesc.from_formula("~ " + code).rhs_termlist
     except PatsyError as error:
         raise FormulaError(f"formula terms {rhs!r}: {error.message}") from None
     except SyntaxError as error:
         raise FormulaError(f"formula terms {rhs!r}: {error.msg}") from None
+    except RecursionError:
+        raise FormulaError(f"formula terms {short(rhs)}: {TOO_DEEP}") from None
+    except (AssertionError, ValueError, TokenError) as error:
+        raise FormulaError(f"formula terms {short(rhs)}: {str(error) or 'they cannot be read'}") from None
     if not quoted:
         return tuple(terms)
     return tuple(Term([named_factor(f.code, quoted) for f in term.factors]) for term in terms)
@@ -392,7 +405,7 @@ def _membership(node: Node, shown: str) -> tuple[tuple[str, ...], tuple[str, ...
 
 def _factor_text(factor) -> str:
     """Formula text of a factor: as it is shown, with backticks around column names that need them."""
-    odd = [name for name in re.findall(r"Q\('([^']*)'\)", factor.code) if not re.fullmatch(r"[\w.]+", name)]
+    odd = [name for name in re.findall(r"Q\('([^']*)'\)", factor.code) if not is_name(name)]
     return reduce(
         lambda text, name: text.replace(f"Q({name!r})", f"`{name}`"), odd, factor.code if odd else factor.name()
     )

@@ -20,6 +20,7 @@ _TOKEN = re.compile(
       | (?P<operator>\*\*|\|\||//|<=|>=|==|!=|%\w*%|[-+*/:~|^()\[\]{},=<>%@&!])""",
     re.VERBOSE,
 )
+_NAME = re.compile(r"(?:[^\W\d]|\.(?=[^\W\d]))[\w.]*")
 _PRECEDENCE = {"~": 0, "|": 1, "||": 1, "+": 2, "-": 2, "*": 3, "/": 3, ":": 4, "**": 6, "^": 6}
 _UNARY = 3
 _OPENING = {"(": ")", "[": "]", "{": "}"}
@@ -239,8 +240,13 @@ def translate(text: str, columns: frozenset[str] = frozenset()) -> tuple[str, di
     return _spell(tokenize(text), column), quoted
 
 
+def is_name(text: str) -> bool:
+    """Whether a text is one (possibly dotted) name of the formula language, not a number or several tokens."""
+    return _NAME.fullmatch(text) is not None
+
+
 def _plain(name: str) -> str:
-    return name if re.fullmatch(r"[\w.]+", name) else f"`{name}`"
+    return name if is_name(name) else f"`{name}`"
 
 
 def spell(tokens: tuple[Token, ...]) -> str:

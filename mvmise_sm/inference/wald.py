@@ -7,6 +7,7 @@ from scipy import stats
 from statsmodels.formula._manager import FormulaManager
 from statsmodels.stats.contrast import ContrastResults
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
 
 __all__ = ["coefficient_table", "t_test", "wald_intervals", "wald_test"]
@@ -19,7 +20,7 @@ def _hypothesis(result, r_matrix):
     given = constraint.constraint_values
     values = np.zeros(len(contrasts)) if given is None else np.broadcast_to(np.ravel(given), len(contrasts))
     if contrasts.shape[1] != len(result.params):
-        raise ValueError(
+        raise OptionError(
             f"r_matrix must have {len(result.params)} columns, one for each fixed effect, found {contrasts.shape[1]}"
         )
     return contrasts, values

@@ -180,7 +180,10 @@ class LinearMixedModel(MixedModelBase):
             return self.with_endog(y)._report(criterion, optimum, settings, result.use_t)
 
     def _checked_theta(self, theta):
-        theta = np.asarray(theta, dtype=float)
+        try:
+            theta = np.asarray(theta, dtype=float)
+        except (TypeError, ValueError):
+            raise OptionError(f"start_theta must be {self.random_layout.k_theta} numbers, got {theta!r}") from None
         if theta.shape != (self.random_layout.k_theta,):
             raise OptionError(f"start_theta must have {self.random_layout.k_theta} elements, found shape {theta.shape}")
         if not np.isfinite(theta).all():

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.optimize import linprog
 
 from mvmise_sm.caller import warn
+from mvmise_sm.design.columns import known
 from mvmise_sm.exceptions import DataError, DataWarning
 
 __all__ = ["as_proportions", "check_response", "proportion_design", "separated_columns"]
@@ -45,7 +46,13 @@ def as_proportions(endog, weights):
 
 
 def proportion_design(design, family):
-    """A design whose response of two columns is a proportion with weights."""
+    """A design whose response of two columns is a proportion with weights; labels are for the binomial family only."""
+    levels = design.endog_levels
+    if levels is not None and levels.dtype != bool and not family.trials:
+        raise DataError(
+            f"the response {design.endog.name!r} must be numeric for the {family.name} family, found labels; "
+            f"{known(levels)}"
+        )
     if design.endog.ndim == 1 or design.endog.shape[1] != 2 or not family.trials:
         return design
     endog, weights = as_proportions(design.endog, design.weights)

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from mvmise_sm.exceptions import OptionError
+
 __all__ = ["CovariancePrior", "Dimensions", "Prior", "ScalePart"]
 
 ROLES = {"cov": "covariance", "fixef": "fixed-effect", "resid": "residual"}
@@ -71,21 +73,30 @@ class Hyperparameters:
         if name in DIMENSION_NAMES:
             value = getattr(self.dims, DIMENSION_NAMES[name])
             if value is None:
-                raise ValueError(f"{self.owner}: '{name}' is only known to covariance priors.")
+                raise OptionError(f"{self.owner}: '{name}' is only known to covariance priors.")
             return value
         if name not in self.defaults:
             known = ", ".join([*DIMENSION_NAMES, *self.defaults])
-            raise ValueError(f"{self.owner}: '{name}' is not a dimension or an argument; known names are {known}.")
+            raise OptionError(f"{self.owner}: '{name}' is not a dimension or an argument; known names are {known}.")
         if name in self._open:
-            raise ValueError(f"{self.owner}: '{name}' is defined in terms of itself.")
+            raise OptionError(f"{self.owner}: '{name}' is defined in terms of itself.")
         self._open.append(name)
         try:
             value = self.given.get(name)
             if value is None:
                 value = self.defaults[name]
-            return value(self) if callable(value) else value
+            return self._called(name, value) if callable(value) else value
         finally:
             self._open.pop()
+
+    def _called(self, name: str, function: Callable[..., Any]) -> Any:
+        try:
+            return function(self)
+        except OptionError:
+            raise
+        except Exception as error:  # whatever a user's function raises
+            text = f"{type(error).__name__}: {error}"
+            raise OptionError(f"{self.owner}: the function for {name} failed with {text}") from error
 
     def given_by_user(self, name: str) -> bool:
         return self.given.get(name) is not None
@@ -96,14 +107,14 @@ class Hyperparameters:
         try:
             array = np.asarray(value, dtype=float)
         except (TypeError, ValueError):
-            raise ValueError(f"{self.owner}: {name} must be a number, got {value!r}.") from None
+            raise OptionError(f"{self.owner}: {name} must be a number, got {value!r}.") from None
         if array.size != 1:
-            raise ValueError(f"{self.owner}: {name} must be a single number, got {array.size} values.")
+            raise OptionError(f"{self.owner}: {name} must be a single number, got {array.size} values.")
         number = float(array.reshape(()) if array.ndim == 0 else array.ravel()[0])
         if math.isnan(number) or (math.isinf(number) and not infinite):
-            raise ValueError(f"{self.owner}: {name} must be finite, got {number}.")
+            raise OptionError(f"{self.owner}: {name} must be finite, got {number}.")
         if minimum is not None and (number < minimum or (strict and number == minimum)):
-            raise ValueError(
+            raise OptionError(
                 f"{self.owner}: {name} must be {'above' if strict else 'at least'} {minimum:g}, got {number:g}."
             )
         return number
@@ -113,17 +124,17 @@ class Hyperparameters:
         value = getattr(self, name)
         if value not in allowed:
             words = " or ".join(repr(w) for w in allowed)
-            raise ValueError(f"{self.owner}: {name} must be {words}, got {value!r}.")
+            raise OptionError(f"{self.owner}: {name} must be {words}, got {value!r}.")
         return value
 
     def common_scale(self, role: str) -> bool:
         """The common_scale argument, refused where it has no meaning."""
         if self.given_by_user("common_scale") and (role == "resid" or not self.dims.has_scale):
             reason = "a residual prior" if role == "resid" else "a model without a residual scale"
-            raise ValueError(f"{self.owner}: common_scale does not apply to {reason}.")
+            raise OptionError(f"{self.owner}: common_scale does not apply to {reason}.")
         value = self.defaults["common_scale"] if not self.dims.has_scale else self.__getattr__("common_scale")
         if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{self.owner}: common_scale must be True or False, got {value!r}.")
+            raise OptionError(f"{self.owner}: common_scale must be True or False, got {value!r}.")
         return bool(value)
 
 
@@ -162,19 +173,19 @@ class Prior:
         return hash(repr(self))
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
-        """Bind as the prior of a random-effects covariance; ValueError if it is none."""
+        """Bind as the prior of a random-effects covariance; OptionError if it is none."""
         raise self._not_for("cov")
 
     def fixef(self, dims: Dimensions) -> tuple:
-        """Bind as the prior of the fixed effects; ValueError if it is none."""
+        """Bind as the prior of the fixed effects; OptionError if it is none."""
         raise self._not_for("fixef")
 
     def residual(self, dims: Dimensions) -> CovariancePrior:
-        """Bind as the prior of the residual variance; ValueError if it is none."""
+        """Bind as the prior of the residual variance; OptionError if it is none."""
         raise self._not_for("resid")
 
     def _not_for(self, role: str) -> Any:
-        return ValueError(f"{self.name or type(self).__name__} is not a {ROLES[role]} prior.")
+        return OptionError(f"{self.name or type(self).__name__} is not a {ROLES[role]} prior.")
 
     def _hyperparameters(self, defaults: dict[str, Any], dims: Dimensions) -> Hyperparameters:
         return Hyperparameters(self.name, self.arguments, defaults, dims)

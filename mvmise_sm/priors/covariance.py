@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from scipy.special import gammaln, multigammaln
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import CovariancePrior, Dimensions, Prior, r_text
 from mvmise_sm.priors.power import PowerPenalty
 
@@ -26,7 +27,7 @@ class _VariancePrior(Prior):
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
         if dims.level_dim != 1:
-            raise ValueError(
+            raise OptionError(
                 f"{self.name} is a prior for terms with one column; this term has {dims.level_dim}, "
                 "use wishart or invwishart."
             )
@@ -190,7 +191,7 @@ class _MatrixPrior(Prior):
         q = dims.level_dim
         df = h.number("df", minimum=q - 1.0)
         if df <= 0.0:
-            raise ValueError(
+            raise OptionError(
                 f"{self.name}: df must be above {q - 1:g} for a term with {q} column{'s' * (q > 1)}, got {df:g}."
             )
         scale = scale_matrix(self.name, h.scale, q, self._limit)
@@ -302,7 +303,7 @@ def scale_matrix(owner: str, value: Any, q: int, limit: float) -> np.ndarray | N
     try:
         array = np.asarray(value, dtype=float)
     except (TypeError, ValueError):
-        raise ValueError(f"{owner}: scale must be a number, a vector or a matrix, got {value!r}.") from None
+        raise OptionError(f"{owner}: scale must be a number, a vector or a matrix, got {value!r}.") from None
     if array.size == 1:
         if float(array.ravel()[0]) == limit:
             return None
@@ -313,20 +314,20 @@ def scale_matrix(owner: str, value: Any, q: int, limit: float) -> np.ndarray | N
         matrix = array
     else:
         shape = " x ".join(str(n) for n in array.shape) if array.ndim > 1 else f"{array.size} values"
-        raise ValueError(f"{owner}: scale must be a number, {q} values or a {q} x {q} matrix, got {shape}.")
+        raise OptionError(f"{owner}: scale must be a number, {q} values or a {q} x {q} matrix, got {shape}.")
     return positive_definite(f"{owner}: scale", matrix)
 
 
 def positive_definite(label: str, matrix: np.ndarray) -> np.ndarray | None:
-    """The symmetric positive definite `matrix`; ValueError naming `label` otherwise."""
+    """The symmetric positive definite `matrix`; OptionError naming `label` otherwise."""
     if not np.all(np.isfinite(matrix)):
-        raise ValueError(f"{label} must have finite elements.")
+        raise OptionError(f"{label} must have finite elements.")
     if not np.allclose(matrix, matrix.T, rtol=1e-8, atol=1e-12 * np.abs(matrix).max()):
-        raise ValueError(f"{label} must be a symmetric matrix.")
+        raise OptionError(f"{label} must be a symmetric matrix.")
     matrix = 0.5 * (matrix + matrix.T)
     smallest = float(np.linalg.eigvalsh(matrix)[0])
     if smallest <= 0.0:
-        raise ValueError(f"{label} must be positive definite, its smallest eigenvalue is {smallest:.4g}.")
+        raise OptionError(f"{label} must be positive definite, its smallest eigenvalue is {smallest:.4g}.")
     return matrix
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import CovariancePrior, Prior, ScalePart, r_text
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ class Custom(CovariancePrior):
         gradient: Callable[..., Any] | None = None,
     ) -> None:
         if not callable(fn):
-            raise ValueError(f"custom: fn must be a function of a covariance matrix, got {fn!r}.")
+            raise OptionError(f"custom: fn must be a function of a covariance matrix, got {fn!r}.")
         if scale not in _TO_DEVIANCE:
-            raise ValueError(f"custom: scale must be 'none', 'log' or 'dev', got {scale!r}.")
+            raise OptionError(f"custom: scale must be 'none', 'log' or 'dev', got {scale!r}.")
         if gradient is not None and not callable(gradient):
-            raise ValueError(f"custom: gradient must be a function, got {gradient!r}.")
+            raise OptionError(f"custom: gradient must be a function, got {gradient!r}.")
         Prior.__init__(self, fn=fn, chol=bool(chol), common_scale=common_scale, scale=scale, gradient=gradient)
         self.fn, self.chol, self.scale = fn, bool(chol), scale
         self.common_scale = True if common_scale is None else bool(common_scale)
@@ -99,7 +100,7 @@ class Custom(CovariancePrior):
     def _call(self, argument: np.ndarray) -> float | None:
         result = np.asarray(self.fn(argument), dtype=float)
         if result.size != 1:
-            raise ValueError(f"custom: fn must return one number, got an array of shape {result.shape}.")
+            raise OptionError(f"custom: fn must return one number, got an array of shape {result.shape}.")
         return float(result.reshape(()) if result.ndim == 0 else result.ravel()[0])
 
     def gradient(self, s: np.ndarray) -> np.ndarray:
@@ -139,7 +140,7 @@ def _through_cholesky(lower: np.ndarray, slope: np.ndarray) -> np.ndarray:
 
 def _minus_two_log(p: float) -> float:
     if p < 0.0:
-        raise ValueError(f"custom: fn returned the negative density {p:g}; use scale='log' or 'dev' for logarithms.")
+        raise OptionError(f"custom: fn returned the negative density {p:g}; use scale='log' or 'dev' for logarithms.")
     return math.inf if p == 0.0 else -2.0 * math.log(p)
 
 

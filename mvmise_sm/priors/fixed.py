@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from scipy.special import exp1, gammaln
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import Dimensions, Prior, r_text
 from mvmise_sm.priors.covariance import positive_definite
 
@@ -148,7 +149,7 @@ class _FixedEffectPrior(Prior):
         try:
             array = np.asarray(value, dtype=float)
         except (TypeError, ValueError):
-            raise ValueError(f"{self.name}: {name} must be numeric, got {value!r}.") from None
+            raise OptionError(f"{self.name}: {name} must be numeric, got {value!r}.") from None
         if array.ndim > 1 and 1 in array.shape:
             array = array.ravel()
         if array.size == 1:
@@ -158,7 +159,7 @@ class _FixedEffectPrior(Prior):
         if array.ndim == 1 and array.size == 2:
             return np.where(index == 0, array[0], array[1])
         shape = f"{array.size} values" if array.ndim == 1 else f"a matrix of shape {array.shape}"
-        raise ValueError(
+        raise OptionError(
             f"{self.name}: {name} must have 1, 2 or {index.size} values for {index.size} fixed effects, got {shape}."
         )
 
@@ -168,7 +169,7 @@ class _FixedEffectPrior(Prior):
         names = [dims.fixef_names[i] for i in index] if dims.fixef_names else []
         for key in value:
             if key not in names:
-                raise ValueError(
+                raise OptionError(
                     f"{self.name}: {name} names {key!r}, which is not a fixed effect ({', '.join(names)})."
                 )
         return np.array([float(value.get(n, missing)) for n in names])
@@ -177,7 +178,7 @@ class _FixedEffectPrior(Prior):
         """Prior means (len(index),), by the rule of `_vector`."""
         mean = self._vector("mean", h.mean, h.dims, index, missing=0.0)
         if not np.all(np.isfinite(mean)):
-            raise ValueError(f"{self.name}: mean must be finite, got {h.mean!r}.")
+            raise OptionError(f"{self.name}: mean must be finite, got {h.mean!r}.")
         return mean
 
     def _precision(self, label: str, cov_or_variances: np.ndarray) -> tuple[np.ndarray, int, float]:
@@ -187,7 +188,7 @@ class _FixedEffectPrior(Prior):
             matrix = positive_definite(label, array)
             return np.linalg.inv(matrix), array.shape[0], float(np.linalg.slogdet(matrix)[1])
         if np.any(np.isnan(array)) or np.any(array <= 0.0):
-            raise ValueError(f"{label} must be positive, got {r_text(array)}.")
+            raise OptionError(f"{label} must be positive, got {r_text(array)}.")
         finite = np.isfinite(array)
         return np.diag(np.where(finite, 1.0 / array, 0.0)), int(finite.sum()), float(np.log(array[finite]).sum())
 
@@ -239,7 +240,7 @@ class Normal(_FixedEffectPrior):
         mean: float | list[float] | None = None,
     ) -> None:
         if sd is not None and cov is not None:
-            raise ValueError("normal: give either sd or cov, not both.")
+            raise OptionError("normal: give either sd or cov, not both.")
         super().__init__(sd=sd, cov=cov, common_scale=common_scale, mean=mean)
 
     @staticmethod
@@ -255,7 +256,7 @@ class Normal(_FixedEffectPrior):
             if array.size == 1:
                 array = np.full(k, float(array.ravel()[0]))
             if array.shape not in ((k,), (k, k)):
-                raise ValueError(
+                raise OptionError(
                     f"normal: cov must be a variance, {k} variances or a {k} x {k} matrix, got shape {array.shape}."
                 )
             precision, rank, logdet = self._precision("normal: cov", array)
@@ -263,7 +264,7 @@ class Normal(_FixedEffectPrior):
         else:
             sd = self._vector("sd", h.sd, dims, index)
             if np.any(np.isnan(sd)) or np.any(sd <= 0.0):
-                raise ValueError(f"normal: sd must be positive, got {r_text(sd)}.")
+                raise OptionError(f"normal: sd must be positive, got {r_text(sd)}.")
             array = sd**2
             precision, rank, logdet = self._precision("normal: sd", array)
         full, mean = _embed(precision, self._mean(h, index), index, dims.n_fixef)
@@ -442,13 +443,13 @@ class Coefficients(Prior):
         blocks = []
         for name, prior in self.by_name.items():
             if name not in names:
-                raise ValueError(
+                raise OptionError(
                     f"fixef_prior names {name!r}, which is not a fixed effect of the model ({', '.join(names)})."
                 )
             if prior is None:
                 continue
             if not isinstance(prior, _FixedEffectPrior):
-                raise ValueError(f"fixef_prior for {name!r} must be one of normal, t, horseshoe, got {prior!r}.")
+                raise OptionError(f"fixef_prior for {name!r} must be one of normal, t, horseshoe, got {prior!r}.")
             bound = prior.fixef(dims, coefficients=[names.index(name)])
             blocks.extend(replace(b, text=f"{name} ~ {b.text}") for b in bound)
         return tuple(blocks)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
 
 from mvmise_sm.core.criteria.inner_problem import InnerSolution
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.mixture import MixtureProblem
 from mvmise_sm.priors.scale import ScaleProfile, find_minimum
 
@@ -60,7 +61,7 @@ class PenalisedInnerProblem:
 
     Raises
     ------
-    ValueError
+    OptionError
         If a t or horseshoe prior is combined with REML.
 
     Notes
@@ -95,7 +96,7 @@ class PenalisedInnerProblem:
         self.blocks = [_WorkingBlock(b, a, b0, k_fe) for b in priors.fixef]
         mixtures = [b for b in self.blocks if not b.mixing.gaussian]
         if reml and mixtures:
-            raise ValueError(
+            raise OptionError(
                 "fixef_prior: t and horseshoe priors cannot be integrated over the fixed effects as REML does; "
                 "use fit(reml=False)."
             )
@@ -201,14 +202,14 @@ class PenalisedInnerProblem:
 
         Raises
         ------
-        ValueError
+        OptionError
             If a covariance is singular and the density of its prior infinite there.
         """
         for t, prior in self.relative + self.absolute:
             spread = np.sqrt(sigmas[t].diagonal())
             scaled = sigmas[t] / np.maximum(np.multiply.outer(spread, spread), 1e-300)
             if prior.pole and (spread.min() < 1e-6 or np.linalg.eigvalsh(scaled)[0] < 1e-9):
-                raise ValueError(
+                raise OptionError(
                     f"cov_prior for {self.factors[t]!r}: the density of {prior.describe()} is infinite at a singular "
                     "covariance and the data have no mode away from it; take a shape above 1, a df above the number of "
                     "columns + 1 or, for an inverse prior, a positive scale."

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import DIMENSION_NAMES, ROLES, Prior
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ _CONSTANTS = {
 _WORDS = ("sd", "var", "cov", "sqrt", "none", "log", "dev")
 
 
-class PriorSyntaxError(ValueError):
+_SHOWN = 60  # characters of the text that a message shows on either side
+_MOST_VALUES = 1_000_000
+
+
+class PriorSyntaxError(OptionError):
     """Prior text that cannot be read; the message shows the text and points at the character.
 
     Attributes
@@ -59,7 +64,9 @@ class PriorSyntaxError(ValueError):
     """
 
     def __init__(self, problem: str, text: str, position: int) -> None:
-        super().__init__(f"{problem}, at character {position + 1}:\n    {text}\n    {' ' * position}^")
+        first = max(position - _SHOWN, 0)
+        shown = text[first : position + _SHOWN]
+        super().__init__(f"{problem}, at character {position + 1}:\n    {shown}\n    {' ' * (position - first)}^")
         self.text = text
         self.position = position
 
@@ -121,7 +128,10 @@ def parse_priors(text: str, role: str, classes: dict[str, type]) -> list[tuple[s
     PriorSyntaxError
         If the text cannot be read.
     """
-    return _Parser(text, role, classes).priors()
+    try:
+        return _Parser(text, role, classes).priors()
+    except RecursionError:
+        raise PriorSyntaxError("the text of a prior is nested too deeply", text, 0) from None
 
 
 class _Parser:
@@ -343,13 +353,13 @@ def _evaluate(node: tuple[Any, ...], names: Hyperparameters | None, text: str) -
         return _plain(_FUNCTIONS[node[1]](*positional, **named))
     except PriorSyntaxError:
         raise
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
         raise PriorSyntaxError(f"cannot evaluate {node[1]!r} ({error})", text, position) from None
 
 
 def _numeric(value: float | np.ndarray | str) -> np.ndarray | None:
     if isinstance(value, str):
-        raise ValueError(f"{value!r} is not a number")
+        raise OptionError(f"{value!r} is not a number")
     return np.asarray(value, dtype=float)
 
 
@@ -370,8 +380,9 @@ def _matrix(
         nrow = data.size
     rows = round(float(nrow)) if nrow is not None else math.ceil(data.size / float(ncol))
     cols = round(float(ncol)) if ncol is not None else math.ceil(data.size / rows)
+    _bounded(rows * cols)
     if (rows * cols) % data.size:
-        raise ValueError(f"{data.size} values do not fill a {rows} x {cols} matrix")
+        raise OptionError(f"{data.size} values do not fill a {rows} x {cols} matrix")
     return np.resize(data, rows * cols).reshape((rows, cols), order="C" if byrow else "F")
 
 
@@ -380,13 +391,22 @@ def _diag(x: float | np.ndarray, nrow: int | None = None, ncol: None = None) -> 
     if x.ndim == 2:
         return x.diagonal()
     if x.size == 1 and nrow is None:
-        return np.eye(round(float(x.ravel()[0])))
-    n = x.size if nrow is None else round(float(nrow))
+        return np.eye(_bounded(round(float(x.ravel()[0])), square=True))
+    n = _bounded(x.size if nrow is None else round(float(nrow)), square=True)
     return np.diag(np.resize(x.ravel(), n))
 
 
 def _rep(x: float, times: float) -> np.ndarray:
-    return np.tile(np.atleast_1d(_numeric(x)), round(float(times)))
+    values, count = np.atleast_1d(_numeric(x)), round(float(times))
+    _bounded(values.size * count)
+    return np.tile(values, count)
+
+
+def _bounded(count: int, square: bool = False) -> int:
+    """A number of values, refused where no prior could have so many."""
+    if not 0 <= count * (count if square else 1) <= _MOST_VALUES:
+        raise OptionError(f"{count:g} values, from 0 to {_MOST_VALUES:,} are allowed")
+    return count
 
 
 _OPERATORS: dict[str, Callable] = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "^": np.power}

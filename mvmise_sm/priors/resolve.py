@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import ROLES, CovariancePrior, Dimensions, Prior
 from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
 from mvmise_sm.priors.custom import Custom, Independent
@@ -138,12 +139,12 @@ def resolve_priors(
 
     Raises
     ------
-    ValueError
+    OptionError
         If a prior is invalid, names something that is not in the model, or does not fit.
     """
     dims = Dimensions(nobs, len(fixef_names), has_scale=has_scale, fixef_names=tuple(fixef_names))
     if not has_scale and _items(resid, "resid"):
-        raise ValueError("resid_prior does not apply: this model has no residual variance.")
+        raise OptionError("resid_prior does not apply: this model has no residual variance.")
     return PriorSet(
         _resolve_covariances(_items(cov, "cov"), terms, dims),
         _resolve_fixef(_items(fixef, "fixef"), dims),
@@ -169,14 +170,14 @@ def _items(value: Any, role: str) -> list[tuple[str | None, Prior | None]]:
     if isinstance(value, Sequence):
         return [item for given in value for item in _items(given, role)]
     names = ", ".join(cls.__name__ for cls in DISTRIBUTIONS[role])
-    raise ValueError(f"{role}_prior must be a prior ({names}), text, a dict, or None, got {value!r}.")
+    raise OptionError(f"{role}_prior must be a prior ({names}), text, a dict, or None, got {value!r}.")
 
 
 def _one(given: Any, role: str, name: str) -> list[Prior | None]:
     """The single prior of a dict entry, [None] for a flat one."""
     items = _items(given, role)
     if len(items) > 1 or any(inner is not None for inner, _ in items):
-        raise ValueError(f"{role}_prior for {name!r} must be one prior without a name of its own, got {given!r}.")
+        raise OptionError(f"{role}_prior for {name!r} must be one prior without a name of its own, got {given!r}.")
     return [items[0][1]] if items else [None]
 
 
@@ -185,7 +186,7 @@ def _resolve_covariances(
 ) -> tuple[Any, ...] | None:
     defaults = [prior for name, prior in items if name is None]
     if len(defaults) > 1:
-        raise ValueError(
+        raise OptionError(
             f"cov_prior has {len(defaults)} priors without a grouping factor ({', '.join(map(repr, defaults))}); "
             "give one default and name the factors of the others."
         )
@@ -195,11 +196,11 @@ def _resolve_covariances(
         if name is None:
             continue
         if name not in factors:
-            raise ValueError(
+            raise OptionError(
                 f"cov_prior names grouping factor {name!r}, which is not in the model ({', '.join(factors)})."
             )
         if name in named:
-            raise ValueError(f"cov_prior names grouping factor {name!r} twice.")
+            raise OptionError(f"cov_prior names grouping factor {name!r} twice.")
         named[name] = prior
     bound: list[CovariancePrior | None] = [None] * len(terms)
     for name, prior in named.items():
@@ -219,15 +220,15 @@ def _spread(
     bound: list[Custom | PowerPenalty | None],
     label: str,
 ) -> None:
-    """Bind one prior to those of the terms that it fits; ValueError if it fits none."""
+    """Bind one prior to those of the terms that it fits; OptionError if it fits none."""
     if prior is None or not positions:
         return
     if not isinstance(prior, Prior):
-        raise ValueError(f"{label} must be a prior, got {prior!r}.")
+        raise OptionError(f"{label} must be a prior, got {prior!r}.")
     fits = [i for i in positions if not prior.scalar or terms[i].q == 1 or terms[i].independent]
     if not fits:
         sizes = ", ".join(f"{terms[i].factor} has {terms[i].q}" for i in positions)
-        raise ValueError(
+        raise OptionError(
             f"{label}: {prior.name} is a prior for terms with one column, but {sizes}; use wishart or invwishart."
         )
     for i in fits:
@@ -243,7 +244,7 @@ def _resolve_fixef(items: list[tuple[str | None, Any]], dims: Dimensions) -> tup
     named = {name: prior for name, prior in items if name is not None}
     unnamed = [prior for name, prior in items if name is None]
     if len(unnamed) > 1 or (unnamed and named) or len(named) < len(items) - len(unnamed):
-        raise ValueError("fixef_prior must be one prior, or a dict with one prior for each named coefficient.")
+        raise OptionError("fixef_prior must be one prior, or a dict with one prior for each named coefficient.")
     if named:
         return Coefficients(named).fixef(dims)
     return unnamed[0].fixef(dims) if unnamed else ()
@@ -251,5 +252,5 @@ def _resolve_fixef(items: list[tuple[str | None, Any]], dims: Dimensions) -> tup
 
 def _resolve_residual(items: list[tuple[None, CovariancePrior]], dims: Dimensions) -> PointMass | PowerPenalty | None:
     if len(items) > 1 or any(name is not None for name, _ in items):
-        raise ValueError(f"resid_prior must be one {ROLES['resid']} prior.")
+        raise OptionError(f"resid_prior must be one {ROLES['resid']} prior.")
     return items[0][1].residual(dims) if items else None

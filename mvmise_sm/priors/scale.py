@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mvmise_sm.priors.base import ScalePart
 
+from mvmise_sm.exceptions import OptionError
+
 __all__ = ["ScaleProfile", "find_minimum"]
 
 _FAR = 80.0
@@ -107,7 +109,7 @@ def find_minimum(derivatives: Callable[[float], tuple[float, float]], start: flo
 
     Raises
     ------
-    ValueError
+    OptionError
         If the function falls all the way to one side.
     """
     low, high = -math.inf, math.inf
@@ -129,7 +131,7 @@ def find_minimum(derivatives: Callable[[float], tuple[float, float]], start: flo
             break
     if math.isfinite(low) and math.isfinite(high):
         return x, max(derivatives(x)[1], 0.0)
-    raise ValueError(
+    raise OptionError(
         "the priors leave the residual variance without a finite positive estimate "
         f"(the objective falls {'without bound as it grows' if x > start else 'as it goes to zero'})."
     )

@@ -9,6 +9,8 @@ import numpy as np
 from scipy import optimize
 from scipy.linalg.lapack import dposv
 
+from mvmise_sm.exceptions import OptionError
+
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.solution import Evaluation
     from mvmise_sm.core.interfaces import Criterion
@@ -133,11 +135,11 @@ def minimize(
 
     Raises
     ------
-    ValueError
+    OptionError
         If the method is unknown.
     """
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(sorted(METHODS))}, got {method!r}")
+        raise OptionError(f"method must be one of {', '.join(sorted(METHODS))}, got {method!r}")
     counter = _Counter(criterion)
     begin = np.asarray(criterion.start() if start is None else start, dtype=float)
     starts = 1
