@@ -103,7 +103,7 @@ _ONLY_IN = {"method": ("conf_int",)}
 _WHOLE = {"n": 1, "maxiter": 0, "n_jobs": -64, "points": 2, "max_groups": 1, "labels": 0}
 _LEAST = {0: "an integer that is not negative", 1: "a positive integer", 2: "an integer above 1"}
 _FRACTION = ("alpha",)
-_POSITIVE = ("tol",)
+_SIZE = ("tol",)
 _FLAGS = frozenset(
     ("reml", "use_t", "conf_int", "disp", "progress", "allow_new_levels", "transform", "pairs")
 ) | frozenset(("adjusted", "scalar", "mvmise_compat", "first_sample_variance", "skip_single", "regrid", "exponentiate"))
@@ -265,7 +265,7 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
     spelled = {key: words for key, words in R_VALUES.items() if key in allowed and name in _ONLY_IN.get(key, (name,))}
     places = tuple((positions.index(key), key) for key in spelled if key in positions)
 
-    kinds = {*_WHOLE, *_FRACTION, *_POSITIVE, *_FLAGS} & allowed
+    kinds = {*_WHOLE, *_FRACTION, *_SIZE, *_FLAGS} & allowed
     checks = tuple((positions.index(key) if key in positions else _NOWHERE, key) for key in sorted(kinds))
 
     @wraps(function)
@@ -320,8 +320,8 @@ def _check_value(key: str, value: Any) -> None:
     elif key in _FRACTION:
         if not number or not 0.0 < value < 1.0:
             raise OptionError(f"{key} must lie between 0 and 1, got {_short(value)}")
-    elif not number or not 0.0 < value < inf:
-        raise OptionError(f"{key} must be a positive number, got {_short(value)}")
+    elif not number or not 0.0 <= value < inf:
+        raise OptionError(f"{key} must be a number that is not negative, got {_short(value)}")
 
 
 def _translated(words: dict[str, Any], value: Any) -> Any:
