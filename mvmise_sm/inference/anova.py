@@ -7,7 +7,6 @@ import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.ddf import denominator
 from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, unwrap, with_rows
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.tables import table
@@ -20,18 +19,17 @@ _TYPES = {1: "sequential", 2: "each term after those that do not contain it", 3:
 
 def anova_terms(result, type=3, ddf="default"):
     """F tests of the terms of one fit; parameters as in `MixedModelResults.anova`."""
-    ddf = default_ddf(result) if ddf == "default" else ddf
-    return anova_table(result, term_contrasts(result, type), denominator(with_rows(result), ddf), type, ddf)
+    return anova_table(result, term_contrasts(result, type), with_rows(result).denominator(ddf), type)
 
 
-def anova_table(result, hypotheses, method, type, ddf):
+def anova_table(result, hypotheses, method, type):
     """F tests of hypotheses by term (dict of contrasts (q, p)) under a law of Wald tests."""
     rows = {}
     for name, contrasts in hypotheses.items():
         f, df_num, df_denom = method.f_test(contrasts, contrasts @ np.asarray(result.params))
         rows[name] = (df_num, df_denom, f, f_sf(f, df_num, df_denom))
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df_num", "df_denom", "F", "p_value"])
-    how = {"satterthwaite": "Satterthwaite's", "kenward-roger": "Kenward-Roger's"}.get(ddf)
+    how = f"{method.label}'s" if method.label in ("Satterthwaite", "Kenward-Roger") else ""
     return table(
         frame.astype({"df_num": int}),
         f"Type {type} analysis of variance ({_TYPES[type]})"

@@ -34,6 +34,7 @@ class ClusterDf:
     def __init__(self, cov: np.ndarray, df: np.ndarray) -> None:
         self.cov = cov
         self.coefficients = np.asarray(df, dtype=float)
+        self.label = "those of the coefficients" if np.isfinite(df).any() else "infinite (normal distribution)"
 
     def df(self, contrasts: np.ndarray) -> np.ndarray:
         """Degrees of freedom of each row of `contrasts` (q, p), taken by itself."""
@@ -98,7 +99,7 @@ def anova(result: Any, type: int = 3, ddf: Any = None) -> pd.DataFrame:
         raise OptionError(
             f"ddf={ddf!r} is defined for linear mixed models; a selection model counts its clusters: leave ddf out"
         )
-    return anova_table(result, hypotheses(result, type), result.wald_law(), type, None)
+    return anova_table(result, hypotheses(result, type), result.wald_law(), type)
 
 
 def drop1(result: Any) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from statsmodels.formula._manager import FormulaManager
 from statsmodels.stats.contrast import ContrastResults
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.ddf import denominator
 
 __all__ = ["coefficient_table", "t_test", "wald_intervals", "wald_test"]
 
@@ -29,7 +28,7 @@ def _hypothesis(result, r_matrix):
 def t_test(result, r_matrix, ddf):
     """Test each row of a hypothesis; see `InferentialResults.t_test`."""
     contrasts, values = _hypothesis(result, r_matrix)
-    method = denominator(result, ddf)
+    method = result.denominator(ddf)
     effect = contrasts @ result.params
     sd = np.sqrt(np.einsum("qi,ij,qj->q", contrasts, method.cov, contrasts))
     return ContrastResults(effect=effect, t=(effect - values) / sd, sd=sd, df_denom=method.df(contrasts))
@@ -38,7 +37,7 @@ def t_test(result, r_matrix, ddf):
 def wald_test(result, r_matrix, ddf):
     """Test all rows of a hypothesis jointly; see `InferentialResults.wald_test`."""
     contrasts, values = _hypothesis(result, r_matrix)
-    f, df_num, df_denom = denominator(result, ddf).f_test(contrasts, contrasts @ result.params - values)
+    f, df_num, df_denom = result.denominator(ddf).f_test(contrasts, contrasts @ result.params - values)
     return ContrastResults(F=f, df_num=df_num, df_denom=df_denom)
 
 
@@ -51,7 +50,7 @@ def coefficient_table(result, ddf=None, alpha=0.05):
         ``std_error, statistic, df, p_value, conf_low, conf_high`` (k_fe,); `df` is infinite for the normal
         distribution.
     """
-    method = denominator(result, ddf)
+    method = result.denominator(ddf)
     params = np.asarray(result.params)
     se = np.sqrt(np.diag(method.cov))
     statistic = np.divide(params, se, out=np.full_like(params, np.nan), where=se > 0.0)

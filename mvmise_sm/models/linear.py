@@ -9,10 +9,10 @@ from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
-from mvmise_sm.models.base import MixedModelBase, refuse_covariance
+from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing
 from mvmise_sm.models.rows import complete_response
-from mvmise_sm.options import refuse_unknown_fit_options, strict_options
+from mvmise_sm.options import refuse_unknown, refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.linear import (
     LinearMixedModelResults,
     LinearMixedModelResultsWrapper,
@@ -100,6 +100,7 @@ class LinearMixedModel(MixedModelBase):
         cov_type="nonrobust",
         use_t=False,
         *,
+        cov_kwds=None,
         start_theta=None,
         **options,
     ):
@@ -117,10 +118,13 @@ class LinearMixedModel(MixedModelBase):
             Largest number of iterations.
         disp : bool, optional
             Whether to print how the optimiser ended.
-        cov_type : {"nonrobust"}, optional
-            Covariance of the fixed effects.
+        cov_type : {"nonrobust", "CR0", "CR1", "CR1p", "CR1S", "CR2", "CR3", "cluster"}, optional
+            Covariance of the fixed effects: the model's, or robust by cluster, see
+            `LinearMixedModelResults.get_robustcov_results`.
         use_t : bool, optional
             Whether Wald tests use Student's t with nobs - k_fe degrees of freedom.
+        cov_kwds : dict, optional
+            With a robust `cov_type`: ``groups``, and ``use_correction`` for ``"cluster"``.
         start_theta : array_like, optional
             Start of theta (k_theta,); a moment estimate by default.
         **options
@@ -134,13 +138,13 @@ class LinearMixedModel(MixedModelBase):
         Raises
         ------
         NotAvailableError
-            For a robust `cov_type`.
+            For an unknown `cov_type`.
         UnknownOptionError
             For an option that neither ``fit`` nor the optimiser has.
         DataError
             If the response is constant, out of range, or reproduced exactly, so that there is no residual variance.
         """
-        refuse_covariance(cov_type)
+        robust = _robust_options(cov_type, cov_kwds)
         if not isinstance(reml, (bool, np.bool_, int)):
             raise OptionError(f"reml must be True or False, got {reml!r}")
         if isinstance(maxiter, bool) or not isinstance(maxiter, (int, np.integer)) or maxiter < 0:
@@ -163,7 +167,7 @@ class LinearMixedModel(MixedModelBase):
             result = self._report(criterion, _minimum(criterion, start, settings), settings, use_t)
         if disp:
             print(result.message)
-        return result
+        return result if robust is None else result.get_robustcov_results(**robust)
 
     def refit(self, endog, result):
         """Fit a result's model to another response, starting at that result; see `LinearMixedModelResults.refit`."""
@@ -205,6 +209,22 @@ class LinearMixedModel(MixedModelBase):
 
 _NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "reml"))
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
+
+
+def _robust_options(cov_type, cov_kwds):
+    """Arguments of ``get_robustcov_results``, None for the model's own covariance."""
+    if cov_type == "nonrobust":
+        if cov_kwds:
+            raise OptionError(f"cov_kwds goes with a robust cov_type such as 'CR2'; found {sorted(cov_kwds)}")
+        return None
+    from mvmise_sm.inference.robust import checked_cov_type
+
+    refuse_unknown("cov_kwds", cov_kwds or (), ("groups", "use_correction"))
+    checked_cov_type(cov_type)
+    if (cov_kwds or {}).get("groups") is None:
+        example = f"fit(cov_type={cov_type!r}, cov_kwds={{'groups': ...}})"
+        raise OptionError(f"cov_type {cov_type!r} needs groups=, the column or labels of the clusters: {example}")
+    return {"cov_type": cov_type, **cov_kwds}
 
 
 def _dense_size(criterion):

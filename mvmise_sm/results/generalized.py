@@ -24,8 +24,11 @@ from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 __all__ = ["GeneralizedLinearMixedModelResults", "GeneralizedLinearMixedModelResultsWrapper"]
 
 
+_ROBUST = "robust covariances are defined for linear mixed models without priors"
+
+
 @strict_options
-class GeneralizedLinearMixedModelResults(MixedModelResults):
+class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robustcov_results": _ROBUST}):
     """Results of a `GeneralizedLinearMixedModel`.
 
     Attributes

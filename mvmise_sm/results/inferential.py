@@ -182,6 +182,43 @@ class InferentialResults(MarginalResults, AnsweringResults):
 
         return random_terms(self)
 
+    def get_robustcov_results(self, cov_type="CR2", groups=None, use_correction=True):
+        """Replace the covariance of the fixed effects by one that is robust to the model of the covariance.
+
+        Parameters
+        ----------
+        cov_type : {"CR0", "CR1", "CR1p", "CR1S", "CR2", "CR3", "cluster"}, optional
+            CR2 is unbiased where the model holds, and has the best small-sample tests; CR0 has no correction, CR1, CR1p
+            and CR1S common factors, CR3 is near the jackknife. statsmodels' ``"cluster"`` is CR1S.
+        groups : str or array_like
+            Clusters: a grouping factor, a column of the data, or labels (nobs,). Random effects must be nested in them.
+        use_correction : bool, optional
+            For ``"cluster"``: without it, CR0.
+
+        Returns
+        -------
+        RobustResults
+            A copy of this result with other standard errors and degrees of freedom.
+
+        Raises
+        ------
+        OptionError
+            If the clusters are not given or cut through levels of the random effects, or the model has priors.
+        NotAvailableError
+            If `cov_type` is unknown.
+
+        References
+        ----------
+        Bell and McCaffrey (2002), Survey Methodology 28; Pustejovsky and Tipton (2018), Journal of Business and
+        Economic Statistics 36.
+        """
+        from mvmise_sm.inference.robust import checked_cov_type
+        from mvmise_sm.results.linear import LinearMixedModelResultsWrapper
+        from mvmise_sm.results.robust import RobustResults
+
+        adjustment = checked_cov_type(cov_type, use_correction)
+        return LinearMixedModelResultsWrapper(RobustResults(self, adjustment, groups))
+
     # --- profile and resampling
 
     def profile(self, params=None, alpha=0.01, *, reml=False):

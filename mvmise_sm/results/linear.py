@@ -71,6 +71,36 @@ class LinearMixedModelResults(MixedModelResults):
 
         return float(np.sqrt(random_variance(self) + self.scale))
 
+    def model_cov_params(self):
+        """Covariance of the fixed effects that the model implies (k_fe, k_fe)."""
+        return self.cov_params_default
+
+    def response_cov(self, rows):
+        """Covariance of the response given the fixed effects, within blocks of rows.
+
+        Parameters
+        ----------
+        rows : ndarray
+            Positions of rows (m, n): m blocks of n rows.
+
+        Returns
+        -------
+        ndarray
+            (m, n, n).
+        """
+        self._require_rows()
+        model, n = self.model, rows.shape[1]
+        out = np.zeros((*rows.shape, n))
+        weights = 1.0 if model.weights is None else model.weights[rows]
+        out[:, np.arange(n), np.arange(n)] = self.scale / weights
+        random = model.random_effects
+        for term, lam in zip(random.terms, random.lambdas(self.theta), strict=True):
+            columns = [np.ones(self.nobs) if c is None else c for c in term.columns]
+            half = (np.column_stack(columns) @ lam)[rows]
+            codes = term.factor.codes[rows]
+            out += self.scale * (codes[:, :, None] == codes[:, None, :]) * (half @ half.transpose(0, 2, 1))
+        return out
+
     @property
     def restricted(self):
         """Whether the likelihood is the restricted one (REML)."""

@@ -25,6 +25,7 @@ from mvmise_sm.results.selection_simulation import (
 __all__ = ["SelectionQuestions"]
 
 REFUSED = {
+    "get_robustcov_results": "robust covariances are defined for linear mixed models without priors",
     "anova_random": "tests of random effects are not defined for a selection model; compare two fits with ms.anova",
     "get_influence": "influence is not defined for a selection model; leave a cluster out with subset= and fit again",
     "plot_influence": "influence is not defined for a selection model; leave a cluster out with subset= and fit again",
