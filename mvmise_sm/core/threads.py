@@ -26,7 +26,7 @@ class _OneThread:
     def __init__(self) -> None:
         self.lock = Lock()
         self.running = 0
-        self.before = []
+        self.before: list[tuple[Any, int]] = []
 
     def enter(self) -> None:
         with self.lock:

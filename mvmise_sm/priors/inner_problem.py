@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,6 +109,12 @@ class PenalisedInnerProblem:
         informed = self.resid is not None and self.fixed_rho is None
         self.several_modes = bool(self.absolute or absolute or mixtures or informed)
         self._inner = _mixture if mixtures else (_absolute_normal if absolute else _conjugate)
+
+    def at_scale(self, rho: float) -> PenalisedInnerProblem:
+        """The same problem in beta alone, at sigma2 = exp(rho)."""
+        out = copy.copy(self)
+        out.fixed_rho = float(rho)
+        return out
 
     def _constant_profile(self) -> ScaleProfile:
         """The part of the rho problem that is the same at every theta."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
 
-__all__ = ["FlatInnerProblem", "InnerProblem", "InnerSolution"]
+__all__ = ["FlatInnerProblem", "HeldScaleProblem", "InnerProblem", "InnerSolution"]
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
@@ -83,11 +83,18 @@ class InnerProblem(Protocol):
     repels: tuple
     several_modes: bool
 
-    def solve(self, gram: np.ndarray, sigmas) -> InnerSolution:
+    def solve(self, gram: np.ndarray, sigmas: list[np.ndarray] | None) -> InnerSolution:
         """Minimise over (beta, sigma2) given the gram matrix K (m, m) and the terms' relative covariances."""
 
-    def check(self, sigmas) -> None:
+    def check(self, sigmas: list[np.ndarray] | None) -> None:
         """Raise ValueError if covariances are no estimate, although the objective is finite there."""
+
+
+class HeldScaleProblem(InnerProblem, Protocol):
+    """An inner problem whose residual variance can be held, as profiles ask."""
+
+    def at_scale(self, rho: float) -> InnerProblem:
+        """The same problem in beta alone, at sigma2 = exp(rho)."""
 
 
 class FlatInnerProblem:

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mvmise_sm.core.optimise.steps import backtrack, positive_solve, symmetric
 
 if TYPE_CHECKING:
     from mvmise_sm.core.interfaces import Constraint, Evaluate
 
 __all__ = ["ConstrainedPoint", "Coordinate", "Correlation", "StandardDeviation", "constrained_minimum", "free_minimum"]
 
+# decrement, in units of the deviance, at which a search stops: theta is within 1e-4 standard errors
 _TOLERANCE = 1e-8
+# a point of a profile counts as converged with a decrement up to this: the profile is off by as much
+_ACCEPTED = 1e-4
+# relative distance from the constraint at which a search stops, and up to which a point counts as on it
+_ON_CONSTRAINT, _NEAR_CONSTRAINT = 1e-9, 1e-6
+# Newton's method takes about six; curved constraints up to twenty
 _MAX_ITERATIONS = 60
+# rounding of an objective that sums many terms
+_NOISE = 1e-12
+# share of the largest curvature below which a direction counts as flat
+_FLAT = 1e-10
+# no variance, and a correlation is as near to one as its inverse hyperbolic tangent can tell
+_NO_VARIANCE, _NEAR_ONE = 1e-100, 1e-12
+# keeps divisions by a gradient of zero finite
+_TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +98,7 @@ class StandardDeviation:
         """Value, gradient (k,) and Hessian (k, k)."""
         theta = x[self.at]
         half = self.form @ theta
-        v = max(float(theta @ half), 1e-100)
+        v = max(float(theta @ half), _NO_VARIANCE)
         sd = np.sqrt(v) if self.rho is None else np.sqrt(v * np.exp(x[self.rho]))
         # derivatives of log sd first
         gradient = np.zeros(x.size)
@@ -113,10 +130,10 @@ class Correlation:
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient (k,) and Hessian (k, k)."""
         theta = x[self.at]
-        v1, v2 = (max(float(theta @ m @ theta), 1e-100) for m in self.own)
+        v1, v2 = (max(float(theta @ m @ theta), _NO_VARIANCE) for m in self.own)
         w = float(theta @ self.cross @ theta)
         s = np.sqrt(v1 * v2)
-        r = np.clip(w / s, -1.0 + 1e-12, 1.0 - 1e-12)
+        r = np.clip(w / s, -1.0 + _NEAR_ONE, 1.0 - _NEAR_ONE)
         g1, g2, gw = 2.0 * self.own[0] @ theta, 2.0 * self.own[1] @ theta, 2.0 * self.cross @ theta
         log_s = 0.5 * (g1 / v1 + g2 / v2)
         dr = gw / s - r * log_s
@@ -149,35 +166,24 @@ def constrained_minimum(evaluate: Evaluate, constraint: Constraint, c: float, st
     """
     x = np.array(start, dtype=float)
     value, g, h = evaluate(x)
-    at, slope, bend = constraint(x)
+    at, slope, curvature = constraint(x)
     scale = max(abs(c), abs(at), 1e-8)
     weight = 0.0
     for _ in range(_MAX_ITERATIONS):
-        multiplier = float(slope @ g) / max(float(slope @ slope), 1e-300)
-        step, multiplier, decrement, _ = _kkt_step(g, h, multiplier, slope, bend, c - at)
-        if decrement < _TOLERANCE and abs(c - at) < 1e-9 * scale:
+        multiplier = float(slope @ g) / max(float(slope @ slope), _TINY)
+        step, multiplier, decrement, _ = _kkt_step(g, h, multiplier, slope, curvature, c - at)
+        if decrement < _TOLERANCE and abs(c - at) < _ON_CONSTRAINT * scale:
             break
         weight = max(weight, 2.0 * abs(multiplier))
-        merit = value + weight * abs(at - c)
-        trial = None
-        for _ in range(30):
-            candidate = x + step
-            value_c = _value(evaluate, candidate)
-            if value_c is not None:
-                at_c = constraint(candidate)[0]
-                noise = 1e-12 * abs(value)
-                if value_c[0] + weight * abs(at_c - c) <= merit + noise:
-                    trial = value_c
-                    break
-            step = 0.5 * step
-        if trial is None:
+        merit = value + weight * abs(at - c) + _NOISE * abs(value)
+        found = backtrack(partial(_trial, evaluate, constraint), x, step, partial(_falls, merit, weight, c))
+        if found is None:
             break
-        x = x + step
-        value, g, h = trial
-        at, slope, bend = constraint(x)
-    multiplier = float(slope @ g) / max(float(slope @ slope), 1e-300)
-    _, multiplier, decrement, tangent = _kkt_step(g, h, multiplier, slope, bend, c - at)
-    converged = bool(decrement < 1e-4 and abs(c - at) < 1e-6 * scale)
+        x, (value, g, h, _) = found
+        at, slope, curvature = constraint(x)
+    multiplier = float(slope @ g) / max(float(slope @ slope), _TINY)
+    _, multiplier, decrement, tangent = _kkt_step(g, h, multiplier, slope, curvature, c - at)
+    converged = bool(decrement < _ACCEPTED and abs(c - at) < _NEAR_CONSTRAINT * scale)
     return ConstrainedPoint(c, x, value, multiplier, tangent, converged)
 
 
@@ -185,48 +191,49 @@ def free_minimum(evaluate: Evaluate, start: np.ndarray) -> tuple[np.ndarray, flo
     """Minimise without a constraint, by Newton's method from a start (k,); returns x (k,) and the value there."""
     x = np.array(start, dtype=float)
     value, g, h = evaluate(x)
-    for _ in range(60):
-        values, vectors = np.linalg.eigh(h)
-        step = vectors @ ((vectors.T @ g) / np.maximum(values, 1e-10 * max(values[-1], 1e-8)))
+    for _ in range(_MAX_ITERATIONS):
+        step = positive_solve(h, g, _FLAT)
         if float(g @ step) < _TOLERANCE:
             break
-        for _ in range(30):
-            trial = _value(evaluate, x - step)
-            if trial is not None and trial[0] <= value + 1e-12 * abs(value):
-                break
-            step = 0.5 * step
-        else:
+        found = backtrack(
+            partial(_trial, evaluate, None), x, -step, partial(_falls, value + _NOISE * abs(value), 0.0, 0.0)
+        )
+        if found is None:
             break
-        x = x - step
-        value, g, h = trial
+        x, (value, g, h, _) = found
     return x, value
 
 
-def _value(evaluate: Evaluate, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+# value, gradient and information of the objective, and the value of the constraint; the value is infinite where there
+# is none
+Trial = tuple[float, np.ndarray, np.ndarray, float]
+
+
+def _trial(evaluate: Evaluate, constraint: Constraint | None, x: np.ndarray) -> Trial:
     try:
-        out = evaluate(x)
+        value, gradient, information = evaluate(x)
     except np.linalg.LinAlgError:
-        return None
-    return out if np.isfinite(out[0]) else None
+        return np.inf, x, x, 0.0
+    if not np.isfinite(value):
+        return np.inf, gradient, information, 0.0
+    return value, gradient, information, 0.0 if constraint is None else constraint(x)[0]
+
+
+def _falls(merit: float, weight: float, c: float, length: float, trial: Trial) -> bool:
+    return bool(trial[0] + weight * abs(trial[3] - c) <= merit)
 
 
 def _kkt_step(
-    g: np.ndarray, h: np.ndarray, multiplier: float, slope: np.ndarray, bend: np.ndarray, missing: float
+    g: np.ndarray, h: np.ndarray, multiplier: float, slope: np.ndarray, curvature: np.ndarray, missing: float
 ) -> tuple[np.ndarray, float, float, np.ndarray]:
     """Step, multiplier, decrement inside the constraint and tangent d x / d c."""
-    w = h - multiplier * bend
+    w = h - multiplier * curvature
     k = g.size
     length = np.sqrt(float(slope @ slope))
-    normal = slope / max(length, 1e-300)
+    normal = slope / max(length, _TINY)
     basis = np.linalg.qr(np.column_stack([normal, np.eye(k)]))[0][:, 1:k]
-    inner = basis.T @ w @ basis
-    if k > 1:
-        values, vectors = np.linalg.eigh(0.5 * (inner + inner.T))
-        floor = 1e-10 * max(float(np.abs(values).max()), 1e-8)
-        inverse = (vectors / np.maximum(np.abs(values), floor)) @ vectors.T
-    else:
-        inverse = np.zeros((0, 0))
-    along = normal / max(length, 1e-300)
+    inverse = positive_solve(symmetric(basis.T @ w @ basis), np.eye(k - 1), _FLAT)
+    along = normal / max(length, _TINY)
     tangent = along - basis @ (inverse @ (basis.T @ (w @ along)))
     inside = basis @ (inverse @ (basis.T @ g))
     step = missing * tangent - inside

@@ -9,6 +9,8 @@ import numpy as np
 from scipy import optimize
 from scipy.linalg.lapack import dposv
 
+from mvmise_sm.core.optimise.status import Status
+from mvmise_sm.core.optimise.steps import differences, positive_matrix, positive_solve, symmetric
 from mvmise_sm.exceptions import OptionError
 
 if TYPE_CHECKING:
@@ -17,20 +19,47 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "Optimum", "minimize"]
 
+_EPS = float(np.finfo(float).eps)
+# Decrements are in units of the deviance: with decrement d theta is sqrt(d / 2) standard errors from the minimum.
+# Newton stops here; the step that is then at hand takes theta from 2e-5 standard errors to rounding.
 _DECREMENT = 1e-9
+# a point with a larger decrement, 0.2 % of a standard error away, is reported as not converged
 _STATIONARY = 1e-5
 # a step of this decrement moves theta by a millionth of its standard error: not worth a factorisation
 _NEGLIGIBLE = 1e-12
-_SNAP = 1e-3
-_SINGULAR = 1e-4
-_MAX_DAMPING = 1e10
-_ESCAPES = 6
-_SLOW = 12
+# with priors theta is sharp once the decrement after the next step would be this: rounding of a sum of order 100
 _SHARP = 1e-14
+# rounding of an objective that sums many terms of both signs: within one search, and over a whole fit
+_NOISE, _ALL_NOISE = 8.0 * _EPS, 64.0 * _EPS
+# a minimum from another start is another minimum if it is lower by this; two ways to one minimum differ by less
+_OTHER_MINIMUM = 1e-7
+# a point off the boundary is worth a search if it is lower by this, ten decrements
+_LOWER = 1e-8
+# a relative standard deviation below this is tried at zero, which Newton's steps only creep up to
+_SNAP = 1e-3
+# zero is taken where the objective does not rise by more than the decrement at which the search stopped
+_SNAP_RISE = 1e-9
+# steps damped by more than this no longer move theta
+_MAX_DAMPING = 1e10
+# against cycling between boundaries: every way off lowers the objective, and fits take none or one
+_MAX_DESCENTS = 6
+# average information converges in fewer iterations unless it is a poor model of the Hessian
+_SLOW = 12
+# a step is accepted if it gains this share of what the model predicts (Armijo's rule)
+_ARMIJO = 1e-4
+# a standard deviation that a prior keeps off zero shrinks at most tenfold in one step
+_GUARDED_SHRINKAGE = 0.1
+# halvings of a start with an infinite objective until it counts as zero
+_START_HALVINGS = 60
+# share of the largest curvature below which a direction counts as flat
+_FLAT = 1e-12
+# width of the forward differences of the gradient, relative; below _SMALL_THETA absolute
+_DIFFERENCE, _SMALL_THETA = 1e-5, 0.1
+# relative standard deviations at which priors in conflict with the data have their modes: the data's, the prior's
 _MAGNITUDES = np.array([1e-3, 1e-2, 0.1, 1.0, 10.0, 1e2, 1e3])
 
 METHODS = {
-    "newton": None,
+    "newton": "",
     "lbfgs": "L-BFGS-B",
     "bfgs": "L-BFGS-B",
     "l-bfgs-b": "L-BFGS-B",
@@ -66,6 +95,7 @@ class Optimum:
         ``converged``, ``fopt``.
     settings : dict
         ``optimizer``, ``maxiter`` and options.
+    status : Status
     """
 
     theta: np.ndarray
@@ -76,6 +106,7 @@ class Optimum:
     message: str
     retvals: dict
     settings: dict
+    status: Status = Status.STATIONARY
 
 
 class _Counter:
@@ -144,38 +175,28 @@ def minimize(
     begin = np.asarray(criterion.start() if start is None else start, dtype=float)
     starts = 1
     if method == "newton":
-        best = _with_escapes(counter, begin, maxiter, tol)
+        best = _with_descents(counter, begin, maxiter, tol)
         if start is None:
             # user priors may overflow far from the optimum; silence the warnings of this search
             with np.errstate(all="ignore"):
                 for other in _along_directions(counter, best):
                     starts += 1
-                    trial = _with_escapes(counter, other, maxiter, tol)
-                    best = trial if trial.value < best.value - 1e-7 else best
+                    best = _lower(_with_descents(counter, other, maxiter, tol), best)
         if start is None:
             for other in criterion.other_starts(begin):
                 starts += 1
-                trial = _with_escapes(counter, other, maxiter, tol)
-                best = trial if trial.value < best.value - 1e-7 else best
+                best = _lower(_with_descents(counter, other, maxiter, tol), best)
         if start is None and criterion.is_singular(best.theta):
             counter, best = _reordered(counter, best, maxiter, tol)
             for other in counter.criterion.restart_points(best):
                 starts += 1
-                trial = _with_escapes(counter, other, maxiter, tol)
-                if trial.value < best.value - 1e-7:
-                    best = trial
+                best = _lower(_with_descents(counter, other, maxiter, tol), best)
     else:
         best = _with_scipy(counter, begin, METHODS[method], maxiter, options)
     step, decrement = _newton_step(counter, best, 0.0)
-    noise = 64.0 * np.finfo(float).eps * abs(best.value)
-    converged = bool(decrement <= max(_STATIONARY, noise)) and not counter.criterion.descent_points(
-        best, only_check=True
-    )
-    message = (
-        "stationary point"
-        if converged
-        else f"not stationary: Newton decrement {decrement:.2g} after {counter.iterations} iterations"
-    )
+    noise = _ALL_NOISE * abs(best.value)
+    status = _status(counter, best, decrement, noise)
+    converged = status.converged
     retvals = {
         "fopt": best.value,
         "n_evaluations": counter.count,
@@ -194,7 +215,20 @@ def minimize(
     theta = counter.criterion.user_theta(last)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
     working = last if counter.criterion is criterion else criterion.converted_from(counter.criterion, last)
-    return Optimum(theta, working, best.value, converged, singular, message, retvals, settings)
+    message = status.sentence(decrement, counter.iterations)
+    return Optimum(theta, working, best.value, converged, singular, message, retvals, settings, status)
+
+
+def _status(counter: _Counter, best: Evaluation, decrement: float, noise: float) -> Status:
+    """Whether the best point is a minimum."""
+    if not decrement <= max(_STATIONARY, noise):
+        return Status.NOT_STATIONARY
+    return Status.OFF_BOUNDARY if counter.criterion.descent_points(best, only_check=True) else Status.STATIONARY
+
+
+def _lower(trial: Evaluation, best: Evaluation) -> Evaluation:
+    """The trial where it is another and lower minimum."""
+    return trial if trial.value < best.value - _OTHER_MINIMUM else best
 
 
 def _along_directions(counter: _Counter, best: Evaluation) -> list[np.ndarray]:
@@ -218,20 +252,20 @@ def _reordered(counter: _Counter, best: Evaluation, maxiter: int, tol: float) ->
     theta = criterion.converted_from(counter.criterion, best.theta)
     other = _Counter(criterion)
     other.count, other.iterations = counter.count, counter.iterations
-    trial = _with_escapes(other, theta, maxiter, tol)
+    trial = _with_descents(other, theta, maxiter, tol)
     return other, trial
 
 
-def _with_escapes(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
+def _with_descents(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
     """Newton from one start; where the derivative in Sigma shows a descent direction off the boundary, follow it and
     go on.
     """
     criterion = counter.criterion
     best = _newton(counter, start, maxiter, tol)
-    for _ in range(_ESCAPES):
+    for _ in range(_MAX_DESCENTS):
         best = _snap(counter, best)
         found = [(counter.value(theta), i, theta) for i, theta in enumerate(criterion.descent_points(best))]
-        if not found or min(found)[0] >= best.value - 1e-8:
+        if not found or min(found)[0] >= best.value - _LOWER:
             break
         best = _newton(counter, min(found)[2], maxiter, tol)
     return best
@@ -252,11 +286,11 @@ def _newton_step(counter: _Counter, evaluation: Evaluation, damping: float) -> t
     else:
         g, h = evaluation.gradient[free], evaluation.information[np.ix_(free, free)]
     diagonal = h.diagonal()
-    floor = max(float(diagonal.max()) * 1e-12, 1e-12)
+    floor = max(float(diagonal.max()), 1.0) * _FLAT
     h.flat[:: g.size + 1] += damping * np.maximum(diagonal, floor) + floor
     part, info = dposv(h, g)[1:]
     if info:
-        part = _positive(h, g)
+        part = positive_solve(h, g)
     if g.size == evaluation.theta.size:
         return part, float(g @ part)
     step = np.zeros_like(evaluation.theta)
@@ -264,19 +298,10 @@ def _newton_step(counter: _Counter, evaluation: Evaluation, damping: float) -> t
     return step, float(g @ part)
 
 
-def _positive(h: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Solve h x = g with the eigenvalues of h made positive, so that x descends whatever rounding has done to h."""
-    if not np.isfinite(h).all():
-        raise np.linalg.LinAlgError("the information of theta is not finite")
-    values, vectors = np.linalg.eigh(h)
-    values = np.maximum(np.abs(values), 1e-8 * max(np.abs(values).max(), 1e-8))
-    return vectors @ ((vectors.T @ g) / values)
-
-
 def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
     """Damped Newton from a working start; the result is an Evaluation."""
     value = counter.value(start)
-    for _ in range(60):
+    for _ in range(_START_HALVINGS):
         if np.isfinite(value):
             break
         start = 0.5 * start
@@ -289,7 +314,7 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
         if iteration >= _SLOW:
             current = replace(current, information=_exact_information(counter, current))
         step, decrement = _newton_step(counter, current, damping)
-        noise = 8.0 * np.finfo(float).eps * abs(current.value)
+        noise = _NOISE * abs(current.value)
         # criterion and penalty change in proportion to theta, so with priors theta has to be sharper than their sum
         after = decrement * min(1.0, decrement / previous)
         if decrement < max(tol, noise) and damping == 0.0 and (not sharp or after < _SHARP):
@@ -299,17 +324,18 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
             break
         counter.iterations += 1
         theta = current.theta - step
-        theta = np.maximum(theta, np.where(guarded, 0.1 * current.theta, counter.lower))
+        theta = np.maximum(theta, np.where(guarded, _GUARDED_SHRINKAGE * current.theta, counter.lower))
         value = counter.value(theta)
         taken = current.theta - theta
         predicted = float(current.gradient @ taken - 0.5 * taken @ current.information @ taken)
         gain = current.value - value
-        if gain >= -noise and (gain > 1e-4 * predicted or predicted <= 4.0 * noise):
+        if gain >= -noise and (gain > _ARMIJO * predicted or predicted <= 4.0 * noise):
             damping = _less(damping, gain, predicted)
             current = counter.evaluate(theta)
         elif decrement <= 4.0 * noise:
             break
         else:
+            # from a tenth of the curvature upwards: less would hardly shorten the step
             damping = max(4.0 * damping, 0.1)
     return current
 
@@ -319,20 +345,19 @@ def _exact_information(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
     model.
     """
     theta = evaluation.theta
-    size = theta.size
-    hessian = np.empty((size, size))
-    for i in range(size):
-        moved = theta.copy()
-        moved[i] += 1e-5 * max(abs(theta[i]), 0.1)
-        counter.value(moved)
-        hessian[i] = (counter.evaluate(moved).gradient - evaluation.gradient) / (moved[i] - theta[i])
-    values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
-    values = np.maximum(np.abs(values), 1e-8 * np.abs(values).max())
-    return (vectors * values) @ vectors.T
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        counter.value(x)
+        return counter.evaluate(x).gradient
+
+    widths = _DIFFERENCE * np.maximum(np.abs(theta), _SMALL_THETA)
+    return positive_matrix(symmetric(differences(gradient, theta, widths, evaluation.gradient)))
 
 
 def _less(damping: float, gain: float, predicted: float) -> float:
-    """Damping after an accepted step."""
+    """Damping after an accepted step: a tenth where the model predicted well, otherwise half; none once it is small
+    beside the curvature.
+    """
     if damping < 1e-3:
         return 0.0
     return damping * (0.1 if gain > 0.5 * predicted else 0.5)
@@ -345,7 +370,7 @@ def _snap(counter: _Counter, evaluation: Evaluation) -> Evaluation:
     for i in small:
         theta = evaluation.theta.copy()
         theta[i] = 0.0
-        if counter.value(theta) <= evaluation.value + 1e-9:
+        if counter.value(theta) <= evaluation.value + _SNAP_RISE:
             evaluation = counter.evaluate(theta)
     return evaluation
 
@@ -359,7 +384,8 @@ def _with_scipy(counter: _Counter, start: np.ndarray, method: str, maxiter: int,
         return counter.evaluate(theta).gradient
 
     uses_gradient = method in {"L-BFGS-B", "TNC", "SLSQP"}
-    # iterations of derivative-free methods are cheap, and their own limits are per dimension
+    # iterations of derivative-free methods are cheap, and their own limits are per dimension; tolerances are those that
+    # bring the decrement below _STATIONARY, which the optimisers' own do not
     settings = {"maxiter": maxiter if uses_gradient else max(maxiter, 500 * start.size), **options}
     if method == "TNC":
         settings = {"maxfun": 20 * settings.pop("maxiter"), "ftol": 1e-14, **settings}
@@ -374,5 +400,5 @@ def _with_scipy(counter: _Counter, start: np.ndarray, method: str, maxiter: int,
     out = optimize.minimize(
         counter.value, start, method=method, jac=score if uses_gradient else None, bounds=bounds, options=settings
     )
-    counter.iterations += int(getattr(out, "nit", 0))
+    counter.iterations += int(out.get("nit", 0))
     return _snap(counter, counter.evaluate(np.maximum(out.x, lower)))

@@ -111,7 +111,7 @@ def differences(
         to rounding.
     """
     rows: dict[int, np.ndarray] = {}
-    for i in np.flatnonzero(steps):
+    for i in np.flatnonzero(steps).tolist():
         up = x.copy()
         up[i] += steps[i]
         if at is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def level_covariances(layout: Layout, factorization: Factorization) -> tuple[np.
     """Var(b | y, beta) / sigma2 by level in the user's coordinates, (n_levels, q_k, q_k) per grouping factor as the
     model lists them.
     """
-    out = [None] * len(layout.factors)
+    out: list[Any] = [None] * len(layout.factors)
     for f, block in zip(layout.factors, factorization.posterior_cov(), strict=True):
         a = np.zeros((f.q, f.q))
         for t, place in zip(f.terms, f.places, strict=True):

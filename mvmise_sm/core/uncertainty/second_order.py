@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mvmise_sm.core.optimise.steps import differences, symmetric
+
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.linear import ProfiledDeviance
     from mvmise_sm.core.interfaces import Factorization
 
 __all__ = ["SecondOrder", "gram_slopes", "second_order"]
 
-_STEP = 1e-4
-_SMALL = 0.05
+# width of the differences relative to theta, below _SMALL absolute: truncation and rounding are both near 1e-8
+_STEP, _SMALL = 1e-4, 0.05
+# share of the largest curvature below which a direction counts as flat, a hundred times the differences' error
 _FLAT = 1e-6
 
 
@@ -92,18 +95,13 @@ def second_order(criterion: ProfiledDeviance, theta: np.ndarray) -> SecondOrder:
     SecondOrder
     """
     k, p = criterion.k_theta, criterion.k_fe
-    hessian, scale_slope = np.empty((k, k)), np.empty(k)
-    for i in range(k):
-        step = _STEP * max(abs(theta[i]), _SMALL)
-        sides = []
-        for sign in (1.0, -1.0):
-            moved = theta.copy()
-            moved[i] += sign * step
-            gradient = criterion.evaluate(moved).gradient
-            sides.append((gradient, np.log(criterion.eliminated(moved)[1].sigma2)))
-        hessian[i] = (sides[0][0] - sides[1][0]) / (2.0 * step)
-        scale_slope[i] = (sides[0][1] - sides[1][1]) / (2.0 * step)
-    hessian = 0.5 * (hessian + hessian.T)
+
+    def slopes_and_scale(moved: np.ndarray) -> np.ndarray:
+        gradient = criterion.evaluate(moved).gradient
+        return np.append(gradient, np.log(criterion.eliminated(moved)[1].sigma2))
+
+    rows = differences(slopes_and_scale, theta, _STEP * np.maximum(np.abs(theta), _SMALL))
+    hessian, scale_slope = symmetric(rows[:, :k]), rows[:, k]
     inner = criterion.eliminated(theta)[1]
     cov = np.empty((k + 1, k + 1))
     inverse = _semidefinite_inverse(hessian)
