@@ -18,6 +18,7 @@ _OBJECTS = {
     "load": "statsmodels.iolib.smpickle",
     "anova": "mvmise_sm.inference.anova",
     "compare": "mvmise_sm.inference.anova",
+    "pool": "mvmise_sm.inference.pooling",
     "permutation_test": "mvmise_sm.results.selection_permutation",
     "scan": "mvmise_sm.scanning.job",
     "squeeze_variances": "mvmise_sm.scanning.moderation",
