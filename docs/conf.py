@@ -33,6 +33,7 @@ extensions = [
     "sphinx_copybutton",
     "entry_points",
     "mathml",
+    "what_works",
 ]
 source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb", ".md": "myst-nb"}
 exclude_patterns = ["_build", "changes", "README*"]

@@ -445,7 +445,7 @@ def test_variables_of_the_caller(toy):
 
     parts = parse_formula("y ~ z + half(x) + I(k - shift) + (z | g)")
     toy.loc["r1", "x"] = np.nan
-    built = build_design(parts, toy, namespace=caller_environment(depth=0))
+    built = build_design(parts, toy, namespace=caller_environment())
     np.testing.assert_array_equal(built.exog["z"], np.delete(z, 1))
     np.testing.assert_allclose(built.exog["half(x)"], toy["x"].dropna() / 2)
     assert set(built.namespace) == {"half", "shift"}

@@ -246,3 +246,42 @@ def test_nothing_that_needs_rows_works_without_them(entry, wide):
     for question in (fit.simulate, lambda: fit.refit(wide[["P1_a", "P1_b", "P1_c"]]), lambda: fit.bootstrap(2)):
         with pytest.raises(OptionError, match="remove_data"):
             question()
+
+
+def test_marginal_means_know_the_outcomes(entry, wide):
+    fit = entry(FORMULA, wide, outcome_effects=["Intercept", "condition"]).fit()
+    means = fit.marginal_means("condition", by="outcome")
+    assert list(means.columns[:2]) == ["outcome", "condition"]
+    names = list(fit.model.exog_names)
+    row = means[(means["outcome"] == "P1_b") & (means["condition"] == "case")].iloc[0]
+    contrast = np.zeros(len(names))
+    contrast[[names.index("Intercept[P1_b]"), names.index("condition[T.case][P1_b]")]] = 1.0
+    test = fit.t_test(contrast)
+    assert row["estimate"] == pytest.approx(float(np.squeeze(test.effect)))
+    assert row["std_error"] == pytest.approx(float(np.squeeze(test.sd)))
+    low, high = np.squeeze(test.conf_int())
+    assert (row["conf_low"], row["conf_high"]) == pytest.approx((low, high))
+    pairs = fit.marginal_means("condition", by="outcome", pairs=True)
+    np.testing.assert_allclose(pairs["estimate"], -fit.params.filter(like="condition"))
+    averaged = fit.marginal_means("condition", pairs=True)
+    np.testing.assert_allclose(averaged["estimate"], pairs["estimate"].mean())
+    joint = fit.joint_tests(by="outcome").loc["condition"]
+    np.testing.assert_allclose(joint["F"].astype(float), (pairs["estimate"] / pairs["std_error"]) ** 2)
+    chosen = fit.marginal_means("condition", by="outcome", at={"outcome": "P1_c"})
+    assert set(chosen["outcome"]) == {"P1_c"}
+    with pytest.raises(OptionError, match="'outcome' has no level 'P9'; its levels are P1_a, P1_b, P1_c"):
+        fit.marginal_means("condition", at={"outcome": "P9"})
+
+
+@pytest.mark.filterwarnings("ignore::mvmise_sm.exceptions.DataWarning")  # a shared intercept does not fit these data
+def test_shared_effects_have_one_mean_for_all_outcomes(entry, wide):
+    fit = entry(FORMULA, wide, outcome_effects=[]).fit()
+    assert "outcome" not in fit.marginal_means("condition").columns
+    with pytest.raises(OptionError, match="which all outcomes share"):
+        fit.marginal_means("condition", at={"outcome": "P1_a"})
+
+
+def test_marginal_slopes_are_the_coefficient(entry, wide):
+    rng = np.random.default_rng(2)
+    fit = entry(FORMULA.replace("condition", "condition + x"), wide.assign(x=rng.normal(size=len(wide)))).fit()
+    assert fit.marginal_slopes("x")["estimate"].iloc[0] == pytest.approx(fit.params["x"])

@@ -14,7 +14,7 @@ from mvmise_sm.inference.fits import fit_options, quietly, unwrap, with_rows
 from mvmise_sm.inference.resampling import parameter_names, parameters_of
 from mvmise_sm.inference.tables import table
 
-__all__ = ["all_fit", "overdispersion", "simulated_residuals", "vif", "zero_inflation"]
+__all__ = ["all_fit", "simulated_residuals", "vif", "zero_inflation"]
 
 
 def vif(result):
@@ -26,15 +26,8 @@ def vif(result):
         ``gvif, df, per_df`` by term, ``per_df = gvif ** (1 / (2 df))``; by column for models without a formula.
     """
     result = unwrap(result)
-    names = list(result.model.exog_names)
     cov = np.asarray(result.cov_params())
-    design = getattr(result.model.data, "design", None)
-    if design is None:
-        constant = result.model.data.const_idx
-        blocks = {name: [j] for j, name in enumerate(names) if j != constant}
-    else:
-        spec = design.model_spec
-        blocks = {t.name(): list(np.arange(len(names))[spec.term_slices[t]]) for t in spec.terms if t.factors}
+    blocks = result.term_columns()
     chosen = [j for block in blocks.values() for j in block]
     sd = np.sqrt(np.diag(cov)[chosen])
     corr = pd.DataFrame(cov[np.ix_(chosen, chosen)] / np.outer(sd, sd), index=chosen, columns=chosen)
@@ -47,13 +40,6 @@ def vif(result):
         gvif = float(np.exp(inside + outside - whole))
         rows[name] = (gvif, len(block), gvif ** (0.5 / len(block)))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["gvif", "df", "per_df"])
-
-
-def overdispersion(result):
-    """Refuse: an estimated residual variance cannot be too large; generalized models have their own method."""
-    raise OptionError(
-        "a linear mixed model estimates its residual variance; overdispersion concerns counts and proportions"
-    )
 
 
 def zero_inflation(result, n=250, rng=None):

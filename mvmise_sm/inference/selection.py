@@ -17,7 +17,7 @@ from mvmise_sm.inference.fits import fit_options, quietly, unwrap
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.tables import table
 
-__all__ = ["ClusterDf", "anova", "drop1", "hypotheses"]
+__all__ = ["ClusterDf", "anova", "drop1", "hypotheses", "no_ddf"]
 
 
 class ClusterDf:
@@ -30,6 +30,8 @@ class ClusterDf:
     df : ndarray
         Degrees of freedom of the coefficients (p,); infinite for the normal distribution.
     """
+
+    label = "those of the coefficients, which count clusters and samples"
 
     def __init__(self, cov: np.ndarray, df: np.ndarray) -> None:
         self.cov = cov
@@ -93,12 +95,17 @@ def hypotheses(result: Any, type: int = 3) -> dict[str, np.ndarray]:
     return out
 
 
-def anova(result: Any, type: int = 3, ddf: Any = None) -> pd.DataFrame:
-    """Wald F tests of the terms; see `SelectionResults.anova`."""
+def no_ddf(ddf: Any) -> None:
+    """Fail where degrees of freedom are asked for that only linear mixed models have."""
     if ddf not in (None, "default"):
         raise OptionError(
             f"ddf={ddf!r} is defined for linear mixed models; a selection model counts its clusters: leave ddf out"
         )
+
+
+def anova(result: Any, type: int = 3, ddf: Any = None) -> pd.DataFrame:
+    """Wald F tests of the terms; see `SelectionResults.anova`."""
+    no_ddf(ddf)
     return anova_table(result, hypotheses(result, type), result.wald_law(), type)
 
 

@@ -160,6 +160,15 @@ class MixedModelResults(InferentialResults):
         """Response residuals, conditional on the random effects (nobs,)."""
         return self.model.endog - self.fittedvalues
 
+    def term_columns(self):
+        """Columns of the fixed effects by term, without the intercept; by column for models without a formula."""
+        names = list(self.model.exog_names)
+        design = getattr(self.model.data, "design", None)
+        if design is None:
+            return {name: [j] for j, name in enumerate(names) if j != self.model.data.const_idx}
+        spec = design.model_spec
+        return {t.name(): list(np.arange(len(names))[spec.term_slices[t]]) for t in spec.terms if t.factors}
+
     # --- what resampling needs
 
     def parameter_values(self):

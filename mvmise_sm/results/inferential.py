@@ -310,9 +310,7 @@ class InferentialResults(MarginalResults, AnsweringResults):
 
     def overdispersion(self):
         """Test whether the Pearson residuals are larger than the family says, a Series."""
-        from mvmise_sm.inference.checks import overdispersion
-
-        return overdispersion(self)
+        raise NotImplementedError
 
     def zero_inflation(self, n=250, rng=None):
         """Compare the number of zeros with that of simulated responses, a Series."""

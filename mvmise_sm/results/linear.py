@@ -18,8 +18,14 @@ from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 __all__ = ["LinearMixedModelResults", "LinearMixedModelResultsWrapper"]
 
 
+_REFUSED = {
+    "overdispersion": "a linear mixed model estimates its residual variance; this is for counts and proportions",
+    "zero_inflation": "zeros have probability nought in a continuous response; zero_inflation concerns counts",
+}
+
+
 @strict_options
-class LinearMixedModelResults(MixedModelResults):
+class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
     """Results of a `LinearMixedModel`.
 
     Attributes

@@ -191,6 +191,18 @@ class MarginalResults:
             raise OptionError("marginal means need a model from a formula, which says what the variables are")
         return design
 
+    def reference_grid(self, at=None):
+        """Return the `ReferenceGrid` of the fixed effects; `at` as in `marginal_means`."""
+        from mvmise_sm.inference.means.grid import reference_grid
+
+        return reference_grid(self.fixed_design(), at)
+
+    def estimable(self):
+        """Return which functions of the coefficients of all columns the data determine, an `Estimable`."""
+        from mvmise_sm.inference.means.grid import estimable
+
+        return estimable(self.fixed_design())
+
     def denominator(self, ddf="default"):
         """Covariance of the fixed effects and degrees of freedom of their tests, see `mvmise_sm.inference.ddf`."""
         from mvmise_sm.inference.anova import default_ddf

@@ -31,9 +31,10 @@ REFUSED = {
     "plot_influence": "influence is not defined for a selection model; leave a cluster out with subset= and fit again",
     "r2": "r2 is defined for linear and generalized mixed models; varcorr has the variances of a selection model",
     "icc": "icc is defined for linear and generalized mixed models; varcorr has the variances of a selection model",
-    "overdispersion": "a selection model estimates its residual variance; it is for counts and proportions",
+    "overdispersion": "a selection model estimates its residual variance; this is for counts and proportions",
     "zero_inflation": "zeros have probability nought in a continuous response; zero_inflation concerns counts",
     "resid_simulated": "resid_simulated leaves out which values are missing; use resid_quantile",
+    "t_test_pairwise": "t_test_pairwise does not know outcomes; use marginal_means('f', pairs=True)",
     "all_fit": "a selection model has two algorithms: compare fit(method='ml') with fit(method='em')",
     "check": "check() knows linear and generalized mixed models; summary() says what is doubtful in a selection model",
     "plot_fit": "plot_fit draws one response; use predict() on a frame for each outcome of a selection model",
@@ -132,6 +133,53 @@ class SelectionQuestions(InferentialResults, refuses=REFUSED):
         columns = ["statistic", "pvalue", "df_constraint", *(["df_denom"] if self.use_t else [])]
         table = pd.DataFrame(rows, index=names, columns=columns)
         return WaldTestResults(None, "F" if self.use_t else "chi2", None, table=table)
+
+    def term_columns(self):
+        """Columns of the fixed effects by term, without intercepts."""
+        return {name: list(columns) for name, columns in self.model.design.terms.items() if name != "Intercept"}
+
+    # --- what marginal means ask
+
+    def fixed_design(self):
+        """Return the `Design` of one outcome's fixed effects."""
+        design = self.model.design.design
+        if design is None:
+            raise OptionError("marginal means need a model from a formula, which says what the variables are")
+        return design
+
+    def reference_grid(self, at=None):
+        """Return the grid of the fixed effects; ``outcome`` is one of its variables where outcomes differ."""
+        from mvmise_sm.inference.means.outcomes import outcome_grid
+
+        self.fixed_design()
+        return outcome_grid(self.model.design, self.model.outcome_names, at)
+
+    def estimable(self):
+        """Return that everything is estimable: designs of lower rank are refused."""
+        from mvmise_sm.inference.means.outcomes import outcome_estimable
+
+        return outcome_estimable(len(self.params))
+
+    def denominator(self, ddf="default"):
+        """Covariance of the fixed effects and degrees of freedom of their tests; `ddf` is None or left out."""
+        from mvmise_sm.inference.selection import no_ddf
+
+        no_ddf(ddf)
+        return self.wald_law()
+
+    def mean_offset(self):
+        """Return 0: selection models take no offset."""
+        return 0.0
+
+    def mean_scale(self):
+        """Return the identity: outcomes are modelled as they are."""
+        from mvmise_sm.inference.means.scales import IDENTITY
+
+        return IDENTITY
+
+    def random_sd(self):
+        """Return 0: there is no transformation to adjust for."""
+        return 0.0
 
     # --- variances, simulation and resampling
 

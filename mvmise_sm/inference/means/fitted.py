@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.design.new_data import new_exog
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.anova import anova_terms
 from mvmise_sm.inference.fits import unwrap
 from mvmise_sm.inference.means.adjust import checked_adjust
 from mvmise_sm.inference.means.averaging import averages, split_specs
 from mvmise_sm.inference.means.estimates import Estimates, level_text
-from mvmise_sm.inference.means.grid import ReferenceGrid, estimable, reference_grid, term_variables
+from mvmise_sm.inference.means.grid import ReferenceGrid, term_variables
 from mvmise_sm.inference.means.object import MarginalMeans, _Estimated
 from mvmise_sm.inference.means.scales import IDENTITY, Scale
 from mvmise_sm.inference.tables import Table, table
@@ -46,12 +44,11 @@ def marginal_means(
     """Marginal means or their differences; see `MarginalResults.marginal_means`."""
     result = unwrap(result)
     _check(which, alpha, bias_adjust)
-    design = result.fixed_design()
-    grid = reference_grid(design, at)
+    grid = result.reference_grid(at)
     wanted, groups = _variables(grid, specs, by)
     levels, weight, over = averages(grid, [*groups, *wanted], weights)
     scale, notes = _scale(result, which == "mean" or regrid, bias_adjust, sigma)
-    known = estimable(design)
+    known = result.estimable()
     shift = result.mean_offset() if offset is None else float(offset)
     eta = grid.rows[:, known.kept] @ np.asarray(result.params) + shift
     rows, values = grid.rows, eta
@@ -102,12 +99,12 @@ def marginal_slopes(
     _check_numeric(design, variable)
     # the variable is held at its mean even where it has two values
     own = {variable: [float(design.frame[variable].mean())]}
-    grid = reference_grid(design, {**own, **(at or {})})
+    grid = result.reference_grid({**own, **(at or {})})
     wanted, groups = _variables(grid, specs, by, allow_none=True)
     levels, weight, over = averages(grid, [*groups, *wanted], weights)
     width = _STEP * float(np.ptp(design.frame[variable].dropna()))
-    upper, lower = (_shifted(grid, variable, sign * 0.5 * width) for sign in (1.0, -1.0))
-    known = estimable(design)
+    upper, lower = (grid.moved(variable, sign * 0.5 * width) for sign in (1.0, -1.0))
+    known = result.estimable()
     scale, notes = _scale(result, regrid, False, None)
     params = np.asarray(result.params)
     if regrid:
@@ -147,9 +144,9 @@ def joint_tests(
     """Joint tests of the terms within levels of `by`; see `MarginalResults.joint_tests`."""
     result = unwrap(result)
     if by is None and at is None and weights == "equal":
-        return anova_terms(result, 3, ddf)
+        return result.anova(ddf=ddf, type=3)
     design = result.fixed_design()
-    grid = reference_grid(design, at)
+    grid = result.reference_grid(at)
     groups = [] if by is None else _variables(grid, by, None)[0]
     terms = list(dict.fromkeys(v - set(groups) for v in grid.interactions if v - set(groups)))
     parts = []
@@ -227,12 +224,6 @@ def _check_numeric(design: Any, variable: str) -> None:
     column = frame[variable]
     if column.dtype == bool or not pd.api.types.is_numeric_dtype(column):
         raise OptionError(f"marginal_slopes: {variable!r} is a factor; slopes need a numeric variable")
-
-
-def _shifted(grid: ReferenceGrid, variable: str, by: float) -> np.ndarray:
-    """Rows of the design with `variable` moved (m, p_full)."""
-    moved = grid.frame.assign(**{variable: grid.frame[variable].astype(float) + by})
-    return new_exog(grid.design, moved, dropped=True).to_numpy()
 
 
 def _scale(result: Any, needed: bool, bias_adjust: bool | str, sigma: float | None) -> tuple[Scale, list[str]]:

@@ -109,6 +109,11 @@ class ReferenceGrid:
         found = np.bincount(codes[1][inside], minlength=int(codes[0].max()) + 1)
         return found[codes[0]].astype(float)
 
+    def moved(self, variable: str, by: float) -> np.ndarray:
+        """Rows of the design with a variable moved (m, p_full)."""
+        frame = self.frame.assign(**{variable: self.frame[variable].astype(float) + by})
+        return new_exog(self.design, frame, dropped=True).to_numpy()
+
     @cached_property
     def interactions(self) -> list[frozenset[str]]:
         """Variables of every term of the fixed effects."""
