@@ -75,4 +75,4 @@ def test_psms_hold_what_an_export_holds():
     assert (pep.history.set_index("rule")["n_dropped"][["contaminants", "shared", "impure", "not_best"]] > 0).all()
     absent = pep.matrix()[pep.features["P00003"]].isna().all(axis=1).groupby(pep.samples["Mixture"].to_numpy()).all()
     assert list(absent) == [True, True, False, False, False]
-    assert set(exp.channels["Condition"]) == {"none", "low", "high", "Norm", "Empty"}
+    assert set(exp.channels["Condition"]) == {"control", "low", "high", "Norm", "Empty"}

@@ -156,9 +156,9 @@ def load_tmt(shape: str = "long") -> pd.DataFrame:
 def load_psms(table: str = "psms") -> pd.DataFrame:
     """Simulated spectra of a TMT experiment as Proteome Discoverer exports them, for ``ms.proteomics``.
 
-    Five mixtures of eleven channels hold 45 samples of three doses, Norm channels of a reference and Empty ones. Of the
-    40 proteins ``P00004`` to ``P00011`` change with the dose, by 0.35 and 0.7, up (odd numbers) or down; low peptides
-    are missing in whole mixtures more often, and ``P00003`` is never seen in two of them.
+    Five mixtures of eleven channels hold 45 samples (control, low and high dose), Norm channels of a reference and
+    Empty ones. Of the 40 proteins ``P00004`` to ``P00011`` change with the dose, by 0.35 and 0.7, up (odd numbers) or
+    down; low peptides are missing in whole mixtures more often, and ``P00003`` is never seen in two of them.
 
     Parameters
     ----------

@@ -13,15 +13,15 @@ import pandas as pd
 CHANNELS = ("126", "127N", "127C", "128N", "128C", "129N", "129C", "130N", "130C", "131N", "131C")
 N_PROTEINS, N_MIXTURES = 40, 5
 EFFECTS = {f"P{k:05d}": (0.35, 0.7) if k % 2 else (-0.35, -0.7) for k in range(4, 12)}
-SEED = 20260912
+SEED = 20260925
 LETTERS = np.array(list("ADEFGHILNPQSTVWY"))
 
 
 def annotate(rng: np.random.Generator) -> pd.DataFrame:
-    """The annotation: nine samples of three doses in every mixture, one or two Norm channels, an Empty one in two."""
+    """Make the annotation: nine samples of three conditions in every mixture, Norm channels, an Empty one in two."""
     rows = []
     for m in range(N_MIXTURES):
-        doses = rng.permutation(np.repeat(["none", "low", "high"], 3))
+        doses = rng.permutation(np.repeat(["control", "low", "high"], 3))
         for channel, condition in zip(CHANNELS, ["Norm", *doses, "Empty" if m % 2 else "Norm"], strict=True):
             sample = condition if condition in ("Norm", "Empty") else f"S{m + 1}{channel}"
             rows.append((f"Mixture{m + 1}.raw", channel, f"Mixture{m + 1}", condition, sample))

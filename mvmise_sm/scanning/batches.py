@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.scanning.content import digest
 from mvmise_sm.scanning.features import FeatureTable
 from mvmise_sm.scanning.fits import Feature, FeatureFits
+from mvmise_sm.scanning.single import single_outcome_rhs
 from mvmise_sm.scanning.stacked import Stacked
-from mvmise_sm.scanning.templates import SELECTION, Blueprint
+from mvmise_sm.scanning.templates import LINEAR, SELECTION, Blueprint
 
 __all__ = ["Job", "make_job"]
 
@@ -60,9 +61,9 @@ def _stacked_job(blueprint: Blueprint, table: FeatureTable, column: str) -> Job:
     """Features with designs of their own."""
     if column in table.samples.columns:
         raise OptionError(f"column={column!r} is a column of the samples too; rename one")
-    stacked = Stacked(StackedBuilder(blueprint), table.samples, column, blueprint.parent)
-    # wrong names and options show at the first feature, before anything is fitted
-    first = table.names[0]
+    stacked = Stacked(StackedBuilder(blueprint, column), table.samples, column, blueprint.parent)
+    # wrong names and options show at one feature, before anything is fitted
+    first = max(table.names, key=table.n_outcomes)
     stacked.of(Feature(first, table.outcomes(first), table.weights(first)))
     return Job(
         stacked, stacked.units, _one_by_one, {"design": digest(table.samples), "weights": digest(table.shared_weights)}
@@ -71,13 +72,25 @@ def _stacked_job(blueprint: Blueprint, table: FeatureTable, column: str) -> Job:
 
 @dataclass(frozen=True, eq=False)
 class StackedBuilder:
-    """Makes the fits of one feature from its stacked samples; pickles."""
+    """Makes the fits of one feature from its stacked samples; pickles.
+
+    Attributes
+    ----------
+    blueprint : Blueprint
+    column : str
+        Variable that names the outcome in the formula.
+    """
 
     blueprint: Blueprint
+    column: str
 
-    def __call__(self, samples: pd.DataFrame) -> FeatureFits:
+    def __call__(self, samples: pd.DataFrame, single: bool) -> FeatureFits:
         """See `Stacked.build`."""
-        return self.blueprint.fits(samples)
+        blueprint = self.blueprint
+        if single:
+            rhs = single_outcome_rhs(blueprint.rhs, self.column, samples, residual=blueprint.kind == LINEAR)
+            blueprint = replace(blueprint, rhs=rhs)
+        return blueprint.fits(samples)
 
 
 def _one_by_one(table: FeatureTable, names: Sequence[str], size: int) -> Iterator[list[Feature]]:

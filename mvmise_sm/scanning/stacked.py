@@ -24,7 +24,7 @@ class Stacked:
     Attributes
     ----------
     build : callable
-        (frame, response column) -> fits of one feature, see `FeatureFits`.
+        (frame, whether the feature has one outcome) -> fits of one feature, see `FeatureFits`.
     samples : DataFrame
         (N, .).
     column : str
@@ -63,7 +63,7 @@ class Stacked:
         frame[self.column] = np.repeat([str(c) for c in feature.outcomes.columns], len(self.samples))
         values = feature.outcomes.to_numpy(dtype=float, na_value=np.nan).T.reshape(-1, 1)
         weights = None if feature.weights is None else feature.weights.T.reshape(-1, 1)
-        return self.build(frame), Feature(feature.name, pd.DataFrame(values, columns=[feature.name]), weights)
+        return self.build(frame, K == 1), Feature(feature.name, pd.DataFrame(values, columns=[feature.name]), weights)
 
     def units(self, chunk: Sequence[Feature], theta: np.ndarray) -> pd.DataFrame:
         """As in `LinearFits`."""
