@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-__all__ = ["make_structure", "names", "needs_coordinates", "register"]
+__all__ = [
+    "DISTANCES",
+    "make_residual",
+    "make_structure",
+    "names",
+    "needs_coordinates",
+    "register",
+    "register_residual",
+    "residual_names",
+]
 
 _HERE = "mvmise_sm.core.covariance"
 _REGISTERED: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -75,3 +84,59 @@ def make_structure(
     """The structure `name` of columns (q,), for distances at the positions `coordinates` (q, d)."""
     structure, defaults = _find(name)
     return structure.for_columns(columns, coordinates, **{**defaults, **(options or {})})
+
+
+# names of residual structures: family of correlations and whether there is one variance
+_RESIDUAL: dict[str, tuple[str, bool]] = {
+    "us": ("us", False),
+    "un": ("us", False),
+    "cs": ("Compound", True),
+    "csh": ("Compound", False),
+    "ar1": ("Autoregressive", True),
+    "ar1h": ("Autoregressive", False),
+    "toep": ("Toeplitz", True),
+    "toeph": ("Toeplitz", False),
+    "ante": ("Antedependence", True),
+    "anteh": ("Antedependence", False),
+    "ad": ("Antedependence", True),
+    "adh": ("Antedependence", False),
+    "diag": ("Independent", False),
+    "exp": ("exp", True),
+    "gau": ("gau", True),
+}
+_RESIDUAL_ADDED: dict[str, Any] = {}
+DISTANCES = frozenset(("exp", "gau"))
+
+
+def residual_names() -> tuple[str, ...]:
+    """Names of all residual structures."""
+    return (*_RESIDUAL, *_RESIDUAL_ADDED)
+
+
+def register_residual(name: str, structure: Any) -> None:
+    """Make a residual structure available as ``residual="name(level | subject)"``.
+
+    Parameters
+    ----------
+    name : str
+        A Python identifier.
+    structure : callable
+        Level labels (m,) -> `mvmise_sm.core.covariance.residual.ResidualStructure`.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"a structure's name must be an identifier, got {name!r}")
+    _RESIDUAL_ADDED[name] = structure
+
+
+def make_residual(name: str, levels: Sequence[str], typical: float = 0.0, nugget: bool = False) -> Any:
+    """The residual structure `name` of levels (m,), for distances with the `typical` distance of two rows."""
+    from mvmise_sm.core.covariance import correlations, residual
+
+    if name in _RESIDUAL_ADDED:
+        return _RESIDUAL_ADDED[name](levels)
+    family, hom = _RESIDUAL[name]
+    if family == "us":
+        return residual.UnstructuredResidual(levels)
+    if family in DISTANCES:
+        return residual.DistanceResidual(family, typical, nugget)
+    return residual.LevelResidual(levels, getattr(correlations, family)(len(levels)), hom)

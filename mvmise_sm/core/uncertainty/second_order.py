@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mvmise_sm.core.criteria.linear import ProfiledDeviance
     from mvmise_sm.core.interfaces import Factorization
 
-__all__ = ["SecondOrder", "gram_slopes", "second_order"]
+__all__ = ["SecondOrder", "gram_slopes", "second_order", "semidefinite_inverse"]
 
 # width of the differences relative to theta, below _SMALL absolute: truncation and rounding are both near 1e-8
 _STEP, _SMALL = 1e-4, 0.05
@@ -78,7 +78,9 @@ def gram_slopes(criterion: ProfiledDeviance, theta: np.ndarray) -> np.ndarray:
     return np.array([-np.einsum("ab,ambn->mn", e, products[k]) for k, e in directions])
 
 
-def second_order(criterion: ProfiledDeviance, theta: np.ndarray) -> SecondOrder:
+def second_order(
+    criterion: ProfiledDeviance, theta: np.ndarray, slopes_of_gram: np.ndarray | None = None
+) -> SecondOrder:
     """Shape of the objective and of the covariance of beta at the optimum.
 
     The Hessian is a central difference of the analytic gradient; the derivatives of the covariance of beta are
@@ -89,11 +91,15 @@ def second_order(criterion: ProfiledDeviance, theta: np.ndarray) -> SecondOrder:
     criterion : ProfiledDeviance
     theta : ndarray
         Working theta at the optimum (k_theta,).
+    slopes_of_gram : ndarray, optional
+        Derivatives of X'V^-1X (k_theta, p, p); from `gram_slopes` by default.
 
     Returns
     -------
     SecondOrder
     """
+    if slopes_of_gram is None:
+        slopes_of_gram = gram_slopes(criterion, theta)[:, : criterion.k_fe, : criterion.k_fe]
     k, p = criterion.k_theta, criterion.k_fe
 
     def slopes_and_scale(moved: np.ndarray) -> np.ndarray:
@@ -104,18 +110,18 @@ def second_order(criterion: ProfiledDeviance, theta: np.ndarray) -> SecondOrder:
     hessian, scale_slope = symmetric(rows[:, :k]), rows[:, k]
     inner = criterion.eliminated(theta)[1]
     cov = np.empty((k + 1, k + 1))
-    inverse = _semidefinite_inverse(hessian)
+    inverse = semidefinite_inverse(hessian)
     cov[:k, :k] = inverse
     cov[:k, k] = cov[k, :k] = inverse @ scale_slope
     cov[k, k] = inner.curvature_c + scale_slope @ inverse @ scale_slope
     half = criterion.basis.a @ inner.cov_beta
     slopes = np.empty((k + 1, p, p))
-    slopes[:k] = -inner.sigma2 * (half @ gram_slopes(criterion, theta)[:, :p, :p] @ half.T)
+    slopes[:k] = -inner.sigma2 * (half @ slopes_of_gram @ half.T)
     slopes[k] = inner.sigma2 * (half @ criterion.basis.a.T)
     return SecondOrder(2.0 * cov, slopes, hessian, scale_slope)
 
 
-def _semidefinite_inverse(h: np.ndarray) -> np.ndarray:
+def semidefinite_inverse(h: np.ndarray) -> np.ndarray:
     """Inverse on the directions in which `h` is clearly positive."""
     size = np.sqrt(np.maximum(np.abs(h.diagonal()), 1e-300))
     values, vectors = np.linalg.eigh(h / size / size[:, None])
