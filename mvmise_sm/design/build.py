@@ -14,14 +14,17 @@ from patsy import DesignInfo, EvalEnvironment, EvalFactor
 
 from mvmise_sm.caller import caller_depth
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.covariance.residual import ResidualTerm
 from mvmise_sm.design import coding as coding
 from mvmise_sm.design.columns import Encoded, Source, known, names_in
 from mvmise_sm.design.grouping import interact_labels
 from mvmise_sm.design.rank import independent_columns
+from mvmise_sm.design.residual import check_nesting, residual_term
 from mvmise_sm.design.structures import random_term
 from mvmise_sm.design.values import Plan, Values, given_array, odd_names, plan_factors, subset_rows, with_variables
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.formula.parts import FormulaParts, parse_formula
+from mvmise_sm.formula.residual import ResidualSpec
 
 __all__ = ["Design", "GroupSpec", "as_frame", "build_design", "caller_environment"]
 
@@ -94,6 +97,10 @@ class Design:
         The offset besides the formula's; an array is not known for new data.
     options : dict
         Further arguments of `build_design`.
+    residual : ResidualTerm or None
+        Residual structure; None for independent residuals of one variance.
+    residual_labels : tuple of tuple of str
+        Labels of its levels and of its groups, which survive the rows.
     """
 
     parts: FormulaParts
@@ -114,6 +121,8 @@ class Design:
     offset_specs: tuple[tuple[EvalFactor, dict | None], ...]
     offset_argument: str | np.ndarray | None
     options: dict[str, Any]
+    residual: ResidualTerm | None = None
+    residual_labels: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     @property
     def formula(self) -> str:
@@ -126,7 +135,9 @@ class Design:
         return self.model_spec.column_names
 
     def __reduce__(self):
-        plan = plan_factors(self.parts, self.offset_argument, None, odd_names(self.frame))
+        offset = self.offset_argument if isinstance(self.offset_argument, str) else None
+        spec = self.options.get("residual")
+        plan = plan_factors(self.parts, offset, None, odd_names(self.frame), spec)
         mentioned = set().union(*(set().union(*names_in(factor)) for factor in plan.factors))
         kept = [column for column in self.frame.columns if column in mentioned]
         named = {
@@ -196,6 +207,7 @@ def build_design(
     subset: Any = None,
     keep_missing_endog: bool = False,
     categorical_response: bool = False,
+    residual: ResidualSpec | None = None,
     namespace: Mapping | EvalEnvironment | None = None,
 ) -> Design:
     """Evaluate a formula on data.
@@ -220,6 +232,8 @@ def build_design(
         Keep rows whose response is missing; it is then NaN in `endog`.
     categorical_response : bool, optional
         Accept a categorical, text or boolean response with two levels, coded 0 and 1.
+    residual : ResidualSpec, optional
+        Structure of the residuals.
     namespace : mapping or EvalEnvironment, optional
         Variables besides the columns, see `caller_environment`.
 
@@ -240,7 +254,9 @@ def build_design(
         raise OptionError(f"missing must be 'drop' or 'raise', not {missing!r}")
     environment = caller_environment(-1 if namespace is None else namespace)
     frame = as_frame(data) if _COPY_ON_WRITE else as_frame(data).copy()
-    plan = plan_factors(parts, *(v if isinstance(v, str) else None for v in (offset, weights)), odd_names(frame))
+    plan = plan_factors(
+        parts, *(v if isinstance(v, str) else None for v in (offset, weights)), odd_names(frame), residual
+    )
     frame, used = with_variables(frame, plan, environment)
     source = Source(frame, environment)
     arrays = {
@@ -257,6 +273,10 @@ def build_design(
     endog, levels = _response(plan, parts, values, categorical_response)
     exog, info, full, dropped = _fixed_effects(plan, values)
     random, random_specs, group_specs = _random_effects(plan, parts, values)
+    term = None if residual is None else _residual(residual, plan, values)
+    if term is not None:
+        random = random or RandomEffects([], values.source.nobs)
+        check_nesting(term, random.factors)
     offset_specs = tuple((f, values.states.get(f)) for f in plan.offsets)
     return Design(
         parts=parts,
@@ -276,7 +296,13 @@ def build_design(
         namespace=used,
         offset_specs=offset_specs,
         offset_argument=offset if isinstance(offset, str) else values.arrays.get("offset"),
-        options={"keep_missing_endog": keep_missing_endog, "categorical_response": categorical_response},
+        options={
+            "keep_missing_endog": keep_missing_endog,
+            "categorical_response": categorical_response,
+            "residual": residual,
+        },
+        residual=term,
+        residual_labels=((), ()) if term is None else (term.structure.levels, term.structure.groups),
     )
 
 
@@ -368,6 +394,18 @@ def _random_effects(
         infos.append(info)
         specs.append(group_spec)
     return (RandomEffects(terms) if terms else None), tuple(infos), tuple(specs)
+
+
+def _residual(spec: ResidualSpec, plan: Plan, values: Values) -> ResidualTerm:
+    labels = [values.labels[factor] for factor in plan.residual_labels]
+    return residual_term(
+        spec,
+        [values.encoded[factor] for factor in plan.residual],
+        labels[0] if labels else None,
+        labels[1] if len(labels) > 1 else None,
+        values.source.nobs,
+        values.source.frame.index,
+    )
 
 
 def _grouping(name: str, group: Sequence[EvalFactor], values: Values) -> tuple[GroupingFactor, GroupSpec]:

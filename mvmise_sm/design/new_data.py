@@ -12,10 +12,11 @@ from mvmise_sm.design import coding as coding
 from mvmise_sm.design.build import Design, GroupSpec, as_frame
 from mvmise_sm.design.columns import Encoded, Source, codes_for, column_of, encode, evaluate, names_in, unknown_column
 from mvmise_sm.design.grouping import interact_labels
+from mvmise_sm.design.residual import level_codes
 from mvmise_sm.design.structures import position_columns
 from mvmise_sm.exceptions import DataError, NewLevelError, UnknownColumnError
 
-__all__ = ["new_exog", "new_offset", "new_random_rows"]
+__all__ = ["new_exog", "new_levels", "new_offset", "new_random_rows"]
 
 
 def new_exog(design: Design, frame: Any, dropped: bool = False) -> pd.DataFrame:
@@ -111,6 +112,26 @@ def new_random_rows(design: Design, frame: Any, allow_new_levels: bool = False) 
         columns[missing] = np.nan
         rows.append((codes, columns))
     return rows
+
+
+def new_levels(design: Design, frame: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Level and group of the residual structure on new data (m,), -1 where a column is missing or a value unknown."""
+    source = Source(as_frame(frame), EvalEnvironment([]))
+    spec = design.options["residual"]
+    structure = design.residual_labels
+    columns = [spec.levels[0] if structure[0] else None, spec.group]
+    out = []
+    for name, known_labels in zip(columns, structure, strict=True):
+        if name is None:
+            out.append(np.zeros(source.nobs, dtype=np.intp))
+            continue
+        if name not in source:
+            out.append(np.full(source.nobs, -1, dtype=np.intp))
+            continue
+        codes, labels = level_codes(source.column(name), name)
+        table = np.append(pd.Index(known_labels).get_indexer([str(label) for label in labels]), -1)
+        out.append(table[codes])
+    return out[0], out[1]
 
 
 def _new_codes(spec: GroupSpec, factor: Any, source: Source, allow: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from mvmise_sm.design.columns import Encoded, Source, column_of, encode, evaluat
 from mvmise_sm.design.grouping import encode_labels
 from mvmise_sm.exceptions import DataError, DataWarning, FormulaError, MissingDataError
 from mvmise_sm.formula.parts import FormulaParts, expand_terms, named_factor
+from mvmise_sm.formula.residual import ResidualSpec
 from mvmise_sm.formula.tree import tokenize, translate
 
 __all__ = ["Plan", "Values", "given_array", "odd_names", "plan_factors", "subset_rows", "with_variables"]
@@ -31,6 +32,8 @@ class Plan:
     groups: tuple[tuple[EvalFactor, ...], ...]
     offsets: tuple[EvalFactor, ...]
     weights: EvalFactor | None
+    residual: tuple[EvalFactor, ...] = ()
+    residual_labels: tuple[EvalFactor, ...] = ()
 
     @property
     def factors(self) -> Iterable[EvalFactor]:
@@ -38,7 +41,7 @@ class Plan:
         for terms in (self.fixed, *self.random):
             for term in terms:
                 yield from term.factors
-        yield from self.responses + self.offsets
+        yield from self.responses + self.offsets + self.residual + self.residual_labels
         for group in self.groups:
             yield from group
         if self.weights is not None:
@@ -46,8 +49,16 @@ class Plan:
 
 
 @lru_cache(maxsize=512)
-def plan_factors(parts: FormulaParts, offset: str | None, weights: str | None, dotted: frozenset[str]) -> Plan:
-    """Turn a formula, an offset and weights given as text into factors; `dotted` are the columns with odd names."""
+def plan_factors(
+    parts: FormulaParts,
+    offset: str | None,
+    weights: str | None,
+    dotted: frozenset[str],
+    residual: ResidualSpec | None = None,
+) -> Plan:
+    """Turn a formula, an offset, weights and a residual structure into factors; `dotted` are the columns with odd
+    names.
+    """
     offsets = parts.offsets if offset is None else (*parts.offsets, offset)
     return Plan(
         responses=tuple(_expression(text, dotted) for text in parts.responses),
@@ -56,6 +67,10 @@ def plan_factors(parts: FormulaParts, offset: str | None, weights: str | None, d
         groups=tuple(tuple(_expression(text, dotted) for text in spec.factors) for spec in parts.random),
         offsets=tuple(_expression(text, dotted) for text in offsets),
         weights=None if weights is None else _expression(weights, dotted),
+        residual=tuple(_expression(text, dotted) for text in (residual.levels if residual else ())),
+        residual_labels=tuple(
+            _expression(text, dotted) for text in ((residual.subject, residual.group) if residual else ()) if text
+        ),
     )
 
 
@@ -149,10 +164,15 @@ class Values:
 
     def complete(self, plan: Plan, missing: str, keep_missing_endog: bool) -> np.ndarray | None:
         """Evaluate everything and drop incomplete rows; return the mask of dropped rows, None if there are none."""
-        groups = [f for group in plan.groups for f in group]
+        groups = [*(f for group in plan.groups for f in group), *plan.residual_labels]
         grouping = set(groups)
         regular = [f for term in (*plan.fixed, *(t for terms in plan.random for t in terms)) for f in term.factors]
-        regular += [*plan.responses, *plan.offsets, *([plan.weights] if plan.weights is not None else [])]
+        regular += [
+            *plan.responses,
+            *plan.offsets,
+            *plan.residual,
+            *([plan.weights] if plan.weights is not None else []),
+        ]
         waiting = [f for f in dict.fromkeys(regular) if not self._evaluate(f)]
         for factor in dict.fromkeys(groups):
             self._label(factor)

@@ -124,6 +124,8 @@ def random_terms(result):
         raise OptionError("tests of random effects compare likelihoods; fit without priors")
     rows = {"<none>": (result.k_params, result.llf, result.aic, np.nan, np.nan, np.nan, np.nan)}
     for label, random, variances, covariances in _reductions(result.model.random_effects):
+        if random is None and result.residual_structure() is not None:
+            random = RandomEffects([], result.nobs)
         if random is None:
             llf, count = _without_random(result)
             aic = -2.0 * llf + 2.0 * count

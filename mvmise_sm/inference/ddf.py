@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from mvmise_sm.core.threads import blas_threads
-from mvmise_sm.core.uncertainty.kenward_roger import kenward_roger
-from mvmise_sm.core.uncertainty.second_order import second_order
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import with_rows
 
@@ -129,17 +127,17 @@ def full_rank(contrasts, values):
 
 def second_order_of(result):
     """`SecondOrder` of a linear mixed model, kept with the result."""
-    return result.memo("second order", lambda: _at_optimum(second_order, result))
+    return result.memo("second order", lambda: _at_optimum(result, lambda c, theta: c.second_order(theta)))
 
 
 def _kenward_roger_of(result):
-    return result.memo("Kenward-Roger", lambda: _at_optimum(kenward_roger, result))
+    return result.memo("Kenward-Roger", lambda: _at_optimum(result, lambda c, theta: c.kenward_roger(theta)))
 
 
-def _at_optimum(function, result):
+def _at_optimum(result, ask):
     criterion = with_rows(result).deviance_function()
     with blas_threads(criterion.layout.n_random):
-        return function(criterion, criterion.working_theta(result.theta))
+        return ask(criterion, criterion.working_theta(result.theta))
 
 
 def denominator(result, ddf):

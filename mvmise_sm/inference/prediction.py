@@ -62,7 +62,7 @@ class FamilyObservation:
         return pd.DataFrame(columns, index=self.row_labels)
 
 
-def observation_prediction(result, linear, variance, which, labels):
+def observation_prediction(result, linear, variance, which, labels, residual=1.0):
     """Predictions of single observations of weight 1.
 
     Parameters
@@ -73,6 +73,8 @@ def observation_prediction(result, linear, variance, which, labels):
     which : {"mean", "linear"}
         Generalized models observe on the response scale only.
     labels : Index or None
+    residual : float or ndarray
+        Residual variance over the scale, of linear models (m,).
 
     Returns
     -------
@@ -80,7 +82,8 @@ def observation_prediction(result, linear, variance, which, labels):
     """
     if result.linear:
         law = ("t", result.df_resid) if result.use_t else ("norm", None)
-        return LinearObservation(linear, variance, result.scale, df=law[1], dist=law[0], row_labels=labels)
+        scale = result.scale * residual
+        return LinearObservation(linear, variance, scale, df=law[1], dist=law[0], row_labels=labels)
     if which != "mean":
         raise OptionError("kind='prediction' of a generalized model is on the response scale; use which='mean'")
     # a fixed low-discrepancy set: the same intervals in every call

@@ -9,7 +9,7 @@ from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.covariance.reported import parameter_label
-from mvmise_sm.core.criteria.batched import BatchedRefits, supports
+from mvmise_sm.core.criteria.batched import BatchedRefits
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
@@ -37,18 +37,29 @@ def parameter_names(result):
     for term in result.model.random_layout.terms:
         found = term.structure.parameters(term.structure.start(np.ones(term.q)), term.names)
         names += [parameter_label(p, term.factor.name) for p in found]
-    if result.k_scale:
+    structure = result.residual_structure()
+    if structure is not None:
+        names += [_residual_label(p) for p in structure.parameters(structure.start())]
+    elif result.k_scale:
         names.append("sigma")
     return [*names, "alpha"] if getattr(result, "estimates_alpha", False) else names
 
 
-def all_parameters(random, beta, theta, sigma2, has_sigma):
+def _residual_label(parameter):
+    """Row name of a parameter of the residual structure; one variance for all is sigma's, as in other models."""
+    return "sigma" if parameter.kind == "sd" and not parameter.levels else parameter_label(parameter, "Residual")
+
+
+def all_parameters(random, beta, theta, sigma2, has_sigma, residual=None):
     """The values that go with `parameter_names`; correlations are NaN where a standard deviation is 0."""
     out = list(beta)
     for term, at in zip(random.terms, random.theta_slices, strict=True):
         for p in term.structure.parameters(theta[at], term.names):
             out.append(p.value * float(np.sqrt(sigma2)) if p.kind == "sd" else p.value)
-    if has_sigma:
+    if residual is not None:
+        for p in residual.parameters(theta[random.k_theta :]):
+            out.append(p.value * float(np.sqrt(sigma2)) if p.kind == "sd" else p.value)
+    elif has_sigma:
         out.append(float(np.sqrt(sigma2)))
     return np.array(out)
 
@@ -57,7 +68,8 @@ def parameters_of(result):
     """`all_parameters` of a result."""
     result = unwrap(result)
     layout = result.model.random_layout
-    values = all_parameters(layout, result.params, result.theta, result.scale, bool(result.k_scale))
+    structure = result.residual_structure()
+    values = all_parameters(layout, result.params, result.theta, result.scale, bool(result.k_scale), structure)
     return np.append(values, result.alpha) if getattr(result, "estimates_alpha", False) else values
 
 
@@ -93,7 +105,8 @@ class ParametricRefit:
                 optimum = minimize(criterion)
             inner = criterion.eliminated(optimum.working)[1]
         beta = criterion.basis.a @ inner.beta + criterion.origin
-        return all_parameters(result.model.random_layout, beta, optimum.theta, inner.sigma2, True)
+        structure = result.residual_structure()
+        return all_parameters(result.model.random_layout, beta, optimum.theta, inner.sigma2, True, structure)
 
     def batch(self, streams):
         """All refits at once, a list of vectors; None where the model does not allow it."""
@@ -101,7 +114,7 @@ class ParametricRefit:
             return None
         criterion = self.result.deviance_function()
         small = self.result.nobs <= _BATCH_ROWS and criterion.layout.n_random <= _BATCH_EFFECTS
-        if not supports(criterion) or not small or len(streams) < _WORTH_BATCH:
+        if not criterion.batches_refits or not small or len(streams) < _WORTH_BATCH:
             return None
         width = max(_WORTH_BATCH, _BATCH_CELLS // self.result.nobs)
         return [
@@ -143,14 +156,13 @@ class ParametricRefit:
         if not hasattr(self, "_mean"):
             mean = model.exog @ result.params
             self._mean = mean if model.offset is None else mean + model.offset
-            self._noise = sigma if model.weights is None else sigma / np.sqrt(model.weights)
             self._lambdas = model.random_layout.lambdas(result.theta)
         terms = model.random_effects.terms
         b = [
             sigma * rng.standard_normal((t.factor.n_levels, t.q)) @ lam.T
             for t, lam in zip(terms, self._lambdas, strict=True)
         ]
-        return self._mean + model.random_effects.linear(b) + self._noise * rng.standard_normal(model.nobs)
+        return self._mean + model.random_effects.linear(b) + result.residual_noise(rng)
 
 
 class GroupRefit:
@@ -200,6 +212,11 @@ def fit_to_rows(result, factor, taken, copies):
     model = result.model
     keywords = model._get_init_kwds()
     keywords["random_effects"] = _taken_effects(model.random_effects, factor, taken, copies)
+    term = result.residual_term()
+    if term is not None:
+        # copies of a level are different levels, and so are the subjects inside them
+        subjects = copies * (int(term.rows.subjects.max()) + 1) + term.rows.subjects[taken]
+        keywords["residual"] = term.on_rows(taken, np.unique(subjects, return_inverse=True)[1].ravel())
     for name in ("weights", "offset"):
         if keywords.get(name) is not None:
             keywords[name] = np.asarray(keywords[name])[taken]
@@ -224,7 +241,7 @@ def _taken_effects(random, factor, taken, copies):
         replace(t, factor=factors[id(t.factor)], columns=tuple(None if c is None else c[taken] for c in t.columns))
         for t in random.terms
     ]
-    return RandomEffects(terms)
+    return RandomEffects(terms, len(taken))
 
 
 def _nested(inner, outer):

@@ -53,8 +53,8 @@ def _residual(result):
     """Residual variance, for generalized models that of the family on the scale of the link."""
     model = result.model
     if result.linear:
-        weights = model.weights
-        return float(result.scale if weights is None else result.scale * np.mean(1.0 / weights))
+        relative = result.residual_variances()
+        return float(result.scale * np.mean(relative if model.weights is None else relative / model.weights))
     family, link = model.family, model.family.link
     known = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
     if family.trials and not family.has_dispersion and link.name in known:

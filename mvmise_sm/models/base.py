@@ -14,7 +14,7 @@ from mvmise_sm.caller import warn
 from mvmise_sm.design.build import build_design, caller_environment
 from mvmise_sm.design.grouping import check_random_effects
 from mvmise_sm.design.rank import independent_columns
-from mvmise_sm.exceptions import NotAvailableError, OptionError, RandomEffectsError, RankWarning
+from mvmise_sm.exceptions import FormulaError, NotAvailableError, OptionError, RandomEffectsError, RankWarning
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
@@ -181,6 +181,7 @@ class MixedModelBase(LikelihoodModel):
         Days          10.47
         dtype: float64
         """
+        structures = cls._structure_options(kwargs)
         refuse_unknown_model_options(cls, kwargs)
         refuse_dropped_columns(drop_cols)
         if groups is not None or re_formula is not None:
@@ -193,6 +194,7 @@ class MixedModelBase(LikelihoodModel):
             offset=offset,
             subset=subset,
             namespace=caller_environment(eval_env),
+            **structures,
             **cls._design_options,
         )
         if design.random is None:
@@ -200,6 +202,21 @@ class MixedModelBase(LikelihoodModel):
                 f"formula {formula!r} has no random-effects term such as '(1 | g)'; statsmodels' OLS and GLM need none"
             )
         return cls(design.endog, design.exog, design.random, design=design, **kwargs)
+
+    @classmethod
+    def _structure_options(cls, options):
+        """What `build_design` needs of the options about covariances; they are taken out of `options`.
+
+        Raises
+        ------
+        FormulaError
+            For a residual structure where there are no normal residuals.
+        """
+        if options.pop("residual", None) not in (None, "hom"):
+            raise FormulaError(
+                "residual= needs a normal response; put the structure among the random effects: ar1(0 + t | g)."
+            )
+        return {}
 
     def _handle_data(self, endog, exog, missing, hasconst, design=None, **kwargs):
         if design is not None:
@@ -285,6 +302,10 @@ class MixedModelBase(LikelihoodModel):
             linear = linear + offset
         return linear if which == "linear" else self.inverse_link(linear)
 
+    def residual_levels(self):
+        """Level and group of the residual structure of every row; None without one."""
+        return None
+
     def own_rows(self):
         """The rows of the model as `NewRows`."""
         return own_rows(self)
@@ -315,7 +336,10 @@ class MixedModelBase(LikelihoodModel):
         weights : ndarray, optional
             Weights of these rows (m,); by default those of the model.
         """
-        keywords = self._get_init_kwds()
+        return self._on_rows(endog, rows, weights)
+
+    def _on_rows(self, endog, rows, weights, **changes):
+        keywords = {**self._get_init_kwds(), **changes}
         keywords["random_effects"] = self.random_effects.on_rows(rows)
         own = {"weights": self.weights, "offset": self.offset}
         keywords.update({name: None if values is None else values[rows] for name, values in own.items()})

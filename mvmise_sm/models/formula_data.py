@@ -42,7 +42,9 @@ class FormulaData(PandasData):
 
     def remove_rows(self, layout):
         """Keep of the design only what predictions on new data need; `layout` replaces the random effects."""
-        self.design = replace(self.design, endog=None, exog=None, random=layout, weights=None, offset=None)
+        self.design = replace(
+            self.design, endog=None, exog=None, random=layout, weights=None, offset=None, residual=None
+        )
 
     def __getstate__(self):
         return self.__dict__.copy()

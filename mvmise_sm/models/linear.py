@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from mvmise_sm.caller import warn
+from mvmise_sm.core.covariance.random_effects import RandomEffects
+from mvmise_sm.core.covariance.residual import ResidualTerm
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
+from mvmise_sm.core.criteria.marginal import MarginalDeviance, moment_cells
+from mvmise_sm.core.criteria.whitened import WhitenedDeviance
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
-from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
+from mvmise_sm.design.residual import warn_unseen
+from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, SingularFitWarning
+from mvmise_sm.formula.residual import parse_residual
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing
 from mvmise_sm.models.rows import complete_response
@@ -34,6 +40,9 @@ class LinearMixedModel(MixedModelBase):
     random_effects : array_like, dict or RandomEffects
         Group labels (nobs,) for a random intercept, a dict from the name of a grouping factor to labels or to a pair
         (labels, exog_re), or a `RandomEffects`.
+    residual : str or ResidualTerm, optional
+        Structure of the residuals of a subject: with a formula a text such as ``"us(visit | id)"`` or
+        ``"ar1h(visit | arm/id)"``, see the guide on repeated measures.
     **kwargs
         ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior``, ``fixef_prior`` and
         ``resid_prior`` as in `MixedModelBase`.
@@ -58,10 +67,35 @@ class LinearMixedModel(MixedModelBase):
 
     title = "Linear Mixed Model"
 
+    def __init__(self, endog, exog, random_effects=None, *, residual=None, design=None, **kwargs):
+        if design is not None:
+            kwargs["design"], residual = design, design.residual
+        self.residual = _checked_residual(residual)
+        if self.residual is not None and random_effects is None and kwargs.get("groups") is None:
+            random_effects = RandomEffects([], self.residual.rows.nobs)
+        super().__init__(endog, exog, random_effects, **kwargs)
+        if self.residual is not None and self.residual.rows.nobs != self.nobs:
+            raise DataError(f"the residual structure has {self.residual.rows.nobs} rows and the model {self.nobs}")
+        self._init_keys.append("residual")
+        self._data_attr.append("residual")
+        # the structure without rows, which results report from
+        self.residual_structure = None if self.residual is None else self.residual.structure
+        self.residual_text = "" if self.residual is None else self.residual.text
+        if self.residual is not None:
+            warn_unseen(self.residual)
+
+    @classmethod
+    def _structure_options(cls, options):
+        return {"residual": parse_residual(options.pop("residual", None))}
+
     def _check_data(self):
         super()._check_data()
         if self._residual_is_free():
             check_design(self)
+
+    def residual_levels(self):
+        """As in `MixedModelBase`."""
+        return None if self.residual is None else (self.residual.rows.codes, self.residual.rows.groups)
 
     def inverse_link(self, linear):
         """Mean at a linear predictor (m,): the same."""
@@ -77,18 +111,21 @@ class LinearMixedModel(MixedModelBase):
 
         Returns
         -------
-        ProfiledDeviance
-            A callable of theta with ``gradient`` and ``solve``.
+        ProfiledDeviance, MarginalDeviance or WhitenedDeviance
+            A callable of theta with ``gradient`` and ``solve``; with ``residual=`` the parameters of the residuals
+            follow those of the random effects.
         """
-        return ProfiledDeviance(
-            self.endog,
-            np.asarray(self.exog, dtype=float),
-            self.random_effects,
-            priors=self.priors,
-            reml=reml,
-            weights=self.weights,
-            offset=self.offset,
-        )
+        rows = self.endog, np.asarray(self.exog, dtype=float), self.random_effects
+        options = {"priors": self.priors, "reml": reml, "weights": self.weights, "offset": self.offset}
+        if self.residual is None:
+            return ProfiledDeviance(*rows, **options)
+        moments = not self.random_effects.terms and moment_cells(self.residual, rows[1].shape[1]) <= _MOMENT_CELLS
+        return (MarginalDeviance if moments else WhitenedDeviance)(*rows, self.residual, **options)
+
+    def on_rows(self, endog, rows, weights=None):
+        """As in `MixedModelBase`, the residual structure on the same rows."""
+        kept = None if self.residual is None else self.residual.on_rows(np.arange(self.nobs)[rows])
+        return self._on_rows(endog, rows, weights, residual=kept)
 
     def fit(
         self,
@@ -207,7 +244,19 @@ class LinearMixedModel(MixedModelBase):
         return LinearMixedModelResultsWrapper(result)
 
 
+def _checked_residual(residual):
+    """A residual structure with its rows, or None."""
+    if residual is None or isinstance(residual, ResidualTerm):
+        return residual
+    raise OptionError(
+        "residual= as a text needs a formula, as in lmer(formula, data, residual='us(visit | id)'); arrays take a "
+        "ResidualTerm"
+    )
+
+
 _NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "reml"))
+# elements of the second moments by pattern, 200 MB
+_MOMENT_CELLS = 25_000_000
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
 
 

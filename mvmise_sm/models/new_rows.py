@@ -9,7 +9,7 @@ import pandas as pd
 
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.design.build import as_frame
-from mvmise_sm.design.new_data import new_exog, new_offset, new_random_rows
+from mvmise_sm.design.new_data import new_exog, new_levels, new_offset, new_random_rows
 from mvmise_sm.exceptions import DataError, NewLevelError
 from mvmise_sm.models.rows import level_codes, row_vector
 from mvmise_sm.results.prediction import NewRows
@@ -23,7 +23,8 @@ def own_rows(model) -> NewRows:
         (t.factor.codes, np.column_stack([np.ones(model.nobs) if c is None else c for c in t.columns]))
         for t in model.random_effects.terms
     )
-    return NewRows(model.exog, random, model.offset, model.data.row_labels)
+    levels = model.residual_levels()
+    return NewRows(model.exog, random, model.offset, model.data.row_labels, levels)
 
 
 def new_rows(model, exog, terms, *, transform=True, allow_new_levels=False, groups=None, exog_re=None, offset=None):
@@ -76,7 +77,8 @@ def _frame_rows(model, design, frame, terms, allow_new_levels, offset):
         for i, row in zip(terms, new_random_rows(needed, frame, allow_new_levels), strict=True):
             random[i] = row
     given = new_offset(design, frame) if offset is None else row_vector(offset, "offset", len(exog))
-    return NewRows(exog.to_numpy(), tuple(random), given, exog.index)
+    levels = None if design.options["residual"] is None else new_levels(design, frame)
+    return NewRows(exog.to_numpy(), tuple(random), given, exog.index, levels)
 
 
 def _no_effect(model, i, m):

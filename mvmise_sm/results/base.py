@@ -16,6 +16,9 @@ from mvmise_sm.results.questions import AnsweringWrapper
 
 __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 
+# structures that the table of variance components shows without a word
+_USUAL = ("unstructured", "independent, a variance per column")
+
 
 class MixedModelResults(InferentialResults):
     """Results of a mixed model; `params` holds the fixed effects only.
@@ -131,6 +134,19 @@ class MixedModelResults(InferentialResults):
     def _structure_rows(self):
         return variance.structure_rows(self.model.random_layout, self.theta, self.scale)
 
+    def residual_structure(self):
+        """The structure of the residuals without its rows; None for independent ones of one variance."""
+        return None
+
+    def residual_term(self):
+        """The structure of the residuals with its rows; None for independent ones of one variance."""
+        return None
+
+    def structure_notes(self):
+        """Lines of the summary that spell out covariance structures other than lme4's own."""
+        layout = self.model.random_layout
+        return [f"{t.text}: {t.structure.described}" for t in layout.terms if t.structure.described not in _USUAL]
+
     def _header_rows(self):
         """Rows of the summary's header that only some models have."""
         return []
@@ -181,6 +197,10 @@ class MixedModelResults(InferentialResults):
         """One response simulated from the fit (nobs,), as `refit` takes it."""
         return self.simulate(1, rng=rng).to_numpy()[:, 0]
 
+    def grouping_factors(self):
+        """Factors whose levels hold rows that are dependent."""
+        return list(self.model.random_effects.factors)
+
     def grouping(self, name=None):
         """Return a grouping factor by name, the one with the fewest levels by default.
 
@@ -189,7 +209,9 @@ class MixedModelResults(InferentialResults):
         OptionError
             If the fit has none of this name.
         """
-        factors = self.model.random_effects.factors
+        factors = self.grouping_factors()
+        if not factors:
+            raise OptionError("this fit has no groups of rows: neither random effects nor subjects of its residuals")
         if name is None:
             return min(factors, key=lambda f: f.n_levels)
         for factor in factors:

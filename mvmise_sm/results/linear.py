@@ -10,9 +10,11 @@ import statsmodels.base.wrapper as wrap
 from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
+from mvmise_sm.core.covariance.random_effects import GroupingFactor
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import strict_options
+from mvmise_sm.results import residual, variance
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 
 __all__ = ["LinearMixedModelResults", "LinearMixedModelResultsWrapper"]
@@ -52,9 +54,102 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
 
     @cache_readonly
     def resid_pearson(self):
-        """Residuals times the square root of the weights (nobs,), as in lme4; not divided by sigma."""
+        """Residuals times the square root of the weights (nobs,), as in lme4; not divided by sigma.
+
+        With a residual structure they are also divided by the standard deviation of their level, relative to sigma.
+        """
         weights = self.model.weights
-        return self.resid if weights is None else np.sqrt(weights) * self.resid
+        scaled = self.resid if weights is None else np.sqrt(weights) * self.resid
+        return scaled if self.model.residual is None else scaled / np.sqrt(self.residual_variances())
+
+    # --- residual structure
+
+    @cache_readonly
+    def residual_cov(self):
+        """Covariance of the residuals of one subject at weight 1, DataFrame levels x levels.
+
+        A dict of them by group for ``type(level | group/subject)``; None for correlations of distance and without a
+        residual structure.
+        """
+        structure = self.model.residual_structure
+        return None if structure is None else residual.residual_frames(structure, self.theta, self.scale)
+
+    @cache_readonly
+    def residual_corr(self):
+        """Correlation of the residuals of one subject, like `residual_cov`."""
+        structure = self.model.residual_structure
+        return None if structure is None else residual.residual_frames(structure, self.theta, self.scale, True)
+
+    @cache_readonly
+    def residual_params(self):
+        """Parameters of the residual structure, a Series: ``sd`` or ``sd[level]``, ``rho``, ``cor[a,b]``, ``range``."""
+        structure = self.model.residual_structure
+        if structure is None:
+            return pd.Series({"sd": float(np.sqrt(self.scale))}, name="residual_params")
+        return residual.residual_series(structure, self.theta, self.scale)
+
+    def residual_structure(self):
+        return self.model.residual_structure
+
+    def residual_term(self):
+        return self.model.residual
+
+    def grouping_factors(self):
+        """Grouping factors, and the subjects of a residual structure where they are none of them."""
+        factors, term = super().grouping_factors(), self.model.residual
+        if term is not None and term.subject and all(f.name != term.subject for f in factors):
+            factors.append(GroupingFactor(term.subject, term.rows.subjects, term.subject_labels))
+        return factors
+
+    def structure_notes(self):
+        lines = super().structure_notes()
+        structure = self.model.residual_structure
+        return lines if structure is None else [*lines, f"Residuals {self.model.residual_text}: {structure.described}"]
+
+    def residual_variances(self):
+        """Residual variance of every row over `scale`, at weight 1 (nobs,)."""
+        self._require_rows()
+        if self.model.residual is None:
+            return np.ones(self.nobs)
+        return residual.row_variances(self.model.residual_structure, self.model.residual.rows, self.theta)
+
+    def residual_blocks(self):
+        """Residual covariance over `scale` at weight 1 by subject; None without a residual structure.
+
+        Pairs of rows (s, m) and matrices (s, m, m), one pair for every number of rows m.
+        """
+        self._require_rows()
+        if self.model.residual is None:
+            return None
+        return residual.residual_blocks(self.model.residual_structure, self.model.residual.rows, self.theta)
+
+    def residual_noise(self, rng):
+        """Residuals drawn from the fit (nobs,)."""
+        model = self.model
+        if model.residual is None:
+            noise = rng.standard_normal(model.nobs)
+        else:
+            noise = residual.draw_residuals(model.residual_structure, model.residual.rows, self.theta, rng)
+        size = np.sqrt(self.scale)
+        return noise * (size if model.weights is None else size / np.sqrt(model.weights))
+
+    def _variance_rows(self):
+        structure = self.model.residual_structure
+        rows = super()._variance_rows()
+        return rows if structure is None else rows + residual.residual_variance_rows(structure, self.theta, self.scale)
+
+    def _structure_rows(self):
+        structure = self.model.residual_structure
+        rows = super()._structure_rows()
+        if structure is None:
+            return [*rows, ("Residual", "independent, one variance", "sd", None, None, float(np.sqrt(self.scale)))]
+        return rows + residual.residual_structure_rows(structure, self.theta, self.scale)
+
+    @cache_readonly
+    def varcorr(self):
+        """Variance components as a DataFrame with columns ``grp, var1, var2, vcov, sdcor``."""
+        known = self.model.residual_structure is not None
+        return variance.variance_frame(self._variance_rows(), None if known else self.scale)
 
     @cache_readonly
     def random_effects_cov(self):
@@ -75,7 +170,7 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         """Standard deviation of an observation about the fixed effects."""
         from mvmise_sm.inference.variance_shares import random_variance
 
-        return float(np.sqrt(random_variance(self) + self.scale))
+        return float(np.sqrt(random_variance(self) + self.scale * self.residual_variances().mean()))
 
     def model_cov_params(self):
         """Covariance of the fixed effects that the model implies (k_fe, k_fe)."""
@@ -125,12 +220,13 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         with blas_threads(0):
             return criterion.prediction_variance(self.theta, exog, rows)
 
-    def _prediction(self, linear, variance, which, labels):
+    def _prediction(self, linear, variance, which, labels, residual=1.0):
         """Predictions with confidence intervals and, for an observation of weight 1, prediction intervals."""
         from statsmodels.regression._prediction import PredictionResults
 
         dist = ("t", self.df_resid) if self.use_t else ("norm", None)
-        return PredictionResults(linear, variance, self.scale, df=dist[1], dist=dist[0], row_labels=labels)
+        law = {"df": dist[1], "dist": dist[0]}
+        return PredictionResults(linear, variance, self.scale * residual, **law, row_labels=labels)
 
     def refit(self, endog):
         """Fit the same model to another response.
@@ -178,7 +274,6 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         rng = check_random_state(rng)
         model = self.model
         sigma = np.sqrt(self.scale)
-        noise = sigma if model.weights is None else sigma / np.sqrt(model.weights)
         layout = model.random_layout
         out = np.empty((self.nobs, n), order="F")
         for i in range(n):
@@ -190,7 +285,7 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
                 linear = self._linear_predictor(b)
             else:
                 linear = self.fittedvalues
-            out[:, i] = linear + noise * rng.standard_normal(self.nobs)
+            out[:, i] = linear + self.residual_noise(rng)
         return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
 
     def widened(self, model, positions, wrapped):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.results.residual import new_variances
 
 __all__ = ["NewRows", "predicted", "prediction_results", "selected_terms"]
 
@@ -27,12 +28,15 @@ class NewRows:
         Offset (m,).
     index : Index or None
         Row labels.
+    levels : tuple of ndarray or None
+        Level and group of the residual structure (m,), -1 where they are not known; None without one.
     """
 
     exog: np.ndarray
     random: tuple
     offset: np.ndarray | None = None
     index: object = None
+    levels: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def selected_terms(layout, random) -> tuple[int, ...]:
@@ -120,8 +124,16 @@ def prediction_results(
     if kind == "prediction":
         from mvmise_sm.inference.prediction import observation_prediction
 
-        return observation_prediction(result, linear, variance, which, labels)
-    return result._prediction(linear, variance, which, labels)
+        return observation_prediction(result, linear, variance, which, labels, *_residual_part(result, rows))
+    return result._prediction(linear, variance, which, labels, *_residual_part(result, rows))
+
+
+def _residual_part(result, rows):
+    """Residual variance of the rows over the scale, where the model has a residual structure."""
+    if not result.linear or result.model.residual_structure is None:
+        return ()
+    codes, groups = rows.levels if rows.levels is not None else (np.full(len(rows.exog), -1),) * 2
+    return (new_variances(result.model.residual_structure, result.theta, codes, groups),)
 
 
 def _relative_variance(result, rows, terms, used):

@@ -34,10 +34,10 @@ def _random_cells(result):
     cells, previous = [], None
     for key, cell in order.items():
         corr = correlations.get(key, [])
-        cells.append([cell[1], *cell[2:], *corr, *[""] * (width - len(corr))])
+        cells.append([cell[1] or "", *cell[2:], *corr, *[""] * (width - len(corr))])
         cells[-1].insert(0, "" if cell[0] == previous else cell[0])
         previous = cell[0]
-    if result.k_scale:
+    if result.k_scale and not any(row[0] == "Residual" for row in rows):
         cells.append(["Residual", "", _format(result.scale), _format(np.sqrt(result.scale)), *[""] * width])
     header = ["", "Name", "Variance", "Std.Dev.", *(["Corr"] + [""] * (width - 1) if width else [])]
     return header, cells
@@ -52,7 +52,8 @@ def random_table(result) -> SimpleTable:
 
 def notes(result) -> list[str]:
     """Lines below the tables: groups, priors and what the reader must know about the fit."""
-    lines = ["Groups: " + ", ".join(f"{name}: {n}" for name, n in result.n_groups.items())]
+    lines = ["Groups: " + ", ".join(f"{name}: {n}" for name, n in result.n_groups.items())] if result.n_groups else []
+    lines += result.structure_notes()
     if result.priors is not None:
         lines += [str(line) for line in result.priors.describe()]
         lines.append(f"Prior dev  : {result.penalty:.4f}")
@@ -159,6 +160,8 @@ def _tidy_term(var1, var2, vcov):
     """``sd_x``, ``cor_x.y``, or a structure's own word."""
     if var2 is not None:
         return f"cor_{var1}.{var2}"
+    if var1 is None:
+        return "sigma"
     return var1 if var1 == "sd" or np.isnan(vcov) else f"sd_{var1}"
 
 
@@ -167,7 +170,7 @@ def _random_rows(result):
         ("random", group, _tidy_term(var1, var2, vcov), sdcor, *[np.nan] * 4)
         for group, var1, var2, vcov, sdcor in result._variance_rows()
     ]
-    if result.k_scale:
+    if result.k_scale and not any(row[1] == "Residual" for row in rows):
         rows.append(("random", "Residual", "sigma", float(np.sqrt(result.scale)), *[np.nan] * 4))
     return pd.DataFrame(rows, columns=_TIDY)
 

@@ -63,13 +63,13 @@ def parameter_rows(group: str, parameters: list[Parameter], sigma2: float) -> li
         if p.kind == "sd":
             sd = p.value * float(np.sqrt(sigma2))
             sizes.update(dict.fromkeys(p.levels, sd))
-            rows.append((group, p.levels[0] if p.levels else p.name, None, sd * sd, sd))
-        elif len(p.levels) == 2:
+            rows.append((group, ",".join(p.levels) if p.levels else p.name, None, sd * sd, sd))
+        elif len(p.levels) == 2 and p.levels[0] in sizes:
             a, b = p.levels
             both = sizes[a] * sizes[b]
             rows.append((group, a, b, p.value * both if both > 0.0 else 0.0, p.value))
         else:
-            rows.append((group, p.name, None, np.nan, p.value))
+            rows.append((group, p.label, None, np.nan, p.value))
     return rows
 
 

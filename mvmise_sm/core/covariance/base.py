@@ -123,6 +123,10 @@ class CovarianceStructure(ABC):
         Whether all covariances are zero.
     linear : bool
         Whether Lambda is linear in theta.
+    placed : bool
+        Whether the elements of theta are elements of Lambda.
+    needs_coordinates : bool
+        Whether the columns are positions, given by numeric coordinates left of the bar.
     described : str
         The structure in words, for summaries.
     """
@@ -131,6 +135,7 @@ class CovarianceStructure(ABC):
     invariance: ClassVar[Literal["linear", "diagonal", "none"]] = "none"
     independent: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+    placed: ClassVar[bool] = False
     needs_coordinates: ClassVar[bool] = False
     described: str = "structured"
 
@@ -284,6 +289,7 @@ class LinearStructure(CovarianceStructure):
 
     q: int
     linear: ClassVar[bool] = True
+    placed: ClassVar[bool] = True
 
     @property
     def rows(self) -> np.ndarray:

@@ -79,16 +79,26 @@ class SubjectRows:
     groups : ndarray
         Group of each row (n,).
     batches : tuple of PatternBatch
+    positions : ndarray or None
+        Coordinates (n, d), for structures of distance.
     """
 
     subjects: np.ndarray
     codes: np.ndarray
     groups: np.ndarray
     batches: tuple[PatternBatch, ...]
+    positions: np.ndarray | None = None
 
     @property
     def nobs(self) -> int:
         return len(self.subjects)
+
+    def on_rows(self, rows: np.ndarray, subjects: np.ndarray | None = None) -> SubjectRows:
+        """Some rows (m,), with other subjects (m,) if given: copies of a subject are different subjects."""
+        if subjects is None:
+            subjects = np.unique(self.subjects[rows], return_inverse=True)[1].ravel()
+        positions = None if self.positions is None else self.positions[rows]
+        return subject_rows(subjects, self.codes[rows], self.groups[rows], positions)
 
     @property
     def n_patterns(self) -> int:
@@ -124,7 +134,7 @@ def subject_rows(
         at = np.flatnonzero(count == size)
         rows = order[first[at][:, None] + np.arange(size)]
         batches.append(_batch(int(size), rows, codes, groups, positions))
-    return SubjectRows(subjects, codes, groups, tuple(batches))
+    return SubjectRows(subjects, codes, groups, tuple(batches), positions)
 
 
 def _batch(

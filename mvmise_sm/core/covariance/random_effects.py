@@ -142,7 +142,8 @@ class RandomEffects:
                     t, factor=factors[id(t.factor)], columns=tuple(None if c is None else c[rows] for c in t.columns)
                 )
                 for t in self.terms
-            ]
+            ],
+            len(np.arange(self.nobs)[rows]),
         )
 
     def linear(self, b: Sequence[np.ndarray]) -> np.ndarray:

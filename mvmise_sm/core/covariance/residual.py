@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,11 @@ class ResidualTerm:
     subject: str = ""
     subject_labels: Any = ()
 
+    def on_rows(self, rows: np.ndarray, subjects: np.ndarray | None = None) -> ResidualTerm:
+        """The same structure on some rows (m,), with other subjects (m,) if given."""
+        kept = self.rows.on_rows(rows, subjects)
+        return replace(self, rows=kept, subject_labels=np.arange(int(kept.subjects.max(initial=-1)) + 1))
+
 
 class ResidualStructure(ABC):
     """What the engine asks of a residual structure.
@@ -68,11 +73,20 @@ class ResidualStructure(ABC):
         The structure in words, for summaries.
     levels : tuple of str
         Labels of the levels; empty for structures of distance.
+    groups : tuple of str
+        Labels of groups with parameters of their own; empty without.
+    needs_all_pairs : bool
+        Whether only subjects with both of two levels inform about their covariance.
+    multimodal : bool
+        Whether the likelihood may have several optima even without random effects.
     """
 
     k_phi: int
     described: str
     levels: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    needs_all_pairs: bool = False
+    multimodal: bool = False
 
     @abstractmethod
     def start(self) -> np.ndarray:
@@ -291,6 +305,7 @@ class UnstructuredResidual(_MatrixResidual):
     """
 
     described = "unstructured"
+    needs_all_pairs = True
 
     def __init__(self, levels: Sequence[str]):
         super().__init__(levels)
@@ -353,7 +368,7 @@ class DistanceResidual(ResidualStructure):
     def __init__(self, name: str, typical: float, nugget: bool = False):
         self._kernel, share = kernel(name)
         self._start = float(np.log(share * typical)) if typical > 0.0 else 0.0
-        self.nugget = nugget
+        self.nugget = self.multimodal = nugget
         self.k_phi = 2 if nugget else 1
         words = {"exp": "exponential", "gau": "Gaussian"}[name]
         self.described = f"{words} correlation of distance, one variance{', nugget' if nugget else ''}"
@@ -419,6 +434,7 @@ class GroupedResidual(ResidualStructure):
 
     def __init__(self, base: ResidualStructure, groups: Sequence[str]):
         self.base, self.groups = base, tuple(groups)
+        self.needs_all_pairs, self.multimodal = base.needs_all_pairs, base.multimodal
         self.levels = base.levels
         self._width = base.k_phi + 1
         self.k_phi = self._width * len(self.groups) - 1

@@ -10,18 +10,12 @@ from scipy import sparse
 from mvmise_sm.core.elimination.crossprod import cross_products, scaled
 from mvmise_sm.core.elimination.single_factor import SingleSystem
 
-__all__ = ["BatchedRefits", "supports"]
+__all__ = ["BatchedRefits"]
 
 _DECREMENT = 1e-8
 _BOUNDARY = 1e-3
 _ITERATIONS = 40
 _CELLS = 4_000_000
-
-
-def supports(criterion):
-    """Whether a criterion can be refitted in batches: one grouping factor, no priors, Lambda linear in theta."""
-    linear = all(hasattr(s, "rows") for s in criterion.space.structures)
-    return len(criterion.layout.factors) == 1 and criterion._priors is None and linear
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,9 @@ from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
 from mvmise_sm.core.elimination.choose import build_system
 from mvmise_sm.core.elimination.layout import Layout
+from mvmise_sm.core.uncertainty.kenward_roger import kenward_roger
 from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
+from mvmise_sm.core.uncertainty.second_order import second_order
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 
@@ -77,6 +79,12 @@ class ProfiledDeviance:
         out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments")}, **changes)
         out._set_inner()
         return out
+
+    @property
+    def batches_refits(self):
+        """Whether refits to many responses can be stacked, see `BatchedRefits`."""
+        placed = all(s.placed for s in self.space.structures)
+        return len(self.layout.factors) == 1 and self._priors is None and placed
 
     def with_reml(self, reml):
         """The other criterion on the same cross-products."""
@@ -320,6 +328,14 @@ class ProfiledDeviance:
         rhs = [b[:, :, : self.k_fe] for _, b in self.system.level_products()]
         zx = np.concatenate([b.reshape(b.shape[0] * b.shape[1], self.k_fe) for b in rhs])
         return new.variance(factorization, zx, inner.cov_beta)
+
+    def second_order(self, theta):
+        """Uncertainty of (theta, log sigma2) at a working optimum, see `second_order`."""
+        return second_order(self, theta)
+
+    def kenward_roger(self, theta):
+        """Kenward and Roger's adjusted covariance at a working optimum, see `kenward_roger`."""
+        return kenward_roger(self, theta)
 
     @cached_property
     def _sizes(self):

@@ -81,6 +81,8 @@ class ResidualCriterion(ABC):
             rows *= np.sqrt(self._weights)[:, None]
         self._use_rows(rows)
 
+    batches_refits = False
+
     @abstractmethod
     def _use_rows(self, rows: np.ndarray) -> None:
         """Keep what the likelihood needs of the rows [X y] (n, c)."""
@@ -178,7 +180,10 @@ class ResidualCriterion(ABC):
     def other_starts(self, theta: np.ndarray) -> list[np.ndarray]:
         """Further starts for structures whose likelihood has several optima."""
         out = [self._joined(g, theta) for g in self.space.other_starts(theta[: self.k_g])]
-        return out + [np.append(theta[: self.k_g], phi) for phi in self.residual.structure.other_starts()]
+        structure = self.residual.structure
+        if not self.k_g and not structure.multimodal:
+            return out
+        return out + [np.append(theta[: self.k_g], phi) for phi in structure.other_starts()]
 
     # --- values
 
