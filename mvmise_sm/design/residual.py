@@ -11,7 +11,8 @@ from mvmise_sm.caller import warn
 from mvmise_sm.core.covariance.patterns import SubjectRows, median_distance, subject_rows
 from mvmise_sm.core.covariance.random_effects import GroupingFactor
 from mvmise_sm.core.covariance.registry import make_residual
-from mvmise_sm.core.covariance.residual import GroupedResidual, ResidualTerm
+from mvmise_sm.core.covariance.residual import ResidualTerm
+from mvmise_sm.core.covariance.residual_groups import GroupedResidual
 from mvmise_sm.design.columns import Encoded
 from mvmise_sm.design.grouping import encode_labels
 from mvmise_sm.exceptions import DataError, FormulaError, IdentificationWarning
