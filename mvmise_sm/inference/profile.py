@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mvmise_sm.core.covariance.reported import ReportedParameter, from_line, parameter_label
+from mvmise_sm.core.covariance.reported import LogDeviation, ReportedParameter, from_line, parameter_label
 from mvmise_sm.core.optimise.constrained import (
     ConstrainedPoint,
     Coordinate,
@@ -18,7 +18,6 @@ from mvmise_sm.core.optimise.constrained import (
     free_minimum,
 )
 from mvmise_sm.core.threads import blas_threads
-from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import ml_fit, refitted, with_rows
 from mvmise_sm.options import strict_options
@@ -220,7 +219,7 @@ def _prepare(result, reml):
 
 def _linear_parameters(fit):
     criterion = fit.deviance_function()
-    target = LinearTarget(criterion, _inner_maker(fit.priors, fit.restricted))
+    target = criterion.profile_target(_inner_maker(fit.priors, fit.restricted))
     x = target.start(fit.theta, fit.scale)
     minimum, _, information = target.evaluate(x)
     inverse = np.linalg.pinv(information, rcond=1e-10, hermitian=True)
@@ -241,6 +240,10 @@ def _linear_parameters(fit):
         inverse,
         rho=k,
     )
+    structure = fit.residual_structure()
+    if structure is not None:
+        out += _residual_parameters(structure, criterion.k_g, target.evaluate, x, inverse)
+        return [replace(p, origin=x, minimum=minimum) for p in out]
     sigma = Coordinate(np.eye(k + 1)[k])
     if not _sigma_is_known(fit):
         se = float(np.sqrt(2.0 * inverse[k, k]))
@@ -257,6 +260,25 @@ def _linear_parameters(fit):
             )
         )
     return [replace(p, origin=x, minimum=minimum) for p in out]
+
+
+def _residual_parameters(structure, first, evaluate, x, inverse):
+    """Reported parameters of the residual structure; its parameters are x[first:-1] and log sigma2 the last of x."""
+    out, rho = [], len(x) - 1
+    at = slice(first, rho)
+    for i, p in enumerate(structure.parameters(x[at])):
+        if p.kind != "sd":
+            constraint = ReportedParameter(structure, i, (), None, at, rho)
+            out.append(_line_parameter(parameter_label(p, "Residual"), p, constraint, evaluate, x, inverse))
+            continue
+        # the log of a standard deviation is linear or nearly so in the parameters, its value is not bounded by zero
+        constraint = LogDeviation(structure, i, at, rho)
+        value, gradient, _ = constraint(x)
+        se = float(np.sqrt(2.0 * gradient @ inverse @ gradient))
+        name = "sigma" if not p.levels else parameter_label(p, "Residual")
+        solve = _solver(evaluate, constraint)
+        out.append(_Parameter(name, "sigma", solve, value, se, -np.inf, np.inf, lambda c: float(np.exp(c))))
+    return out
 
 
 def _general_parameters(fit):

@@ -107,9 +107,12 @@ def robust_covariance(result: Any, adjustment: str, groups: Any) -> tuple[Cluste
 
 def _clusters(result: Any, adjustment: str, groups: Any) -> tuple[np.ndarray, str]:
     """Codes (nobs,) of the clusters and their name."""
+    term = result.residual_term()
+    if groups is None and term is not None and term.subject:
+        groups = term.subject
     if groups is None:
         raise OptionError(f"cov_type {adjustment!r} needs groups=, the column or labels of the clusters")
-    factors = {factor.name: factor for factor in result.model.random_effects.factors}
+    factors = {factor.name: factor for factor in result.grouping_factors()}
     if isinstance(groups, str):
         frame = getattr(result.model.data, "frame", None)
         if groups in factors:
@@ -132,7 +135,7 @@ def _clusters(result: Any, adjustment: str, groups: Any) -> tuple[np.ndarray, st
 
 
 def _check_nested(result: Any, codes: np.ndarray, name: str) -> None:
-    for factor in result.model.random_effects.factors:
+    for factor in result.grouping_factors():
         pairs = np.unique(np.column_stack([factor.codes, codes]), axis=0)
         if len(pairs) > len(np.unique(pairs[:, 0])):
             raise OptionError(

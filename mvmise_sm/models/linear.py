@@ -161,7 +161,8 @@ class LinearMixedModel(MixedModelBase):
         use_t : bool, optional
             Whether Wald tests use Student's t with nobs - k_fe degrees of freedom.
         cov_kwds : dict, optional
-            With a robust `cov_type`: ``groups``, and ``use_correction`` for ``"cluster"``.
+            With a robust `cov_type`: ``groups`` (by default the subjects of ``residual=``), ``use_correction`` for
+            ``"cluster"``, and ``type`` (``"CR0"`` ... ``"CR3"``), which takes the place of `cov_type`.
         start_theta : array_like, optional
             Start of theta (k_theta,); a moment estimate by default.
         **options
@@ -181,7 +182,7 @@ class LinearMixedModel(MixedModelBase):
         DataError
             If the response is constant, out of range, or reproduced exactly, so that there is no residual variance.
         """
-        robust = _robust_options(cov_type, cov_kwds)
+        robust = _robust_options(cov_type, cov_kwds, self.residual is not None and bool(self.residual.subject))
         if not isinstance(reml, (bool, np.bool_, int)):
             raise OptionError(f"reml must be True or False, got {reml!r}")
         if isinstance(maxiter, bool) or not isinstance(maxiter, (int, np.integer)) or maxiter < 0:
@@ -260,20 +261,25 @@ _MOMENT_CELLS = 25_000_000
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
 
 
-def _robust_options(cov_type, cov_kwds):
-    """Arguments of ``get_robustcov_results``, None for the model's own covariance."""
+def _robust_options(cov_type, cov_kwds, subjects):
+    """Arguments of ``get_robustcov_results``, None for the model's own covariance; `subjects` of a residual structure
+    are clusters by default.
+    """
     if cov_type == "nonrobust":
         if cov_kwds:
             raise OptionError(f"cov_kwds goes with a robust cov_type such as 'CR2'; found {sorted(cov_kwds)}")
         return None
     from mvmise_sm.inference.robust import checked_cov_type
 
-    refuse_unknown("cov_kwds", cov_kwds or (), ("groups", "use_correction"))
+    refuse_unknown("cov_kwds", cov_kwds or (), ("groups", "use_correction", "type"))
+    options = dict(cov_kwds or {})
+    kind = options.pop("type", None)
+    cov_type = cov_type if kind is None else kind
     checked_cov_type(cov_type)
-    if (cov_kwds or {}).get("groups") is None:
+    if options.get("groups") is None and not subjects:
         example = f"fit(cov_type={cov_type!r}, cov_kwds={{'groups': ...}})"
         raise OptionError(f"cov_type {cov_type!r} needs groups=, the column or labels of the clusters: {example}")
-    return {"cov_type": cov_type, **cov_kwds}
+    return {"cov_type": cov_type, **options}
 
 
 def _dense_size(criterion):

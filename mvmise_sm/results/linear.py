@@ -192,8 +192,13 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         self._require_rows()
         model, n = self.model, rows.shape[1]
         out = np.zeros((*rows.shape, n))
-        weights = 1.0 if model.weights is None else model.weights[rows]
-        out[:, np.arange(n), np.arange(n)] = self.scale / weights
+        weights = np.ones(rows.shape) if model.weights is None else model.weights[rows]
+        if model.residual is None:
+            out[:, np.arange(n), np.arange(n)] = self.scale / weights
+        else:
+            residual.add_blocks(out, rows, self.residual_blocks())
+            root = np.sqrt(self.scale / weights)
+            out *= root[:, :, None] * root[:, None, :]
         random = model.random_effects
         for term, lam in zip(random.terms, random.lambdas(self.theta), strict=True):
             columns = [np.ones(self.nobs) if c is None else c for c in term.columns]

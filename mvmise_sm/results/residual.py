@@ -13,6 +13,7 @@ from mvmise_sm.core.covariance.residual import ResidualStructure
 from mvmise_sm.results.variance import described_rows, parameter_rows
 
 __all__ = [
+    "add_blocks",
     "draw_residuals",
     "new_variances",
     "residual_blocks",
@@ -104,3 +105,24 @@ def draw_residuals(structure: ResidualStructure, rows: SubjectRows, theta: np.nd
         root = np.linalg.cholesky(structure.blocks(phi, batch))[batch.member]
         out[batch.rows] = (root @ noise[batch.rows][:, :, None])[:, :, 0]
     return out
+
+
+def add_blocks(out: np.ndarray, rows: np.ndarray, blocks: Any) -> None:
+    """Put the covariances of subjects (from `residual_blocks`) at their places in blocks of rows.
+
+    Parameters
+    ----------
+    out : ndarray
+        (b, n, n), written to.
+    rows : ndarray
+        Rows of each block (b, n); a subject's rows lie in one block.
+    blocks : list of (ndarray, ndarray)
+    """
+    size = 1 + max(int(rows.max()), *(int(found.max()) for found, _ in blocks))
+    block, place = np.full(size, -1), np.zeros(size, dtype=np.intp)
+    block[rows] = np.arange(len(rows))[:, None]
+    place[rows] = np.arange(rows.shape[1])
+    for found, values in blocks:
+        inside = block[found[:, 0]] >= 0
+        at, where = block[found[inside, 0]], place[found[inside]]
+        out[at[:, None, None], where[:, :, None], where[:, None, :]] += values[inside]

@@ -9,7 +9,7 @@ import numpy as np
 
 from mvmise_sm.core.covariance.base import Parameter
 
-__all__ = ["ReportedParameter", "from_line", "parameter_label", "to_line"]
+__all__ = ["LogDeviation", "ReportedParameter", "from_line", "parameter_label", "to_line"]
 
 _STEP = 1e-5
 # correlations are kept off one by this much, where their transform is infinite
@@ -99,3 +99,20 @@ class ReportedParameter:
             down[i] -= _STEP
             hessian[i] = (self.value(up)[1] - self.value(down)[1]) / (2.0 * _STEP)
         return value, gradient, 0.5 * (hessian + hessian.T)
+
+
+class LogDeviation(ReportedParameter):
+    """The log of a standard deviation, sigma included.
+
+    Parameters
+    ----------
+    structure, index, at, rho
+        As in `ReportedParameter`.
+    """
+
+    def __init__(self, structure: Reporting, index: int, at: slice, rho: int):
+        super().__init__(structure, index, (), None, at, rho)
+
+    def value(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = super().value(x)
+        return float(np.log(value)), gradient / value

@@ -107,8 +107,11 @@ class ResidualStructure(ABC):
         """Variance of rows at levels `codes` (n,) of groups `groups` (n,), relative to sigma^2."""
 
     @abstractmethod
-    def parameters(self, phi: np.ndarray) -> list[Parameter]:
-        """What results report, standard deviations relative to sigma first; gradients in phi."""
+    def parameters(self, phi: np.ndarray, names: Any = None, a: Any = None) -> list[Parameter]:
+        """What results report, standard deviations relative to sigma first; gradients in phi.
+
+        `names` and `a` have no meaning here; random effects take them.
+        """
 
     def matrices(self, phi: np.ndarray) -> dict[str, np.ndarray] | np.ndarray | None:
         """Covariance of all levels (m, m), a dict by group, or None for structures of distance."""
@@ -276,7 +279,7 @@ class LevelResidual(_MatrixResidual):
             out[self.n_sd :] = s[:, None] * self.family.matrix_tangents(x) * s
         return out
 
-    def parameters(self, phi: np.ndarray) -> list[Parameter]:
+    def parameters(self, phi: np.ndarray, names: Any = None, a: Any = None) -> list[Parameter]:
         unit = np.eye(self.k_phi)
         s = self._scales(phi)
         if self.hom:
@@ -335,7 +338,7 @@ class UnstructuredResidual(_MatrixResidual):
         out[at, :, self._rows] += column
         return out
 
-    def parameters(self, phi: np.ndarray) -> list[Parameter]:
+    def parameters(self, phi: np.ndarray, names: Any = None, a: Any = None) -> list[Parameter]:
         c, tangents = self.matrix(phi), self.matrix_tangents(phi)
         sd = np.sqrt(np.diag(c))
         slopes = 0.5 * np.diagonal(tangents, axis1=1, axis2=2) / sd
@@ -407,7 +410,7 @@ class DistanceResidual(ResidualStructure):
     def variances(self, phi: np.ndarray, codes: np.ndarray, groups: np.ndarray) -> np.ndarray:
         return np.ones(len(codes))
 
-    def parameters(self, phi: np.ndarray) -> list[Parameter]:
+    def parameters(self, phi: np.ndarray, names: Any = None, a: Any = None) -> list[Parameter]:
         unit = np.eye(self.k_phi)
         size = float(np.exp(phi[0]))
         out = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ class GroupedResidual(ResidualStructure):
             for g, (name, c) in enumerate(zip(self.groups, found, strict=True))
         }
 
-    def parameters(self, phi: np.ndarray) -> list[Parameter]:
+    def parameters(self, phi: np.ndarray, names: Any = None, a: Any = None) -> list[Parameter]:
         out = []
         for g, (name, place) in enumerate(zip(self.groups, self._places, strict=True)):
             scale = np.sqrt(self._scale(phi, g))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +16,10 @@ from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
 from mvmise_sm.core.elimination.choose import build_system
 from mvmise_sm.core.elimination.layout import Layout
-from mvmise_sm.core.uncertainty.kenward_roger import kenward_roger
+from mvmise_sm.core.uncertainty.kenward_roger import KenwardRoger, kenward_roger
 from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
-from mvmise_sm.core.uncertainty.second_order import second_order
+from mvmise_sm.core.uncertainty.profile_target import LinearTarget
+from mvmise_sm.core.uncertainty.second_order import SecondOrder, second_order
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 
@@ -329,11 +332,15 @@ class ProfiledDeviance:
         zx = np.concatenate([b.reshape(b.shape[0] * b.shape[1], self.k_fe) for b in rhs])
         return new.variance(factorization, zx, inner.cov_beta)
 
-    def second_order(self, theta):
+    def profile_target(self, priors: Callable[..., Any] | None = None) -> LinearTarget:
+        """The objective whose profiles are traced, see `LinearTarget`."""
+        return LinearTarget(self, priors)
+
+    def second_order(self, theta: np.ndarray) -> SecondOrder:
         """Uncertainty of (theta, log sigma2) at a working optimum, see `second_order`."""
         return second_order(self, theta)
 
-    def kenward_roger(self, theta):
+    def kenward_roger(self, theta: np.ndarray) -> KenwardRoger:
         """Kenward and Roger's adjusted covariance at a working optimum, see `kenward_roger`."""
         return kenward_roger(self, theta)
 

@@ -16,6 +16,7 @@ from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
 from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.uncertainty.kenward_roger import KenwardRoger
+from mvmise_sm.core.uncertainty.profile_target import ResidualTarget
 from mvmise_sm.core.uncertainty.residual_inference import residual_kenward_roger
 from mvmise_sm.core.uncertainty.second_order import SecondOrder
 
@@ -142,6 +143,11 @@ class ResidualCriterion(ABC):
         """Whether there are priors."""
         return self._priors is not None
 
+    @property
+    def sharp_theta(self) -> bool:
+        """Whether a fit goes on until theta is sharp."""
+        return self.penalised
+
     def working_theta(self, theta: np.ndarray) -> np.ndarray:
         """Parameters of the working coordinates for the user's."""
         theta = np.asarray(theta, dtype=float)
@@ -250,6 +256,10 @@ class ResidualCriterion(ABC):
     def kenward_roger(self, theta: np.ndarray) -> KenwardRoger:
         """Kenward and Roger's adjusted covariance at the REML estimate, with the observed information."""
         return residual_kenward_roger(self, theta)
+
+    def profile_target(self, priors: Callable[..., Any] | None = None) -> ResidualTarget:
+        """The objective whose profiles are traced."""
+        return ResidualTarget(self, priors)  # type: ignore[arg-type]
 
     def solve(self, theta: np.ndarray) -> PLSSolution:
         """Solution at the user's parameters."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mvmise_sm.core.criteria.linear import ProfiledDeviance
     from mvmise_sm.core.interfaces import Factorization
 
-__all__ = ["LinearTarget"]
+__all__ = ["LinearTarget", "ResidualTarget"]
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 # d objective / d rho by differences: the second one keeps half the digits that this leaves
@@ -165,6 +165,29 @@ class LinearTarget:
         information[k, k] = inner.second
         value = inner.value + factorization.logdet + criterion.constant
         return value, np.append(gradient, inner.first), information
+
+
+class ResidualTarget(LinearTarget):
+    """The same for a criterion with structured residuals, x = (theta, phi, log sigma2)."""
+
+    criterion: Any
+
+    def _factorization(self, x: np.ndarray) -> tuple[Any, list[np.ndarray]]:
+        factorization, _, terms, _ = self.criterion.eliminated(x[:-1])
+        return factorization, terms
+
+    def evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Value, gradient (k,) and positive semidefinite information (k, k) at x."""
+        theta, rho, k = x[:-1], x[-1], self.k_theta
+        factorization, solution, terms, value = self.criterion.eliminated(theta)
+        inner = self._solve(factorization.gram, rho, self._sigmas(terms))
+        gradient, curvature, a, b = self.criterion.derivatives(theta, inner.weights, inner.xi, inner.cov)
+        s2 = float(np.exp(rho))
+        information = np.empty((k + 1, k + 1))
+        information[:k, :k] = a / s2 + curvature
+        information[:k, k] = information[k, :k] = b / s2
+        information[k, k] = inner.second
+        return value - solution.value + inner.value, np.append(gradient, inner.first), information
 
 
 def _flat(gram: np.ndarray, rho: float, nobs: int, reml: bool) -> _AtScale:
