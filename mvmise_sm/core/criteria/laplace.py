@@ -363,7 +363,7 @@ class LaplaceDeviance:
             _, slope, _, safe = self.penalty.fixed_derivatives(mode.beta)
             gradient[k : k + self.k_fe] = beta + slope
         if self.k_shape:
-            gradient[-1] = shape
+            gradient[x.size - self.k_shape :] = shape
         if not information:
             return Evaluation(np.array(x), value, gradient, None, tuple(slopes))
         _, directions, tangents, curvature = self.space.chain_rule(theta, terms, slopes, [False] * len(terms))
@@ -420,6 +420,14 @@ class LaplaceDeviance:
         )
         return value - fitted, exact
 
+    def _user_modes(self, mode, terms):
+        """Conditional modes in the user's coordinates, one (n_levels, q) per term."""
+        b = [None] * len(terms)
+        for f, effects in zip(self.layout.factors, mode.b, strict=True):
+            for t, place in zip(f.terms, f.places, strict=True):
+                b[t] = (self.layout.term_bases[t].a @ effects[place]).T
+        return tuple(b)
+
     def solve(self, x):
         """Everything at a working vector.
 
@@ -430,10 +438,6 @@ class LaplaceDeviance:
         mode, _, terms, sigmas, value = self.at(x)
         penalty = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
         sigma2 = self.response.scale
-        b = [None] * len(terms)
-        for f, effects in zip(self.layout.factors, mode.b, strict=True):
-            for t, place in zip(f.terms, f.places, strict=True):
-                b[t] = (self.layout.term_bases[t].a @ effects[place]).T
         information = self.fixed_system(mode).information
         if self.profiles_beta:
             # elsewhere the Hessian has the prior's part, and blme's penalised least squares step has not
@@ -443,7 +447,7 @@ class LaplaceDeviance:
         return GeneralizedSolution(
             theta=self.space.user(x[: self.k_theta]) / np.sqrt(sigma2),
             beta=a @ mode.beta,
-            b=tuple(b),
+            b=self._user_modes(mode, terms),
             sigma2=sigma2,
             alpha=getattr(self.response.distribution, "alpha", None),
             cov_beta=cov / sigma2,

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["FixedSystem", "Mode", "conditional_mode", "fixed_system", "inner", "joint_mode", "newton_elimination"]
+__all__ = [
+    "FixedSystem",
+    "Mode",
+    "conditional_mode",
+    "fixed_system",
+    "inner",
+    "joint_mode",
+    "newton_elimination",
+    "weighed",
+]
 
 _TOLERANCE = 1e-17
 _CHORD = 1e-5
@@ -53,6 +62,11 @@ def _stack(blocks):
 
 def _unstack(blocks):
     return [x[:, :, 0] for x in blocks]
+
+
+def weighed(weight, v):
+    """W v by row, for one predictor (nobs,) or several (R, nobs)."""
+    return weight * v if weight.ndim == 1 else np.einsum("abn,bn->an", weight, v)
 
 
 def newton_elimination(problem, terms, lambdas):
@@ -130,7 +144,7 @@ def _first_step(problem, lambdas, base, eta):
     if terms.loglik == -np.inf:
         return None
     chord, weight = newton_elimination(problem, terms, lambdas)
-    b, g = map(_unstack, chord.solve_blocks(_stack(inc.transposed(terms.score + weight * (eta - base)))))
+    b, g = map(_unstack, chord.solve_blocks(_stack(inc.transposed(terms.score + weighed(weight, eta - base)))))
     after = response.rows(base + inc.times(b))
     # a step that long is better taken from zero, under the control of the line search
     if after.loglik < terms.loglik - 50.0 - 0.5 * abs(terms.loglik):

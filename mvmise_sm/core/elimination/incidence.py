@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from mvmise_sm.core.elimination.layout import FactorLayout, Layout
 
-__all__ = ["Incidence"]
+__all__ = ["Incidence", "PartsIncidence"]
 
 
 class Incidence:
@@ -143,3 +143,95 @@ class Incidence:
                         part *= column
                 out += part
         return out
+
+
+class PartsIncidence(Incidence):
+    """The same where several linear predictors have random effects: rows carry a leading axis of predictors.
+
+    Parameters
+    ----------
+    layout : Layout
+    parts : sequence of int
+        Predictor, from 0 to R - 1, that each random-effects term enters.
+    """
+
+    def __init__(self, layout, parts):
+        super().__init__(layout)
+        self.n_parts = max(parts) + 1
+        self.part = []
+        for f in layout.factors:
+            part = np.empty(f.q, dtype=int)
+            for t, place in zip(f.terms, f.places, strict=True):
+                part[place] = parts[t]
+            self.part.append(part)
+
+    def times(self, b):
+        """Z b (R, nobs)."""
+        out = np.zeros((self.n_parts, self.nobs))
+        for codes, columns, part, effects in zip(self.codes, self.columns, self.part, b, strict=True):
+            for column, at, effect in zip(columns, part, effects, strict=True):
+                out[at] += effect[codes] if column is None else effect[codes] * column
+        return out
+
+    def transposed(self, v):
+        """Z'v, (q, J) per factor, for `v` (R, nobs)."""
+        out = []
+        for codes, columns, part, j in zip(self.codes, self.columns, self.part, self.levels, strict=True):
+            block = np.empty((len(columns), j))
+            for a, column in enumerate(columns):
+                row = v[part[a]]
+                block[a] = np.bincount(codes, row if column is None else row * column, minlength=j)
+            out.append(block)
+        return out
+
+    def own(self, w):
+        """Z_k' W Z_k by level, (q, q, J) per factor, for `w` (R, R, nobs)."""
+        out = []
+        for codes, columns, part, j in zip(self.codes, self.columns, self.part, self.levels, strict=True):
+            q = len(columns)
+            block = np.empty((q, q, j))
+            for a in range(q):
+                for b in range(a + 1):
+                    both = _scaled(w[part[a], part[b]], columns[a], columns[b])
+                    block[a, b] = block[b, a] = np.bincount(codes, both, minlength=j)
+            out.append(block)
+        return out
+
+    def cross(self, w):
+        """(k, l) -> Z_k' W Z_l on the cells of the pair (q_k, q_l, cells)."""
+        out = {}
+        for (k, m), (cell, n) in self.cells.items():
+            block = np.empty((len(self.columns[k]), len(self.columns[m]), n))
+            for a, left in enumerate(self.columns[k]):
+                for b, right in enumerate(self.columns[m]):
+                    both = _scaled(w[self.part[k][a], self.part[m][b]], left, right)
+                    block[a, b] = np.bincount(cell, both, minlength=n)
+            out[k, m] = block
+        return out
+
+    def level_quadratic(self, k, blocks):
+        """z_ka' B_j z_kb of every row and pair of predictors (R, R, nobs)."""
+        codes, columns, part = self.codes[k], self.columns[k], self.part[k]
+        out = np.zeros((self.n_parts, self.n_parts, self.nobs))
+        for a, left in enumerate(columns):
+            for b, right in enumerate(columns):
+                out[part[a], part[b]] += _scaled(blocks[a, b][codes], left, right)
+        return out
+
+    def cell_bilinear(self, k, m, blocks):
+        """Half of z_k' B_c z_m plus its transpose of every row and pair of predictors (R, R, nobs)."""
+        cell = self.cells[k, m][0]
+        out = np.zeros((self.n_parts, self.n_parts, self.nobs))
+        for a, left in enumerate(self.columns[k]):
+            for b, right in enumerate(self.columns[m]):
+                half = 0.5 * _scaled(blocks[a, b][cell], left, right)
+                out[self.part[k][a], self.part[m][b]] += half
+                out[self.part[m][b], self.part[k][a]] += half
+        return out
+
+
+def _scaled(row, left, right):
+    """A row times columns that are None where they are ones."""
+    if left is not None:
+        row = row * left
+    return row if right is None else row * right

@@ -92,6 +92,10 @@ class SingleElimination(Elimination):
             self.level = factor_levels(self.incidence.own(w)[0], lambdas[0])
         self.logdet = _checked(float(self.level.logdet.sum()))
 
+    def least_pivot(self) -> float:
+        """The smallest determinant of a level's block of M: near zero where M is nearly singular."""
+        return float(np.exp(self.level.logdet.min()))
+
     def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R for `rhs`, one (q, J, c) per factor; C = Z'WZ."""
         return [apply(self.level.w, rhs[0])], [apply(self.level.i_minus_cw, rhs[0])]
@@ -130,6 +134,10 @@ class DenseElimination(Elimination):
         if info:
             raise np.linalg.LinAlgError("M is not positive definite")
         self.logdet = 2.0 * float(np.log(self.factor.diagonal()).sum())
+
+    def least_pivot(self) -> float:
+        """The smallest squared pivot of M."""
+        return float(self.factor.diagonal().min()) ** 2
 
     def _assemble(self, own: list[np.ndarray], cross: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
         c = np.zeros((self.n, self.n))
@@ -215,6 +223,10 @@ class ChainElimination(Elimination):
         with np.errstate(invalid="ignore", divide="ignore"):
             self.factorization = ChainFactorization(owner.system(w), lambdas, keep_cross=True)
         self.logdet = _checked(self.factorization.logdet)
+
+    def least_pivot(self) -> float:
+        """One: the determinants of a chain's levels are not kept apart."""
+        return 1.0
 
     def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """As `SingleElimination.solve_blocks`."""

@@ -210,6 +210,10 @@ class Family:
             out = self.log_density(y, w, (jets[0], None, disp), shape)
         return out.derivatives()
 
+    def row_constant(self, y: np.ndarray, w: Any, others: Sequence) -> Any:
+        """What `expand` leaves out of the log density unless `full`: terms without eta, costly to repeat (n,)."""
+        return None
+
     def inverse(self, eta: Any) -> Any:
         """Mean at a linear predictor that may be a jet."""
         if not hasattr(eta, "compose"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["bad_counts", "bad_positive", "bad_proportions", "fraction", "plural"]
+__all__ = ["bad_counts", "bad_positive", "bad_proportions", "broken_counts", "fraction", "plural"]
 
 _INTEGER = 1e-6
 
@@ -47,3 +47,9 @@ def bad_proportions(name: str, y: np.ndarray) -> str | None:
             "write counts as cbind(successes, failures), or a proportion with the trials as weights"
         )
     return None
+
+
+def broken_counts(y: np.ndarray) -> str | None:
+    """The first count that is not whole."""
+    off = np.flatnonzero(fraction(y))
+    return f"counts must be whole numbers, row {off[0]} has {y[off[0]]:g}" if off.size else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvmise_sm.core.families import exponential
+from mvmise_sm.core.families import continuous, counts, exponential, proportions
 from mvmise_sm.core.families.base import Family
 
 __all__ = ["ALIASES", "FAMILIES"]
@@ -16,6 +16,17 @@ FAMILIES: dict[str, type[Family]] = {
         exponential.InverseGaussian,
         exponential.Gaussian,
         exponential.NegativeBinomial,
+        counts.NegativeBinomial1,
+        counts.GeneralizedPoisson,
+        counts.TruncatedPoisson,
+        counts.TruncatedNegativeBinomial,
+        counts.TruncatedNegativeBinomial1,
+        proportions.Beta,
+        proportions.BetaBinomial,
+        continuous.StudentT,
+        continuous.LogNormal,
+        continuous.HurdleGamma,
+        continuous.Tweedie,
     )
 }
 

@@ -1,0 +1,286 @@
+"""Families of continuous responses: t, lognormal, gamma with zeros, Tweedie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, gammainc, gammaln, logit, ndtr, ndtri, stdtr, stdtrit
+
+from mvmise_sm.core.families.base import Derivatives, Family
+from mvmise_sm.core.families.checks import bad_positive
+from mvmise_sm.core.families.exponential import Gamma, Gaussian
+from mvmise_sm.core.families.jets import segment_logsumexp, value, variables
+
+__all__ = ["HurdleGamma", "LogNormal", "StudentT", "Tweedie"]
+
+_LOG_2PI = float(np.log(2.0 * np.pi))
+# terms of the Tweedie series beyond the largest: so many of its standard deviations, and a few more
+_SERIES_SD, _SERIES_MORE = 8.0, 30.0
+
+
+class StudentT(Family):
+    """Student's t about the mean with scale d.
+
+    Parameters
+    ----------
+    df : float, optional
+        Known degrees of freedom; estimated by default.
+    link : str or Link, optional
+    """
+
+    name, label, links = "t", "StudentT", ("identity", "log")
+    has_dispersion = True
+
+    def __init__(self, link: Any = None, df: float | None = None):
+        super().__init__(link)
+        if df is not None and not df > 0.0:
+            raise ValueError(f"df must be positive, got {df!r}")
+        self.df = None if df is None else float(df)
+        self.shape_names = ("df",) if df is None else ()
+
+    def _df(self, shape: Any) -> Any:
+        return self.df if self.df is not None else np.exp(shape[0])
+
+    def log_density(self, y, w, parts, shape):
+        v, log_s = self._df(shape), parts[2]
+        z = (y - self.inverse(parts[0])) * np.exp(-log_s)
+        const = gammaln(0.5 * (v + 1.0)) - gammaln(0.5 * v) - 0.5 * np.log(np.pi * v)
+        return const - log_s - 0.5 * (v + 1.0) * np.log1p(z * z / v)
+
+    def expand(self, y, w, predictors, full):
+        if full or self.link.name != "identity":
+            return super().expand(y, w, predictors, full)
+        v, log_s = self._df(predictors[2:]), predictors[1]
+        r = y - predictors[0]
+        b = v * np.exp(2.0 * log_s)
+        a = b + r * r
+        const = gammaln(0.5 * (v + 1.0)) - gammaln(0.5 * v) - 0.5 * np.log(np.pi * v)
+        rows = const - log_s - 0.5 * (v + 1.0) * np.log1p(r * r / b)
+        return {(): rows, (0,): (v + 1.0) * r / a, (0, 0): (v + 1.0) * (r * r - b) / (a * a)}
+
+    def variance(self, mean, d=1.0, shape=()):
+        v = self._df(shape)
+        return np.where(v > 2.0, d * d * v / np.maximum(v - 2.0, 1e-300), np.inf) * np.ones_like(mean)
+
+    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+        return mean + d * rng.standard_t(self._df(shape) * np.ones_like(mean))
+
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+        return mean + d * stdtrit(self._df(shape), u)
+
+    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+        return stdtr(self._df(shape), (y - mean) / d)
+
+    def shape_start(self):
+        return () if self.df is not None else (float(np.log(6.0)),)
+
+    def shape_value(self, shape):
+        return tuple(float(np.exp(s)) for s in shape)
+
+    def start(self, y, w=None):
+        good = self.link.name == "identity" or (y > 0.0).all()
+        return self.link(y if good else np.full(y.shape, float(np.average(y, weights=w))))
+
+    def start_dispersion(self, y, w=None):
+        spread = float(np.subtract(*np.percentile(y, [75, 25]))) / 1.35
+        return float(np.log(max(spread, 1e-6 * max(float(np.std(y)), 1e-6)))) - 0.5
+
+
+class LogNormal(Family):
+    """Positive responses whose logarithm is normal about the linear predictor with standard deviation d."""
+
+    name, label, links = "lognormal", "LogNormal", ("identity",)
+    has_dispersion = True
+    weights_scale = True
+
+    def __init__(self, link: Any = None):
+        super().__init__(link)
+        self._normal = Gaussian(self.link)
+
+    def log_density(self, y, w, parts, shape):
+        return self._normal.log_density(np.log(y), w, parts, shape) - np.log(y)
+
+    def expand(self, y, w, predictors, full):
+        with np.errstate(all="ignore"):
+            z = np.log(y)
+        out = self._normal.expand(z, w, predictors, full)
+        out[()] = out[()] - z
+        return out
+
+    def mean(self, eta, d=1.0, shape=()):
+        return np.exp(self.link.inverse(eta) + 0.5 * np.square(d))
+
+    def variance(self, mean, d=1.0, shape=()):
+        return mean**2 * np.expm1(np.square(d))
+
+    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+        return np.exp(self._centre(mean, d) + d * rng.standard_normal(mean.shape))
+
+    @staticmethod
+    def _centre(mean, d):
+        return np.log(mean) - 0.5 * np.square(d)
+
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+        return np.exp(self._centre(mean, d) + d * ndtri(u))
+
+    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+        with np.errstate(all="ignore"):
+            return np.where(y > 0.0, ndtr((np.log(np.maximum(y, 1e-300)) - self._centre(mean, d)) / d), 0.0)
+
+    def check(self, y, w=None):
+        return bad_positive(self.name, y)
+
+    def start(self, y, w=None):
+        return np.log(y)
+
+    def start_dispersion(self, y, w=None):
+        return float(np.log(max(np.std(np.log(y)), 1e-8))) - 0.35
+
+    def deviance_rows(self, y, mu, w=None, d=1.0, shape=()):
+        return (np.log(y) - self._centre(mu, d)) ** 2
+
+
+class HurdleGamma(Gamma):
+    """Gamma with shape d beside a share of zeros."""
+
+    name, label, links = "hurdle_gamma", "HurdleGamma", ("log", "inverse")
+    zero_part = "hurdle"
+    strict_links = True
+
+    def response(self, y, w, curvature="observed"):
+        return None
+
+    def check(self, y, w=None):
+        return bad_positive(self.name, y, "; give zero_inflation='~ 1' for them")
+
+
+class Tweedie(Family):
+    """Responses that are sums of a Poisson number of gamma variables: zero or positive, variance d mean^p, 1 < p < 2.
+
+    References
+    ----------
+    Dunn and Smyth (2005). Series evaluation of Tweedie exponential dispersion model densities. Statistics and
+    Computing 15.
+    """
+
+    name, label, links = "tweedie", "Tweedie", ("log",)
+    has_dispersion = True
+    shape_names = ("power",)
+
+    def log_density(self, y, w, parts, shape):
+        return self._exponent(y, parts[0], parts[2], shape[0]) + self._series(y, parts[2], shape[0])
+
+    @staticmethod
+    def _exponent(y, eta, disp, psi):
+        p = 1.0 + 1.0 / (1.0 + np.exp(-psi))
+        left, right = np.exp((1.0 - p) * eta), np.exp((2.0 - p) * eta)
+        return (y * left / (1.0 - p) - right / (2.0 - p)) * np.exp(-disp)
+
+    @staticmethod
+    def _series(y, disp, psi):
+        """The part of the density without the mean, zero where y is zero."""
+        positive = np.flatnonzero(y > 0.0)
+        z = y[positive]
+        log_phi, share = value(disp), value(psi)
+        log_phi = (log_phi * np.ones_like(y))[positive]
+        p = 1.0 + expit(share * np.ones_like(y))[positive]
+        alpha = (2.0 - p) / (p - 1.0)
+        centre = np.maximum(np.exp((2.0 - p) * np.log(z) - log_phi) / (2.0 - p), 1.0)
+        last = np.ceil(centre + _SERIES_SD * np.sqrt(centre / alpha) + _SERIES_MORE).astype(int)
+        first = np.maximum(np.floor(centre - _SERIES_SD * np.sqrt(centre / alpha) - _SERIES_MORE), 1.0).astype(int)
+        count = last - first + 1
+        row = np.repeat(np.arange(z.size), count)
+        j = (np.arange(row.size) - np.repeat(np.cumsum(count) - count, count) + first[row]).astype(float)
+        at = positive[row]
+
+        def spread(x: Any) -> Any:
+            if not hasattr(x, "coef"):
+                return (x * np.ones_like(y))[at]
+            coef = [None if c is None else (c * np.ones_like(y))[at] for c in x.coef]
+            return type(x)(coef, x.n_vars, x.order)
+
+        disp_j, psi_j = spread(disp), spread(psi)
+        s = 1.0 / (1.0 + np.exp(-psi_j))
+        a = (1.0 - s) / s
+        log_z = np.log(z)[row]
+        terms = j * ((log_z - np.log(s)) * a - (1.0 + a) * disp_j - np.log(1.0 - s)) - gammaln(j * a)
+        terms = terms - gammaln(j + 1.0)
+        if not hasattr(terms, "coef"):
+            top = np.full(z.size, -np.inf)
+            np.maximum.at(top, row, terms)
+            total = np.log(np.bincount(row, np.exp(terms - top[row]), minlength=z.size)) + top - np.log(z)
+            out = np.zeros_like(y)
+            out[positive] = total
+            return out
+        total = segment_logsumexp(terms, row, z.size) - np.log(z)
+        coef = []
+        for c in total.coef:
+            full = None
+            if c is not None:
+                full = np.zeros_like(y)
+                full[positive] = c
+            coef.append(full)
+        return type(total)(coef, total.n_vars, total.order)
+
+    def expand(self, y, w, predictors, full):
+        eta, disp, psi = predictors
+        if not full:
+            p = 1.0 + expit(psi)
+            with np.errstate(over="ignore"):
+                left, right = y * np.exp((1.0 - p) * eta - disp), np.exp((2.0 - p) * eta - disp)
+            rows = left / (1.0 - p) - right / (2.0 - p)
+            return {(): rows, (0,): left - right, (0, 0): (1.0 - p) * left - (2.0 - p) * right}
+        jets = variables([eta, disp, psi], 3)
+        out: Derivatives = self._exponent(y, *jets).derivatives()
+        # the series does not know the mean, so that second derivatives are enough
+        rest = self._series(y, *variables([disp, psi], 2)).derivatives()
+        for key, part in rest.items():
+            moved = tuple(k + 1 for k in key)
+            out[moved] = out[moved] + part if moved in out else part
+        return out
+
+    def row_constant(self, y, w, others):
+        return self._series(y, *others)
+
+    def variance(self, mean, d=1.0, shape=()):
+        return d * mean ** self.shape_value(shape)[0]
+
+    def _parts(self, mean, d, shape):
+        p = self.shape_value(shape)[0]
+        return mean ** (2.0 - p) / (d * (2.0 - p)), (2.0 - p) / (p - 1.0), d * (p - 1.0) * mean ** (p - 1.0)
+
+    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+        rate, alpha, scale = self._parts(mean, d, shape)
+        n = rng.poisson(rate)
+        return np.where(n > 0, rng.gamma(np.maximum(n * alpha, 1e-12), scale), 0.0)
+
+    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+        rate, alpha, scale = self._parts(mean, d, shape)
+        rate, scale = np.broadcast_arrays(rate, scale)
+        total = np.exp(-rate)
+        for n in range(1, int(rate.max() + 10.0 * np.sqrt(rate.max()) + 30.0)):
+            mass = np.exp(n * np.log(rate) - rate - gammaln(n + 1.0))
+            total = total + mass * gammainc(n * alpha, np.maximum(y, 0.0) / scale)
+        return np.where(y < 0.0, 0.0, np.minimum(total, 1.0))
+
+    def shape_start(self):
+        return (0.0,)
+
+    def shape_value(self, shape):
+        return (1.0 + float(expit(shape[0])),)
+
+    def shape_working(self, power: float) -> float:
+        """Working value of a power."""
+        return float(logit(power - 1.0))
+
+    def check(self, y, w=None):
+        low = float(y.min(initial=0.0))
+        return f"family 'tweedie' needs responses that are not negative, found {low:g}" if low < 0.0 else None
+
+    def start(self, y, w=None):
+        return np.log(0.5 * (y + max(float(np.average(y, weights=w)), 1e-3)))
+
+    def start_dispersion(self, y, w=None):
+        mean = max(float(np.mean(y)), 1e-3)
+        return float(np.log(max(float(np.var(y)) / mean**1.5, 1e-3))) - 0.3

@@ -1,0 +1,134 @@
+"""Families of proportions: beta and beta-binomial."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import betainc, betaincinv, digamma, gammaln, polygamma
+
+from mvmise_sm.core.families.base import Derivatives, Family, through_link
+from mvmise_sm.core.families.checks import bad_proportions, plural
+
+__all__ = ["Beta", "BetaBinomial"]
+
+_LINKS = ("logit", "probit", "cloglog", "loglog", "cauchit")
+
+
+class Beta(Family):
+    """Proportions strictly between 0 and 1 with variance mean (1 - mean) / (1 + d)."""
+
+    name, label, links = "beta", "Beta", _LINKS
+    has_dispersion = True
+    zero_part = "hurdle"
+
+    def log_density(self, y, w, parts, shape):
+        d, m = np.exp(parts[2]), self.inverse(parts[0])
+        a, b = m * d, d - m * d
+        value = gammaln(d) - gammaln(a) - gammaln(b)
+        return value + (a - 1.0) * np.log(y) + (b - 1.0) * np.log1p(-y)
+
+    def expand(self, y, w, predictors, full):
+        eta, disp = predictors
+        d = np.exp(disp)
+        m, n, _, _ = self.link.rows(eta)
+        a, b = m * d, n * d
+        with np.errstate(all="ignore"):
+            up, down = np.log(y), np.log1p(-y)
+            first_a, first_b = digamma(a), digamma(b)
+            second_a, second_b = polygamma(1, a), polygamma(1, b)
+            slope = first_b - first_a + up - down
+            value = gammaln(d) - gammaln(a) - gammaln(b) + (a - 1.0) * up + (b - 1.0) * down
+            slopes: Derivatives = {(): value, (0,): d * slope, (0, 0): -d * d * (second_a + second_b)}
+            if full:
+                third_a, third_b = polygamma(2, a), polygamma(2, b)
+                slopes[(0, 0, 0)] = -(d**3) * (third_a - third_b)
+                slopes[(1,)] = d * (digamma(d) - m * first_a - n * first_b + m * up + n * down)
+                bend = d * polygamma(1, d) - m * a * second_a - n * b * second_b
+                slopes[(1, 1)] = slopes[(1,)] + d * bend
+                slopes[(0, 1)] = d * slope + d * (b * second_b - a * second_a)
+                slopes[(0, 0, 1)] = 2.0 * slopes[(0, 0)] - d * d * (a * third_a + b * third_b)
+        return through_link(self.link, eta, slopes, full)
+
+    def variance(self, mean, d=1.0, shape=()):
+        return mean * (1.0 - mean) / (1.0 + d)
+
+    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+        return rng.beta(mean * d, (1.0 - mean) * d)
+
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+        return betaincinv(mean * d, (1.0 - mean) * d, u)
+
+    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+        return betainc(mean * d, (1.0 - mean) * d, np.clip(y, 0.0, 1.0))
+
+    def check(self, y, w=None):
+        low, high = float(y.min(initial=0.5)), float(y.max(initial=0.5))
+        if low < 0.0 or high > 1.0:
+            return f"family 'beta' needs responses strictly between 0 and 1, found values from {low:g} to {high:g}"
+        zeros, ones = int((y == 0.0).sum()), int((y == 1.0).sum())
+        if not zeros and not ones:
+            return None
+        parts = [plural(zeros, "zero", "zeros")] if zeros else []
+        parts += [plural(ones, "one", "ones")] if ones else []
+        return (
+            f"family 'beta' needs responses strictly between 0 and 1, found {' and '.join(parts)}; "
+            "zero_inflation='~ 1' takes the zeros, ones must be moved off the edge"
+        )
+
+    def start(self, y, w=None):
+        return self.link(np.clip(0.5 * (y + np.mean(y)), 1e-3, 1.0 - 1e-3))
+
+    def start_dispersion(self, y, w=None):
+        mean, spread = float(np.mean(y)), max(float(np.var(y)), 1e-8)
+        return float(np.log(np.clip(mean * (1.0 - mean) / spread - 1.0, 0.5, 1e4)))
+
+
+class BetaBinomial(Family):
+    """Proportions of w trials whose probability varies as a beta variable with precision d."""
+
+    name, label, links = "betabinomial", "BetaBinomial", _LINKS
+    has_dispersion = trials = True
+    zero_part = "inflated"
+    edges = (0.0, 1.0)
+
+    def log_density(self, y, w, parts, shape):
+        n = np.ones_like(y) if w is None else w
+        hits, misses = n * y, n * (1.0 - y)
+        d, m = np.exp(parts[2]), self.inverse(parts[0])
+        a = m * d
+        b = d - a
+        out = gammaln(a + hits) - gammaln(a) + gammaln(b + misses) - gammaln(b) + gammaln(d) - gammaln(d + n)
+        return out + (gammaln(n + 1.0) - gammaln(hits + 1.0) - gammaln(misses + 1.0))
+
+    def variance(self, mean, d=1.0, shape=()):
+        return mean * (1.0 - mean)
+
+    def moments(self, eta, d=1.0, shape=(), w=None):
+        mean = self.link.inverse(eta)
+        n = 1.0 if w is None else w
+        return mean, mean * (1.0 - mean) / n * (1.0 + (n - 1.0) / (d + 1.0))
+
+    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+        trials = np.broadcast_to(np.round(1.0 if w is None else w), mean.shape).astype(int)
+        return rng.binomial(trials, rng.beta(mean * d, (1.0 - mean) * d)) / trials
+
+    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+        from scipy.stats import betabinom
+
+        trials = np.round(1.0 if w is None else w) * np.ones_like(mean)
+        return betabinom.ppf(u, trials, mean * d, (1.0 - mean) * d) / trials
+
+    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+        from scipy.stats import betabinom
+
+        trials = np.round(1.0 if w is None else w) * np.ones_like(mean)
+        return betabinom.cdf(np.floor(y * trials + 1e-9), trials, mean * d, (1.0 - mean) * d)
+
+    def check(self, y, w=None):
+        return bad_proportions(self.name, y)
+
+    def start(self, y, w=None):
+        n = 1.0 if w is None else w
+        return self.link((n * y + 0.5) / (n + 1.0))
+
+    def start_dispersion(self, y, w=None):
+        return 1.5
