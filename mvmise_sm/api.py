@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["PUBLIC", "find", "module_of"]
 
-_MODULES = {"datasets", "exceptions", "mechanisms", "priors", "proteomics"}
+_MODULES = {"datasets", "exceptions", "families", "mechanisms", "priors", "proteomics"}
 
 _OBJECTS = {
     "LinearMixedModel": "mvmise_sm.models.linear",

@@ -184,8 +184,7 @@ class MixedModelBase(LikelihoodModel):
         structures = cls._structure_options(kwargs)
         refuse_unknown_model_options(cls, kwargs)
         refuse_dropped_columns(drop_cols)
-        if groups is not None or re_formula is not None:
-            formula = f"{formula} + ({_bar_text(groups, re_formula)})"
+        formula = with_bar_terms(formula, groups, re_formula)
         design = build_design(
             parse_formula(formula),
             data,
@@ -249,7 +248,7 @@ class MixedModelBase(LikelihoodModel):
             *given,
             terms=term_shapes(self.random_effects),
             nobs=self.nobs,
-            fixef_names=self.data.xnames,
+            fixef_names=list(self.data.param_names),
             has_scale=self._has_residual,
         )
         return None if priors.flat else priors
@@ -371,6 +370,13 @@ def _without(exog, drop):
         return exog
     keep = np.delete(np.arange(exog.shape[1]), drop)
     return exog.iloc[:, keep] if isinstance(exog, pd.DataFrame) else exog[:, keep]
+
+
+def with_bar_terms(formula, groups, re_formula):
+    """The formula with the random-effects term that ``MixedLM``'s words describe, if they are given."""
+    if groups is None and re_formula is None:
+        return formula
+    return f"{formula} + ({_bar_text(groups, re_formula)})"
 
 
 def _bar_text(groups, re_formula):

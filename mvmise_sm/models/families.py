@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
+
 from mvmise_sm.core.families.base import Family
 from mvmise_sm.core.families.links import LINKS, as_link
 from mvmise_sm.core.families.registry import ALIASES, FAMILIES
 from mvmise_sm.exceptions import OptionError
 
-__all__ = ["resolve_family"]
+__all__ = ["needs_parts", "resolve_family"]
 
 # classes of statsmodels by name; its negative binomial has a known alpha
 _STATSMODELS = {
@@ -62,6 +64,12 @@ def resolve_family(family: Any) -> Family:
     link = as_link(family.link)
     cls = FAMILIES[_STATSMODELS[known[0]]]
     return cls(link, alpha=float(family.alpha)) if known[0] == "NegativeBinomial" else cls(link)
+
+
+def needs_parts(family: Any) -> bool:
+    """Whether a family has only the engine of several linear predictors."""
+    one = np.ones(1)
+    return resolve_family(family).response(one, None) is None
 
 
 def _by_name(text: str) -> Family:

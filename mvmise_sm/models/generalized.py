@@ -15,6 +15,7 @@ from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
 from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.design.build import caller_environment
 from mvmise_sm.exceptions import (
     ConvergenceWarning,
     NotAvailableError,
@@ -23,7 +24,7 @@ from mvmise_sm.exceptions import (
     SingularFitWarning,
 )
 from mvmise_sm.models.base import MixedModelBase
-from mvmise_sm.models.families import resolve_family
+from mvmise_sm.models.families import needs_parts, resolve_family
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
 from mvmise_sm.options import refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
@@ -108,7 +109,53 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             endog, weights = as_proportions(endog, weights)
         super().__init__(endog, exog, random_effects, weights=weights, **kwargs)
         self._init_keys.append("family")
-        check_response(self.endog, self.weights, self.family, bounded=self._has_fixef_prior())
+        self._check_family_response()
+
+    def __new__(cls, *args, family=None, zero_inflation=None, dispersion=None, part_designs=None, **kwargs):
+        """The class for several linear predictors where the family or the options ask for it."""
+        several = any(part is not None for part in (zero_inflation, dispersion, part_designs))
+        if cls is GeneralizedLinearMixedModel and (several or (family is not None and needs_parts(family))):
+            from mvmise_sm.models.multipart import MultiPartMixedModel
+
+            cls = MultiPartMixedModel
+        return super().__new__(cls)
+
+    @classmethod
+    def from_formula(
+        cls,
+        formula,
+        data,
+        subset=None,
+        drop_cols=None,
+        *,
+        weights=None,
+        offset=None,
+        missing="drop",
+        groups=None,
+        re_formula=None,
+        eval_env=None,
+        zero_inflation=None,
+        dispersion=None,
+        **kwargs,
+    ):
+        """Create a model from a formula and a frame; parameters as in `MixedModelBase.from_formula`, and
+
+        Parameters
+        ----------
+        zero_inflation : str, optional
+            One-sided formula of the logit of the probability of a zero that the family does not make (for truncated
+            families: of any zero), for example ``"~ x + (1 | g)"``.
+        dispersion : str, optional
+            One-sided formula of log d without random terms, d the family's dispersion, see `mvmise_sm.families`.
+        """
+        given = {name: text for name, text in (("zi", zero_inflation), ("disp", dispersion)) if text is not None}
+        environment = caller_environment(eval_env)
+        options = {"weights": weights, "offset": offset, "missing": missing, "groups": groups, "re_formula": re_formula}
+        if not given:
+            return super().from_formula(formula, data, subset, drop_cols, eval_env=environment, **options, **kwargs)
+        from mvmise_sm.models.multipart import from_formulas
+
+        return from_formulas(cls, formula, data, subset, drop_cols, given, environment, options, kwargs)
 
     def inverse_link(self, linear):
         """Mean at a linear predictor (m,)."""
@@ -138,17 +185,12 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             A callable of (theta, beta, shape), -2 log L plus the priors' penalty, with ``gradient``; theta is absolute
             there.
         """
-        if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or not 0 <= nagq <= _MAX_NODES:
-            raise OptionError(f"nagq must be a whole number from 0 to {_MAX_NODES}, got {nagq!r}")
-        if curvature not in ("observed", "expected"):
-            raise OptionError(f"curvature must be 'observed' or 'expected', got {curvature!r}")
+        self._check_integration(nagq, dispersion, curvature)
         if dispersion == "lme4":
             curvature = "expected"
         response = make_response(self.family, self.endog, self.weights, curvature=curvature)
         given = response, np.asarray(self.exog, dtype=float), self.random_effects
         options = {"priors": self.priors, "offset": self.offset}
-        if dispersion not in ("ml", "lme4"):
-            raise OptionError(f"dispersion must be 'ml' or 'lme4', got {dispersion!r}")
         if dispersion == "lme4" and response.distribution.dispersed:
             if nagq != 1 or self.weights is not None:
                 raise OptionError("dispersion='lme4' goes with nagq=1 and without weights")
@@ -159,6 +201,19 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         except ValueError as error:
             raise OptionError(str(error)) from None
         return (LaplaceDeviance if nagq else JointDeviance)(*given, **options)
+
+    @staticmethod
+    def _check_integration(nagq, dispersion, curvature):
+        """Refuse values that the options of `criterion` do not have."""
+        if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or not 0 <= nagq <= _MAX_NODES:
+            raise OptionError(f"nagq must be a whole number from 0 to {_MAX_NODES}, got {nagq!r}")
+        if curvature not in ("observed", "expected"):
+            raise OptionError(f"curvature must be 'observed' or 'expected', got {curvature!r}")
+        if dispersion not in ("ml", "lme4"):
+            raise OptionError(
+                f"dispersion must be 'ml' or 'lme4', got {dispersion!r}; a formula for it belongs to the model: "
+                "glmer(..., dispersion='~ x')"
+            )
 
     def fit(
         self,
@@ -246,7 +301,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
     def with_endog(self, endog):
         """Return the same model for another response (nobs,), which must be in the family's range."""
         out = super().with_endog(endog)
-        check_response(out.endog, out.weights, out.family, bounded=out._has_fixef_prior())
+        out._check_family_response()
         return out
 
     def refit(self, endog, result):
@@ -303,10 +358,14 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             warn(f"the negative binomial alpha goes to zero: {why}; use family={other!r}", SingularFitWarning)
         elif optimum.singular:
             warn(_SINGULAR, SingularFitWarning)
-        result = GeneralizedLinearMixedModelResults(
-            self, solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t
-        )
+        return self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
+
+    def _result(self, *args, **kwargs):
+        result = GeneralizedLinearMixedModelResults(self, *args, **kwargs)
         return GeneralizedLinearMixedModelResultsWrapper(result)
+
+    def _check_family_response(self):
+        check_response(self.endog, self.weights, self.family, bounded=self._has_fixef_prior())
 
     def _trouble(self, solution):
         """A sentence on estimates that run to infinity, or None."""
@@ -317,7 +376,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             )
         if not self.family.link.separable:
             return None
-        fixed = self.exog @ solution.beta
+        fixed = self.exog @ solution.beta[: self.exog.shape[1]]
         if not self._has_fixef_prior() and (
             np.ptp(fixed) > _WIDE_PREDICTOR or np.abs(solution.eta).max() > 2.0 * _WIDE_PREDICTOR
         ):

@@ -14,7 +14,7 @@ from mvmise_sm.exceptions import DataError, NewLevelError
 from mvmise_sm.models.rows import level_codes, row_vector
 from mvmise_sm.results.prediction import NewRows
 
-__all__ = ["new_rows", "own_rows"]
+__all__ = ["frame_rows", "new_rows", "own_rows"]
 
 
 def own_rows(model) -> NewRows:
@@ -50,7 +50,7 @@ def new_rows(model, exog, terms, *, transform=True, allow_new_levels=False, grou
     """
     design = getattr(model.data, "design", None)
     if design is not None and transform and not isinstance(exog, (np.ndarray, list)):
-        return _frame_rows(model, design, exog, terms, allow_new_levels, offset)
+        return frame_rows(model, design, exog, terms, allow_new_levels, offset)
     X, index = _exog_rows(exog, model.exog_names)
     if groups is not None:
         random = [_no_effect(model, i, len(X)) for i in range(len(model.random_layout.terms))]
@@ -63,7 +63,8 @@ def new_rows(model, exog, terms, *, transform=True, allow_new_levels=False, grou
     return NewRows(X, tuple(random), row_vector(offset, "offset", len(X)), index)
 
 
-def _frame_rows(model, design, frame, terms, allow_new_levels, offset):
+def frame_rows(model, design, frame, terms, allow_new_levels, offset):
+    """New data of one design as `NewRows`; `model` has the layout of its random effects."""
     frame = as_frame(frame)
     exog = new_exog(design, frame)
     random = [_no_effect(model, i, len(exog)) for i in range(len(model.random_layout.terms))]

@@ -59,6 +59,8 @@ class MixedModelResults(InferentialResults):
     """
 
     k_scale = 1
+    # what `predict` gives
+    scales: ClassVar[tuple[str, ...]] = ("mean", "linear")
 
     def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
         super().__init__(

@@ -46,9 +46,10 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         Integration over the random effects.
     """
 
+    scales = ("mean", "conditional", "linear", "zero", "dispersion", "variance")
+
     def __init__(self, model, solution, optimum, settings, *, criterion, cov_type="nonrobust", use_t=False):
-        response = criterion.response
-        self.k_scale = int(response.distribution.dispersed)
+        self.k_scale = int(criterion.response.dispersed)
         super().__init__(model, solution, optimum, settings, use_t=use_t)
         self.estimates_alpha = bool(model.family.has_dispersion and not self.k_scale)
         self.at_limit = self.estimates_alpha and not criterion.k_shape
@@ -58,11 +59,15 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         self.nagq = settings["nagq"]
         self.alpha = solution.alpha
         self.family = model.family
-        self.dispersion = model.family.dispersion_of(self.scale, self.alpha)
+        self._set_dispersion(solution)
         self._criterion = criterion
         self.optimum = optimum.working
         self._estimator = ("MAP" if model.priors is not None else "ML") + _integration(self.nagq)
         self._criterion_name = "-2 Log-Likelihood"
+
+    def _set_dispersion(self, solution):
+        self.dispersion = self.family.dispersion_of(self.scale, self.alpha)
+        self.shapes = ()
 
     # --- covariance of the estimates
 
@@ -74,7 +79,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         cov = self._cov_all
         if cov is None:
             return self.cov_rx
-        at = slice(len(self.theta), len(self.theta) + self.k_fe)
+        at = slice(len(self.theta), len(self.theta) + len(self.params))
         return cov[at, at]
 
     @cov_params_default.setter
@@ -230,6 +235,15 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
             row_labels=labels,
             linpred=on_link,
             link=link,
+        )
+
+    def on_scale(self, predictors, which, weights=None):
+        """Conditional linear predictors (m,) on the scale `which`, see `predict`."""
+        family = self.family
+        mean, variance = family.moments(predictors[0], self.dispersion, self.shapes, weights)
+        ones = np.ones_like(predictors[0])
+        return {"linear": predictors[0], "dispersion": self.dispersion * ones, "zero": 0.0 * ones}.get(
+            which, variance if which == "variance" else mean
         )
 
     # --- refitting and simulation

@@ -81,10 +81,12 @@ def _training_linear(result, terms):
     return result._linear_predictor(b)
 
 
-def _on_scale(model, linear, which):
-    if which not in ("mean", "linear"):
-        raise OptionError(f"which must be 'mean' or 'linear', got {which!r}")
-    return linear if which == "linear" else model.inverse_link(linear)
+def _on_scale(result, linear, which):
+    if which in ("mean", "linear"):
+        return linear if which == "linear" else result.model.inverse_link(linear)
+    if which not in result.scales:
+        raise OptionError(f"which must be one of {', '.join(map(repr, result.scales))}, got {which!r}")
+    return result.on_scale([linear], which)
 
 
 def predicted(result, exog, transform, random, allow_new_levels, which, **given):
@@ -95,11 +97,11 @@ def predicted(result, exog, transform, random, allow_new_levels, which, **given)
         if len(terms) == len(model.random_layout.terms) and which == "mean":
             values = result.fittedvalues
         else:
-            values = _on_scale(model, _training_linear(result, terms), which)
+            values = _on_scale(result, _training_linear(result, terms), which)
         index = model.data.row_labels
     else:
         rows = model.new_rows(exog, terms, transform=transform, allow_new_levels=allow_new_levels, **given)
-        values, index = _on_scale(model, _linear(result, rows, terms), which), rows.index
+        values, index = _on_scale(result, _linear(result, rows, terms), which), rows.index
     return values if index is None else pd.Series(values, index=index)
 
 

@@ -185,7 +185,7 @@ class LaplaceDeviance:
         """Standard deviation of a random effect as informative as a row, in families with a dispersion; one in
         others.
         """
-        if not self.response.distribution.dispersed:
+        if not self.response.dispersed:
             return 1.0
         weight = self.response.rows(eta).weight
         return 1.0 if weight is None else float(1.0 / np.sqrt(np.median(weight)))
@@ -399,7 +399,7 @@ class LaplaceDeviance:
         if self.k_shape:
             _, score, _, information = self.response.shape_terms(mode.terms)
             out[-1, -1] = 2.0 * information
-            if self.response.distribution.dispersed:
+            if self.response.dispersed:
                 zs = [z[:, :, None] for z in inc.transposed(-score)]
                 solved = weighted.solve_blocks(zs)[1]
                 out[-1, :k] = out[:k, -1] = inner(solved, h)[0]

@@ -1,14 +1,16 @@
 """-2 log L by the Laplace approximation where the likelihood has several linear predictors, with its exact gradient.
 
-With l_c the derivatives of a row's log-likelihood in its predictors c, W_cd = -l_cd, S_cd = z_c'P z_d for P = (Sigma^-1 +
-Z'WZ)^-1, t_c = -sum_ab l_abc S_ab and v = P Z't, the derivative in the coefficients of predictor c is X_c'(t_c - 2 l_c -
-sum_d W_cd Z_d v). Everything that is not a covariance is such a coefficient: dispersion, degrees of freedom, thresholds.
+With l_c the derivatives of a row's log-likelihood in its predictors c, W_cd = -l_cd, S_cd = z_c'P z_d for P =
+(Sigma^-1 + Z'WZ)^-1, t_c = -sum_ab l_abc S_ab and v = P Z't, the derivative in the coefficients of predictor c is
+X_c'(t_c - 2 l_c - sum_d W_cd Z_d v). Everything that is not a covariance is such a coefficient: dispersion, degrees of
+freedom, thresholds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,8 @@ class Block:
         A first guess of the predictor (nobs,).
     offset : ndarray or None
         Known part of the conditional predictor (nobs,).
+    own_offset : ndarray or None
+        Known part of the block's own predictor (nobs,).
     """
 
     name: str
@@ -58,6 +62,7 @@ class Block:
     start: np.ndarray | None = None
     target: np.ndarray | None = None
     offset: np.ndarray | None = None
+    own_offset: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -113,7 +118,7 @@ class PartsDeviance(LaplaceDeviance):
         self.k_theta = random.k_theta
         self.layout = Layout(random)
         stops = np.cumsum([0, *sizes])
-        self.places = [slice(int(a), int(b)) for a, b in zip(stops[:-1], stops[1:], strict=True)]
+        self.places = [slice(int(a), int(b)) for a, b in pairwise(stops)]
         self._columns, bases = [], []
         for block in self.blocks:
             columns, a = _working(block)
@@ -145,9 +150,11 @@ class PartsDeviance(LaplaceDeviance):
         k, p = self.k_theta, self.k_fe
         return x[:k], x[k : k + p], x[k + p :]
 
-    def refitted(self, y):
-        out = super().refitted(y)
-        return out
+    def restart_points(self, evaluation):
+        x = evaluation.theta.copy()
+        wide = 0.5 * self._unit_at(x[self.k_theta :])
+        x[: self.k_theta] = np.where(self.space.lower == 0.0, np.maximum(x[: self.k_theta], wide), 0.0)
+        return [x]
 
     # predictors
 
@@ -157,8 +164,9 @@ class PartsDeviance(LaplaceDeviance):
         for block, columns, at in zip(self.blocks, self._columns, self.places, strict=True):
             for c, x in columns.items():
                 out[c] += x @ coef[at]
-            if block.offset is not None:
-                out[0] += block.offset
+            known = block.offset if block.own_offset is None else block.own_offset
+            if known is not None:
+                out[next(iter(columns))] += known
         return out
 
     def _random_rows(self, full: np.ndarray) -> np.ndarray:

@@ -15,11 +15,26 @@ from numpy.polynomial.hermite_e import hermegauss
 from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 from mvmise_sm.core.elimination.levels import product, sandwich
 
-__all__ = ["QuadratureDeviance"]
+__all__ = ["QuadratureDeviance", "Spread", "both_sides", "check_quadrature", "left_times", "rows_times"]
 
 _CACHED_ROWS = 4_000_000
 _MAX_COLUMNS = 3
 _MAX_NODES = 20_000
+
+
+def check_quadrature(random, nodes):
+    """Number of columns q of a model that `nodes` per column can integrate; ValueError otherwise."""
+    q = sum(t.q for t in random.terms)
+    if len(random.factors) > 1:
+        names = ", ".join(f.name for f in random.factors)
+        raise ValueError(f"nagq={nodes} needs a single grouping factor, the model has {names}; use nagq=1")
+    if q > _MAX_COLUMNS:
+        raise ValueError(
+            f"nagq={nodes} needs at most {_MAX_COLUMNS} random-effects columns, the model has {q}; use nagq=1"
+        )
+    if nodes**q > _MAX_NODES:
+        raise ValueError(f"nagq={nodes} means {nodes**q:,} nodes for {q} columns, the limit is {_MAX_NODES:,}")
+    return q
 
 
 class QuadratureDeviance(LaplaceDeviance):
@@ -40,16 +55,7 @@ class QuadratureDeviance(LaplaceDeviance):
 
     def __init__(self, response, X, random, *, priors=None, offset=None, nodes=9):
         super().__init__(response, X, random, priors=priors, offset=offset)
-        q = sum(t.q for t in random.terms)
-        if len(random.factors) > 1:
-            names = ", ".join(f.name for f in random.factors)
-            raise ValueError(f"nagq={nodes} needs a single grouping factor, the model has {names}; use nagq=1")
-        if q > _MAX_COLUMNS:
-            raise ValueError(
-                f"nagq={nodes} needs at most {_MAX_COLUMNS} random-effects columns, the model has {q}; use nagq=1"
-            )
-        if nodes**q > _MAX_NODES:
-            raise ValueError(f"nagq={nodes} means {nodes**q:,} nodes for {q} columns, the limit is {_MAX_NODES:,}")
+        q = check_quadrature(random, nodes)
         z, w = hermegauss(nodes)
         log_w = np.log(w) - 0.5 * np.log(2.0 * np.pi) + 0.5 * z * z
         self._nodes = np.array(list(grid(z, repeat=q)))
@@ -58,13 +64,13 @@ class QuadratureDeviance(LaplaceDeviance):
 
     def _integral(self, mode, merged):
         lam = merged[0]
-        spread = _Spread(self.incidence.own(mode.terms.weight)[0], lam)
+        spread = Spread(self.incidence.own(mode.terms.weight)[0], lam)
         levels, codes = self.incidence.levels[0], self.incidence.codes[0]
         root = np.einsum("ab,bj->aj", lam.T, mode.g[0])
         logs = np.empty((len(self._nodes), levels))
         points, scores = [], []
         for k, z in enumerate(self._nodes):
-            away = _rows_times(spread.t, z)
+            away = rows_times(spread.t, z)
             u = root + away
             loglik, score = self.response.row_loglik(mode.terms.eta + self.incidence.times([lam @ away]))
             logs[k] = (
@@ -125,21 +131,21 @@ class QuadratureDeviance(LaplaceDeviance):
             zs = inc.transposed(score)[0]
             slope = lam.T @ zs - u
             force += weight * slope
-            twist += z[:, None, None] * (weight * _rows_times(spread.t.transpose(1, 0, 2), slope))
+            twist += z[:, None, None] * (weight * rows_times(spread.t.transpose(1, 0, 2), slope))
             d_lambda -= 2.0 * (weight * zs) @ u.T
             mean_score += by_row * score
             if self.k_shape:
                 shape -= 2.0 * float(by_row @ self.response.shape_rows(eta))
         n = spread.coefficient(twist)
-        leverage = inc.level_quadratic(0, _both_sides(lam, 2.0 * n))
+        leverage = inc.level_quadratic(0, both_sides(lam, 2.0 * n))
         t = self.response.slope(rows) * leverage
         zt = inc.transposed(t)[0]
-        observed = spread if rows.observed is rows.weight else _Spread(inc.own(rows.observed)[0], lam)
+        observed = spread if rows.observed is rows.weight else Spread(inc.own(rows.observed)[0], lam)
         y = observed.solve(lam.T @ zt - 2.0 * force)
         v = lam @ y
         zv = inc.times([v])
-        d_lambda += 4.0 * product(_left(spread.c, lam), n).sum(axis=2)
-        d_lambda += (zt - _rows_times(observed.c, v)) @ root.T + g @ y.T
+        d_lambda += 4.0 * product(left_times(spread.c, lam), n).sum(axis=2)
+        d_lambda += (zt - rows_times(observed.c, v)) @ root.T + g @ y.T
         beta = self.X.T @ (t - 2.0 * mean_score - rows.observed * zv)
         if not self.k_shape:
             return d_lambda, beta, None
@@ -147,7 +153,7 @@ class QuadratureDeviance(LaplaceDeviance):
         return d_lambda, beta, shape + float(leverage @ weight) + float(zv @ score)
 
 
-class _Spread:
+class Spread:
     """M_j = Lambda'C_j Lambda + I by level: L, T = L^-T (q, q, J) and log|M| (J,).
 
     Raises
@@ -180,7 +186,7 @@ class _Spread:
 
     def solve(self, r):
         """M^-1 r for `r` (q, J)."""
-        return _rows_times(self.t, _rows_times(self.t.transpose(1, 0, 2), r))
+        return rows_times(self.t, rows_times(self.t.transpose(1, 0, 2), r))
 
     def coefficient(self, twist):
         """N with d(-2 log I) = 2 <dM, N>, (q, q, J), where the nodes move with T; `twist` is the mean of z
@@ -196,17 +202,17 @@ class _Spread:
         return product(product(self.t, middle), self.t.transpose(1, 0, 2))
 
 
-def _rows_times(blocks, r):
+def rows_times(blocks, r):
     """B_j r_j of every level for `r` (s, J) or one vector (s,)."""
     r = r[:, None] if r.ndim == 1 else r
     return np.array([sum(blocks[a, b] * r[b] for b in range(r.shape[0])) for a in range(blocks.shape[0])])
 
 
-def _left(blocks, lam):
+def left_times(blocks, lam):
     """B_j Lambda of every level."""
     return np.tensordot(blocks, lam, axes=(1, 0)).transpose(0, 2, 1)
 
 
-def _both_sides(lam, blocks):
+def both_sides(lam, blocks):
     """Lambda B_j Lambda' of every level (q, q, J)."""
     return sandwich(lam.T, blocks)

@@ -124,6 +124,7 @@ class PartsResponse:
     """
 
     constant = 0.0
+    dispersed = False
 
     def __init__(self, family: Family, y: np.ndarray, weights: Any = None, *, zero: bool, random: tuple[int, ...]):
         self.family, self.y, self.w = family, y, weights

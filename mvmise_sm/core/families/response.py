@@ -112,6 +112,11 @@ class FamilyResponse:
         self.constant = self.distribution.constant()
 
     @property
+    def dispersed(self):
+        """Whether the random effects are relative to a dispersion phi that is estimated."""
+        return self.distribution.dispersed
+
+    @property
     def scale(self):
         return self.distribution.phi
 

@@ -1,0 +1,386 @@
+"""Generalised linear mixed models with several linear predictors: zero part, dispersion, further parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.criteria.parts import Block, PartsDeviance
+from mvmise_sm.core.criteria.parts_quadrature import PartsQuadrature
+from mvmise_sm.core.families.predictors import PartsResponse
+from mvmise_sm.design.build import build_design
+from mvmise_sm.exceptions import DataError, MissingDataError, OptionError, RandomEffectsError
+from mvmise_sm.formula.parts import parse_formula
+from mvmise_sm.models.base import refuse_dropped_columns, with_bar_terms
+from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
+from mvmise_sm.models.new_rows import frame_rows
+from mvmise_sm.models.response_checks import check_response
+from mvmise_sm.options import refuse_unknown_model_options
+from mvmise_sm.results.multipart import MultiPartResults, MultiPartResultsWrapper
+from mvmise_sm.results.variance import layout_of
+
+__all__ = ["MultiPartMixedModel", "Part", "from_formulas"]
+
+_PREFIX = {"zi": "zi_", "disp": "disp_"}
+_OPTION = {"zi": "zero_inflation", "disp": "dispersion"}
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A linear predictor beside the conditional one.
+
+    Attributes
+    ----------
+    name : str
+        ``"zi"`` or ``"disp"``.
+    exog : ndarray or None
+        (nobs, p); None once the rows are let go.
+    names : tuple of str
+        Columns without prefix.
+    text : str
+        The formula, for display.
+    design : Design or None
+        Where they come from.
+    random : RandomEffects or None
+    offset : ndarray or None
+        (nobs,).
+    """
+
+    name: str
+    exog: np.ndarray | None
+    names: tuple[str, ...]
+    text: str
+    design: Any = None
+    random: RandomEffects | None = None
+    offset: np.ndarray | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the coefficients with the part's prefix."""
+        return [_PREFIX[self.name] + name for name in self.names]
+
+
+def part_designs(design, given, left, namespace, rebuild):
+    """Designs of the one-sided formulas `given` on the rows of `design`, and that design on their complete rows.
+
+    Parameters
+    ----------
+    design : Design
+        Of the conditional part.
+    given : dict
+        Part -> formula.
+    left : str
+        Left side of the conditional formula.
+    namespace : EvalEnvironment
+    rebuild : callable
+        (frame, rows kept) -> the conditional design on fewer rows.
+    """
+
+    def built(frame):
+        out = {}
+        for name, text in given.items():
+            if type(text) is not str or "~" not in text:
+                raise OptionError(f"{_OPTION[name]} must be a one-sided formula such as '~ x', got {text!r}")
+            before, _, right = text.partition("~")
+            if before.strip():
+                raise OptionError(f"{_OPTION[name]}={text!r} has a left side; write '~ {right.strip()}'")
+            out[name] = build_design(
+                parse_formula(f"{left} ~ {right}"), frame, namespace=namespace, categorical_response=True
+            )
+        return out
+
+    found = built(design.frame)
+    masks = [d.missing_mask for d in found.values() if d.missing_mask is not None]
+    if masks:
+        keep = ~np.logical_or.reduce([np.asarray(m) for m in masks])
+        design = rebuild(design.frame.loc[keep] if isinstance(keep, pd.Series) else design.frame[keep], keep)
+        found = built(design.frame)
+    return design, found
+
+
+class MultiPartMixedModel(GeneralizedLinearMixedModel):
+    """A generalised linear mixed model whose likelihood has several linear predictors.
+
+    ``GeneralizedLinearMixedModel`` makes one where the family or the options ask for it; parameters as there.
+
+    Parameters
+    ----------
+    zero_inflation, dispersion : array_like or DataFrame, optional
+        Designs (nobs, p) of the zero part (logit of the probability) and of log d; formulas in `from_formula`.
+
+    Attributes
+    ----------
+    parts : tuple of Part
+        Predictors beside the conditional one that have coefficients.
+    term_parts : tuple of int
+        Predictor of every random-effects term, 0 for the conditional part.
+
+    References
+    ----------
+    Brooks et al. (2017). glmmTMB balances speed and flexibility among packages for zero-inflated generalized linear
+    mixed modeling. R Journal 9(2).
+    """
+
+    title = "Generalized Linear Mixed Model"
+    _part_order: ClassVar[tuple[str, ...]] = ("zi", "disp")
+
+    def __init__(
+        self, endog, exog, random_effects=None, *, zero_inflation=None, dispersion=None, part_designs=None, **kwargs
+    ):
+        self._given_parts = {
+            name: value
+            for name, value in (("zi", zero_inflation), ("disp", dispersion), *(part_designs or {}).items())
+            if value is not None
+        }
+        super().__init__(endog, exog, random_effects, **kwargs)
+        del self._given_parts
+        self._init_keys.extend(["zero_inflation", "dispersion"])
+
+    # --- construction
+
+    def _bind_priors(self):
+        self._join_parts()
+        return super()._bind_priors()
+
+    def _join_parts(self):
+        """Bring all parts together: coefficients, random effects with shared grouping factors, names."""
+        family, made = self.family, []
+        if "zi" in self._given_parts and family.zero_part is None:
+            raise OptionError(f"family {family.name!r} has no zero part")
+        if "disp" in self._given_parts and not family.has_dispersion:
+            raise OptionError(f"family {family.name!r} has no dispersion to model; use {_with_dispersion(family)}")
+        for name in self._part_order:
+            if name in self._given_parts:
+                made.append(_made_part(name, self._given_parts[name], len(self.endog)))
+        self.parts = tuple(made)
+        self.zero_inflation = next((p.text or p.exog for p in made if p.name == "zi"), None)
+        self.dispersion = next((p.text or p.exog for p in made if p.name == "disp"), None)
+        self.random_effects, self.random_layout, self.term_parts = _joined(self.random_effects, made)
+        names = list(self.data.xnames)
+        for part in made:
+            names += part.labels
+        names += self._more_names()
+        twice = {n for n in names if names.count(n) > 1}
+        if twice:
+            raise OptionError(f"two coefficients are called {min(twice)!r}; rename a column")
+        self.data.param_names = names
+
+    def _more_names(self):
+        """Names of coefficients beyond those of the parts."""
+        return []
+
+    def _check_family_response(self):
+        y = self.endog
+        zeros = y == 0.0
+        if self.has_zero_part and not zeros.any():
+            raise DataError("zero_inflation needs zeros in the response, found none; leave it out")
+        weights = self.weights
+        if self.has_zero_part and self.family.zero_part == "hurdle":
+            y, weights = y[~zeros], None if weights is None else weights[~zeros]
+            if not y.size:
+                raise DataError("all responses are 0, so that no estimate is finite")
+        check_response(y, weights, self.family, bounded=self._has_fixef_prior() or self.has_zero_part)
+
+    @property
+    def has_zero_part(self):
+        """Whether there is a zero part."""
+        return any(p.name == "zi" for p in self.parts)
+
+    @property
+    def param_names(self):
+        """Names of all coefficients, those of the zero part and the dispersion with their prefix."""
+        return list(self.data.param_names)
+
+    # --- the criterion
+
+    def _blocks(self):
+        """Coefficient blocks, and how many of them are coefficients that the user sees."""
+        y, w, family = self.endog, self.weights, self.family
+        n, one = self.nobs, np.ones((self.nobs, 1))
+        inner = y
+        hurdle = self.has_zero_part and family.zero_part == "hurdle"
+        used = y[y != 0.0] if hurdle else y
+        if hurdle:
+            inner = np.where(y == 0.0, used.mean(), y)
+        trials = w if family.trials else None
+        target = family.start(inner, trials)
+        blocks = [Block("cond", {0: np.asarray(self.exog, dtype=float)}, target=target, offset=self.offset)]
+        at = 1
+        for part in self.parts:
+            if part.name == "zi":
+                share = float(np.mean(y == 0.0))
+                share = share if hurdle else 0.5 * share
+                start = np.full(n, float(np.log(share / (1.0 - share))))
+                blocks.append(Block("zi", {1: part.exog}, target=start, own_offset=part.offset))
+                at = 2
+        start_d = family.start_dispersion(used, None) if family.has_dispersion else None
+        hidden = []
+        if family.has_dispersion:
+            part = next((p for p in self.parts if p.name == "disp"), None)
+            if part is not None:
+                blocks.append(Block("disp", {at: part.exog}, target=np.full(n, start_d), own_offset=part.offset))
+            else:
+                hidden.append(Block("disp", {at: one}, start=np.array([start_d])))
+            at += 1
+        for name, value in zip(family.shape_names, family.shape_start(), strict=True):
+            hidden.append(Block(name, {at: one}, start=np.array([value])))
+            at += 1
+        return [*blocks, *hidden], len(blocks)
+
+    def criterion(self, nagq=1, dispersion="ml", curvature="observed"):
+        self._check_integration(nagq, dispersion, curvature)
+        if dispersion == "lme4":
+            raise OptionError(f"dispersion='lme4' has no meaning for family {self.family.name!r}; leave it out")
+        if curvature == "expected":
+            raise OptionError(f"curvature='expected' has no formula for family {self.family.name!r}; use 'observed'")
+        if nagq == 0:
+            raise OptionError(
+                f"nagq=0 is not available for family {self.family.name!r} with its predictors; use nagq=1"
+            )
+        random = tuple(sorted(set(self.term_parts)))
+        response = PartsResponse(self.family, self.endog, self.weights, zero=self.has_zero_part, random=random)
+        blocks, visible = self._blocks()
+        given = response, blocks, visible, self.random_effects, self.term_parts
+        try:
+            if nagq > 1:
+                return PartsQuadrature(*given, priors=self.priors, nodes=int(nagq))
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        return PartsDeviance(*given, priors=self.priors)
+
+    def _at_limit(self, criterion, optimum, settings):
+        return criterion, optimum
+
+    def _result(self, *args, **kwargs):
+        return MultiPartResultsWrapper(MultiPartResults(self, *args, **kwargs))
+
+    def predict(self, params, exog=None, which="mean", offset=None):
+        """Predict the conditional part without random effects; `params` may hold all coefficients."""
+        k = self.exog.shape[1] if exog is None else np.asarray(exog).shape[1]
+        return super().predict(np.asarray(params)[:k], exog, which, offset)
+
+    def with_endog(self, endog):
+        return super().with_endog(endog)
+
+    def part_rows(self, design, mine, frame, chosen, allow_new_levels, offset):
+        """New rows of one part as `NewRows`: `mine` are its random-effects terms, `chosen` positions among them."""
+        view = SimpleNamespace(random_layout=SimpleNamespace(terms=[self.random_layout.terms[i] for i in mine]))
+        return frame_rows(view, design, frame, chosen, allow_new_levels, offset)
+
+    def remove_rows(self):
+        """Let go of the rows of all parts."""
+        super().remove_rows()
+        self.parts = tuple(
+            replace(
+                p,
+                exog=None,
+                offset=None,
+                random=None if p.random is None else layout_of(p.random),
+                design=None
+                if p.design is None
+                else replace(
+                    p.design,
+                    endog=None,
+                    exog=None,
+                    random=None if p.design.random is None else layout_of(p.design.random),
+                    weights=None,
+                    offset=None,
+                ),
+            )
+            for p in self.parts
+        )
+
+    def __repr__(self):
+        extra = "".join(f", {_OPTION[p.name]}={p.text!r}" for p in self.parts if p.text)
+        return super().__repr__().replace("; not fitted", f"{extra}; not fitted")
+
+
+def _made_part(name, given, nobs):
+    """A part from a design or from an array."""
+    if hasattr(given, "parts") and hasattr(given, "frame"):
+        text = "~" + given.parts.text.partition("~")[2]
+        if name == "disp" and given.random is not None:
+            raise OptionError(f"dispersion={_shown(text)!r} has a random term; use fixed effects there")
+        names = tuple(given.exog_names)
+        exog = given.exog.to_numpy(dtype=float)
+        return Part(name, exog, names, _shown(text), given, given.random, given.offset)
+    if type(given) is str:
+        raise OptionError(f"{_OPTION[name]}={given!r} is a formula, which needs a model from a formula")
+    frame = given if isinstance(given, pd.DataFrame) else None
+    exog = np.asarray(given, dtype=float)
+    exog = exog[:, None] if exog.ndim == 1 else exog
+    if exog.shape[0] != nobs:
+        raise DataError(f"{_OPTION[name]} has {exog.shape[0]} rows and the response {nobs}")
+    names = [f"x{i}" for i in range(exog.shape[1])] if frame is None else [str(c) for c in frame.columns]
+    names = ["const" if (exog[:, i] == 1.0).all() and frame is None else n for i, n in enumerate(names)]
+    return Part(name, exog, tuple(names), "")
+
+
+def _shown(text):
+    return "~ " + text.partition("~")[2].strip()
+
+
+def _joined(random, parts):
+    """Random effects of all parts on shared grouping factors, their layout with names by part, and terms' parts."""
+    extra = [p for p in parts if p.random is not None]
+    layout = layout_of(random)
+    if not extra:
+        return random, layout, (0,) * len(random.terms)
+    known = {f.name: f for f in random.factors}
+    terms, where, shown = list(random.terms), [0] * len(random.terms), list(layout.terms)
+    for part in extra:
+        named = {}
+        for term in part.random.terms:
+            factor = known.get(term.factor.name, term.factor)
+            if factor is not term.factor and not np.array_equal(factor.codes, term.factor.codes):
+                factor = term.factor
+            terms.append(replace(term, factor=factor))
+            where.append(1)
+            label = f"{part.name}:{term.factor.name}"
+            named.setdefault(label, GroupingFactor(label, None, term.factor.levels))
+            shown.append(replace(term, factor=named[label], columns=(None,) * term.q))
+    return RandomEffects(terms), RandomEffects(shown), tuple(where)
+
+
+def _with_dispersion(family):
+    return "'betabinomial'" if family.trials else "'nb2', 'nb1' or 'genpois'"
+
+
+def from_formulas(cls, formula, data, subset, drop_cols, given, environment, options, kwargs):
+    """`MultiPartMixedModel.from_formula` for formulas `given` of parts beside the conditional one."""
+    left = formula.partition("~")[0]
+    missing = options["missing"]
+    refuse_unknown_model_options(cls, kwargs)
+    for name, text in given.items():
+        if type(text) is str and name == "disp" and "|" in text:
+            raise OptionError(f"dispersion={text!r} has a random term; use fixed effects there")
+    model_text = with_bar_terms(formula, options["groups"], options["re_formula"])
+
+    def conditional(frame, **rows):
+        return build_design(
+            parse_formula(model_text), frame, missing=missing, namespace=environment, categorical_response=True, **rows
+        )
+
+    refuse_dropped_columns(drop_cols)
+    design = conditional(data, weights=options["weights"], offset=options["offset"], subset=subset)
+    if design.random is None:
+        raise RandomEffectsError(
+            f"formula {formula!r} has no random-effects term such as '(1 | g)'; statsmodels' ZeroInflatedPoisson and "
+            "alike need none"
+        )
+
+    def rebuild(frame, keep):
+        if missing == "raise":
+            raise MissingDataError(f"{int((~keep).sum())} rows have missing values in {', '.join(given.values())}")
+        weights = None if design.weights is None else np.asarray(design.weights)[keep]
+        argument = design.offset_argument
+        argument = argument[keep] if type(argument) is np.ndarray else argument
+        return conditional(frame, weights=weights, offset=argument)
+
+    design, found = part_designs(design, given, left, environment, rebuild)
+    return cls(design.endog, design.exog, design.random, design=design, part_designs=found, **kwargs)
