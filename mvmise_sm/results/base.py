@@ -60,7 +60,7 @@ class MixedModelResults(InferentialResults):
 
     k_scale = 1
     # what `predict` gives
-    scales: ClassVar[tuple[str, ...]] = ("mean", "linear")
+    scales: tuple[str, ...] = ("mean", "linear")
 
     def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
         super().__init__(
