@@ -1,0 +1,240 @@
+"""Restricted likelihood of a selection model, and charts that hold a relation between its parameters.
+
+``l_R(t) = max_beta l(beta, t) - 1/2 log|I_bb| + p/2 log 2 pi``, I_bb the observed information of the fixed effects at
+their maximum and t everything else: a flat prior on beta, integrated by Laplace's method. Without a mechanism that
+depends on the outcome this is the REML likelihood itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy import linalg
+
+from mvmise_sm.selection.likelihood import SelectionLikelihood
+from mvmise_sm.selection.mechanism import LOG_2PI
+from mvmise_sm.selection.objective import PenalisedObjective
+
+# Newton steps for beta end here: what is left changes l by less than its rounding
+BETA_DECREMENT = 1e-14
+BETA_STEPS, BETA_HALVINGS = 60, 30
+# relative size of the differences of log|I_bb|: the truncation error is 1e-7 of the derivative, rounding 1e-10
+STEP = 3e-4
+
+
+class BetaLikelihood(SelectionLikelihood, Protocol):
+    """A likelihood that gives the information of its fixed effects in closed form."""
+
+    def beta_information(self, theta: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Free elements of theta; the loadings may be tied to the residual standard deviation, ``tau = ratio sigma``.
+
+    Attributes
+    ----------
+    likelihood : BetaLikelihood
+    ratio : float or None
+        lme4's relative standard deviation, held; None frees the loadings.
+    """
+
+    likelihood: BetaLikelihood
+    ratio: float | None = None
+
+    @property
+    def nuisance(self) -> np.ndarray:
+        """Positions in theta of everything free but the fixed effects."""
+        cut, everything = self.likelihood.slices, np.arange(self.likelihood.size)
+        names = ["tau", "log_sigma2", "phi"] if self.ratio is None else ["log_sigma2", "phi"]
+        return np.concatenate([everything[cut[name]] for name in names])
+
+    def point(self, beta: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """theta of fixed effects and nuisance parameters."""
+        cut, theta = self.likelihood.slices, np.empty(self.likelihood.size)
+        theta[cut["beta"]] = beta
+        theta[self.nuisance] = t
+        if self.ratio is not None:
+            theta[cut["tau"]] = self.ratio * np.exp(0.5 * theta[cut["log_sigma2"]][-1])
+        return theta
+
+    def pull(self, theta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """Gradient over the nuisance parameters from one over theta."""
+        cut = self.likelihood.slices
+        if self.ratio is not None:
+            gradient = gradient.copy()
+            gradient[cut["log_sigma2"].stop - 1] += 0.5 * float(gradient[cut["tau"]] @ theta[cut["tau"]])
+        return gradient[self.nuisance]
+
+
+@dataclass(frozen=True)
+class BetaFit:
+    """The fixed effects at given nuisance parameters.
+
+    Attributes
+    ----------
+    theta : ndarray, (k,)
+    value : float
+        Objective, not restricted.
+    score : ndarray, (k,)
+    information : ndarray, (p, p)
+    """
+
+    theta: np.ndarray
+    value: float
+    score: np.ndarray
+    information: np.ndarray
+
+    @property
+    def logdet(self) -> float:
+        """``log|I_bb|``; minus infinity where it is not positive definite."""
+        sign, value = np.linalg.slogdet(self.information)
+        return float(value) if sign > 0 else -np.inf
+
+
+class RestrictedObjective:
+    """``t -> (l_R, gradient)``, warm-started at the fixed effects of the last call.
+
+    Parameters
+    ----------
+    objective : PenalisedObjective
+        Of a likelihood with `beta_information`.
+    chart : Chart
+    start : ndarray, (p,)
+        Fixed effects to begin with.
+    """
+
+    def __init__(self, objective: PenalisedObjective, chart: Chart, start: np.ndarray) -> None:
+        self.objective, self.chart = objective, chart
+        self.likelihood: BetaLikelihood = chart.likelihood
+        self._beta = np.array(start, dtype=float)
+        self._cut = self.likelihood.slices["beta"]
+        self.constant = 0.5 * self._beta.size * LOG_2PI
+
+    def information(self, theta: np.ndarray) -> np.ndarray:
+        """Information of the fixed effects, priors included, (p, p)."""
+        out = self.likelihood.beta_information(theta)
+        if not self.objective.penalties:
+            return out
+        base = self.objective.penalty(theta)[1][self._cut]
+        scale = 1.0 / np.sqrt(np.maximum(np.diag(out), 1e-12))
+        for j in range(len(out)):
+            point = theta.copy()
+            point[j] += 1e-4 * scale[j]
+            out[j] += (self.objective.penalty(point)[1][self._cut] - base) / (1e-4 * scale[j])
+        return 0.5 * (out + out.T)
+
+    def solve(self, t: np.ndarray, start: np.ndarray | None = None) -> BetaFit | None:
+        """Maximise over the fixed effects by damped Newton steps; None where nothing finite is found."""
+        theta = self.chart.point(self._beta if start is None else start, t)
+        value, score = self.objective(theta)
+        if not np.isfinite(value):
+            return None
+        for _ in range(BETA_STEPS):
+            info = self.information(theta)
+            step = _newton_step(info, score[self._cut])
+            gain = 0.5 * float(step @ score[self._cut])
+            if gain <= BETA_DECREMENT * max(1.0, abs(value)):
+                return BetaFit(theta, value, score, info)
+            length = 1.0
+            for _ in range(BETA_HALVINGS):
+                point = theta.copy()
+                point[self._cut] += length * step
+                new_value, new_score = self.objective(point)
+                if np.isfinite(new_value) and new_value >= value + 1e-4 * length * gain:
+                    break
+                length *= 0.5
+            else:
+                return BetaFit(theta, value, score, info)
+            theta, value, score = point, new_value, new_score
+        return BetaFit(theta, value, score, self.information(theta))
+
+    def value(self, t: np.ndarray) -> float:
+        """l_R at nuisance parameters."""
+        fit = self.solve(t)
+        return -np.inf if fit is None else fit.value - 0.5 * fit.logdet + self.constant
+
+    def along(self, fit: BetaFit, t: np.ndarray) -> list[tuple[float, BetaFit, BetaFit]]:
+        """Fits beside `fit` in every nuisance direction: half the distance, and those ahead and behind.
+
+        One Newton step for beta is enough: its error is of second order and even in the distance.
+        """
+        out = []
+        beta = fit.theta[self._cut]
+        for k in range(t.size):
+            width = STEP * max(1.0, abs(t[k]) * 0.1)
+            sides = []
+            for signed in (width, -width):
+                moved = t.copy()
+                moved[k] += signed
+                point = self.chart.point(beta, moved)
+                value, score = self.objective(point)
+                if np.isfinite(value):
+                    info = self.information(point)
+                    point = point.copy()
+                    point[self._cut] += _newton_step(info, score[self._cut])
+                    value, score = self.objective(point)
+                sides.append(BetaFit(point, value, score, self.information(point)))
+            out.append((width, sides[0], sides[1]))
+        return out
+
+    def __call__(self, t: np.ndarray) -> tuple[float, np.ndarray]:
+        fit = self.solve(t)
+        if fit is None or not np.isfinite(fit.logdet):
+            return -np.inf, np.zeros_like(t)
+        self._beta = fit.theta[self._cut].copy()
+        gradient = self.chart.pull(fit.theta, fit.score)
+        # the envelope theorem gives the first part; the determinant follows beta's own movement
+        for k, (width, ahead, behind) in enumerate(self.along(fit, t)):
+            change = (ahead.logdet - behind.logdet) / (2.0 * width)
+            gradient[k] -= 0.5 * change if np.isfinite(change) else 0.0
+        return fit.value - 0.5 * fit.logdet + self.constant, gradient
+
+
+@dataclass(frozen=True)
+class BetaUncertainty:
+    """Covariance of the fixed effects after a restricted (or profiled) maximisation.
+
+    Attributes
+    ----------
+    conditional : ndarray, (p, p)
+        ``I_bb^-1``.
+    cov : ndarray, (p, p)
+        ``I_bb^-1 + B A^-1 B'``, with what the estimation of the nuisance parameters adds.
+    nuisance : ndarray, (k, k)
+        ``A^-1``, covariance of the nuisance parameters; zero for variances at zero.
+    slopes : ndarray, (k, p, p)
+        Derivatives of ``I_bb^-1`` in the nuisance parameters, beta following.
+    """
+
+    conditional: np.ndarray
+    cov: np.ndarray
+    nuisance: np.ndarray
+    slopes: np.ndarray
+
+
+def beta_uncertainty(restricted: RestrictedObjective, t: np.ndarray, nuisance: np.ndarray) -> BetaUncertainty:
+    """The covariance of the fixed effects at a maximum, from the covariance (k, k) of the nuisance parameters."""
+    fit = restricted.solve(t)
+    cut = restricted.likelihood.slices["beta"]
+    conditional = np.linalg.inv(fit.information)
+    slopes, moves = [], []
+    for width, ahead, behind in restricted.along(fit, t):
+        slopes.append((np.linalg.inv(ahead.information) - np.linalg.inv(behind.information)) / (2.0 * width))
+        moves.append((ahead.theta[cut] - behind.theta[cut]) / (2.0 * width))
+    B = np.array(moves).reshape(len(moves), -1).T
+    return BetaUncertainty(conditional, conditional + B @ nuisance @ B.T, nuisance, np.array(slopes))
+
+
+def _newton_step(information: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Newton's step, lifted where the information is not positive definite."""
+    if not np.isfinite(information).all():
+        return np.zeros_like(score)
+    try:
+        return linalg.cho_solve(linalg.cho_factor(information), score)
+    except linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(information)
+        lifted = np.maximum(np.abs(values), 1e-8 * max(np.abs(values).max(), 1e-300))
+        return vectors @ ((vectors.T @ score) / lifted)

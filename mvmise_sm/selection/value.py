@@ -1,0 +1,452 @@
+"""A linear mixed model with a mechanism of single values: likelihood, fit and what a result needs, arrays in and out.
+
+One scalar random term is model b with one outcome, whose integral is exact; other random effects take Laplace's method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mvmise_sm.core.covariance.random_effects import RandomEffects
+from mvmise_sm.selection.data import SelectionData
+from mvmise_sm.selection.factor import FactorLikelihood
+from mvmise_sm.selection.laplace import LaplaceObjective
+from mvmise_sm.selection.likelihood import SelectionParams
+from mvmise_sm.selection.maximise import Maximum, maximise
+from mvmise_sm.selection.objective import PenalisedObjective, Penalty
+from mvmise_sm.selection.prediction import posterior_moments
+from mvmise_sm.selection.restricted import BetaUncertainty, Chart, RestrictedObjective, beta_uncertainty
+from mvmise_sm.selection.solve import FEW_OUTCOMES, SAME_VALUE
+from mvmise_sm.selection.status import Status
+from mvmise_sm.selection.units import RowExtras, Slot, mechanism_part
+
+__all__ = ["ValueFit", "ValueProblem"]
+
+# a standard deviation below this share of sigma is zero: the likelihood is flat to 1e-8 there
+ZERO = 1e-4
+# further starts need only tell which maximum they lead to
+OTHER_ITERATIONS, OTHER_TOL = 40, 1e-4
+
+
+@dataclass(frozen=True)
+class ValueFit:
+    """A fit of a linear mixed model with a mechanism of its values.
+
+    Attributes
+    ----------
+    params : SelectionParams
+        Fixed effects, residual variance, phi; `tau` with one scalar term.
+    theta : ndarray
+        lme4's relative covariance parameters.
+    llf : float
+        Log-likelihood, or the restricted one, without penalties.
+    value : float
+        What was maximised.
+    uncertainty : BetaUncertainty or None
+        None without a maximum.
+    information : ndarray, (p, p)
+        Covariance of the fixed effects from the whole information, after maximum likelihood.
+    cov_phi : ndarray, (3, 3)
+        Zero for what is held.
+    free : ndarray of int
+        Free elements of phi.
+    status : Status
+    n_iter : int
+    history : ndarray
+    vector : ndarray
+        What the maximiser ended at.
+    """
+
+    params: SelectionParams
+    theta: np.ndarray
+    llf: float
+    value: float
+    uncertainty: BetaUncertainty | None
+    information: np.ndarray
+    cov_phi: np.ndarray
+    free: np.ndarray
+    status: Status
+    n_iter: int
+    history: np.ndarray
+    vector: np.ndarray = field(repr=False)
+
+    @property
+    def converged(self) -> bool:
+        """Whether a maximum was reached."""
+        return self.status is Status.CONVERGED
+
+
+@dataclass(frozen=True)
+class ValueMoments:
+    """Posterior moments given everything seen and what is missing.
+
+    Attributes
+    ----------
+    mean, sd : ndarray, (n,)
+        Of every response; those seen are themselves.
+    fitted : ndarray, (n,)
+    effects : tuple of ndarray
+        Random effects, (levels, q) for every term.
+    effects_cov : tuple of ndarray
+        (levels, q, q) for every term.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    fitted: np.ndarray
+    effects: tuple[np.ndarray, ...]
+    effects_cov: tuple[np.ndarray, ...]
+
+
+class ValueProblem:
+    """A linear mixed model whose missing responses are part of the likelihood.
+
+    Parameters
+    ----------
+    y : ndarray, (n,)
+        Response, NaN where missing.
+    X : ndarray, (n, p)
+    random : RandomEffects
+    slot : Slot or None
+        The mechanism of single values.
+    offset : ndarray, (n,), optional
+        Known part of the mean.
+    mechanism_offset, covariate : ndarray, (n,), optional
+        Known part of eta, and the covariate of the mechanism.
+    penalties : tuple of Penalty, optional
+        Priors; those of covariances need one scalar term.
+    exact : bool, optional
+        Integrate exactly, which one scalar term allows.
+    ratio : float, optional
+        lme4's theta of one scalar term, held.
+    """
+
+    def __init__(
+        self,
+        y: np.ndarray,
+        X: np.ndarray,
+        random: RandomEffects,
+        slot: Slot | None,
+        *,
+        offset: np.ndarray | None = None,
+        mechanism_offset: np.ndarray | None = None,
+        covariate: np.ndarray | None = None,
+        penalties: tuple[Penalty, ...] = (),
+        exact: bool = True,
+        ratio: float | None = None,
+    ) -> None:
+        self.y, self.X, self.random, self.offset = y, X, random, offset
+        self.penalties, self.exact, self.ratio = penalties, exact, ratio
+        term = random.terms[0]
+        order = np.argsort(term.factor.codes, kind="stable") if exact else np.arange(y.size)
+        codes = term.factor.codes[order] if exact else np.zeros(y.size, dtype=int)
+        self.order = order
+        shifted = y if offset is None else y - offset
+        self.data = SelectionData(
+            Y=shifted[order][:, None],
+            X=np.ascontiguousarray(X[order][:, None, :]),
+            Z=np.ones((y.size, 1, 1)),
+            cluster=codes,
+            first=np.r_[True, np.diff(codes) > 0],
+            cov_miss=None if covariate is None else covariate[order][:, None],
+            order=order,
+            labels=tuple(range(term.factor.n_levels if exact else 1)),
+            common_design=True,
+            common_cov=True,
+        )
+        column = term.columns[0] if exact else None
+        self.extras = RowExtras(*(None if v is None else v[order][:, None] for v in (column, mechanism_offset, offset)))
+        self.slots = () if slot is None else (slot,)
+        if exact:
+            self.likelihood = FactorLikelihood(self.data, self.slots, extras=self.extras)
+            self.part, self.units = self.likelihood.part, self.likelihood.units
+        else:
+            self.part, self.units = mechanism_part(self.data, self.slots, np.ones((y.size, 1)), self.extras)
+
+    # --- points
+
+    def loglike(self, beta: np.ndarray, theta: np.ndarray, sigma2: float, phi: np.ndarray) -> float:
+        """Log-likelihood at a point, every constant included; Laplace's approximation unless exact."""
+        if self.exact:
+            tau = np.array([theta[0] * np.sqrt(sigma2)])
+            params = SelectionParams(beta, np.array([sigma2]), phi, tau=tau)
+            point = self.likelihood.theta(params)
+            if np.allclose(self.likelihood.params(point).phi, phi):
+                return self.likelihood.value_and_score(point)[0]
+            return self._held(phi).loglike(beta, theta, sigma2, phi)
+        if not np.allclose(self.part.expand(phi[self.part.free]), phi):
+            return self._held(phi).loglike(beta, theta, sigma2, phi)
+        objective = self._laplace(restricted=False)
+        return objective.value(np.concatenate([beta, theta, [np.log(sigma2)], phi[self.part.free]]))
+
+    def _held(self, phi: np.ndarray) -> ValueProblem:
+        """The same problem with the mechanism held elsewhere."""
+        return self.with_slot(replace(self.slots[0], held=dict(enumerate(phi[:3]))))
+
+    def with_slot(self, slot: Slot | None, ratio: float | None = None) -> ValueProblem:
+        """The same data under another mechanism."""
+        back = np.empty(self.y.size)
+        kept = {}
+        for name, values in (("mechanism_offset", self.extras.offset), ("covariate", self.data.cov_miss)):
+            if values is not None:
+                back[self.order] = values[:, 0]
+                kept[name] = back.copy()
+        ratio = self.ratio if ratio is None else ratio
+        options = {"offset": self.offset, "penalties": self.penalties, "exact": self.exact, "ratio": ratio, **kept}
+        return ValueProblem(self.y, self.X, self.random, slot, **options)
+
+    # --- fits
+
+    def fit(self, *, reml: bool = True, maxiter: int | None = None, tol: float | None = None) -> ValueFit:
+        """Fit by restricted or by maximum likelihood.
+
+        Parameters
+        ----------
+        reml : bool, optional
+        maxiter : int, optional
+            Quasi-Newton iterations.
+        tol : float, optional
+            Expected gain at which Newton steps take over.
+        """
+        options = {name: value for name, value in (("maxiter", maxiter), ("tol", tol)) if value is not None}
+        if not self.exact:
+            return self._fit_laplace(reml, options)
+        objective = PenalisedObjective(self.likelihood, self.penalties)
+        chart = Chart(self.likelihood, self.ratio)
+        start = self.likelihood.start()
+        cut = self.likelihood.slices
+        nuisance = chart.nuisance
+        metric = self.likelihood.metric(chart.point(start[cut["beta"]], start[nuisance]))
+        restricted = RestrictedObjective(objective, chart, start[cut["beta"]])
+        if reml:
+            target, first, shape = restricted, start[nuisance], metric[np.ix_(nuisance, nuisance)]
+        else:
+            target = ChartedObjective(objective, chart)
+            first = np.concatenate([start[cut["beta"]], start[nuisance]])
+            index = np.concatenate([np.arange(self.likelihood.size)[cut["beta"]], nuisance])
+            shape = metric[np.ix_(index, index)]
+        best = self._maximise(target, first, shape, options)
+        return self._report(objective, restricted, best, reml)
+
+    def _maximise(self, target, start: np.ndarray, metric: np.ndarray, options: dict) -> Maximum:
+        """The best of the maxima from the moment start and from either sign of a free slope."""
+        free = self.part.free
+        count = free.size
+        best = maximise(target, start, metric, diverged=self._diverged(count), **options)
+        if not self.part.slopes_at.size or self.data.n_outcomes > FEW_OUTCOMES:
+            return best
+        for index, slope in self.part.slopes():
+            point = (best.theta if best.converged else start).copy()
+            point[-count:] = self.part.feasible(point[-count:], slope, index)
+            if not np.isfinite(target(point)[0]):
+                continue
+            short = {**options, "maxiter": OTHER_ITERATIONS, "tol": OTHER_TOL}
+            other = maximise(target, point, metric, information=False, diverged=self._diverged(count), **short)
+            if other.converged and (other.value > best.value + SAME_VALUE or not best.converged):
+                other = maximise(target, other.theta, metric, diverged=self._diverged(count), **options)
+                best = other if other.converged else best
+        return best
+
+    def _diverged(self, count: int):
+        def check(x: np.ndarray) -> Status | None:
+            return Status.THRESHOLD if count and self.part.is_threshold(x[-count:]) else None
+
+        return check
+
+    def _report(
+        self, objective: PenalisedObjective, restricted: RestrictedObjective, best: Maximum, reml: bool
+    ) -> ValueFit:
+        likelihood, chart, cut = self.likelihood, restricted.chart, self.likelihood.slices
+        p = cut["beta"].stop
+        t = best.theta if reml else best.theta[p:]
+        if reml:
+            inner = restricted.solve(t)
+            point = inner.theta
+        else:
+            point = chart.point(best.theta[:p], t)
+        params = likelihood.params(point)
+        tau, sigma = float(params.tau[0]), float(np.sqrt(params.sigma2[0]))
+        zero = self.ratio is None and abs(tau) < ZERO * sigma
+        params = replace(params, tau=np.array([0.0 if zero else abs(tau)]))
+        names = chart.nuisance
+        covered = np.zeros((t.size, t.size))
+        uncertainty, everything = None, np.full((p, p), np.nan)
+        if best.converged:
+            keep = np.ones(best.theta.size, bool)
+            if zero:
+                keep[(0 if reml else p)] = False
+            inverse = np.zeros_like(best.information)
+            inverse[np.ix_(keep, keep)] = np.linalg.inv(best.information[np.ix_(keep, keep)])
+            covered = inverse if reml else inverse[p:, p:]
+            everything = np.full((p, p), np.nan) if reml else inverse[:p, :p]
+            uncertainty = beta_uncertainty(restricted, t, covered)
+            if reml:
+                full = uncertainty.cov
+                everything = full
+        phi = np.isin(names, np.arange(likelihood.size)[cut["phi"]])
+        cov_phi = np.zeros((params.phi.size, params.phi.size))
+        free = self.part.free
+        cov_phi[np.ix_(free, free)] = covered[np.ix_(phi, phi)] if best.converged else np.nan
+        value, _ = objective.likelihood.value_and_score(point)
+        amount = objective.penalty(point)[0] if self.penalties else 0.0
+        return ValueFit(
+            params=params,
+            theta=np.array([0.0 if zero else abs(tau) / sigma]),
+            llf=float(best.value + amount) if reml else float(value),
+            value=float(best.value),
+            uncertainty=uncertainty,
+            information=everything,
+            cov_phi=cov_phi,
+            free=free,
+            status=best.status,
+            n_iter=best.n_iter,
+            history=best.history,
+            vector=likelihood.theta(params),
+        )
+
+    def _laplace(self, restricted: bool) -> LaplaceObjective:
+        y = self.y if self.offset is None else self.y - self.offset
+        return LaplaceObjective(y, self.X, self.random, self.part, self.units, restricted)
+
+    def _fit_laplace(self, reml: bool, options: dict) -> ValueFit:
+        objective = self._laplace(reml)
+        start = objective.start()
+        best = self._maximise(objective, start, objective.metric(start), options)
+        cut, p = objective.slices, self.X.shape[1]
+        x = best.theta
+        joint = self._laplace(True)
+        at = x if reml else x[p:]
+        mode = joint.mode(at)
+        beta = mode.latent[-p:] if reml else x[cut["beta"]]
+        raw = objective.reflected(x[cut["theta"]])
+        lambdas = self.random.lambdas(raw)
+        theta = np.concatenate(
+            [t.structure.theta_from(lam @ lam.T) for t, lam in zip(self.random.terms, lambdas, strict=True)]
+        )
+        theta = np.where((self.random.lower == 0.0) & (np.abs(theta) < ZERO), 0.0, theta)
+        covered = np.zeros((at.size, at.size))
+        uncertainty, everything = None, np.full((p, p), np.nan)
+        if best.converged:
+            keep = np.diag(best.information) > 0
+            inverse = np.zeros_like(best.information)
+            inverse[np.ix_(keep, keep)] = np.linalg.inv(best.information[np.ix_(keep, keep)])
+            covered = inverse if reml else inverse[p:, p:]
+            uncertainty = self._laplace_uncertainty(joint, at, covered)
+            everything = uncertainty.cov if reml else inverse[:p, :p]
+        cov_phi = np.zeros((self.part.fixed.size, self.part.fixed.size))
+        free = self.part.free
+        if free.size:
+            cov_phi[np.ix_(free, free)] = covered[-free.size :, -free.size :] if best.converged else np.nan
+        sigma2 = np.exp(x[cut["log_sigma2"]])
+        return ValueFit(
+            params=SelectionParams(beta, sigma2, self.part.expand(x[cut["phi"]])),
+            theta=theta,
+            llf=float(best.value),
+            value=float(best.value),
+            uncertainty=uncertainty,
+            information=everything,
+            cov_phi=cov_phi,
+            free=free,
+            status=best.status,
+            n_iter=best.n_iter,
+            history=best.history,
+            vector=x,
+        )
+
+    def _laplace_uncertainty(self, joint: LaplaceObjective, at: np.ndarray, covered: np.ndarray) -> BetaUncertainty:
+        """Covariance of the fixed effects from the joint curvature, and its derivatives."""
+        p = self.X.shape[1]
+
+        def block(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            mode = joint.mode(x)
+            return np.linalg.inv(mode.hessian)[-p:, -p:], mode.latent[-p:]
+
+        conditional, _ = block(at)
+        slopes, moves = [], []
+        for k in range(at.size):
+            step = np.zeros(at.size)
+            step[k] = 1e-4 * max(1.0, 0.1 * abs(at[k]))
+            (ahead, up), (behind, down) = block(at + step), block(at - step)
+            slopes.append((ahead - behind) / (2.0 * step[k]))
+            moves.append((up - down) / (2.0 * step[k]))
+        B = np.array(moves).reshape(len(moves), -1).T
+        return BetaUncertainty(conditional, conditional + B @ covered @ B.T, covered, np.array(slopes))
+
+    # --- predictions
+
+    def moments(self, fit: ValueFit) -> ValueMoments:
+        """Posterior moments at a fit."""
+        if self.exact:
+            found = posterior_moments(self.likelihood, fit.vector)
+            back = self.data.unsort
+            offset = 0.0 if self.offset is None else self.offset
+            tau = float(fit.params.tau[0])
+            return ValueMoments(
+                np.where(np.isfinite(self.y), self.y, back(found.mean)[:, 0] + offset),
+                back(found.sd)[:, 0],
+                back(found.fitted)[:, 0] + offset,
+                (tau * found.effects,),
+                (tau**2 * found.effects_cov,),
+            )
+        return self._laplace_moments(fit)
+
+    def _laplace_moments(self, fit: ValueFit) -> ValueMoments:
+        """At the mode: normal random effects, and missing errors tilted by the mechanism given their row's mean."""
+        joint = self._laplace(False)
+        x = np.concatenate([fit.params.beta, fit.theta, np.log(fit.params.sigma2), fit.params.phi[fit.free]])
+        mode = joint.mode(x)
+        s2 = float(fit.params.sigma2[0])
+        inverse = np.linalg.inv(mode.hessian)
+        M = np.sqrt(s2) * joint.relative(fit.theta)
+        spread = np.einsum("ij,jk,ik->i", M, inverse, M)
+        mean, sd = mode.mean.copy(), np.sqrt(spread + s2)
+        units = self.units
+        if len(units):
+            own = fit.params.phi.reshape(-1, 3)[units.slot]
+            centre = own[:, 0] + own[:, 1] * (mode.mean[units.row] + units.known) + own[:, 2] * units.covariate
+            g = self.part.integral(units.slot, centre + units.offset, own[:, 1] ** 2 * s2)
+            shift = own[:, 1] * s2 * g.d_mean
+            mean[units.row] += shift
+            bend = own[:, 1] ** 2 * (2.0 * g.d_var - g.d_mean**2)
+            # the tilted error has variance s2 + s2^2 G_mm phi1^2, and its mean moves with the row's
+            follow = 1.0 + s2 * bend
+            sd[units.row] = np.sqrt(np.maximum(s2 * follow + follow**2 * spread[units.row], 0.0))
+        offset = 0.0 if self.offset is None else self.offset
+        seen = np.isfinite(self.y)
+        effects, covariances, column = [], [], 0
+        for term, lam in zip(self.random.terms, self.random.lambdas(fit.theta), strict=True):
+            J, q = term.factor.n_levels, term.q
+            scale = np.sqrt(s2) * lam
+            block = slice(column, column + J * q)
+            effects.append(mode.latent[block].reshape(J, q) @ scale.T)
+            own = inverse[block, block].reshape(J, q, J, q)[np.arange(J), :, np.arange(J), :]
+            covariances.append(scale @ own @ scale.T)
+            column += J * q
+        return ValueMoments(
+            np.where(seen, self.y, mean + offset),
+            np.where(seen, 0.0, sd),
+            mode.mean + offset,
+            tuple(effects),
+            tuple(covariances),
+        )
+
+
+class ChartedObjective:
+    """``x = (beta, t) -> (objective, gradient)`` through a chart.
+
+    Parameters
+    ----------
+    objective : PenalisedObjective
+    chart : Chart
+    """
+
+    def __init__(self, objective: PenalisedObjective, chart: Chart) -> None:
+        self.objective, self.chart = objective, chart
+        self._p = objective.likelihood.slices["beta"].stop
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        theta = self.chart.point(x[: self._p], x[self._p :])
+        value, score = self.objective(theta)
+        return value, np.concatenate([score[: self._p], self.chart.pull(theta, score)])
