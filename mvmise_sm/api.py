@@ -15,6 +15,7 @@ _OBJECTS = {
     "GeneralizedLinearMixedModel": "mvmise_sm.models.generalized",
     "FactorSelectionModel": "mvmise_sm.models.selection",
     "ErrorSelectionModel": "mvmise_sm.models.selection",
+    "ValueSelectionModel": "mvmise_sm.models.value_selection",
     "load": "statsmodels.iolib.smpickle",
     "anova": "mvmise_sm.inference.anova",
     "compare": "mvmise_sm.inference.anova",
@@ -31,6 +32,7 @@ _ENTRY_POINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "glmer": ("GeneralizedLinearMixedModel", {}),
     "bglmer": ("GeneralizedLinearMixedModel", {"cov_prior": "wishart"}),
     "glmer_nb": ("GeneralizedLinearMixedModel", {"family": "negativebinomial"}),
+    "lmer_mnar": ("ValueSelectionModel", {}),
     "mvmise_b": ("FactorSelectionModel", {}),
     "mvmise_e": ("ErrorSelectionModel", {}),
 }

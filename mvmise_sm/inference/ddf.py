@@ -171,7 +171,7 @@ def denominator(result, ddf):
     if result.priors is not None and result.priors.fixef:
         raise OptionError(f"{name} degrees of freedom are not defined with a prior on the fixed effects; leave ddf out")
     if ddf == "satterthwaite":
-        return SatterthwaiteDf(np.asarray(result.cov_params()), second_order_of(result))
+        return result.satterthwaite_law()
     if result.priors is not None:
         raise OptionError(
             "Kenward-Roger adjusts REML estimates without priors; use ddf='satterthwaite', or fit without priors"

@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mvmise_sm.core.uncertainty.second_order import SecondOrder
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.anova import anova_table
 from mvmise_sm.inference.comparison import droppable
-from mvmise_sm.inference.ddf import full_rank
+from mvmise_sm.inference.ddf import SatterthwaiteDf, full_rank
 from mvmise_sm.inference.fits import fit_options, quietly, unwrap
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.tables import table
 
-__all__ = ["ClusterDf", "anova", "drop1", "hypotheses", "no_ddf"]
+__all__ = ["ClusterDf", "RestrictedDf", "anova", "drop1", "hypotheses", "no_ddf"]
 
 
 class ClusterDf:
@@ -52,6 +53,38 @@ class ClusterDf:
         contrasts, values = full_rank(contrasts, values)
         inner = contrasts @ self.cov @ contrasts.T
         return float(values @ np.linalg.solve(inner, values)) / len(values), len(values), smallest
+
+
+class RestrictedDf(SatterthwaiteDf):
+    """Satterthwaite's degrees of freedom of the covariance that takes the variances as known.
+
+    Parameters
+    ----------
+    cov : ndarray
+        Covariance of the fixed effects (p, p) that tests use.
+    conditional : ndarray
+        That at known variances (p, p), whose sampling variation is counted.
+    nuisance : ndarray
+        Covariance of the variance parameters (k, k).
+    slopes : ndarray
+        Derivatives of `conditional` in them (k, p, p).
+    """
+
+    def __init__(self, cov: np.ndarray, conditional: np.ndarray, nuisance: np.ndarray, slopes: np.ndarray) -> None:
+        super().__init__(cov, SecondOrder(nuisance, slopes, np.empty(0), np.empty(0)))
+        self._counted = SatterthwaiteDf(conditional, self._shape)
+
+    def df(self, contrasts: np.ndarray) -> np.ndarray:
+        """Degrees of freedom of each row of `contrasts` (q, p), taken by itself."""
+        # coefficients that were left out of the fit have none, others none of their own to lose
+        known = np.isfinite(np.diag(self._counted.cov))
+        if known.all():
+            return self._counted.df(contrasts)
+        out = np.full(len(contrasts), np.nan)
+        fine = ~(np.abs(contrasts[:, ~known]) > 0).any(axis=1)
+        inner = SecondOrder(self._shape.cov, self._shape.slopes[:, known][:, :, known], np.empty(0), np.empty(0))
+        out[fine] = SatterthwaiteDf(self._counted.cov[np.ix_(known, known)], inner).df(contrasts[fine][:, known])
+        return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from mvmise_sm.models.selection_fit import (
     fit_direct,
     fit_reproduction,
     fit_with_lasso,
+    loglike_at,
     mechanism_penalty,
 )
 from mvmise_sm.options import refuse_unknown_model_options
@@ -288,6 +289,21 @@ class SelectionModel(LikelihoodModel):
         likelihood = self.objective().likelihood
         theta = np.asarray(params, dtype=float) if isinstance(params, (np.ndarray, list)) else likelihood.theta(params)
         return likelihood.value_and_score(theta)[0]
+
+    def loglike_at(self, point):
+        """Log-likelihood at a point, every constant included.
+
+        Parameters
+        ----------
+        point : dict
+            ``params``, ``phi`` (by name), ``sigma2``; ``tau`` by outcome (model b); ``cov_re`` (variances by name) and
+            ``error_cov`` (model e).
+
+        Returns
+        -------
+        float
+        """
+        return float(loglike_at(self, point))
 
     def predict(self, params, exog=None, which="mean"):
         """Return the marginal mean of the rows of `exog`, by default of the model's (nobs, K)."""

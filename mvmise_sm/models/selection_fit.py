@@ -22,6 +22,7 @@ from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.solve import solve
 from mvmise_sm.selection.sparse import OrthantObjective, SparseFit, fit_sparse
 from mvmise_sm.selection.status import Status
+from mvmise_sm.selection.units import phi_labels
 
 # p-value below which data refuse a simpler model loudly enough for a warning
 REFUSED = 1e-3
@@ -35,6 +36,7 @@ __all__ = [
     "fit_direct",
     "fit_reproduction",
     "fit_with_lasso",
+    "loglike_at",
     "mechanism_penalty",
 ]
 
@@ -144,6 +146,31 @@ def mechanism_penalty(prior, data: SelectionData) -> MechanismPrior:
     elif prior != "weak":
         raise OptionError(f"mechanism_prior must be 'weak', a positive scale, Normal or StudentT, got {prior!r}")
     return MechanismPrior.for_data(data, scale, df)
+
+
+def loglike_at(model, point: dict) -> float:
+    """Log-likelihood at a point given by names; see `SelectionModel.loglike_at`."""
+    likelihood = model.objective().likelihood
+    part, names = likelihood.part, phi_labels(likelihood.part, model.design.covariate_name)
+    phi = part.fixed.copy()
+    for name, value in point.get("phi", {}).items():
+        if name not in names:
+            raise OptionError(f"phi has no element {name!r}; allowed are {names}")
+        phi[names.index(name)] = float(value)
+    outcomes = model.outcome_names
+
+    def named(key: str, order) -> np.ndarray | None:
+        return np.array([float(point[key][name]) for name in order]) if key in point else None
+
+    params = SelectionParams(
+        beta=named("params", model.exog_names),
+        sigma2=np.atleast_1d(np.asarray(point.get("sigma2", 1.0), dtype=float)),
+        phi=phi,
+        tau=named("tau", outcomes),
+        D=named("cov_re", model.design.effect_names),
+        error_cov=None if "error_cov" not in point else np.asarray(point["error_cov"], dtype=float),
+    )
+    return likelihood.value_and_score(likelihood.theta(params))[0]
 
 
 def fit_direct(model, method: str, start, maxiter, tol, cov_type) -> SelectionOutcome:

@@ -60,6 +60,12 @@ class AnsweringResults(LikelihoodModelResults):
 
         return PlainDf(np.asarray(self.cov_params()), self.df_resid if self.use_t else np.inf)
 
+    def satterthwaite_law(self) -> Any:
+        """Covariance and Satterthwaite's degrees of freedom, see `mvmise_sm.inference.ddf.SatterthwaiteDf`."""
+        from mvmise_sm.inference.ddf import SatterthwaiteDf, second_order_of
+
+        return SatterthwaiteDf(np.asarray(self.cov_params()), second_order_of(self))
+
     def memo(self, key: str, make: Callable[[], T]) -> T:
         """Return what ``make()`` gave the first time that `key` was asked for; kept with the result."""
         if key not in self._cache:

@@ -22,6 +22,7 @@ from mvmise_sm.results.selection_prediction import missing_frame, outcome_table
 from mvmise_sm.results.selection_questions import SelectionQuestions
 from mvmise_sm.selection.degrees import wald_df
 from mvmise_sm.selection.prediction import posterior_moments
+from mvmise_sm.selection.units import phi_labels
 
 __all__ = ["SelectionResults", "SelectionResultsWrapper"]
 
@@ -385,12 +386,6 @@ class SelectionResults(SelectionQuestions):
         self._cache = {}
         self.model.remove_rows()
         super().remove_data()
-
-
-def phi_labels(part, covariate):
-    """Names of all elements of phi; those of values have a prefix where blocks have a mechanism too."""
-    prefixes = ["value:" if slot.single and len(part.slots) > 1 else "" for slot in part.slots] or [""]
-    return [prefix + name for prefix in prefixes for name in ("Intercept", "y", covariate)]
 
 
 def _theta(outcome):

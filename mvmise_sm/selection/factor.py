@@ -402,6 +402,6 @@ def _quadrature_step(bend: np.ndarray, eta_slope: np.ndarray) -> float:
     Its error is ``exp(-2 pi^2 / h^2 w^2 / (1 + w^2)) < 1e-11`` with w the width of the bend in posterior standard
     deviations; steps are powers of two so that the error does not vary within a line search.
     """
-    width = float((bend / np.maximum(eta_slope, 1e-300)).min())
+    width = min(float((bend / np.maximum(eta_slope, 1e-300)).min()), 1e6)
     needed = 0.88 * width / np.sqrt(1.0 + width**2)
     return next((step for step in QUADRATURE_STEPS if step <= needed), QUADRATURE_STEPS[-1])

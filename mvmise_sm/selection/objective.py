@@ -77,13 +77,51 @@ class MechanismPrior:
         return cls(float(np.std(data.observed_blocks.mean)), scale, df)
 
     def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
-        width = self.scale / self.spread
-        ratio = params.phi[1] / width
+        return PhiPrior(1, self.scale / self.spread, self.df)(params)
+
+
+@dataclass(frozen=True)
+class PhiPrior:
+    """Student-t prior (normal where `df` is infinite), centred at zero, on one element of phi in its own unit.
+
+    Attributes
+    ----------
+    index : int
+    scale, df : float
+    """
+
+    index: int
+    scale: float
+    df: float = 7.0
+
+    def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
+        ratio = params.phi[self.index] / self.scale
         if np.isinf(self.df):
-            value, slope = 0.5 * ratio**2, ratio / width
+            value, slope = 0.5 * ratio**2, ratio / self.scale
         else:
             value = 0.5 * (self.df + 1.0) * np.log1p(ratio**2 / self.df)
-            slope = (self.df + 1.0) * ratio / (self.df + ratio**2) / width
+            slope = (self.df + 1.0) * ratio / (self.df + ratio**2) / self.scale
         gradient = params.zeros()
-        gradient.phi[1] = slope
+        gradient.phi[self.index] = slope
         return float(value), gradient
+
+
+@dataclass(frozen=True)
+class PhiNormal:
+    """Normal prior on the first elements of phi together, that of an estimated curve.
+
+    Attributes
+    ----------
+    mean : ndarray, (m,)
+    cov : ndarray, (m, m)
+    """
+
+    mean: np.ndarray
+    cov: np.ndarray
+
+    def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
+        away = params.phi[: self.mean.size] - self.mean
+        slope = np.linalg.solve(self.cov, away)
+        gradient = params.zeros()
+        gradient.phi[: self.mean.size] = slope
+        return 0.5 * float(away @ slope), gradient

@@ -353,3 +353,9 @@ def mechanism_part(
         rates.append(missing / max(missing + len(rows), 1))
     part = MechanismPart(chosen, np.array(free, dtype=int), fixed, tuple(seen), tuple(offsets), tuple(rates))
     return part, units
+
+
+def phi_labels(part: MechanismPart, covariate: str) -> list[str]:
+    """Names of all elements of phi; those of values have a prefix where blocks have a mechanism too."""
+    prefixes = ["value:" if slot.single and len(part.slots) > 1 else "" for slot in part.slots] or [""]
+    return [prefix + name for prefix in prefixes for name in (*PHI_NAMES[:2], covariate)]

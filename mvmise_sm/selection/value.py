@@ -6,6 +6,7 @@ One scalar random term is model b with one outcome, whose integral is exact; oth
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -186,16 +187,21 @@ class ValueProblem:
         return self.with_slot(replace(self.slots[0], held=dict(enumerate(phi[:3]))))
 
     def with_slot(self, slot: Slot | None, ratio: float | None = None) -> ValueProblem:
-        """The same data under another mechanism."""
-        back = np.empty(self.y.size)
-        kept = {}
-        for name, values in (("mechanism_offset", self.extras.offset), ("covariate", self.data.cov_miss)):
-            if values is not None:
-                back[self.order] = values[:, 0]
-                kept[name] = back.copy()
+        """The same data under another mechanism, or with another ratio held."""
         ratio = self.ratio if ratio is None else ratio
-        options = {"offset": self.offset, "penalties": self.penalties, "exact": self.exact, "ratio": ratio, **kept}
-        return ValueProblem(self.y, self.X, self.random, slot, **options)
+        return ValueProblem(self.y, self.X, self.random, slot, **{**self._options(), "ratio": ratio})
+
+    def on_rows(self, keep: np.ndarray, X: np.ndarray, random: RandomEffects) -> ValueProblem:
+        """The same model on some rows, with their design and random effects."""
+        rows = {k: v[keep] if isinstance(v, np.ndarray) else v for k, v in self._options().items()}
+        return ValueProblem(self.y[keep], X, random, self.slots[0] if self.slots else None, **rows)
+
+    def _options(self) -> dict[str, Any]:
+        """Keyword arguments of the constructor."""
+        out: dict[str, Any] = {"offset": self.offset, "penalties": self.penalties}
+        for name, values in (("mechanism_offset", self.extras.offset), ("covariate", self.data.cov_miss)):
+            out[name] = None if values is None else self.data.unsort(values)[:, 0]
+        return {**out, "exact": self.exact, "ratio": self.ratio}
 
     # --- fits
 
