@@ -64,6 +64,10 @@ def check_same_response(results):
     """Fail unless all fits have the same response, weights and family."""
     first = results[0].model
     for other in (r.model for r in results[1:]):
+        if other.models_missing != first.models_missing:
+            raise DataError(
+                "one fit models which values are missing and the other does not; fit it with missing_y=False instead"
+            )
         if other.endog.shape != first.endog.shape:
             raise DataError(f"the fits have {len(first.endog)} and {len(other.endog)} rows; fit all to the same rows")
         if not np.array_equal(np.asarray(other.endog), np.asarray(first.endog), equal_nan=True):

@@ -86,7 +86,7 @@ class ParametricRefit:
     def __init__(self, result, statistic=None):
         self.result = unwrap(result)
         self.statistic = statistic
-        self.quick = statistic is None and self.result.linear
+        self.quick = statistic is None and self.result.profiled
 
     def __call__(self, rng):
         result = self.result

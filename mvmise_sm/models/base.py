@@ -77,6 +77,8 @@ class MixedModelBase(LikelihoodModel):
 
     title = "Mixed Model"
     _has_residual = True
+    # whether the likelihood is that of the values and of which are missing
+    models_missing = False
     _design_options: ClassVar[dict] = {}
 
     def __init__(

@@ -103,6 +103,7 @@ class SelectionModel(LikelihoodModel):
     """
 
     _kind = ""
+    models_missing = True
     title = ""
 
     def __init__(

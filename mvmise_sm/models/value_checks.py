@@ -5,17 +5,66 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import linprog
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
-from mvmise_sm.exceptions import DataError
+from mvmise_sm.design.build import as_frame
+from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.selection.value import ValueFit, ValueProblem
 
-__all__ = ["InfiniteMeans", "check_scale", "check_values", "identified"]
+__all__ = [
+    "InfiniteMeans",
+    "check_response_columns",
+    "check_scale",
+    "check_values",
+    "identified",
+    "with_absent_samples",
+]
 
 # a curve that expects fewer missing (or seen) values than this share of what is found has another unit
 EXPECTED, FOUND = 1e-3, 0.05
 ZERO = 1e-9
+
+
+def check_response_columns(formula: str, data) -> None:
+    """Refuse minus infinity in the response: the logarithm of a zero intensity is a missing value.
+
+    Raises
+    ------
+    DataError
+    """
+    frame = as_frame(data)
+    for name in parse_formula(formula).responses:
+        if name in frame.columns and pd.api.types.is_float_dtype(frame[name].dtype):
+            values = frame[name].to_numpy(dtype=float, na_value=np.nan)
+            if np.isneginf(values).any():
+                raise DataError(f"{name} has -inf; write missing values as NaN")
+
+
+def with_absent_samples(data, samples, sample) -> pd.DataFrame:
+    """The rows of all samples: values of those that have a row in the data, missing ones for the others.
+
+    Raises
+    ------
+    OptionError, DataError
+        If one of the arguments is absent, a sample has two rows, or the data have a sample that `samples` has not.
+    """
+    if samples is None or sample is None:
+        raise OptionError("samples= (a row per sample) and sample= (the column that names it) go together")
+    data, samples = as_frame(data), as_frame(samples)
+    for frame, label in ((data, "data"), (samples, "samples")):
+        if sample not in frame.columns:
+            raise OptionError(f"sample {sample!r} is not a column of {label}")
+        if frame[sample].duplicated().any():
+            twice = frame.loc[frame[sample].duplicated(), sample].iloc[0]
+            raise DataError(f"{label} has sample {twice!r} twice; there is one row for each")
+    unknown = set(data[sample]) - set(samples[sample])
+    if unknown:
+        raise DataError(f"data has sample {next(iter(unknown))!r}, which samples has not")
+    own = [sample, *(c for c in data.columns if c not in samples.columns)]
+    return samples.merge(data[own], on=sample, how="left", sort=False).set_axis(samples.index)
 
 
 def check_values(model) -> None:

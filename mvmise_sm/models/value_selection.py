@@ -9,12 +9,17 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.caller import warn
-from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, IdentificationWarning, OptionError, SingularFitWarning
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.mechanism_options import Mechanisms, read_mechanism
-from mvmise_sm.models.value_checks import check_scale, check_values, identified
+from mvmise_sm.models.value_checks import (
+    check_response_columns,
+    check_scale,
+    check_values,
+    identified,
+    with_absent_samples,
+)
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.value_selection import ValueSelectionResults, ValueSelectionResultsWrapper
 from mvmise_sm.selection.priors import PriorPenalty
@@ -76,6 +81,7 @@ class ValueSelectionModel(MixedModelBase):
     """
 
     title = "Linear Mixed Model with Missing Values"
+    models_missing = True
     _design_options: ClassVar[dict] = {"keep_missing_endog": True}
 
     def __init__(
@@ -112,6 +118,41 @@ class ValueSelectionModel(MixedModelBase):
         frame = None if design is None else design.frame
         self.mechanism = read_mechanism(self._given, frame, self.nobs, self.random_effects)
         self._init_keys += ["mechanism", "missing_y", "missing_cov", "mechanism_offset", "mechanism_prior", "theta"]
+
+    @classmethod
+    def from_formula(
+        cls, formula, data, subset=None, drop_cols=None, *, weights=None, samples=None, sample=None, **kwargs
+    ):
+        """Create a model from a formula and a frame.
+
+        Parameters
+        ----------
+        formula : str
+            For example ``"y ~ x + (1 | g)"``.
+        data : DataFrame
+            One row per value, NaN where it is missing.
+        subset, drop_cols
+            As in `LinearMixedModel`.
+        weights : None
+            Not available.
+        samples : DataFrame, optional
+            One row per sample with the covariates; samples without a row in `data` are missing values.
+        sample : str, optional
+            Column of both frames that tells the sample of a row.
+        **kwargs
+            As in the class and in `LinearMixedModel.from_formula`.
+
+        Returns
+        -------
+        model
+            Not fitted; ``.fit()`` fits it.
+        """
+        if weights is not None:
+            raise OptionError("lmer_mnar takes no weights")
+        if samples is not None or sample is not None:
+            data = with_absent_samples(data, samples, sample)
+        check_response_columns(formula, data)
+        return super().from_formula(formula, data, subset, drop_cols, **kwargs)
 
     def _set_response(self, y):
         self.endog = self.data.endog = y
@@ -320,8 +361,3 @@ def _responses(endog):
     if np.isinf(flat).any():
         raise DataError(f"{name} has infinite values; write missing values as NaN")
     return values
-
-
-def scalar_term(random: RandomEffects) -> bool:
-    """Whether there is one scalar random term, whose integral is exact."""
-    return len(random.terms) == 1 and random.terms[0].q == 1 and random.k_theta == 1

@@ -60,6 +60,11 @@ class AnsweringResults(LikelihoodModelResults):
 
         return PlainDf(np.asarray(self.cov_params()), self.df_resid if self.use_t else np.inf)
 
+    @property
+    def profiled(self) -> bool:
+        """Whether beta and sigma2 are profiled out of the criterion, so that refits need no result."""
+        return self.linear
+
     def satterthwaite_law(self) -> Any:
         """Covariance and Satterthwaite's degrees of freedom, see `mvmise_sm.inference.ddf.SatterthwaiteDf`."""
         from mvmise_sm.inference.ddf import SatterthwaiteDf, second_order_of

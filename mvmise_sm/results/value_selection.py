@@ -127,6 +127,11 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
             self.detection_curve = (-self.phi).rename("detection_curve")
 
     @property
+    def profiled(self):
+        """Whether beta and sigma2 are profiled out of the criterion: not with missing values in it."""
+        return False
+
+    @property
     def restricted(self):
         """Whether the likelihood is the restricted one (REML)."""
         return self.reml
@@ -216,6 +221,30 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
         else:
             mean, sd = self._moments.mean, self._moments.sd
         return pd.DataFrame({"row": index[missing], "mean": mean[missing], "sd": sd[missing]})
+
+    def _prediction_variance(self, exog, rows):
+        """Variance of predictions over the scale: posterior of the random effects, uncertainty of the fixed ones."""
+        self._require_rows()
+        moments, cov = self._moments, np.asarray(self.cov_params())
+        jacobian = np.array(exog, dtype=float)
+        total = np.zeros(len(exog))
+        shifts = self.problem.effect_slopes(self.fit_)
+        for (codes, columns), own, slope in zip(rows, moments.effects_cov, shifts, strict=True):
+            known = codes >= 0
+            total[known] += np.einsum("ij,ijk,ik->i", columns[known], own[codes[known]], columns[known])
+            jacobian[known] += np.einsum("ij,ijp->ip", columns[known], slope[codes[known]])
+        for (codes, columns), lam in zip(rows, self.model.random_layout.lambdas(self.theta), strict=True):
+            new = codes < 0
+            total[new] += self.scale * ((columns[new] @ lam) ** 2).sum(axis=1)
+        total += np.einsum("ij,jk,ik->i", jacobian, cov, jacobian)
+        return total / self.scale
+
+    def _prediction(self, linear, variance, which, labels):
+        """Predictions with confidence intervals and prediction intervals."""
+        from statsmodels.regression._prediction import PredictionResults
+
+        dist = ("t", self.df_resid) if self.use_t else ("norm", None)
+        return PredictionResults(linear, variance, self.scale, df=dist[1], dist=dist[0], row_labels=labels)
 
     def refit(self, endog):
         """Fit the same model to another response (nobs,), NaN where missing."""

@@ -398,6 +398,24 @@ class ValueProblem:
             )
         return self._laplace_moments(fit)
 
+    def effect_slopes(self, fit: ValueFit) -> tuple[np.ndarray, ...]:
+        """Derivatives of the random effects' posterior means in the fixed effects, (levels, q, p) for every term."""
+        out = []
+        beta = fit.params.beta
+        width = 1e-4 * float(np.sqrt(fit.params.sigma2[0]))
+        for j in range(beta.size):
+            sides = []
+            for signed in (width, -width):
+                moved = beta.copy()
+                moved[j] += signed
+                vector = fit.vector.copy()
+                if self.exact:
+                    vector[: beta.size] = moved
+                there = replace(fit, params=replace(fit.params, beta=moved), vector=vector)
+                sides.append(self.moments(there).effects)
+            out.append([(a - b) / (2.0 * width) for a, b in zip(*sides, strict=True)])
+        return tuple(np.stack(parts, axis=2) for parts in zip(*out, strict=True))
+
     def _laplace_moments(self, fit: ValueFit) -> ValueMoments:
         """At the mode: normal random effects, and missing errors tilted by the mechanism given their row's mean."""
         joint = self._laplace(False)
