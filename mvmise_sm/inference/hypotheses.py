@@ -70,8 +70,26 @@ def design_contrasts(design, exog, type=3):
     if type == 3:
         return _type3(design, exog, spec, places)
     if type == 1:
-        return _type1(design, exog, spec, places)
-    return {term.name(): _type2(exog, spec, term) for term in places}
+        rows = _type1(design, exog, spec, places)
+    else:
+        rows = {term.name(): _type2(exog, spec, term) for term in places}
+    return _canonical(rows, design, exog, spec, places)
+
+
+def _canonical(rows, design, exog, spec, places):
+    """Write hypotheses that say no more than "this term is zero" as type 3 does: one hypothesis has one basis."""
+    plain = {}
+    for term, place in places.items():
+        others = np.delete(rows[term.name()], np.arange(exog.shape[1])[place], axis=1)
+        if np.abs(others).max(initial=0.0) < _ZERO:
+            plain[term] = place
+    if not plain:
+        return rows
+    try:
+        basis = _type3(design, exog, spec, plain)
+    except OptionError:  # a numeric term without some of its columns has no dummies to be written in
+        basis = {term.name(): np.eye(exog.shape[1])[place] for term, place in plain.items()}
+    return {**rows, **basis}
 
 
 def _type1(design, exog, spec, places):
@@ -186,7 +204,7 @@ def _all_dummies(design, spec):
             else:
                 own = np.zeros(info.num_columns, dtype=bool)
             # the columns of the first factor run fastest
-            first = (own[None, :] | first[:, None]).ravel()
+            first = (own[:, None] | first[None, :]).ravel()
         codings[term] = [SubtermInfo(factors, contrasts, first.size)]
         blocks[term] = np.arange(at, at + first.size)
         firsts[term] = first

@@ -23,10 +23,20 @@ class RowInfluence:
         Leverage of every row on its own fitted value, fixed and random part together (nobs,); at the mode's working
         weights for generalized models.
     cooks_distance : Series
-        Squared standardised residual times h / (1 - h), over the number of fixed effects (nobs,).
+        Squared distance of the fixed effects without the row from those of all rows, in their covariance, over their
+        number (nobs,); the variance parameters are held.
+    cooks_distance_lme4 : Series
+        lme4's ``cooks.distance``: the squared standardised residual times h / (1 - h), over the number of fixed effects
+        (nobs,). With h from fixed and random effects together it is many times the distance that a deletion gives.
     dfbetas : DataFrame
-        Change of the fixed effects when the row is deleted, in standard errors (nobs, k_fe); the variance parameters
-        are held.
+        Change of the fixed effects when the row is deleted, in standard errors without the row (nobs, k_fe); the
+        variance parameters are held.
+
+    Notes
+    -----
+    With P = V^-1 - V^-1 X C X'V^-1 and x_i = X'V^-1 e_i, deleting row i moves beta by C x_i (Py)_i / P_ii and its
+    covariance from C to C + C x_i x_i'C / P_ii (Christensen, Pearson and Johnson 1992, Technometrics 34); here
+    (Py)_i = w_i e_i and P_ii = w_i (1 - h_i), with conditional residuals e and leverages h.
     """
 
     def __init__(self, result):
@@ -39,10 +49,14 @@ class RowInfluence:
         self.hat_matrix_diag = h
         left = np.maximum(1.0 - h, 1e-12)
         p = result.k_fe
-        cooks = residual**2 / left**2 * h / (result.scale * p)
+        shortcut = residual**2 / left**2 * h / (result.scale * max(p, 1))
+        self.cooks_distance_lme4 = pd.Series(shortcut, index=self._index, name="cooks_distance_lme4")
+        moved = x_whitened @ (cov / result.scale)
+        change = moved * (residual / left)[:, None]
+        spread = np.einsum("ij,ij->i", moved, x_whitened)
+        cooks = (residual / left) ** 2 * spread / (result.scale * max(p, 1))
         self.cooks_distance = pd.Series(cooks, index=self._index, name="cooks_distance")
-        change = (x_whitened @ (cov / result.scale)) * (residual / left)[:, None]
-        se = np.sqrt(np.diag(cov))
+        se = np.sqrt(np.diag(cov) + result.scale * np.square(moved) / left[:, None])
         self.dfbetas = pd.DataFrame(change / se, index=self._index, columns=list(model.exog_names))
 
     def summary_frame(self):

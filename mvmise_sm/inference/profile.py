@@ -26,6 +26,9 @@ __all__ = ["Profile", "profile", "profile_intervals"]
 
 _STEP = 0.5
 _LARGEST = 4.0
+_AT_ZERO = 1e-3  # relative standard deviations below this count as zero
+_AWAY = 0.1  # where the search away from zero starts: small, but on the slope of every minimum of interest
+_GAIN = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +262,7 @@ def _linear_parameters(fit):
                 lambda rho: float(np.exp(0.5 * rho)),
             )
         )
-    return [replace(p, origin=x, minimum=minimum) for p in out]
+    return _leaving_the_boundary(out, x, minimum, criterion.lower)
 
 
 def _residual_parameters(structure, first, evaluate, x, inverse):
@@ -319,7 +322,31 @@ def _general_parameters(fit):
             return 0.0 if c <= least else float(np.exp(power * c))
 
         out.append(_Parameter(name, name, solve, float(x[-1]), se, least, np.inf, shown))
-    return [replace(p, origin=x, minimum=minimum) for p in out]
+    return _leaving_the_boundary(out, x, minimum, criterion.lower[:k])
+
+
+def _leaving_the_boundary(parameters, x, minimum, lower):
+    """Parameters whose profiles also look for a minimum away from variances of zero.
+
+    The objective is even in an element of theta whose bound is zero, so zero is always stationary and a warm start
+    stays there, although with another parameter held the variance may well be positive.
+    """
+    bounded = np.flatnonzero(lower == 0.0)
+
+    def freed(solve):
+        def both(c, start):
+            point = solve(c, start)
+            zero = bounded[np.abs(point.x[bounded]) < _AT_ZERO]
+            if not zero.size:
+                return point
+            moved = np.array(point.x)
+            moved[zero] = _AWAY
+            other = solve(c, moved)
+            return other if other.converged and other.value < point.value - _GAIN else point
+
+        return both
+
+    return [replace(p, solve=freed(p.solve), origin=x, minimum=minimum) for p in parameters]
 
 
 def _sigma_is_known(fit):

@@ -9,6 +9,8 @@ from statsmodels.stats.contrast import ContrastResults
 
 from mvmise_sm.exceptions import OptionError
 
+_NEGLIGIBLE = 1e-10  # rounding of eliminated coefficients
+
 __all__ = ["coefficient_table", "t_test", "wald_intervals", "wald_test"]
 
 
@@ -36,9 +38,35 @@ def t_test(result, r_matrix, ddf):
 
 def wald_test(result, r_matrix, ddf):
     """Test all rows of a hypothesis jointly; see `InferentialResults.wald_test`."""
-    contrasts, values = _hypothesis(result, r_matrix)
+    contrasts, values = _reduced(*_hypothesis(result, r_matrix))
     f, df_num, df_denom = result.denominator(ddf).f_test(contrasts, contrasts @ result.params - values)
     return ContrastResults(F=f, df_num=df_num, df_denom=df_denom)
+
+
+def _reduced(contrasts, values):
+    """The reduced row echelon form of a hypothesis, rows of zeros left out.
+
+    Satterthwaite's degrees of freedom depend on the rows that write a hypothesis; in this form it has one answer.
+    """
+    work = np.column_stack([contrasts, values]).astype(float)
+    size = np.abs(contrasts).max(initial=0.0)
+    row = 0
+    for column in range(contrasts.shape[1]):
+        if row == len(work):
+            break
+        best = row + int(np.argmax(np.abs(work[row:, column])))
+        if abs(work[best, column]) <= _NEGLIGIBLE * size:
+            work[row:, column] = 0.0
+            continue
+        work[[row, best]] = work[[best, row]]
+        work[row] /= work[row, column]
+        others = np.arange(len(work)) != row
+        work[others] -= np.multiply.outer(work[others, column], work[row])
+        size = np.abs(work[:, :-1]).max()
+        row += 1
+    if row < len(work) and np.abs(work[row:, -1]).max(initial=0.0) > _NEGLIGIBLE * max(1.0, np.abs(values).max()):
+        raise OptionError("the hypothesis contradicts itself: some of its equations cannot hold together")
+    return (work[:row, :-1], work[:row, -1]) if row else (contrasts, values)
 
 
 def coefficient_table(result, ddf=None, alpha=0.05):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["KenwardRoger", "kenward_roger"]
 
 
+_VANISHING = 1e-10  # rounding of moments that are of order one
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KenwardRoger:
     """What Kenward and Roger's tests need, user's coordinates.
@@ -70,11 +73,14 @@ def _denominator(q: int, a1: float, a2: float) -> tuple[float, float]:
     below = 3.0 * q + 2.0 * (1.0 - g)
     c1, c2, c3 = g / below, (q - g) / below, (q + 2.0 - g) / below
     mean_part = 1.0 - a2 / q
-    v0, v1, v2 = (0.0 if abs(v) < 1e-10 else v for v in (1.0 + c1 * b, 1.0 - c2 * b, 1.0 - c3 * b))
-    # both vanish together in balanced one-stratum designs, where their ratio tends to one
-    ratio = 1.0 if abs(mean_part) < 1e-14 and abs(v1) < 1e-14 else mean_part / v1
-    rho = ratio**2 * v0 / v2 / q
-    df = 4.0 + (q + 2.0) / (q * rho - 1.0)
+    v0, v1, v2 = (0.0 if abs(v) < _VANISHING else v for v in (1.0 + c1 * b, 1.0 - c2 * b, 1.0 - c3 * b))
+    # both vanish together where F has 2 degrees of freedom, and their ratio tends to one
+    ratio = 1.0 if abs(mean_part) < _VANISHING and v1 == 0.0 else mean_part / v1
+    excess = ratio**2 * v0 - v2
+    if excess <= 0.0:
+        return np.inf, 1.0
+    # the variance of F is infinite at 4 degrees of freedom, so it must not be divided by
+    df = 4.0 + (q + 2.0) * v2 / excess
     # df = 2 is a removable pole of the scaling
     scaling = 1.0 if abs(df - 2.0) < 1e-2 else df * mean_part / (df - 2.0)
     return df, scaling
