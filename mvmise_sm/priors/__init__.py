@@ -2,10 +2,11 @@
 
 Covariance priors are `Gamma`, `InverseGamma` (terms with one column), `Wishart`, `InverseWishart` and `Custom`;
 fixed-effect priors `Normal`, `StudentT` and `Horseshoe`; residual priors `Gamma`, `InverseGamma` and `Point`. Any
-subclass of `CovariancePrior` with a method `value` is a prior of your own.
+subclass of `CovariancePrior` or, for fixed effects, `CoefficientPrior` with a method `value` is a prior of your own.
 """
 
 from mvmise_sm.priors.base import CovariancePrior, Dimensions, Prior
+from mvmise_sm.priors.coefficient import CoefficientPrior
 from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
 from mvmise_sm.priors.custom import Custom
 from mvmise_sm.priors.fixed import Horseshoe, Mixing, Normal, QuadraticPenalty, StudentT
@@ -14,6 +15,7 @@ from mvmise_sm.priors.residual import Point
 from mvmise_sm.priors.resolve import PriorSet, TermShape, resolve_priors, term_shapes
 
 __all__ = [
+    "CoefficientPrior",
     "CovariancePrior",
     "Custom",
     "Dimensions",

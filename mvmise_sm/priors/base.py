@@ -138,6 +138,10 @@ class Hyperparameters:
         return bool(value)
 
 
+class RoleError(OptionError):
+    """A prior in a role that it cannot play."""
+
+
 class Prior:
     """Specification of a prior; `covariance`, `fixef` and `residual` bind it to a model's dimensions.
 
@@ -166,26 +170,28 @@ class Prior:
         inside = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
         return f"{type(self).__name__}({inside})"
 
-    def __eq__(self, other: CovariancePrior) -> bool:
+    def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and repr(self) == repr(other)
 
-    def __hash__(self) -> Any:
+    def __hash__(self) -> int:
         return hash(repr(self))
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
         """Bind as the prior of a random-effects covariance; OptionError if it is none."""
         raise self._not_for("cov")
 
-    def fixef(self, dims: Dimensions) -> tuple:
-        """Bind as the prior of the fixed effects; OptionError if it is none."""
+    def fixef(self, dims: Dimensions, coefficients: list[int] | None = None) -> tuple:
+        """Bind as the prior of the fixed effects, or of the positions `coefficients` of them; OptionError if it is
+        none.
+        """
         raise self._not_for("fixef")
 
     def residual(self, dims: Dimensions) -> CovariancePrior:
         """Bind as the prior of the residual variance; OptionError if it is none."""
         raise self._not_for("resid")
 
-    def _not_for(self, role: str) -> Any:
-        return OptionError(f"{self.name or type(self).__name__} is not a {ROLES[role]} prior.")
+    def _not_for(self, role: str) -> RoleError:
+        return RoleError(f"{self.name or type(self).__name__} is not a {ROLES[role]} prior.")
 
     def _hyperparameters(self, defaults: dict[str, Any], dims: Dimensions) -> Hyperparameters:
         return Hyperparameters(self.name, self.arguments, defaults, dims)
@@ -254,6 +260,14 @@ class CovariancePrior(Prior):
     def scale_part(self, s: np.ndarray) -> ScalePart | None:
         """Return how `value(s2 * S)` depends on sigma, or None if only evaluation can tell."""
         return None
+
+    def relative(self, s: np.ndarray, s2: float) -> tuple[float, np.ndarray, float]:
+        """Return value, gradient in the absolute covariance S (q, q) and derivative in the residual variance `s2`."""
+        if not self.common_scale:
+            value, slope = self.evaluate(s)
+            return float(value), slope, 0.0
+        value, slope = self.evaluate(s / s2)
+        return float(value), slope / s2, -float((slope * s).sum()) / s2**2
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
         """Return itself: it is bound to no dimensions."""

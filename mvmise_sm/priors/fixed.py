@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import exp1, gammaln
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.priors.base import Dimensions, Prior, r_text
+from mvmise_sm.priors.base import Dimensions, Prior, RoleError, r_text
 from mvmise_sm.priors.covariance import positive_definite
 
 if TYPE_CHECKING:
@@ -99,6 +99,33 @@ def scaled_exp1(u: float) -> float:
     return 1.0 / (u + tail)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PenaltyShape:
+    """A quadratic penalty at one beta.
+
+    Attributes
+    ----------
+    value : float
+    gradient : ndarray
+        In beta (p,).
+    d2 : float
+        phi''; the Hessian is ``d2 slope slope' + weight precision``.
+    slope : ndarray
+        Gradient of the quadratic form (p,).
+    weight : float
+        Of the precision in the Hessian, and alone in a majorant of it where phi is concave.
+    in_s2 : float
+        Derivative in the residual variance.
+    """
+
+    value: float
+    gradient: np.ndarray
+    d2: float
+    slope: np.ndarray
+    weight: float
+    in_s2: float
+
+
 @dataclass(frozen=True, eq=False)
 class QuadraticPenalty:
     """-2 log prior = constant + phi(x / s2**c) + c rank log(s2), x = (beta - mean)' precision (beta - mean).
@@ -128,6 +155,20 @@ class QuadraticPenalty:
     common_scale: bool
     mixing: Mixing
     text: str
+
+    def evaluate(self, beta: np.ndarray, s2: float = 1.0) -> PenaltyShape:
+        """Value and derivatives at `beta` (p,) and the residual variance `s2`, in the user's coordinates."""
+        turned = self.precision @ (beta - self.mean)
+        power = s2 if self.common_scale else 1.0
+        x = max(float((beta - self.mean) @ turned), 0.0) / power
+        value, d1, d2 = self.mixing.phi(x)
+        value += self.constant
+        along = 0.0
+        if self.common_scale:
+            value += self.rank * math.log(s2)
+            along = (self.rank - d1 * x) / s2
+        slope = 2.0 * turned / power
+        return PenaltyShape(float(value), d1 * slope, d2, slope, 2.0 * d1 / power, along)
 
 
 class _FixedEffectPrior(Prior):
@@ -437,7 +478,7 @@ class Coefficients(Prior):
         super().__init__(**{str(k): v for k, v in by_name.items()})
         self.by_name = dict(by_name)
 
-    def fixef(self, dims: Dimensions) -> tuple[QuadraticPenalty, ...]:
+    def fixef(self, dims: Dimensions, coefficients: list[int] | None = None) -> tuple[QuadraticPenalty, ...]:
         """Bind every prior to its coefficient."""
         names = list(dims.fixef_names)
         blocks = []
@@ -448,8 +489,11 @@ class Coefficients(Prior):
                 )
             if prior is None:
                 continue
-            if not isinstance(prior, _FixedEffectPrior):
-                raise OptionError(f"fixef_prior for {name!r} must be one of normal, t, horseshoe, got {prior!r}.")
-            bound = prior.fixef(dims, coefficients=[names.index(name)])
+            try:
+                bound = prior.fixef(dims, coefficients=[names.index(name)])
+            except RoleError:
+                raise OptionError(
+                    f"fixef_prior for {name!r} must be one of normal, t, horseshoe or a CoefficientPrior, got {prior!r}."
+                ) from None
             blocks.extend(replace(b, text=f"{name} ~ {b.text}") for b in bound)
         return tuple(blocks)

@@ -32,18 +32,18 @@ class PriorPenalty:
         total, in_s2 = 0.0, 0.0
         beta = np.zeros_like(params.beta)
         for block in self.priors.fixef:
-            value, slope, along = _fixef_term(block, params.beta, s2)
-            total, beta, in_s2 = total + value, beta + slope, in_s2 + along
+            at = block.evaluate(params.beta, s2)
+            total, beta, in_s2 = total + at.value, beta + at.gradient, in_s2 + at.in_s2
         loadings = np.zeros_like(params.tau) if params.tau is not None else None
         variances = np.zeros_like(params.D) if params.D is not None else None
         prior = self.priors.cov[0] if self.priors.cov else None
         if prior is not None and loadings is not None:
             for k, tau in enumerate(params.tau):
-                value, slope, along = _covariance_term(prior, np.array([[tau**2]]), s2)
+                value, slope, along = prior.relative(np.array([[tau**2]]), s2)
                 total, in_s2 = total + value, in_s2 + along
                 loadings[k] = 2.0 * tau * slope[0, 0]
         elif prior is not None:
-            value, slope, in_more = _covariance_term(prior, np.diag(params.D), s2)
+            value, slope, in_more = prior.relative(np.diag(params.D), s2)
             total, in_s2, variances = total + value, in_s2 + in_more, np.diag(slope).copy()
         if self.priors.resid is not None:
             value, slope = self.priors.resid.evaluate(np.array([[s2]]))
@@ -62,24 +62,3 @@ def residual_variance(params: SelectionParams) -> float:
     if params.error_cov is None:
         return float(params.sigma2[-1])
     return float(np.diag(params.error_cov).mean())
-
-
-def _fixef_term(block, beta: np.ndarray, s2: float) -> tuple[float, np.ndarray, float]:
-    """-2 log density of one quadratic penalty, its gradient in beta and its derivative in s2."""
-    away = beta - block.mean
-    turned = block.precision @ away
-    power = s2 if block.common_scale else 1.0
-    x = float(away @ turned) / power
-    value, slope, _ = block.mixing.phi(x)
-    value += block.constant + (block.rank * np.log(s2) if block.common_scale else 0.0)
-    along = (block.rank - slope * x) / s2 if block.common_scale else 0.0
-    return float(value), 2.0 * slope * turned / power, along
-
-
-def _covariance_term(prior, S: np.ndarray, s2: float) -> tuple[float, np.ndarray, float]:
-    """-2 log density at a covariance, its gradient in the covariance and its derivative in s2."""
-    if not prior.common_scale:
-        value, slope = prior.evaluate(S)
-        return float(value), slope, 0.0
-    value, slope = prior.evaluate(S / s2)
-    return float(value), slope / s2, -float((slope * S).sum()) / s2**2

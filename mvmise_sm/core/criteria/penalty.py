@@ -16,7 +16,7 @@ class Penalty:
     ----------
     priors : object or None
         ``cov``: per term None or an object with ``evaluate``, ``hessian`` and ``repels``; ``fixef``: quadratic
-        penalties with ``precision``, ``mean``, ``constant`` and ``mixing.phi``.
+        penalties with ``precision``, ``mean``, ``constant``, ``mixing`` and ``evaluate``.
     a : ndarray
         beta = a @ working beta (p, p).
     bases : sequence of TermBasis
@@ -46,7 +46,7 @@ class Penalty:
         """Working betas with one coefficient at its prior mean, for priors that have a mode of their own there."""
         user, out = self.a @ beta, []
         for block in self.fixef:
-            if getattr(block.mixing, "spike", False):
+            if block.mixing.spike:
                 touched = block.precision.diagonal() > 0.0
                 out.append(np.linalg.solve(self.a, np.where(touched, block.mean, user)))
         return out
@@ -57,12 +57,12 @@ class Penalty:
         value, gradient, exact, safe = 0.0, np.zeros(p), np.zeros((p, p)), np.zeros((p, p))
         user = self.a @ beta
         for block, form in zip(self.fixef, self._forms, strict=True):
-            phi, d1, d2 = block.mixing.phi(_quadratic(block, user))
-            slope = 2.0 * (self.a.T @ (block.precision @ (user - block.mean)))
-            value += block.constant + phi
-            gradient += d1 * slope
-            safe += 2.0 * d1 * form
-            exact += d2 * np.multiply.outer(slope, slope)
+            at = block.evaluate(user)
+            slope = self.a.T @ at.slope
+            value += at.value
+            gradient += self.a.T @ at.gradient
+            safe += at.weight * form
+            exact += at.d2 * np.multiply.outer(slope, slope)
         return value, gradient, safe + exact, safe
 
     def covariances(self, sigmas):
