@@ -11,7 +11,7 @@ from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.covariance.structures import Unstructured
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
-from mvmise_sm.core.elimination import chain, choose, layout, single_factor
+from mvmise_sm.core.elimination import chain_structure, choose, layout, single_factor
 from mvmise_sm.core.elimination.crossprod import cross_products
 from mvmise_sm.core.elimination.kernels import PairKernel, PanelKernel, SparseKernel
 from mvmise_sm.core.elimination.layout import Layout
@@ -32,7 +32,7 @@ def tier(request, monkeypatch):
         "sparse rows": lambda e, v, constant: SparseKernel(e),
     }
     if request.param in kernels:
-        monkeypatch.setattr(chain, "choose_kernel", kernels[request.param])
+        monkeypatch.setattr(chain_structure, "choose_kernel", kernels[request.param])
     return request.param
 
 
