@@ -493,7 +493,7 @@ class Coefficients(Prior):
                 bound = prior.fixef(dims, coefficients=[names.index(name)])
             except RoleError:
                 raise OptionError(
-                    f"fixef_prior for {name!r} must be one of normal, t, horseshoe or a CoefficientPrior, got {prior!r}."
+                    f"fixef_prior for {name!r} must be one of normal, t, horseshoe or your own, got {prior!r}."
                 ) from None
             blocks.extend(replace(b, text=f"{name} ~ {b.text}") for b in bound)
         return tuple(blocks)
