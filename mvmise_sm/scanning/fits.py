@@ -19,7 +19,7 @@ from mvmise_sm.scanning.estimable import OwnColumns
 from mvmise_sm.scanning.orphans import end_with_parent
 from mvmise_sm.scanning.rows import Rows
 
-__all__ = ["PLACEHOLDER", "Feature", "FeatureFits", "GeneralizedFits", "LinearFits", "SelectionFits"]
+__all__ = ["PLACEHOLDER", "Feature", "FeatureFits", "GeneralizedFits", "LinearFits", "Numbers", "OneResponseFits", "SelectionFits"]
 
 PLACEHOLDER = "feature__"
 
@@ -163,11 +163,11 @@ def add_numbers(out: Rows, name: str, found: Numbers, K: int, message: str, know
         out.add(name, "sigma2", ["sigma2"], [found.sigma2], np.nan, [found.sigma2_df])
 
 
-class _OneResponse(FeatureFits):
+class OneResponseFits(FeatureFits):
     """Models with one response: rows without a value are left out."""
 
-    def model(self, feature: Feature) -> tuple[Any, np.ndarray]:
-        """The model of one feature and its rows among the template's (n,)."""
+    def observed(self, feature: Feature) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Values and weights of one feature on the template's rows, and which rows have both (n,)."""
         values = _numbers(feature.outcomes)[self.positions]
         weights = self.shared_weights
         if feature.weights is not None:
@@ -181,12 +181,17 @@ class _OneResponse(FeatureFits):
                 f"no complete rows are left; values are missing in {feature.outcomes.columns[0]} "
                 f"({missing} of {len(values)} rows)"
             )
+        return values, weights, kept
+
+    def model(self, feature: Feature) -> tuple[Any, np.ndarray]:
+        """The model of one feature and its rows among the template's (n,)."""
+        values, weights, kept = self.observed(feature)
         if kept.all() and weights is None:
             return self.template.with_endog(values), kept
         return self.template.on_rows(values[kept], kept, None if weights is None else weights[kept]), kept
 
 
-class LinearFits(_OneResponse):
+class LinearFits(OneResponseFits):
     """Linear mixed models; attributes as in `FeatureFits`."""
 
     def fitted(self, feature: Feature) -> Numbers:
@@ -247,7 +252,7 @@ class LinearFits(_OneResponse):
         return pd.DataFrame(out, columns=["feature", "kind", "term", "unit"])
 
 
-class GeneralizedFits(_OneResponse):
+class GeneralizedFits(OneResponseFits):
     """Generalised linear mixed models; attributes as in `FeatureFits`."""
 
     def fitted(self, feature: Feature) -> Numbers:

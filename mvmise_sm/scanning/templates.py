@@ -16,8 +16,10 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
 from mvmise_sm.models.linear import LinearMixedModel
 from mvmise_sm.models.selection import SelectionModel
+from mvmise_sm.options import refuse_unknown
 from mvmise_sm.scanning.contrasts import Report, read_report
 from mvmise_sm.scanning.fits import PLACEHOLDER, FeatureFits, GeneralizedFits, LinearFits, SelectionFits
+from mvmise_sm.scanning.least_squares import LeastSquares, LeastSquaresFits
 
 __all__ = ["GENERALIZED", "LEAST_SQUARES", "LINEAR", "SELECTION", "Blueprint", "kind_of", "names_in_text"]
 
@@ -30,9 +32,16 @@ _ENTRIES = {
     "glmer_nb": GENERALIZED,
     "mvmise_b": SELECTION,
     "mvmise_e": SELECTION,
+    "ols": LEAST_SQUARES,
 }
 _CLASSES = {LinearMixedModel: LINEAR, GeneralizedLinearMixedModel: GENERALIZED, SelectionModel: SELECTION}
-_FITS: dict[str, type[FeatureFits]] = {LINEAR: LinearFits, GENERALIZED: GeneralizedFits, SELECTION: SelectionFits}
+_FITS: dict[str, type[FeatureFits]] = {
+    LINEAR: LinearFits,
+    GENERALIZED: GeneralizedFits,
+    SELECTION: SelectionFits,
+    LEAST_SQUARES: LeastSquaresFits,
+}
+_LEAST_SQUARES_OPTIONS = ("subset", "missing", "offset")
 
 
 def kind_of(model: Any) -> str:
@@ -95,7 +104,7 @@ class Blueprint:
 
     def template(self, samples: pd.DataFrame, K: int) -> tuple[Any, np.ndarray]:
         """A model on outcomes that no fit will see, and the samples of its rows (n,)."""
-        entry = find(self.model) if isinstance(self.model, str) else self.model.from_formula
+        entry = self._entry()
         names = [f"{PLACEHOLDER}{k}" for k in range(K)]
         # alternating values pass for counts and for binary responses too
         pattern = (np.arange(len(samples)) % 2).astype(float)
@@ -112,6 +121,13 @@ class Blueprint:
             model = entry(f"{' + '.join(names)} ~ {self.rhs}", frame, eval_env=self.namespace, **options)
         exog = model.design.endog if self.kind == SELECTION else model.data.design.exog
         return model, labelled.index.get_indexer(exog.index)
+
+    def _entry(self) -> Callable:
+        if self.kind == LEAST_SQUARES:
+            refuse_unknown("scan(model='ols')", self.model_options, _LEAST_SQUARES_OPTIONS)
+            refuse_unknown("scan(model='ols')", self.fit_options, ())
+            return LeastSquares.from_formula
+        return find(self.model) if isinstance(self.model, str) else self.model.from_formula
 
     def fits(self, samples: pd.DataFrame, K: int = 1) -> FeatureFits:
         """What fits features with these samples."""

@@ -1,235 +1,551 @@
-"""Refits of one design to many responses at once: models with a single grouping factor, arrays over responses."""
+"""One design fitted to many responses at once: linear mixed models with one grouping factor, arrays over responses.
+
+A response has its own weights; a weight of zero is a missing value, so that complete data, missing values and weights
+are one thing. All sums over rows are taken once, per level of the factor; what an evaluation needs are products of
+these moments with small matrices.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from mvmise_sm.core.elimination.crossprod import cross_products, scaled
-from mvmise_sm.core.elimination.single_factor import SingleSystem
+from mvmise_sm.core.covariance.random_effects import RandomEffects
 
-__all__ = ["BatchedRefits"]
+__all__ = ["BatchDesign", "BatchFit", "Moments", "supports", "unit_places"]
 
-_DECREMENT = 1e-8
-_BOUNDARY = 1e-3
-_ITERATIONS = 40
+# squared error of the objective at which Newton's iteration has arrived; the last step squares the error of theta
+_DECREMENT = 1e-10
+_ITERATIONS = 60
+# smallest share of a step that is tried
+_SHORTEST = 1e-6
+# share of the largest eigenvalue below which a Hessian counts as not positive definite
+_FLAT = 1e-9
+# share of the largest eigenvalue of X'WX below which the observed rows do not determine all fixed effects
+_RANK = 1e-9
+# variance ratios, in units of one over the rows of a level, at which a fit starts at the least
+_START = 0.1
+# relative standard deviation that counts as zero
+_SINGULAR = 1e-4
+# largest distance between a column of ones and the span of X
+_SPANNED = 1e-8
+# sizes of Sigma + t v v' that are tried where the boundary is no minimum, in units of one over the rows of a level
+_LEAVES = (1e-3, 1e-2, 0.05, 0.25, 1.0)
+_ROUNDS = 3
 _CELLS = 4_000_000
+# a direction of D counts as downhill beyond rounding
+_DOWNHILL = 1e-6
+
+
+def unit_places(random: RandomEffects) -> tuple[np.ndarray, np.ndarray] | None:
+    """Rows and columns (k_theta,) of Lambda that the elements of theta are, all terms side by side.
+
+    None where Lambda is not such a template, or there are several grouping factors.
+    """
+    if len(random.factors) != 1:
+        return None
+    rows, columns, start = [], [], 0
+    for term in random.terms:
+        if not term.structure.linear:
+            return None
+        tangents = term.structure.tangents(np.ones(term.structure.k_theta))
+        places = np.argwhere(tangents != 0.0)
+        if len(places) != len(tangents) or (tangents[tuple(places.T)] != 1.0).any():
+            return None
+        rows.append(places[:, 1] + start)
+        columns.append(places[:, 2] + start)
+        start += term.q
+    return np.concatenate(rows), np.concatenate(columns)
+
+
+def supports(criterion: Any) -> bool:
+    """Whether a criterion can be fitted in batches: one grouping factor, no priors, Lambda a template of theta."""
+    return criterion.batches_refits and unit_places(criterion.random) is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Shape:
-    """Objective and its local shape at one theta per response.
+class Moments:
+    """Sums over the rows of every response; the leading axis has length R, or 1 where all responses share it.
+
+    Attributes
+    ----------
+    gram : ndarray
+        [X y]'W[X y] (R, m, m), m = p + 1, y the residuals of weighted least squares.
+    cross : ndarray
+        Z_j'W[X y] times itself, summed over the levels of a class (R, U * q * q, m * m).
+    c : ndarray
+        Z_j'WZ_j of a level of each class (R or 1, U, q, q).
+    count : ndarray
+        Levels in each class (U,).
+    n : ndarray
+        Rows with positive weight (R,).
+    origin : ndarray
+        Weighted least squares (R, p), which is taken off.
+    full : ndarray
+        Whether the rows determine all fixed effects (R,).
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    c: np.ndarray
+    count: np.ndarray
+    n: np.ndarray
+    origin: np.ndarray
+    full: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Moments:
+        """The responses `rows`."""
+        if len(rows) == len(self.gram):
+            return self
+        c = self.c if len(self.c) == 1 else self.c[rows]
+        own = (self.n[rows], self.origin[rows], self.full[rows])
+        return Moments(self.gram[rows], self.cross[rows], c, self.count, *own)
+
+
+@dataclass(slots=True, eq=False)
+class Evaluation:
+    """Objective and its shape at one theta per response; arrays (R, ...).
 
     Attributes
     ----------
     value : ndarray
-        Up to a constant (R,).
-    gradient : ndarray
-        (R, k).
-    information : ndarray
-        (R, k, k).
-    beta : ndarray
-        Least-squares solution (R, p).
-    sigma2 : ndarray
-        (R,).
+        Up to a constant.
+    gradient, hessian, average : ndarray
+        In theta (R, k), (R, k, k); `average` is the average information, positive semidefinite.
+    beta, sigma2 : ndarray
+        (R, p), (R,).
+    cov : ndarray
+        (X'V^-1X)^-1 (R, p, p).
+    d : ndarray
+        Derivative of the objective in Sigma, zero outside the template (R, q, q).
+    h : ndarray
+        sum_j [X y]'V^-1 Z E_s Z'V^-1 [X y], E_s the derivative of Sigma (R, k, m, m).
+    b : ndarray
+        The same for the residuals (R, k).
     """
 
     value: np.ndarray
     gradient: np.ndarray
-    information: np.ndarray
+    hessian: np.ndarray
+    average: np.ndarray
     beta: np.ndarray
     sigma2: np.ndarray
+    cov: np.ndarray
+    d: np.ndarray
+    h: np.ndarray
+    b: np.ndarray
 
-    def take(self, rows):
-        """The responses `rows`."""
-        return _Shape(*(getattr(self, name)[rows] for name in self.__slots__))
+    def put(self, rows: np.ndarray, other: Evaluation, chosen: np.ndarray) -> None:
+        """Overwrite the responses `rows` by those of `other` that are `chosen`."""
+        for item in fields(self):
+            getattr(self, item.name)[rows] = getattr(other, item.name)[chosen]
 
 
-class BatchedRefits:
-    """Fit one design to many responses.
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchFit:
+    """Fits of one design to R responses, in the working coordinates of the design.
+
+    Attributes
+    ----------
+    theta : ndarray
+        (R, k).
+    at : Evaluation
+        At `theta`.
+    moments : Moments
+    converged, singular : ndarray
+        (R,).
+    """
+
+    theta: np.ndarray
+    at: Evaluation
+    moments: Moments
+    converged: np.ndarray
+    singular: np.ndarray
+
+
+class BatchDesign:
+    """A design that many responses share.
+
+    Columns are rescaled inside: fixed effects to an orthonormal basis, random-effects columns to unit mean square.
 
     Parameters
     ----------
-    criterion : ProfiledDeviance
-        For which `supports` holds.
-    start : ndarray
-        Working theta (k_theta,) to start from.
+    X : ndarray
+        Fixed effects of full column rank (n, p).
+    random : RandomEffects or None
+        For which `unit_places` holds; None for least squares.
+    reml : bool
+    weights : ndarray, optional
+        Weights of the rows that hold for all responses (n,).
+
+    Attributes
+    ----------
+    basis : ndarray
+        Columns of X are the working ones times its inverse (p, p).
+    scale : ndarray
+        Working theta over the user's (k,).
     """
 
-    def __init__(self, criterion, start):
-        self.criterion, self.start = criterion, start
-        self.reml, self.p = criterion.reml, criterion.k_fe
-        self.nu = float(criterion.nobs - (self.p if self.reml else 0))
-        layout, basis = criterion.layout, criterion.basis
-        (factor,) = layout.factors
-        n = criterion.nobs
-        self.root = np.ones(n) if criterion._weights is None else np.sqrt(criterion._weights)
-        self.X = np.empty((n, self.p))
-        basis.rows(criterion._X, 0, n, self.X)
-        self.X *= basis.scale * self.root[:, None]
-        origin = np.zeros(self.p)
-        raw = cross_products(layout, basis, criterion._X, np.zeros(n), origin, criterion._weights)
-        system = SingleSystem(layout, scaled(raw, layout, basis))
-        self.xx, self.bx = system.gram[: self.p, : self.p], system.rhs[:, :, : self.p]
-        if system.classes is None:
-            self.groups, self.c = [slice(j, j + 1) for j in range(factor.n_levels)], system.own.transpose(2, 0, 1)
-            self.order = np.arange(factor.n_levels)
+    def __init__(
+        self, X: np.ndarray, random: RandomEffects | None, reml: bool = True, weights: np.ndarray | None = None
+    ) -> None:
+        n, self.p = X.shape
+        self.n, self.reml, self.weights = n, reml, weights
+        triangle = np.linalg.qr(X, mode="r") / np.sqrt(n)
+        self.basis = np.linalg.inv(triangle) if self.p else np.zeros((0, 0))
+        self.X = X @ self.basis
+        if random is None:
+            self.codes, self.n_levels, columns = np.zeros(n, dtype=np.intp), 0, []
+            self.rows = self.columns = np.zeros(0, dtype=np.intp)
+            self.lower = np.zeros(0)
         else:
-            first, _, self.order, starts = system.classes
-            stops = np.append(starts[1:], factor.n_levels)
-            self.groups = [slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True)]
-            self.c = system.own[:, :, first].transpose(2, 0, 1)
-        self.count = np.array([g.stop - g.start for g in self.groups], dtype=float)
-        self.z = [
-            sparse.csr_matrix((self._column(factor, a), (factor.codes, np.arange(n))), shape=(factor.n_levels, n))
-            for a in range(factor.q)
-        ]
-        self.basis = np.zeros((criterion.k_theta, factor.q, factor.q))
-        self.mask = np.zeros((factor.q, factor.q))
-        tangents = [
-            structure.tangents(start[at])
-            for structure, at in zip(criterion.space.structures, criterion.random.theta_slices, strict=True)
-        ]
-        for t, place, at in zip(tangents, factor.places, criterion.random.theta_slices, strict=True):
-            self.basis[at, place, place] = t
-            self.mask[place, place] = 1.0
+            (factor,) = random.factors
+            self.codes, self.n_levels = np.asarray(factor.codes), factor.n_levels
+            columns = [np.ones(n) if c is None else c for term in random.terms for c in term.columns]
+            places = unit_places(random)
+            assert places is not None
+            self.rows, self.columns = places
+            self.lower = random.lower
+        self.q, self.k = len(columns), len(self.rows)
+        size = np.array([np.sqrt(np.square(c).mean()) for c in columns])
+        size = np.where(size > 0.0, size, 1.0)
+        self.Z = np.column_stack(columns) / size if columns else np.zeros((n, 0))
+        self.scale = size[self.rows] if columns else np.zeros(0)
+        ones = np.linalg.lstsq(self.X, np.ones(n), rcond=None)[0]
+        # coefficients of a constant, which can be taken off responses only where X spans it
+        self.ones = ones if np.abs(self.X @ ones - 1.0).max() < _SPANNED else np.zeros(self.p)
+        self.tangents = np.zeros((self.k, self.q, self.q))
+        self.tangents[np.arange(self.k), self.rows, self.columns] = 1.0
+        self.mask = self._mask()
+        self.levels = sparse.csr_matrix((np.ones(n), (self.codes, np.arange(n))), shape=(self.n_levels, n))
 
-    def _column(self, factor, a):
-        values = factor.values(a)
-        return self.root * factor.scale[a] * (1.0 if values is None else values)
+    def _mask(self) -> np.ndarray:
+        """Elements of Sigma that the template can fill (q, q)."""
+        filled = np.zeros((self.q, self.q))
+        filled[self.rows, self.columns] = 1.0
+        return (filled @ filled.T > 0.0).astype(float)
 
-    def __call__(self, responses):
-        """Fit to every column of `responses` (nobs, R), offset already taken off.
+    def width(self) -> int:
+        """Responses at a time, so that arrays stay in tens of megabytes."""
+        cells = max(self.n_levels * self.q**2 * (self.p + 1) ** 2, self.n)
+        return max(1, _CELLS // cells)
 
-        Returns
-        -------
-        theta : ndarray
-            Working theta (R, k_theta).
-        beta : ndarray
-            User's coordinates (R, p).
-        sigma2 : ndarray
-            (R,).
-        regular : ndarray
-            Whether the fit is a stationary point off the boundary (R,); others need a fit of their own.
+    def lam(self, theta: np.ndarray) -> np.ndarray:
+        """Lambda (R, q, q) of working theta (R, k)."""
+        out = np.zeros((len(theta), self.q, self.q))
+        out[:, self.rows, self.columns] = theta
+        return out
+
+    # --- moments
+
+    def moments(self, Y: np.ndarray, W: np.ndarray | None = None) -> Moments:
+        """Sums over the rows.
+
+        Parameters
+        ----------
+        Y : ndarray
+            Responses (n, R); what has weight 0 may be anything finite.
+        W : ndarray, optional
+            Weights (n, R); those of the design by default.
         """
-        q, m = len(self.z), self.p + 1
-        width = max(1, _CELLS // (len(self.groups) * q * q * m * m))
-        parts = [self._fit(responses[:, lo : lo + width]) for lo in range(0, responses.shape[1], width)]
-        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-
-    def _moments(self, y):
-        """Gram matrices (R, m, m) and class moments (R, classes * q * q, m * m) of [X y]."""
-        p, q, r = self.p, len(self.z), y.shape[1]
+        shared = W is None
+        if W is None:
+            W = (np.ones(self.n) if self.weights is None else self.weights)[:, None]
+        X, p, q = self.X, self.p, self.q
+        centre = np.zeros(Y.shape[1])
+        if self.ones.any():
+            total = W.sum(axis=0)
+            centre = (W * Y).sum(axis=0) / np.where(total > 0.0, total, 1.0)
+        Y = Y - centre
+        pairs = (X[:, :, None] * X[:, None, :]).reshape(self.n, p * p)
+        xx = (W.T @ pairs).reshape(-1, p, p)
+        values = np.linalg.eigvalsh(xx) if p else np.ones((len(xx), 1))
+        count = (W > 0.0).sum(axis=0).astype(float)
+        full = (values[:, 0] > _RANK * values[:, -1]) & (count > p)
+        safe = np.where(full[:, None, None], xx, np.eye(p))
+        xy = (X.T @ (W * Y)).T
+        origin = np.linalg.solve(safe, xy[:, :, None])[:, :, 0] if p else np.zeros((Y.shape[1], 0))
+        # residuals in place of responses: sums of squares keep their digits
+        residual = Y - X @ origin.T
+        weighted = W * residual
+        r = Y.shape[1]
         gram = np.empty((r, p + 1, p + 1))
-        gram[:, :p, :p] = self.xx
-        gram[:, :p, p] = gram[:, p, :p] = (self.X.T @ y).T
-        gram[:, p, p] = np.square(y).sum(axis=0)
-        by = np.stack([z @ y for z in self.z])[:, self.order]
-        bx = self.bx[:, self.order]
-        out = np.empty((r, len(self.groups), q, q, p + 1, p + 1))
-        for u, group in enumerate(self.groups):
-            x, v = bx[:, group], by[:, group]
-            out[:, u, :, :, :p, :p] = np.einsum("ajm,bjn->abmn", x, x)
-            mixed = np.tensordot(x, v, axes=([1], [1]))
-            out[:, u, :, :, :p, p] = mixed.transpose(3, 0, 2, 1)
-            out[:, u, :, :, p, :p] = mixed.transpose(3, 2, 0, 1)
-            out[:, u, :, :, p, p] = np.einsum("ajr,bjr->rab", v, v)
-        return gram, out.reshape(r, -1, (p + 1) ** 2)
+        gram[:, :p, :p] = safe
+        gram[:, :p, p] = gram[:, p, :p] = (X.T @ weighted).T
+        gram[:, p, p] = (weighted * residual).sum(axis=0)
+        g = np.empty((r, self.n_levels, q, p + 1))
+        c = np.empty((W.shape[1], self.n_levels, q, q))
+        for a in range(q):
+            g[:, :, a, p] = (self.levels @ (self.Z[:, [a]] * weighted)).T
+            for j in range(p):
+                g[:, :, a, j] = (self.levels @ ((self.Z[:, a] * X[:, j])[:, None] * W)).T
+            for b in range(a + 1):
+                c[:, :, a, b] = c[:, :, b, a] = (self.levels @ ((self.Z[:, a] * self.Z[:, b])[:, None] * W)).T
+        cross = g[:, :, :, None, :, None] * g[:, :, None, :, None, :]
+        levels = np.ones(self.n_levels)
+        if shared:
+            cross, c, levels = _by_class(cross, c)
+        origin = origin + centre[:, None] * self.ones
+        full, count = np.broadcast_to(full, r), np.broadcast_to(count, r)
+        return Moments(gram, cross.reshape(r, -1, (p + 1) ** 2), c, levels, count, origin, full)
 
-    def _fit(self, responses):
-        criterion = self.criterion
-        basis = criterion.basis
-        centre = np.linalg.lstsq(criterion._X, responses.mean(axis=1), rcond=None)[0] if self.p else np.zeros(0)
-        y = (responses - (criterion._X @ centre)[:, None]) * self.root[:, None]
-        gram, moments = self._moments(y)
-        r = y.shape[1]
-        theta = np.tile(self.start, (r, 1))
-        lower = criterion.lower
-        here = self._shape(theta, gram, moments)
+    # --- objective
+
+    def evaluate(self, theta: np.ndarray, m: Moments) -> Evaluation:
+        """Objective and shape at working theta (R, k)."""
+        p, q, k, r = self.p, self.q, self.k, len(theta)
+        lam = self.lam(theta)
+        lam_t = np.swapaxes(lam, 1, 2)
+        inner = _mm(lam_t[:, None], _mm(m.c, lam[:, None])) + np.eye(q)
+        inverse, logdet = _inverse(inner)
+        w = _mm(lam[:, None], _mm(inverse, lam_t[:, None]))
+        i_minus_cw = np.eye(q) - _mm(m.c, w)
+        left = np.swapaxes(i_minus_cw, 2, 3)
+        t = _mm(i_minus_cw, m.c)
+        moved = np.matmul(self.tangents, lam_t[:, None])
+        e = moved + np.swapaxes(moved, 2, 3)
+        te = [_mm(t, e[:, s, None]) for s in range(k)]
+        weights = [w]
+        weights += [_mm(left, _mm(e[:, s, None], i_minus_cw)) for s in range(k)]
+        upper = [(s, u) for s in range(k) for u in range(s, k)]
+        weights += [_mm(left, _mm(e[:, s, None], _mm(te[u], i_minus_cw))) for s, u in upper]
+        stacked = np.stack([np.broadcast_to(x, (r, *x.shape[1:])).reshape(r, -1) for x in weights], axis=1)
+        sums = (stacked @ m.cross).reshape(r, len(weights), p + 1, p + 1)
+        gram = m.gram - sums[:, 0]
+        h = sums[:, 1 : k + 1]
+        cov = np.linalg.inv(gram[:, :p, :p])
+        beta = (cov @ gram[:, :p, p:])[:, :, 0]
+        r2 = gram[:, p, p] - (beta * gram[:, :p, p]).sum(axis=1)
+        nu = m.n - (p if self.reml else 0)
+        sigma2 = r2 / nu
+        value = logdet @ m.count + nu * np.log(r2)
+        xi = np.concatenate([-beta, np.ones((r, 1))], axis=1)
+        own = xi[:, :, None] * xi[:, None] / sigma2[:, None, None]
+        if self.reml:
+            value = value + np.linalg.slogdet(gram[:, :p, :p])[1]
+            own[:, :p, :p] += cov
+        scores = (m.cross @ own.reshape(r, -1, 1)).reshape(r, -1, q, q)
+        total = np.einsum("ruab,u->rab", t, m.count) - _mm(i_minus_cw, _mm(scores, left)).sum(axis=1)
+        d = total * self.mask
+        gradient = 2.0 * np.einsum("rab,kab->rk", d @ lam, self.tangents)
+        along = np.einsum("rkmn,rn->rkm", h, xi)
+        b = np.einsum("rkm,rm->rk", along, xi)
+        hessian, average = self._second(m, te, sums[:, k + 1 :], upper, h, along[..., :p], b, xi, cov, sigma2, nu, d)
+        return Evaluation(value, gradient, hessian, average, beta, sigma2, cov, d, h, b)
+
+    def _second(self, m, te, q_sums, upper, h, c, b, xi, cov, sigma2, nu, d):  # type: ignore[no-untyped-def]
+        """Exact Hessian and average information (R, k, k)."""
+        p, k, r = self.p, self.k, len(xi)
+        exact, average = np.empty((r, k, k)), np.empty((r, k, k))
+        hx = cov[:, None] @ h[:, :, :p, :p]
+        for (s, u), sums in zip(upper, np.moveaxis(q_sums, 1, 0), strict=True):
+            fit = np.einsum("rm,rmn,rn->r", xi, sums, xi) - np.einsum("rm,rmn,rn->r", c[:, s], cov, c[:, u])
+            a = fit / sigma2 - b[:, s] * b[:, u] / (nu * sigma2**2)
+            full = -np.einsum("ruab,ruba,u->r", te[s], te[u], m.count, optimize=False) + 2.0 * fit / sigma2
+            full -= b[:, s] * b[:, u] / (nu * sigma2**2)
+            if self.reml:
+                full += 2.0 * (cov * np.swapaxes(sums[:, :p, :p], 1, 2)).sum(axis=(1, 2))
+                full -= (hx[:, s] * np.swapaxes(hx[:, u], 1, 2)).sum(axis=(1, 2))
+            average[:, s, u] = average[:, u, s] = a
+            exact[:, s, u] = exact[:, u, s] = full
+        bend = np.einsum("sab,tcb->stac", self.tangents, self.tangents)
+        exact += 2.0 * np.einsum("rac,stac->rst", d, bend)
+        average += 2.0 * np.einsum("rac,stac->rst", _positive_part(d), bend)
+        return exact, average
+
+    # --- fit
+
+    def start(self, m: Moments) -> np.ndarray:
+        """Moment estimates of working theta (R, k): mean squares between levels over those within."""
+        r, p, q = len(m.gram), self.p, self.q
+        yy = m.cross.reshape(r, -1, q, q, p + 1, p + 1)[..., p, p]
+        theta = np.zeros((r, self.k))
+        size = np.einsum("ruaa->rua", m.c)
+        own = np.einsum("ruaa->rua", yy)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            between = np.where(size > 0.0, own / size, 0.0).sum(axis=1)
+            seen = (np.where(size > 0.0, 1.0, 0.0) * m.count[:, None]).sum(axis=1)
+            mean = (size * m.count[:, None]).sum(axis=1) / seen
+            rest = (m.gram[:, p, p] - between.sum(axis=1)) / np.maximum(m.n - p - seen.sum(axis=1), 1.0)
+            rest = np.where(rest > 0.0, rest, m.gram[:, p, p] / m.n)
+            ratio = (between / seen / rest[:, None] - 1.0) / mean
+        ratio = np.fmax(np.where(np.isfinite(ratio), ratio, 0.0), _START / np.where(mean > 0.0, mean, 1.0))
+        diagonal = self.rows == self.columns
+        theta[:, diagonal] = np.sqrt(ratio[:, self.rows[diagonal]])
+        return theta
+
+    def beta(self, fit: BatchFit) -> np.ndarray:
+        """Fixed effects in the user's coordinates (R, p)."""
+        return (fit.moments.origin + fit.at.beta) @ self.basis.T
+
+    def user_theta(self, fit: BatchFit) -> np.ndarray:
+        """Theta in the user's coordinates (R, k)."""
+        return fit.theta / self.scale
+
+    def working_theta(self, theta: np.ndarray) -> np.ndarray:
+        """Working theta for the user's."""
+        return theta * self.scale
+
+    def fit(self, Y: np.ndarray, W: np.ndarray | None = None, start: np.ndarray | None = None) -> BatchFit:
+        """Fit to every column of Y (n, R); at most `width` columns at a time.
+
+        Parameters
+        ----------
+        Y, W : ndarray
+            As in `moments`.
+        start : ndarray, optional
+            Working theta (k,) or (R, k).
+        """
+        m = self.moments(Y, W)
+        r = len(m.gram)
+        with np.errstate(all="ignore"):
+            theta = self.start(m) if start is None else np.tile(start, (r, 1)) if start.ndim == 1 else start.copy()
+            at, converged = self._minimise(theta, m)
+            for _ in range(_ROUNDS if self.k else 0):
+                if not self._leave_boundary(theta, at, converged, m):
+                    break
+        finite = np.isfinite(at.value) & np.isfinite(at.cov).all(axis=(1, 2)) & m.full
+        bounded = self.lower == 0.0
+        singular = (theta[:, bounded] / self.scale[bounded] < _SINGULAR).any(axis=1) if self.k else np.zeros(r, bool)
+        return BatchFit(theta, at, m, converged & finite, singular)
+
+    def _minimise(self, theta: np.ndarray, m: Moments) -> tuple[Evaluation, np.ndarray]:
+        """Newton's method from `theta`, which is overwritten; the last evaluation, and who has arrived (R,)."""
+        here = self.evaluate(theta, m)
+        r = len(theta)
         done, scale = np.zeros(r, dtype=bool), np.ones(r)
-        step, decrement = _steps(theta, here, lower)
+        if not self.k:
+            return here, np.ones(r, dtype=bool)
+        step, decrement = self._steps(theta, here)
         for _ in range(_ITERATIONS):
             done |= decrement < _DECREMENT
-            active = np.flatnonzero(~done & (scale > 1e-4))
+            active = np.flatnonzero(~done & (scale > _SHORTEST))
             if not active.size:
                 break
-            trial = np.maximum(theta[active] - scale[active, None] * step[active], lower)
-            there = self._shape(trial, gram[active], moments[active])
-            better = there.value <= here.value[active] + 1e-10 * np.abs(here.value[active])
+            trial = np.maximum(theta[active] - scale[active, None] * step[active], self.lower)
+            there = self.evaluate(trial, m.take(active))
+            better = there.value <= here.value[active] + 1e-12 * np.abs(here.value[active])
             scale[active[~better]] *= 0.25
             moved = active[better]
             theta[moved], scale[moved] = trial[better], 1.0
-            for name in _Shape.__slots__:
-                getattr(here, name)[moved] = getattr(there, name)[better]
-            step[moved], decrement[moved] = _steps(theta[moved], here.take(moved), lower)
-        # the last step is at hand and takes theta from half the digits to nearly all
-        theta = np.maximum(theta - step * done[:, None], lower)
-        last = self._shape(theta, gram, moments)
-        regular = done & (theta[:, lower == 0.0] > _BOUNDARY).all(axis=1)
-        return theta, last.beta @ basis.a.T + centre, last.sigma2, regular
+            here.put(moved, there, better)
+            step[moved], decrement[moved] = self._steps(theta[moved], _taken(there, better))
+        # the step already computed squares the error of theta
+        moving = np.flatnonzero(done & (step != 0.0).any(axis=1))
+        theta[moving] = np.maximum(theta[moving] - step[moving], self.lower)
+        if moving.size:
+            here.put(moving, self.evaluate(theta[moving], m.take(moving)), np.arange(moving.size))
+        return here, done
 
-    def _shape(self, theta, gram, moments):
-        q, p = len(self.z), self.p
-        r, m = len(theta), p + 1
-        eye = np.eye(q)
-        lam = np.tensordot(theta, self.basis, axes=1)
-        cl = self.c @ lam[:, None]
-        inner = np.swapaxes(lam, 1, 2)[:, None] @ cl + eye
-        inverse = np.linalg.inv(inner)
-        w = lam[:, None] @ inverse @ np.swapaxes(lam, 1, 2)[:, None]
-        cw = self.c @ w
-        i_minus_cw = eye - cw
-        t = i_minus_cw @ self.c
-        k = gram - (w.reshape(r, 1, -1) @ moments).reshape(r, m, m)
-        cov = np.linalg.inv(k[:, :p, :p])
-        beta = (cov @ k[:, :p, p:])[:, :, 0]
-        r2 = k[:, p, p] - (beta * k[:, :p, p]).sum(axis=1)
-        sigma2 = r2 / self.nu
-        value = np.linalg.slogdet(inner)[1] @ self.count + self.nu * np.log(r2)
-        xi = np.concatenate([-beta, np.ones((r, 1))], axis=1)
-        weights = xi[:, :, None] * xi[:, None] / sigma2[:, None, None]
-        if self.reml:
-            value = value - np.linalg.slogdet(cov)[1]
-            weights[:, :p, :p] += cov
-        g = (moments @ weights.reshape(r, -1, 1)).reshape(r, -1, q, q)
-        icwt = np.swapaxes(i_minus_cw, 2, 3)
-        d = np.tensordot(t, self.count, axes=([1], [0])) - (i_minus_cw @ g @ icwt).sum(axis=1)
-        gradient = 2.0 * np.einsum("rab,kab->rk", d @ lam, self.basis)
-        along = np.einsum("rcmn,rn->rcm", moments.reshape(r, -1, m, m), xi)
-        information = self._information(lam, t, i_minus_cw, along, xi, cov, sigma2, d)
-        return _Shape(value, gradient, information, beta, sigma2)
+    def _steps(self, theta: np.ndarray, at: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+        """Newton steps (R, k) on the parameters off their bound, and their decrements (R,)."""
+        held = (theta <= self.lower) & (at.gradient >= 0.0)
+        g = np.where(held, 0.0, at.gradient)
+        either = held[:, :, None] | held[:, None]
+        exact, average = np.where(either, 0.0, at.hessian), np.where(either, 0.0, at.average)
+        place = np.arange(self.k)
+        top = np.abs(average[:, place, place]).max(axis=1)
+        top = np.where(top > 0.0, top, 1.0)
+        exact[:, place, place] += np.where(held, top[:, None], 0.0)
+        average[:, place, place] += np.where(held, top[:, None], 1e-12 * top[:, None])
+        values = np.linalg.eigvalsh(np.where(np.isfinite(exact), exact, 0.0))
+        trusted = values[:, 0] > _FLAT * values[:, -1]
+        chosen = np.where(trusted[:, None, None], exact, average)
+        unusable = ~np.isfinite(chosen).all(axis=(1, 2))
+        chosen[unusable] = np.eye(self.k)
+        step = np.linalg.solve(chosen, g[:, :, None])[:, :, 0]
+        return step, (g * step).sum(axis=1)
 
-    def _information(self, lam, t, i_minus_cw, along, xi, cov, sigma2, d):
-        q, p = len(self.z), self.p
-        r, m = xi.shape
-        # per class the sum over its levels of (Z'V^-1[X y])_c (Z'V^-1[X y] xi)_d
-        cross = np.einsum(
-            "ruca,ruabm,rudb->rucdm", i_minus_cw, along.reshape(r, -1, q, q, m), i_minus_cw, optimize=True
-        )
-        ee = np.einsum("rucdm,rm->rucd", cross, xi)
-        directions = np.einsum("kab,rcb->rkac", self.basis, lam)
-        directions = directions + np.swapaxes(directions, 2, 3)
-        b = np.einsum("rkcd,rcd->rk", directions, ee.sum(axis=1))
-        ax = np.einsum("rkcd,rcdm->rkm", directions, cross.sum(axis=1)[..., :p])
-        a = np.einsum("rsab,rubc,rtcd,ruad->rst", directions, t, directions, ee, optimize=True)
-        a = a - ax @ cov @ np.swapaxes(ax, 1, 2)
-        values, vectors = np.linalg.eigh(d * self.mask)
-        positive = (vectors * np.maximum(values, 0.0)[:, None]) @ np.swapaxes(vectors, 1, 2)
-        bend = 2.0 * np.einsum("rab,sbc,tac->rst", positive, self.basis, self.basis, optimize=True)
-        s2 = sigma2[:, None, None]
-        return a / s2 - b[:, :, None] * b[:, None] / (self.nu * s2**2) + bend
+    def _leave_boundary(self, theta: np.ndarray, at: Evaluation, converged: np.ndarray, m: Moments) -> bool:
+        """Start again where the boundary is no minimum; whether any response has moved."""
+        bounded = self.lower == 0.0
+        values, vectors = np.linalg.eigh(np.where(np.isfinite(at.d), at.d, 0.0))
+        edge = (theta[:, bounded] < _SINGULAR * self.scale[bounded]).any(axis=1) | ~converged
+        size = np.abs(values).max(axis=1)
+        rows = np.flatnonzero(edge & m.full & (values[:, 0] < -_DOWNHILL * np.maximum(size, 1.0)))
+        if not rows.size:
+            return False
+        lam = self.lam(theta[rows])
+        sigma = lam @ np.swapaxes(lam, 1, 2)
+        v = vectors[rows][:, :, 0]
+        own = m.take(rows)
+        best, value = theta[rows].copy(), at.value[rows] - 1e-9 * np.abs(at.value[rows])
+        for t in _LEAVES:
+            trial = self._theta_of(sigma + t * v[:, :, None] * v[:, None])
+            there = self.evaluate(trial, own).value
+            better = there < value
+            best[better], value[better] = trial[better], there[better]
+        moved = np.flatnonzero((best != theta[rows]).any(axis=1))
+        if not moved.size:
+            return False
+        begun = best[moved]
+        found, arrived = self._minimise(begun, own.take(moved))
+        better = (found.value < at.value[rows[moved]]) | (arrived & ~converged[rows[moved]])
+        target = rows[moved[better]]
+        theta[target] = begun[better]
+        at.put(target, found, better)
+        converged[target] = arrived[better]
+        return bool(target.size)
+
+    def _theta_of(self, sigma: np.ndarray) -> np.ndarray:
+        """Working theta (R, k) of Sigma (R, q, q) cut to the template."""
+        a = sigma * self.mask
+        out = np.zeros_like(a)
+        for j in range(self.q):
+            pivot = a[:, j, j] - np.square(out[:, j, :j]).sum(axis=1)
+            good = pivot > 1e-13 * a[:, j, j]
+            root = np.sqrt(np.where(good, pivot, 1.0))
+            out[:, j, j] = np.where(good, root, 0.0)
+            for i in range(j + 1, self.q):
+                rest = a[:, i, j] - (out[:, i, :j] * out[:, j, :j]).sum(axis=1)
+                out[:, i, j] = np.where(good, rest / root, 0.0)
+        return out[:, self.rows, self.columns]
 
 
-def _steps(theta, shape, lower):
-    """Newton steps (R, k) on the parameters off their bound, and their decrements (R,)."""
-    held = (theta <= lower) & (shape.gradient >= 0.0)
-    g = np.where(held, 0.0, shape.gradient)
-    h = np.where(held[:, :, None] | held[:, None], 0.0, shape.information)
-    k = theta.shape[1]
-    diagonal = np.einsum("rkk->rk", h)
-    floor = np.maximum(1e-12 * diagonal.max(axis=1), 1e-12)
-    h[:, np.arange(k), np.arange(k)] += np.where(held, 1.0, floor[:, None])
-    step = np.linalg.solve(h, g[:, :, None])[:, :, 0]
-    return step, (g * step).sum(axis=1)
+def _by_class(cross: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sum levels whose blocks are equal; their number."""
+    _, first, place = np.unique(c[0].reshape(c.shape[1], -1), axis=0, return_index=True, return_inverse=True)
+    place = place.ravel()
+    if len(first) == c.shape[1]:
+        return cross, c, np.ones(c.shape[1])
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(first)))
+    return np.add.reduceat(cross[:, order], starts, axis=1), c[:, first], np.bincount(place).astype(float)
+
+
+def _taken(at: Evaluation, chosen: np.ndarray) -> Evaluation:
+    return at if chosen.all() else Evaluation(*(getattr(at, item.name)[chosen] for item in fields(at)))
+
+
+def _mm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Matrix products over leading axes; elementwise where matrices are numbers."""
+    return a * b if a.shape[-1] == 1 and b.shape[-2:] == (1, 1) else a @ b
+
+
+def _inverse(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inverses and log-determinants of positive definite matrices (..., q, q)."""
+    q = a.shape[-1]
+    if q == 0:
+        return a, np.zeros(a.shape[:-2])
+    if q == 1:
+        return 1.0 / a, np.log(a[..., 0, 0])
+    if q == 2:
+        det = a[..., 0, 0] * a[..., 1, 1] - a[..., 0, 1] * a[..., 1, 0]
+        out = np.empty_like(a)
+        out[..., 0, 0], out[..., 1, 1] = a[..., 1, 1] / det, a[..., 0, 0] / det
+        out[..., 0, 1], out[..., 1, 0] = -a[..., 0, 1] / det, -a[..., 1, 0] / det
+        return out, np.log(det)
+    return np.linalg.inv(a), np.linalg.slogdet(a)[1]
+
+
+def _positive_part(d: np.ndarray) -> np.ndarray:
+    """Positive semidefinite part of symmetric matrices (R, q, q)."""
+    if d.shape[-1] == 0:
+        return d
+    if d.shape[-1] == 1:
+        return np.maximum(d, 0.0)
+    values, vectors = np.linalg.eigh(np.where(np.isfinite(d), d, 0.0))
+    return (vectors * np.maximum(values, 0.0)[:, None]) @ np.swapaxes(vectors, 1, 2)

@@ -12,7 +12,7 @@ from mvmise_sm.core.uncertainty.second_order import score_columns
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.linear import ProfiledDeviance
 
-__all__ = ["KenwardRoger", "kenward_roger"]
+__all__ = ["KenwardRoger", "f_approximation", "kenward_roger"]
 
 
 _VANISHING = 1e-10  # rounding of moments that are of order one
@@ -60,30 +60,52 @@ class KenwardRoger:
         traces = np.trace(parts, axis1=1, axis2=2)
         a1 = float(traces @ self.weights @ traces)
         a2 = float(np.einsum("ij,iab,jba->", self.weights, parts, parts))
-        df, scaling = _denominator(q, a1, a2)
+        df, scaling = f_approximation(q, a1, a2)
         adjusted = contrasts @ self.phi_adjusted @ contrasts.T
         statistic = float(values @ np.linalg.solve(adjusted, values)) / q
-        return scaling * statistic, df, scaling
+        return float(scaling * statistic), float(df), float(scaling)
 
 
-def _denominator(q: int, a1: float, a2: float) -> tuple[float, float]:
-    """Degrees of freedom and scaling (Kenward and Roger 1997, section 3)."""
-    b = (a1 + 6.0 * a2) / (2.0 * q)
-    g = ((q + 1.0) * a1 - (q + 4.0) * a2) / ((q + 2.0) * a2) if a2 > 0.0 else 0.0
-    below = 3.0 * q + 2.0 * (1.0 - g)
-    c1, c2, c3 = g / below, (q - g) / below, (q + 2.0 - g) / below
-    mean_part = 1.0 - a2 / q
-    v0, v1, v2 = (0.0 if abs(v) < _VANISHING else v for v in (1.0 + c1 * b, 1.0 - c2 * b, 1.0 - c3 * b))
-    # both vanish together where F has 2 degrees of freedom, and their ratio tends to one
-    ratio = 1.0 if abs(mean_part) < _VANISHING and v1 == 0.0 else mean_part / v1
-    excess = ratio**2 * v0 - v2
-    if excess <= 0.0:
-        return np.inf, 1.0
-    # the variance of F is infinite at 4 degrees of freedom, so it must not be divided by
-    df = 4.0 + (q + 2.0) * v2 / excess
-    # df = 2 is a removable pole of the scaling
-    scaling = 1.0 if abs(df - 2.0) < 1e-2 else df * mean_part / (df - 2.0)
-    return df, scaling
+def f_approximation(
+    q: int, a1: float | np.ndarray, a2: float | np.ndarray
+) -> tuple[float | np.ndarray, float | np.ndarray]:
+    """Denominator degrees of freedom and scaling of Kenward and Roger's F test.
+
+    Parameters
+    ----------
+    q : int
+        Rows of the hypothesis.
+    a1, a2 : float or ndarray
+        Their A1 and A2.
+
+    Returns
+    -------
+    df, scaling : float or ndarray
+        With one row 2 / A2 and 1, to which the general formula comes down.
+
+    References
+    ----------
+    Kenward and Roger (1997), section 3.
+    """
+    a1, a2 = np.asarray(a1, dtype=float), np.asarray(a2, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if q == 1:
+            df = np.where(a2 > 0.0, 2.0 / a2, np.inf)
+            return df[()], np.ones_like(df)[()]
+        b = (a1 + 6.0 * a2) / (2.0 * q)
+        g = np.where(a2 > 0.0, ((q + 1.0) * a1 - (q + 4.0) * a2) / ((q + 2.0) * a2), 0.0)
+        below = 3.0 * q + 2.0 * (1.0 - g)
+        c1, c2, c3 = g / below, (q - g) / below, (q + 2.0 - g) / below
+        mean_part = 1.0 - a2 / q
+        v0, v1, v2 = (np.where(np.abs(v) < _VANISHING, 0.0, v) for v in (1.0 + c1 * b, 1.0 - c2 * b, 1.0 - c3 * b))
+        # both vanish together where F has 2 degrees of freedom, and their ratio tends to one
+        ratio = np.where((np.abs(mean_part) < _VANISHING) & (v1 == 0.0), 1.0, mean_part / v1)
+        excess = ratio**2 * v0 - v2
+        # the variance of F is infinite at 4 degrees of freedom, so it must not be divided by
+        df = np.where(excess > 0.0, 4.0 + (q + 2.0) * v2 / excess, np.inf)
+        # df = 2 is a removable pole of the scaling
+        scaling = np.where(np.abs(df - 2.0) < 1e-2, 1.0, df * mean_part / (df - 2.0))
+        return df[()], np.where(np.isinf(df), 1.0, scaling)[()]
 
 
 def kenward_roger(criterion: ProfiledDeviance, theta: np.ndarray) -> KenwardRoger:
