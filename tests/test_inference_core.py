@@ -7,7 +7,7 @@ from inference_models import unbalanced
 from scipy import optimize
 
 import mvmise_sm as ms
-from mvmise_sm.core.criteria.batched import BatchedRefits, supports
+from mvmise_sm.core.criteria.batched import BatchDesign, supports
 from mvmise_sm.core.elimination import layout, pair_sums
 from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.core.uncertainty.second_order import gram_slopes, second_order
@@ -138,21 +138,27 @@ def test_holding_the_estimate_changes_nothing():
 @pytest.mark.parametrize("reml", [True, False])
 def test_batched_objective_is_the_criterion(formula, reml):
     data = frame()
-    criterion = ms.lmer(formula, data).criterion(reml=reml)
+    model = ms.lmer(formula, data)
+    criterion = model.criterion(reml=reml)
     assert supports(criterion)
-    theta = inside(criterion)
-    batch = BatchedRefits(criterion, theta)
+    design = BatchDesign(np.asarray(model.exog), model.random_effects, reml)
+    theta = criterion.user_theta(inside(criterion))
     responses = np.column_stack([data["y"], data["y"] ** 2])
-    gram, moments = batch._moments(responses * batch.root[:, None])
-    shape = batch._shape(np.tile(theta, (2, 1)), gram, moments)
+    moments = design.moments(responses)
+    at = design.evaluate(np.tile(design.working_theta(theta), (2, 1)), moments)
+    values = []
     for i in range(2):
         one = criterion.refitted(responses[:, i])
-        here = one.evaluate(theta)
-        np.testing.assert_allclose(shape.gradient[i], here.gradient, rtol=1e-6, atol=1e-8)
-        np.testing.assert_allclose(shape.information[i], here.information, rtol=1e-6, atol=1e-8)
-        np.testing.assert_allclose(shape.sigma2[i], one.eliminated(theta)[1].sigma2, rtol=1e-8)
-    difference = [criterion.refitted(responses[:, i]).value(theta) for i in range(2)]
-    np.testing.assert_allclose(shape.value[1] - shape.value[0], difference[1] - difference[0], rtol=1e-8)
+        values.append(one(theta))
+        np.testing.assert_allclose(at.gradient[i] * design.scale, one.gradient(theta), rtol=1e-6, atol=1e-7)
+        solution = one.solve(theta)
+        np.testing.assert_allclose(at.sigma2[i], solution.sigma2, rtol=1e-8)
+        beta = (moments.origin[i] + at.beta[i]) @ design.basis.T
+        np.testing.assert_allclose(beta, solution.beta, rtol=1e-7, atol=1e-10)
+        hessian = optimize.approx_fprime(theta, one.gradient, 1e-6)
+        scaled = at.hessian[i] * design.scale[:, None] * design.scale
+        np.testing.assert_allclose(scaled, hessian, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(at.value[1] - at.value[0], values[1] - values[0], rtol=1e-8)
 
 
 def test_no_batches_for_crossed_factors_and_priors():

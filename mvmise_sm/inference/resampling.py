@@ -9,7 +9,7 @@ from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.covariance.reported import parameter_label
-from mvmise_sm.core.criteria.batched import BatchedRefits
+from mvmise_sm.core.criteria.batched import BatchDesign, supports
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
@@ -20,7 +20,7 @@ __all__ = ["all_parameters", "generators", "likelihood_ratios", "parameter_names
 # the Monte-Carlo error of any statistic is larger by orders of magnitude than what this leaves open
 _TOLERANCE = 1e-5
 _WORTH_BATCH = 16
-_BATCH_ROWS, _BATCH_EFFECTS, _BATCH_CELLS = 100_000, 4_000, 10_000_000
+_BATCH_ROWS, _BATCH_EFFECTS = 100_000, 4_000
 
 
 def generators(rng, n):
@@ -114,9 +114,10 @@ class ParametricRefit:
             return None
         criterion = self.result.deviance_function()
         small = self.result.nobs <= _BATCH_ROWS and criterion.layout.n_random <= _BATCH_EFFECTS
-        if not criterion.batches_refits or not small or len(streams) < _WORTH_BATCH:
+        if not supports(criterion) or not small or len(streams) < _WORTH_BATCH:
             return None
-        width = max(_WORTH_BATCH, _BATCH_CELLS // self.result.nobs)
+        model = self.result.model
+        width = BatchDesign(np.asarray(model.exog), model.random_effects, self.result.reml).width()
         return [
             row
             for lo in range(0, len(streams), width)
@@ -131,13 +132,16 @@ class ParametricRefit:
             fixed = responses - self.result.model.offset[:, None]
         else:
             fixed = responses
+        model = self.result.model
+        design = BatchDesign(np.asarray(model.exog), model.random_effects, self.result.reml, model.weights)
         with blas_threads(criterion.layout.n_random):
-            theta, beta, sigma2, regular = BatchedRefits(criterion, self._start)(fixed)
-        random = self.result.model.random_layout
+            fit = design.fit(fixed, start=design.working_theta(np.asarray(self.result.theta)))
+        theta, beta, sigma2 = design.user_theta(fit), design.beta(fit), fit.at.sigma2
+        random = model.random_layout
         rows = []
-        for i, found in enumerate(regular):
+        for i, found in enumerate(fit.converged):
             if found:
-                rows.append(all_parameters(random, beta[i], criterion.space.user(theta[i]), sigma2[i], True))
+                rows.append(all_parameters(random, beta[i], theta[i], sigma2[i], True))
             else:
                 rows.append(_attempt(self._refit, responses[:, i]))
         return rows

@@ -24,7 +24,7 @@ from mvmise_sm.results.linear import (
     LinearMixedModelResultsWrapper,
 )
 
-__all__ = ["LinearMixedModel"]
+__all__ = ["SINGULAR", "LinearMixedModel"]
 
 
 @strict_options
@@ -239,7 +239,7 @@ class LinearMixedModel(MixedModelBase):
         if not optimum.converged:
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
         if optimum.singular:
-            warn(_SINGULAR, SingularFitWarning)
+            warn(SINGULAR, SingularFitWarning)
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result._criterion = criterion
         return LinearMixedModelResultsWrapper(result)
@@ -258,7 +258,7 @@ def _checked_residual(residual):
 _NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "reml"))
 # elements of the second moments by pattern, 200 MB
 _MOMENT_CELLS = 25_000_000
-_SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
+SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
 
 
 def _robust_options(cov_type, cov_kwds, subjects):

@@ -18,8 +18,18 @@ from mvmise_sm.scanning.contrasts import Report
 from mvmise_sm.scanning.estimable import OwnColumns
 from mvmise_sm.scanning.orphans import end_with_parent
 from mvmise_sm.scanning.rows import Rows
+from mvmise_sm.scanning.shares import shares_of
 
-__all__ = ["PLACEHOLDER", "Feature", "FeatureFits", "GeneralizedFits", "LinearFits", "Numbers", "OneResponseFits", "SelectionFits"]
+__all__ = [
+    "PLACEHOLDER",
+    "Feature",
+    "FeatureFits",
+    "GeneralizedFits",
+    "LinearFits",
+    "Numbers",
+    "OneResponseFits",
+    "SelectionFits",
+]
 
 PLACEHOLDER = "feature__"
 
@@ -224,7 +234,7 @@ class LinearFits(OneResponseFits):
             theta=np.asarray(result.theta),
             sigma2=float(result.scale),
             sigma2_df=float(result.nobs - len(params) - sum(f.n_levels - 1 for f in random.factors)),
-            shares=_shares(self.template, result, own) if self.report.shares else {},
+            shares=shares_of(self.template, result, own) if self.report.shares else {},
             message=own.sentence([t for t, k in zip(terms, known, strict=True) if not k]),
         )
 
@@ -378,28 +388,3 @@ def _renamed(row: np.ndarray, names: Sequence[str], own: Sequence[str]) -> np.nd
             )
         out[list(own).index(name)] = value
     return out
-
-
-def _shares(template: Any, result: Any, own: OwnColumns) -> dict[str, float]:
-    """Shares of the variance by fixed term, grouping factor and residual."""
-    model = result.model
-    exog, params = np.asarray(model.exog), np.asarray(result.params)
-    place = {int(j): i for i, j in enumerate(own.kept)}
-    out: dict[str, float] = {}
-    spec = template.data.design.model_spec
-    for term in spec.terms:
-        at = spec.term_slices[term]
-        columns = [place[j] for j in range(at.start, at.stop) if j in place]
-        if term.factors:
-            out[term.name()] = float(np.var(exog[:, columns] @ params[columns]))
-    random = model.random_effects
-    for term, lam in zip(random.terms, random.lambdas(result.theta), strict=True):
-        columns = np.column_stack([np.ones(random.nobs) if c is None else c for c in term.columns])
-        parts = (columns * (columns @ (result.scale * lam @ lam.T))).mean(axis=0)
-        for name, part in zip(term.names, parts, strict=True):
-            key = term.factor.name if name == "Intercept" else f"{term.factor.name}: {name}"
-            out[key] = out.get(key, 0.0) + float(part)
-    weights = model.weights
-    out["Residual"] = float(result.scale if weights is None else result.scale * np.mean(1.0 / weights))
-    total = sum(out.values())
-    return {name: value / total for name, value in out.items()}

@@ -37,7 +37,9 @@ class LeastSquares:
     weights: np.ndarray | None = None
 
     @classmethod
-    def from_formula(cls, formula: str, data: pd.DataFrame, *, eval_env: Any, weights: Any = None, **options: Any) -> Any:
+    def from_formula(
+        cls, formula: str, data: pd.DataFrame, *, eval_env: Any, weights: Any = None, **options: Any
+    ) -> Any:
         """Evaluate a formula; options are those of `build_design`."""
         design = build_design(parse_formula(formula), data, namespace=eval_env, weights=weights, **options)
         if design.random is not None:

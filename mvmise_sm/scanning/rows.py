@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-__all__ = ["RAW", "Rows", "empty_rows"]
+from mvmise_sm.models.linear import SINGULAR
+
+__all__ = ["RAW", "Columns", "Rows", "empty_rows", "typed"]
 
 # kinds of rows: "term" (a coefficient or contrast), "test" (F), "share" (of variance), "theta", "sigma2", "digest"
 RAW = (
@@ -85,6 +87,59 @@ class Rows:
     def frame(self) -> pd.DataFrame:
         """The rows as a table."""
         return typed(pd.DataFrame(self.columns, columns=list(RAW)))
+
+
+@dataclass
+class Columns:
+    """Rows of several features at once, from arrays.
+
+    Attributes
+    ----------
+    names : ndarray
+        Features (F,).
+    nobs, singular : ndarray
+        (F,).
+    parts : list of dict
+    """
+
+    names: np.ndarray
+    nobs: np.ndarray
+    singular: np.ndarray
+    parts: list[dict] = field(default_factory=list)
+
+    def add(
+        self,
+        kind: str,
+        terms: Sequence[str],
+        estimate: np.ndarray,
+        se: np.ndarray | None = None,
+        df: np.ndarray | None = None,
+        df_num: float = np.nan,
+    ) -> None:
+        """Add the rows of one kind: arrays (F, terms)."""
+        count, size = len(terms), len(self.names) * len(terms)
+        nothing = np.full(size, np.nan)
+        singular = np.repeat(self.singular, count)
+        self.parts.append(
+            {
+                "feature": np.repeat(self.names, count),
+                "kind": np.full(size, kind, dtype=object),
+                "term": np.tile(np.array(terms, dtype=object), len(self.names)),
+                "estimate": np.asarray(estimate).ravel(),
+                "se": nothing if se is None else se.ravel(),
+                "df": nothing if df is None else df.ravel(),
+                "df_num": np.full(size, df_num),
+                "nobs": np.repeat(self.nobs, count),
+                "n_outcomes": np.ones(size, dtype=np.int64),
+                "converged": np.ones(size, dtype=bool),
+                "singular": singular,
+                "message": np.where(singular, SINGULAR, "").astype(object),
+            }
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """The rows as a table."""
+        return pd.DataFrame({name: np.concatenate([part[name] for part in self.parts]) for name in RAW})
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -163,6 +163,9 @@ class Blueprint:
         return read_report(template.data.design, list(template.exog_names), **self.reported)
 
     def _ddf(self, template: Any) -> str | None:
+        if self.kind == LEAST_SQUARES:
+            # all methods give the residual degrees of freedom
+            return None if self.ddf is None else "residual"
         if self.kind != LINEAR or self.ddf != "auto":
             return None if self.ddf == "auto" else self.ddf
         priors = template.priors

@@ -34,6 +34,7 @@ _SINGULAR = 1e-4
 _SPANNED = 1e-8
 # sizes of Sigma + t v v' that are tried where the boundary is no minimum, in units of one over the rows of a level
 _LEAVES = (1e-3, 1e-2, 0.05, 0.25, 1.0)
+_TURNS = (0.03, 0.1, 0.3, 1.0)
 _ROUNDS = 3
 _CELLS = 4_000_000
 # a direction of D counts as downhill beyond rounding
@@ -220,7 +221,8 @@ class BatchDesign:
         self.tangents = np.zeros((self.k, self.q, self.q))
         self.tangents[np.arange(self.k), self.rows, self.columns] = 1.0
         self.mask = self._mask()
-        self.levels = sparse.csr_matrix((np.ones(n), (self.codes, np.arange(n))), shape=(self.n_levels, n))
+        every = np.arange(n if self.q else 0)
+        self.levels = sparse.csr_matrix((np.ones(every.size), (self.codes[every], every)), shape=(self.n_levels, n))
 
     def _mask(self) -> np.ndarray:
         """Elements of Sigma that the template can fill (q, q)."""
@@ -286,11 +288,11 @@ class BatchDesign:
                 c[:, :, a, b] = c[:, :, b, a] = (self.levels @ ((self.Z[:, a] * self.Z[:, b])[:, None] * W)).T
         cross = g[:, :, :, None, :, None] * g[:, :, None, :, None, :]
         levels = np.ones(self.n_levels)
-        if shared:
+        if shared and q:
             cross, c, levels = _by_class(cross, c)
         origin = origin + centre[:, None] * self.ones
         full, count = np.broadcast_to(full, r), np.broadcast_to(count, r)
-        return Moments(gram, cross.reshape(r, -1, (p + 1) ** 2), c, levels, count, origin, full)
+        return Moments(gram, cross.reshape(r, cross.shape[1] * q * q, (p + 1) ** 2), c, levels, count, origin, full)
 
     # --- objective
 
@@ -312,7 +314,7 @@ class BatchDesign:
         weights += [_mm(left, _mm(e[:, s, None], i_minus_cw)) for s in range(k)]
         upper = [(s, u) for s in range(k) for u in range(s, k)]
         weights += [_mm(left, _mm(e[:, s, None], _mm(te[u], i_minus_cw))) for s, u in upper]
-        stacked = np.stack([np.broadcast_to(x, (r, *x.shape[1:])).reshape(r, -1) for x in weights], axis=1)
+        stacked = np.stack([np.broadcast_to(x, (r, *x.shape[1:])).reshape(r, m.cross.shape[1]) for x in weights], axis=1)
         sums = (stacked @ m.cross).reshape(r, len(weights), p + 1, p + 1)
         gram = m.gram - sums[:, 0]
         h = sums[:, 1 : k + 1]
@@ -327,7 +329,7 @@ class BatchDesign:
         if self.reml:
             value = value + np.linalg.slogdet(gram[:, :p, :p])[1]
             own[:, :p, :p] += cov
-        scores = (m.cross @ own.reshape(r, -1, 1)).reshape(r, -1, q, q)
+        scores = (m.cross @ own.reshape(r, own[0].size, 1)).reshape(r, m.c.shape[1], q, q)
         total = np.einsum("ruab,u->rab", t, m.count) - _mm(i_minus_cw, _mm(scores, left)).sum(axis=1)
         d = total * self.mask
         gradient = 2.0 * np.einsum("rab,kab->rk", d @ lam, self.tangents)
@@ -361,7 +363,7 @@ class BatchDesign:
     def start(self, m: Moments) -> np.ndarray:
         """Moment estimates of working theta (R, k): mean squares between levels over those within."""
         r, p, q = len(m.gram), self.p, self.q
-        yy = m.cross.reshape(r, -1, q, q, p + 1, p + 1)[..., p, p]
+        yy = m.cross.reshape(r, m.c.shape[1], q, q, p + 1, p + 1)[..., p, p]
         theta = np.zeros((r, self.k))
         size = np.einsum("ruaa->rua", m.c)
         own = np.einsum("ruaa->rua", yy)
@@ -473,8 +475,14 @@ class BatchDesign:
         v = vectors[rows][:, :, 0]
         own = m.take(rows)
         best, value = theta[rows].copy(), at.value[rows] - 1e-9 * np.abs(at.value[rows])
-        for t in _LEAVES:
-            trial = self._theta_of(sigma + t * v[:, :, None] * v[:, None])
+        candidates = [sigma + t * v[:, :, None] * v[:, None] for t in _LEAVES]
+        if self.q > 1:
+            # a factor with a zero column cannot turn within its template, but along the slope of a full one it can
+            slope = at.d[rows] @ lam / size[rows, None, None]
+            turned = [lam - t * slope for t in _TURNS]
+            candidates += [f @ np.swapaxes(f, 1, 2) for f in turned]
+        for candidate in candidates:
+            trial = self._theta_of(candidate)
             there = self.evaluate(trial, own).value
             better = there < value
             best[better], value[better] = trial[better], there[better]

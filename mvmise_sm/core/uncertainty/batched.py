@@ -191,10 +191,13 @@ class Units:
         c'(X'V0^-1X)^-1c (R, c).
     tests : list of ndarray
         det(L(X'V0^-1X)^-1L')^(1/k) (R,) of every test.
+    full : ndarray
+        Whether the rows determine all fixed effects (R,).
     """
 
     contrasts: np.ndarray
     tests: list[np.ndarray]
+    full: np.ndarray
 
 
 def units(
@@ -214,7 +217,7 @@ def units(
     for test in tests:
         rows = test @ design.basis
         sizes.append(np.linalg.det(rows @ cov @ rows.T) ** (1.0 / len(rows)))
-    return Units(np.einsum("ci,rij,cj->rc", c, cov, c), sizes)
+    return Units(np.einsum("ci,rij,cj->rc", c, cov, c), sizes, m.full)
 
 
 def _units(mask: np.ndarray) -> list[np.ndarray]:
