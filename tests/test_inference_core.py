@@ -155,7 +155,7 @@ def test_batched_objective_is_the_criterion(formula, reml):
         np.testing.assert_allclose(at.sigma2[i], solution.sigma2, rtol=1e-8)
         beta = (moments.origin[i] + at.beta[i]) @ design.basis.T
         np.testing.assert_allclose(beta, solution.beta, rtol=1e-7, atol=1e-10)
-        hessian = optimize.approx_fprime(theta, one.gradient, 1e-6)
+        hessian = np.atleast_2d(optimize.approx_fprime(theta, one.gradient, 1e-6))
         scaled = at.hessian[i] * design.scale[:, None] * design.scale
         np.testing.assert_allclose(scaled, hessian, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(at.value[1] - at.value[0], values[1] - values[0], rtol=1e-8)

@@ -279,8 +279,8 @@ class _Run:
         """The table."""
 
         def units(theta: np.ndarray) -> pd.DataFrame:
-            fitted = raw[(raw["kind"] == "sigma2")]["feature"]
-            names = [name for name in self.table.names if name in set(fitted)]
+            fitted = set(raw[raw["kind"] == "sigma2"]["feature"])
+            names = [name for name in self.table.names if name in fitted]
             chunks = self.job.chunks(self.table, names, CHUNK)
             parts = list(self._parallel(partial(self.job.units, theta=theta), chunks))
             return pd.concat(parts, ignore_index=True)

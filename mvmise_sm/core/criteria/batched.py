@@ -263,7 +263,7 @@ class BatchDesign:
             centre = (W * Y).sum(axis=0) / np.where(total > 0.0, total, 1.0)
         Y = Y - centre
         pairs = (X[:, :, None] * X[:, None, :]).reshape(self.n, p * p)
-        xx = (W.T @ pairs).reshape(-1, p, p)
+        xx = (W.T @ pairs).reshape(W.shape[1], p, p)
         values = np.linalg.eigvalsh(xx) if p else np.ones((len(xx), 1))
         count = (W > 0.0).sum(axis=0).astype(float)
         full = (values[:, 0] > _RANK * values[:, -1]) & (count > p)
@@ -314,7 +314,9 @@ class BatchDesign:
         weights += [_mm(left, _mm(e[:, s, None], i_minus_cw)) for s in range(k)]
         upper = [(s, u) for s in range(k) for u in range(s, k)]
         weights += [_mm(left, _mm(e[:, s, None], _mm(te[u], i_minus_cw))) for s, u in upper]
-        stacked = np.stack([np.broadcast_to(x, (r, *x.shape[1:])).reshape(r, m.cross.shape[1]) for x in weights], axis=1)
+        stacked = np.stack(
+            [np.broadcast_to(x, (r, *x.shape[1:])).reshape(r, m.cross.shape[1]) for x in weights], axis=1
+        )
         sums = (stacked @ m.cross).reshape(r, len(weights), p + 1, p + 1)
         gram = m.gram - sums[:, 0]
         h = sums[:, 1 : k + 1]
