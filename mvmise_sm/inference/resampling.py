@@ -10,6 +10,7 @@ from statsmodels.tools.rng_qrng import check_random_state
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.covariance.reported import parameter_label
 from mvmise_sm.core.criteria.batched import BatchDesign, supports
+from mvmise_sm.core.optimise.batched import fit_batch
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
@@ -135,8 +136,8 @@ class ParametricRefit:
         model = self.result.model
         design = BatchDesign(np.asarray(model.exog), model.random_effects, self.result.reml, model.weights)
         with blas_threads(criterion.layout.n_random):
-            fit = design.fit(fixed, start=design.working_theta(np.asarray(self.result.theta)))
-        theta, beta, sigma2 = design.user_theta(fit), design.beta(fit), fit.at.sigma2
+            fit = fit_batch(design, fixed, start=design.working_theta(np.asarray(self.result.theta)))
+        theta, beta, sigma2 = fit.user_theta, fit.beta, fit.at.sigma2
         random = model.random_layout
         rows = []
         for i, found in enumerate(fit.converged):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mvmise_sm.core.covariance.random_effects import RandomEffects
-from mvmise_sm.core.criteria.batched import BatchDesign, BatchFit, Evaluation, supports
+from mvmise_sm.core.criteria.batched import BatchDesign, supports
+from mvmise_sm.core.optimise.batched import BatchFit, fit_batch
 from mvmise_sm.core.uncertainty.batched import BatchKenwardRoger, BatchPlain, BatchSatterthwaite, BatchTests, units
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.scanning.content import digest
@@ -199,12 +200,12 @@ class BatchFits:
         end_with_parent(self.parent)
         with threadpool_limits(limits=1):
             Y, W = self._arrays(block)
-            fit = self.design.fit(Y, W)
+            fit = fit_batch(self.design, Y, W)
             good = self._usable(block, Y, W, fit)
             chosen = np.flatnonzero(good)
             parts = []
             if chosen.size:
-                own = fit if good.all() else self._fit_of(Y, W, fit, chosen)
+                own = fit if good.all() else fit.take(chosen)
                 weights = W if W is None else W[:, chosen]
                 with np.errstate(all="ignore"):
                     parts.append(self._rows([block.names[j] for j in chosen], own, weights))
@@ -274,19 +275,14 @@ class BatchFits:
             good &= (levels >= _FEWEST_LEVELS) & (levels * widest < m.n)
         return good & ~infinite
 
-    def _fit_of(self, Y: np.ndarray, W: np.ndarray | None, fit: BatchFit, chosen: np.ndarray) -> BatchFit:
-        """The fits of some features."""
-        at = Evaluation(*(getattr(fit.at, item.name)[chosen] for item in fields(fit.at)))
-        return BatchFit(fit.theta[chosen], at, fit.moments.take(chosen), fit.converged[chosen], fit.singular[chosen])
-
     def _tests(self, fit: BatchFit) -> BatchTests:
         if self.random is None:
-            return BatchPlain(self.design, fit, residual=self.fits.ddf is not None)
+            return BatchPlain(fit, residual=self.fits.ddf is not None)
         if self.fits.ddf == "kenward-roger":
-            return BatchKenwardRoger(self.design, fit)
+            return BatchKenwardRoger(fit)
         if self.fits.ddf == "satterthwaite":
-            return BatchSatterthwaite(self.design, fit)
-        return BatchPlain(self.design, fit, residual=False)
+            return BatchSatterthwaite(fit)
+        return BatchPlain(fit, residual=False)
 
     def _rows(self, names: list[str], fit: BatchFit, W: np.ndarray | None) -> pd.DataFrame:
         """All that is reported of the features, as in `scanning.rows`."""
@@ -300,9 +296,9 @@ class BatchFits:
             f, df, size = tests.f_tests(matrix)
             out.add("test", [name], f[:, None], np.sqrt(size)[:, None], df[:, None], df_num=float(len(matrix)))
         if report.shares:
-            shares = batch_shares(self.fits.template, self.random, self.design, fit, W)
+            shares = batch_shares(self.fits.template, self.random, fit, W)
             out.add("share", list(shares), np.column_stack(list(shares.values())))
-        theta = self.design.user_theta(fit)
+        theta = fit.user_theta
         out.add("theta", [str(i) for i in range(theta.shape[1])], theta)
         levels = self.design.n_levels if W is None else (self.design.levels @ (W > 0.0) > 0.0).sum(axis=0)
         df = fit.moments.n - self.design.p - (0 if self.random is None else levels - 1)

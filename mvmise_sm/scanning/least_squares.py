@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.core.criteria.batched import BatchDesign
+from mvmise_sm.core.optimise.batched import fit_batch
 from mvmise_sm.core.uncertainty.batched import BatchPlain, units
 from mvmise_sm.design.build import Design, build_design
 from mvmise_sm.design.rank import independent_columns
@@ -88,7 +89,7 @@ class LeastSquaresFits(OneResponseFits):
     def fitted(self, feature: Feature) -> Numbers:
         y, weights, exog, own = self.prepared(feature)
         design = BatchDesign(exog, None, weights=weights)
-        tests = BatchPlain(design, design.fit(y[:, None]), residual=self.ddf is not None)
+        tests = BatchPlain(fit_batch(design, y[:, None]), residual=self.ddf is not None)
         terms, rows = self.report.rows()
         known = own.estimable(rows)
         estimate, se, df = (np.full(len(terms), np.nan) for _ in range(3))

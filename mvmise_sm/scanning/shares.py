@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.core.covariance.random_effects import RandomEffects
-from mvmise_sm.core.criteria.batched import BatchDesign, BatchFit
+from mvmise_sm.core.optimise.batched import BatchFit
 from mvmise_sm.scanning.estimable import OwnColumns
 
 __all__ = ["batch_shares", "shares_of"]
@@ -44,10 +44,10 @@ def shares_of(template: Any, result: Any, own: OwnColumns) -> dict[str, float]:
 
 
 def batch_shares(
-    template: Any, random: RandomEffects | None, design: BatchDesign, fit: BatchFit, W: np.ndarray | None
+    template: Any, random: RandomEffects | None, fit: BatchFit, W: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     """The same of many fits (R,) each; W as in `BatchDesign.moments`."""
-    beta, sigma2 = design.beta(fit), fit.at.sigma2
+    design, beta, sigma2 = fit.design, fit.beta, fit.at.sigma2
     exog = np.asarray(template.exog)
     if W is None:
         seen = np.ones((len(exog), 1))
@@ -67,7 +67,7 @@ def batch_shares(
             "ra,rab,rb->r", beta[:, at], np.broadcast_to(cov, (len(beta), *cov.shape[1:])), beta[:, at]
         )
     if random is not None:
-        theta = design.user_theta(fit)
+        theta = fit.user_theta
         for term, place in zip(random.terms, random.theta_slices, strict=True):
             lam = np.array([term.structure.factor(t) for t in theta[:, place]])
             sigma = sigma2[:, None, None] * (lam @ np.swapaxes(lam, 1, 2))

@@ -15,30 +15,15 @@ from scipy import sparse
 
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 
-__all__ = ["BatchDesign", "BatchFit", "Moments", "supports", "unit_places"]
+__all__ = ["BatchDesign", "Evaluation", "Moments", "supports", "unit_places"]
 
-# squared error of the objective at which Newton's iteration has arrived; the last step squares the error of theta
-_DECREMENT = 1e-10
-_ITERATIONS = 60
-# smallest share of a step that is tried
-_SHORTEST = 1e-6
-# share of the largest eigenvalue below which a Hessian counts as not positive definite
-_FLAT = 1e-9
 # share of the largest eigenvalue of X'WX below which the observed rows do not determine all fixed effects
 _RANK = 1e-9
-# variance ratios, in units of one over the rows of a level, at which a fit starts at the least
-_START = 0.1
-# relative standard deviation that counts as zero
-_SINGULAR = 1e-4
 # largest distance between a column of ones and the span of X
 _SPANNED = 1e-8
-# sizes of Sigma + t v v' that are tried where the boundary is no minimum, in units of one over the rows of a level
-_LEAVES = (1e-3, 1e-2, 0.05, 0.25, 1.0)
-_TURNS = (0.03, 0.1, 0.3, 1.0)
-_ROUNDS = 3
+# a pivot below this share of its diagonal element counts as zero
+_PIVOT = 1e-13
 _CELLS = 4_000_000
-# a direction of D counts as downhill beyond rounding
-_DOWNHILL = 1e-6
 
 
 def unit_places(random: RandomEffects) -> tuple[np.ndarray, np.ndarray] | None:
@@ -139,32 +124,14 @@ class Evaluation:
     h: np.ndarray
     b: np.ndarray
 
+    def take(self, rows: np.ndarray) -> Evaluation:
+        """The responses `rows`."""
+        return Evaluation(*(getattr(self, item.name)[rows] for item in fields(self)))
+
     def put(self, rows: np.ndarray, other: Evaluation, chosen: np.ndarray) -> None:
         """Overwrite the responses `rows` by those of `other` that are `chosen`."""
         for item in fields(self):
             getattr(self, item.name)[rows] = getattr(other, item.name)[chosen]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchFit:
-    """Fits of one design to R responses, in the working coordinates of the design.
-
-    Attributes
-    ----------
-    theta : ndarray
-        (R, k).
-    at : Evaluation
-        At `theta`.
-    moments : Moments
-    converged, singular : ndarray
-        (R,).
-    """
-
-    theta: np.ndarray
-    at: Evaluation
-    moments: Moments
-    converged: np.ndarray
-    singular: np.ndarray
 
 
 class BatchDesign:
@@ -360,153 +327,25 @@ class BatchDesign:
         average += 2.0 * np.einsum("rac,stac->rst", _positive_part(d), bend)
         return exact, average
 
-    # --- fit
-
-    def start(self, m: Moments) -> np.ndarray:
-        """Moment estimates of working theta (R, k): mean squares between levels over those within."""
-        r, p, q = len(m.gram), self.p, self.q
-        yy = m.cross.reshape(r, m.c.shape[1], q, q, p + 1, p + 1)[..., p, p]
-        theta = np.zeros((r, self.k))
-        size = np.einsum("ruaa->rua", m.c)
-        own = np.einsum("ruaa->rua", yy)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            between = np.where(size > 0.0, own / size, 0.0).sum(axis=1)
-            seen = (np.where(size > 0.0, 1.0, 0.0) * m.count[:, None]).sum(axis=1)
-            mean = (size * m.count[:, None]).sum(axis=1) / seen
-            rest = (m.gram[:, p, p] - between.sum(axis=1)) / np.maximum(m.n - p - seen.sum(axis=1), 1.0)
-            rest = np.where(rest > 0.0, rest, m.gram[:, p, p] / m.n)
-            ratio = (between / seen / rest[:, None] - 1.0) / mean
-        ratio = np.fmax(np.where(np.isfinite(ratio), ratio, 0.0), _START / np.where(mean > 0.0, mean, 1.0))
-        diagonal = self.rows == self.columns
-        theta[:, diagonal] = np.sqrt(ratio[:, self.rows[diagonal]])
-        return theta
-
-    def beta(self, fit: BatchFit) -> np.ndarray:
+    def beta(self, m: Moments, at: Evaluation) -> np.ndarray:
         """Fixed effects in the user's coordinates (R, p)."""
-        return (fit.moments.origin + fit.at.beta) @ self.basis.T
+        return (m.origin + at.beta) @ self.basis.T
 
-    def user_theta(self, fit: BatchFit) -> np.ndarray:
-        """Theta in the user's coordinates (R, k)."""
-        return fit.theta / self.scale
+    def user_theta(self, theta: np.ndarray) -> np.ndarray:
+        """The user's theta (..., k) for working theta."""
+        return theta / self.scale
 
     def working_theta(self, theta: np.ndarray) -> np.ndarray:
-        """Working theta for the user's."""
+        """Working theta (..., k) for the user's."""
         return theta * self.scale
 
-    def fit(self, Y: np.ndarray, W: np.ndarray | None = None, start: np.ndarray | None = None) -> BatchFit:
-        """Fit to every column of Y (n, R); at most `width` columns at a time.
-
-        Parameters
-        ----------
-        Y, W : ndarray
-            As in `moments`.
-        start : ndarray, optional
-            Working theta (k,) or (R, k).
-        """
-        m = self.moments(Y, W)
-        r = len(m.gram)
-        with np.errstate(all="ignore"):
-            theta = self.start(m) if start is None else np.tile(start, (r, 1)) if start.ndim == 1 else start.copy()
-            at, converged = self._minimise(theta, m)
-            for _ in range(_ROUNDS if self.k else 0):
-                if not self._leave_boundary(theta, at, converged, m):
-                    break
-        finite = np.isfinite(at.value) & np.isfinite(at.cov).all(axis=(1, 2)) & m.full
-        bounded = self.lower == 0.0
-        singular = (theta[:, bounded] / self.scale[bounded] < _SINGULAR).any(axis=1) if self.k else np.zeros(r, bool)
-        return BatchFit(theta, at, m, converged & finite, singular)
-
-    def _minimise(self, theta: np.ndarray, m: Moments) -> tuple[Evaluation, np.ndarray]:
-        """Newton's method from `theta`, which is overwritten; the last evaluation, and who has arrived (R,)."""
-        here = self.evaluate(theta, m)
-        r = len(theta)
-        done, scale = np.zeros(r, dtype=bool), np.ones(r)
-        if not self.k:
-            return here, np.ones(r, dtype=bool)
-        step, decrement = self._steps(theta, here)
-        for _ in range(_ITERATIONS):
-            done |= decrement < _DECREMENT
-            active = np.flatnonzero(~done & (scale > _SHORTEST))
-            if not active.size:
-                break
-            trial = np.maximum(theta[active] - scale[active, None] * step[active], self.lower)
-            there = self.evaluate(trial, m.take(active))
-            better = there.value <= here.value[active] + 1e-12 * np.abs(here.value[active])
-            scale[active[~better]] *= 0.25
-            moved = active[better]
-            theta[moved], scale[moved] = trial[better], 1.0
-            here.put(moved, there, better)
-            step[moved], decrement[moved] = self._steps(theta[moved], _taken(there, better))
-        # the step already computed squares the error of theta
-        moving = np.flatnonzero(done & (step != 0.0).any(axis=1))
-        theta[moving] = np.maximum(theta[moving] - step[moving], self.lower)
-        if moving.size:
-            here.put(moving, self.evaluate(theta[moving], m.take(moving)), np.arange(moving.size))
-        return here, done
-
-    def _steps(self, theta: np.ndarray, at: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-        """Newton steps (R, k) on the parameters off their bound, and their decrements (R,)."""
-        held = (theta <= self.lower) & (at.gradient >= 0.0)
-        g = np.where(held, 0.0, at.gradient)
-        either = held[:, :, None] | held[:, None]
-        exact, average = np.where(either, 0.0, at.hessian), np.where(either, 0.0, at.average)
-        place = np.arange(self.k)
-        top = np.abs(average[:, place, place]).max(axis=1)
-        top = np.where(top > 0.0, top, 1.0)
-        exact[:, place, place] += np.where(held, top[:, None], 0.0)
-        average[:, place, place] += np.where(held, top[:, None], 1e-12 * top[:, None])
-        values = np.linalg.eigvalsh(np.where(np.isfinite(exact), exact, 0.0))
-        trusted = values[:, 0] > _FLAT * values[:, -1]
-        chosen = np.where(trusted[:, None, None], exact, average)
-        unusable = ~np.isfinite(chosen).all(axis=(1, 2))
-        chosen[unusable] = np.eye(self.k)
-        step = np.linalg.solve(chosen, g[:, :, None])[:, :, 0]
-        return step, (g * step).sum(axis=1)
-
-    def _leave_boundary(self, theta: np.ndarray, at: Evaluation, converged: np.ndarray, m: Moments) -> bool:
-        """Start again where the boundary is no minimum; whether any response has moved."""
-        bounded = self.lower == 0.0
-        values, vectors = np.linalg.eigh(np.where(np.isfinite(at.d), at.d, 0.0))
-        edge = (theta[:, bounded] < _SINGULAR * self.scale[bounded]).any(axis=1) | ~converged
-        size = np.abs(values).max(axis=1)
-        rows = np.flatnonzero(edge & m.full & (values[:, 0] < -_DOWNHILL * np.maximum(size, 1.0)))
-        if not rows.size:
-            return False
-        lam = self.lam(theta[rows])
-        sigma = lam @ np.swapaxes(lam, 1, 2)
-        v = vectors[rows][:, :, 0]
-        own = m.take(rows)
-        best, value = theta[rows].copy(), at.value[rows] - 1e-9 * np.abs(at.value[rows])
-        candidates = [sigma + t * v[:, :, None] * v[:, None] for t in _LEAVES]
-        if self.q > 1:
-            # a factor with a zero column cannot turn within its template, but along the slope of a full one it can
-            slope = at.d[rows] @ lam / size[rows, None, None]
-            turned = [lam - t * slope for t in _TURNS]
-            candidates += [f @ np.swapaxes(f, 1, 2) for f in turned]
-        for candidate in candidates:
-            trial = self._theta_of(candidate)
-            there = self.evaluate(trial, own).value
-            better = there < value
-            best[better], value[better] = trial[better], there[better]
-        moved = np.flatnonzero((best != theta[rows]).any(axis=1))
-        if not moved.size:
-            return False
-        begun = best[moved]
-        found, arrived = self._minimise(begun, own.take(moved))
-        better = (found.value < at.value[rows[moved]]) | (arrived & ~converged[rows[moved]])
-        target = rows[moved[better]]
-        theta[target] = begun[better]
-        at.put(target, found, better)
-        converged[target] = arrived[better]
-        return bool(target.size)
-
-    def _theta_of(self, sigma: np.ndarray) -> np.ndarray:
+    def theta_of(self, sigma: np.ndarray) -> np.ndarray:
         """Working theta (R, k) of Sigma (R, q, q) cut to the template."""
         a = sigma * self.mask
         out = np.zeros_like(a)
         for j in range(self.q):
             pivot = a[:, j, j] - np.square(out[:, j, :j]).sum(axis=1)
-            good = pivot > 1e-13 * a[:, j, j]
+            good = pivot > _PIVOT * a[:, j, j]
             root = np.sqrt(np.where(good, pivot, 1.0))
             out[:, j, j] = np.where(good, root, 0.0)
             for i in range(j + 1, self.q):
@@ -524,10 +363,6 @@ def _by_class(cross: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(len(first)))
     return np.add.reduceat(cross[:, order], starts, axis=1), c[:, first], np.bincount(place).astype(float)
-
-
-def _taken(at: Evaluation, chosen: np.ndarray) -> Evaluation:
-    return at if chosen.all() else Evaluation(*(getattr(at, item.name)[chosen] for item in fields(at)))
 
 
 def _mm(a: np.ndarray, b: np.ndarray) -> np.ndarray:

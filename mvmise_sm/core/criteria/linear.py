@@ -85,7 +85,7 @@ class ProfiledDeviance:
 
     @property
     def batches_refits(self):
-        """Whether refits to many responses can be stacked, see `BatchedRefits`."""
+        """Whether refits to many responses can be stacked, see `core.criteria.batched`."""
         placed = all(s.placed for s in self.space.structures)
         return len(self.layout.factors) == 1 and self._priors is None and placed
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvmise_sm.core.criteria.batched import BatchDesign, BatchFit
+from mvmise_sm.core.criteria.batched import BatchDesign
+from mvmise_sm.core.optimise.batched import BatchFit
 from mvmise_sm.core.uncertainty.kenward_roger import f_approximation
 
 __all__ = ["BatchKenwardRoger", "BatchPlain", "BatchSatterthwaite", "BatchTests", "units"]
@@ -22,18 +23,18 @@ class BatchTests:
 
     Parameters
     ----------
-    design : BatchDesign
     fit : BatchFit
     """
 
-    def __init__(self, design: BatchDesign, fit: BatchFit) -> None:
-        self.design, self.fit = design, fit
+    def __init__(self, fit: BatchFit) -> None:
+        self.design, self.fit = fit.design, fit
+        design = fit.design
         self.cov = fit.at.sigma2[:, None, None] * fit.at.cov
         self.nu = fit.moments.n - (design.p if design.reml else 0)
 
     def estimates(self, contrasts: np.ndarray) -> np.ndarray:
         """Combinations (c, p) of the fixed effects, user's coordinates (R, c)."""
-        return self.design.beta(self.fit) @ contrasts.T
+        return self.fit.beta @ contrasts.T
 
     def variances(self, contrasts: np.ndarray) -> np.ndarray:
         """Their squared standard errors (R, c)."""
@@ -67,14 +68,15 @@ class BatchPlain(BatchTests):
 
     Parameters
     ----------
-    design, fit
+    fit : BatchFit
         As in `BatchTests`.
     residual : bool
         Rows less fixed effects, as in least squares; else infinite.
     """
 
-    def __init__(self, design: BatchDesign, fit: BatchFit, residual: bool) -> None:
-        super().__init__(design, fit)
+    def __init__(self, fit: BatchFit, residual: bool) -> None:
+        super().__init__(fit)
+        design = fit.design
         self._own = fit.moments.n - design.p if residual else np.full(len(self.cov), np.inf)
 
     def _df(self, rows: np.ndarray) -> np.ndarray:
@@ -87,8 +89,9 @@ class BatchSatterthwaite(BatchTests):
     With u the slopes of log(c'Cov c) in theta and h the Hessian of the objective, df = 1 / (1/nu + u'h^-1u).
     """
 
-    def __init__(self, design: BatchDesign, fit: BatchFit) -> None:
-        super().__init__(design, fit)
+    def __init__(self, fit: BatchFit) -> None:
+        super().__init__(fit)
+        design = fit.design
         p = design.p
         self._inverse = _flat_inverse(fit.at.hessian)
         cov = fit.at.cov[:, None]
@@ -123,8 +126,9 @@ class BatchKenwardRoger(BatchTests):
     regular at a variance of zero.
     """
 
-    def __init__(self, design: BatchDesign, fit: BatchFit) -> None:
-        super().__init__(design, fit)
+    def __init__(self, fit: BatchFit) -> None:
+        super().__init__(fit)
+        design = fit.design
         p, q, m = design.p, design.q, fit.moments
         r, cov = len(self.cov), fit.at.cov
         lam = design.lam(fit.theta)
