@@ -7,7 +7,7 @@ from scipy import stats
 
 import mvmise_sm as ms
 from mvmise_sm import exceptions as ex
-from mvmise_sm.core.uncertainty.kenward_roger import _denominator
+from mvmise_sm.core.uncertainty.kenward_roger import f_approximation
 from mvmise_sm.inference.ddf import PlainDf
 
 # --- Kenward-Roger and Satterthwaite in balanced designs are classical analysis of variance
@@ -81,15 +81,15 @@ def test_anova_of_balanced_blocks_is_classical(arms, wards):
 @pytest.mark.parametrize("q", range(1, 8))
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 6, 10, 100])
 def test_kenward_roger_moments_of_one_mean_square(q, m):
-    df, scaling = _denominator(q, 2.0 * q * q / m, 2.0 * q / m)
+    df, scaling = f_approximation(q, 2.0 * q * q / m, 2.0 * q / m)
     np.testing.assert_allclose([df, scaling], [m, 1.0], rtol=1e-9)
     for nudge in (1e-13, -1e-13, 1e-7, -1e-7):  # no jump where the limit is taken
-        near, factor = _denominator(q, 2.0 * q * q / m * (1.0 + nudge), 2.0 * q / m * (1.0 + nudge))
+        near, factor = f_approximation(q, 2.0 * q * q / m * (1.0 + nudge), 2.0 * q / m * (1.0 + nudge))
         np.testing.assert_allclose([near, factor], [m, 1.0], rtol=1e-5)
 
 
 def test_kenward_roger_without_uncertainty_has_infinite_df():
-    assert _denominator(3, 0.0, 0.0) == (np.inf, 1.0)
+    assert f_approximation(3, 0.0, 0.0) == (np.inf, 1.0)
 
 
 def test_one_term_at_four_df_leaves_the_table_whole():
