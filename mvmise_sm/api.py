@@ -16,6 +16,7 @@ _OBJECTS = {
     "FactorSelectionModel": "mvmise_sm.models.selection",
     "ErrorSelectionModel": "mvmise_sm.models.selection",
     "ValueSelectionModel": "mvmise_sm.models.value_selection",
+    "pedigree": "mvmise_sm.design.pedigree",
     "load": "statsmodels.iolib.smpickle",
     "anova": "mvmise_sm.inference.anova",
     "compare": "mvmise_sm.inference.anova",

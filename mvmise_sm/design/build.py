@@ -19,11 +19,12 @@ from mvmise_sm.design import coding as coding
 from mvmise_sm.design.columns import Encoded, Source, known, names_in
 from mvmise_sm.design.grouping import interact_labels
 from mvmise_sm.design.rank import independent_columns
+from mvmise_sm.design.relationships import membership_factor, with_relationships
 from mvmise_sm.design.residual import check_nesting, residual_term
 from mvmise_sm.design.structures import random_term
 from mvmise_sm.design.values import Plan, Values, given_array, odd_names, plan_factors, subset_rows, with_variables
 from mvmise_sm.exceptions import DataError, OptionError
-from mvmise_sm.formula.parts import FormulaParts, parse_formula
+from mvmise_sm.formula.parts import FormulaParts, RandomSpec, parse_formula
 from mvmise_sm.formula.residual import ResidualSpec
 
 __all__ = ["Design", "GroupSpec", "as_frame", "build_design", "caller_environment"]
@@ -48,11 +49,17 @@ class GroupSpec:
         patsy's state of each; None for a plain column.
     part_levels : tuple of pandas.Index
         Levels of each part.
+    several : bool
+        Whether the expressions are the members of a row, which belongs to several levels.
+    weights : tuple of (EvalFactor, dict or None)
+        Weights of the members, with patsy's state.
     """
 
     factors: tuple[EvalFactor, ...]
     states: tuple[dict | None, ...]
     part_levels: tuple[pd.Index, ...]
+    several: bool = False
+    weights: tuple[tuple[EvalFactor, dict | None], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +215,7 @@ def build_design(
     keep_missing_endog: bool = False,
     categorical_response: bool = False,
     residual: ResidualSpec | None = None,
+    cov: Mapping | None = None,
     namespace: Mapping | EvalEnvironment | None = None,
 ) -> Design:
     """Evaluate a formula on data.
@@ -234,6 +242,8 @@ def build_design(
         Accept a categorical, text or boolean response with two levels, coded 0 and 1.
     residual : ResidualSpec, optional
         Structure of the residuals.
+    cov : mapping, optional
+        Known covariances of the levels of grouping factors, by their names.
     namespace : mapping or EvalEnvironment, optional
         Variables besides the columns, see `caller_environment`.
 
@@ -273,6 +283,7 @@ def build_design(
     endog, levels = _response(plan, parts, values, categorical_response)
     exog, info, full, dropped = _fixed_effects(plan, values)
     random, random_specs, group_specs = _random_effects(plan, parts, values)
+    random = with_relationships(random, cov)
     term = None if residual is None else _residual(residual, plan, values)
     if term is not None:
         random = random or RandomEffects([], values.source.nobs)
@@ -300,6 +311,7 @@ def build_design(
             "keep_missing_endog": keep_missing_endog,
             "categorical_response": categorical_response,
             "residual": residual,
+            "cov": cov,
         },
         residual=term,
         residual_labels=((), ()) if term is None else (term.structure.levels, term.structure.groups),
@@ -381,9 +393,12 @@ def _random_effects(
     """Random-effects terms; terms on one grouping factor share its object."""
     factors: dict[str, tuple[GroupingFactor, GroupSpec]] = {}
     terms, infos, specs = [], [], []
-    for spec, effects, group in zip(parts.random, plan.random, plan.groups, strict=True):
+    whole = zip(parts.random, plan.random, plan.groups, plan.member_weights, strict=True)
+    for spec, effects, group, weights in whole:
         if spec.group not in factors:
-            factors[spec.group] = _grouping(spec.group, group, values)
+            factors[spec.group] = (
+                _membership(spec, group, weights, values) if spec.members else _grouping(spec.group, group, values)
+            )
         factor, group_spec = factors[spec.group]
         info = coding.design_info(effects, values.encoded, values.states)
         columns = tuple(coding.columns(info, values.encoded))
@@ -394,6 +409,16 @@ def _random_effects(
         infos.append(info)
         specs.append(group_spec)
     return (RandomEffects(terms) if terms else None), tuple(infos), tuple(specs)
+
+
+def _membership(
+    spec: RandomSpec, group: Sequence[EvalFactor], weights: Sequence[EvalFactor], values: Values
+) -> tuple[GroupingFactor, GroupSpec]:
+    given = [_number(factor, values, "weights") for factor in weights] or None
+    factor = membership_factor(spec.group, [values.labels[member] for member in group], given)
+    states = tuple(values.states.get(member) for member in group)
+    of_weights = tuple((f, values.states.get(f)) for f in weights)
+    return factor, GroupSpec(tuple(group), states, (pd.Index(factor.levels),) * len(group), True, of_weights)
 
 
 def _residual(spec: ResidualSpec, plan: Plan, values: Values) -> ResidualTerm:

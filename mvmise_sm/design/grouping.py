@@ -261,7 +261,8 @@ def check_random_effects(random: RandomEffects, nobs: int, *, residual: str = "e
     if residual == "known":
         return
     for factor in random.factors:
-        if factor.n_levels >= nobs:
+        # with a known covariance, or several memberships, levels are told apart from residuals without repetition
+        if factor.n_levels >= nobs and not factor.loaded:
             raise RandomEffectsError(
                 f"grouping factor {factor.name!r} has {factor.n_levels} levels for {nobs} rows; it must have fewer "
                 f"levels than rows, otherwise its variance cannot be told from the residual variance"
@@ -269,7 +270,7 @@ def check_random_effects(random: RandomEffects, nobs: int, *, residual: str = "e
     for term in random.terms:
         effects = term.factor.n_levels * term.q
         # a common correlation or range tells effects from residuals even with one row for each
-        if effects >= nobs and term.structure.invariance != "none":
+        if effects >= nobs and term.structure.invariance != "none" and not term.factor.loaded:
             raise RandomEffectsError(
                 f"random term {term.text} has {effects} effects for {nobs} rows; there must be fewer effects than "
                 f"rows, otherwise their variances cannot be told from the residual variance"

@@ -12,6 +12,7 @@ from mvmise_sm.design import coding as coding
 from mvmise_sm.design.build import Design, GroupSpec, as_frame
 from mvmise_sm.design.columns import Encoded, Source, codes_for, column_of, encode, evaluate, names_in, unknown_column
 from mvmise_sm.design.grouping import interact_labels
+from mvmise_sm.design.relationships import new_members
 from mvmise_sm.design.residual import level_codes
 from mvmise_sm.design.structures import position_columns
 from mvmise_sm.exceptions import DataError, NewLevelError, UnknownColumnError
@@ -134,8 +135,16 @@ def new_levels(design: Design, frame: Any) -> tuple[np.ndarray, np.ndarray]:
     return out[0], out[1]
 
 
-def _new_codes(spec: GroupSpec, factor: Any, source: Source, allow: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (m,) with -1 for unknown levels, and the rows (m,) whose label is missing."""
+def _new_codes(spec: GroupSpec, factor: Any, source: Source, allow: bool) -> tuple[Any, np.ndarray]:
+    """Codes (m,) with -1 for unknown levels, and the rows (m,) whose label is missing; memberships are sparse."""
+    if spec.several:
+        levels = pd.Index(factor.levels)
+        members = [
+            codes_for(_value(expression, state, source), levels, expression.name(), unknown="mark")
+            for expression, state in zip(spec.factors, spec.states, strict=True)
+        ]
+        weights = [_encode_factor(f, state, source).values for f, state in spec.weights] or None
+        return new_members(np.column_stack(members), factor.name, len(levels), weights, allow)
     parts = []
     missing = np.zeros(source.nobs, dtype=bool)
     for expression, state, levels in zip(spec.factors, spec.states, spec.part_levels, strict=True):
@@ -143,7 +152,11 @@ def _new_codes(spec: GroupSpec, factor: Any, source: Source, allow: bool) -> tup
         missing |= codes == -1
         parts.append((np.maximum(codes, -1), levels))
     codes, levels = interact_labels(parts)
-    codes = codes if levels.equals(factor.levels) else np.append(factor.levels.get_indexer(levels), -1)[codes]
+    if not levels.equals(factor.levels):
+        table = factor.levels.get_indexer(levels)
+        if factor.root is not None and len(levels):  # the labels of a known covariance may be of another type
+            table = pd.Index(factor.levels).map(str).get_indexer(levels.map(str))
+        codes = np.append(table, -1)[codes]
     new = (codes < 0) & ~missing
     if new.any() and not allow:
         row = int(np.argmax(new))

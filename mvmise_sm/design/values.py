@@ -32,6 +32,8 @@ class Plan:
     groups: tuple[tuple[EvalFactor, ...], ...]
     offsets: tuple[EvalFactor, ...]
     weights: EvalFactor | None
+    member_weights: tuple[tuple[EvalFactor, ...], ...] = ()
+    members: tuple[bool, ...] = ()
     residual: tuple[EvalFactor, ...] = ()
     residual_labels: tuple[EvalFactor, ...] = ()
 
@@ -42,7 +44,7 @@ class Plan:
             for term in terms:
                 yield from term.factors
         yield from self.responses + self.offsets + self.residual + self.residual_labels
-        for group in self.groups:
+        for group in (*self.groups, *self.member_weights):
             yield from group
         if self.weights is not None:
             yield self.weights
@@ -64,7 +66,11 @@ def plan_factors(
         responses=tuple(_expression(text, dotted) for text in parts.responses),
         fixed=expand_terms(parts.rhs, dotted),
         random=tuple(expand_terms(spec.effects, dotted) for spec in parts.random),
-        groups=tuple(tuple(_expression(text, dotted) for text in spec.factors) for spec in parts.random),
+        groups=tuple(
+            tuple(_expression(text, dotted) for text in spec.members or spec.factors) for spec in parts.random
+        ),
+        member_weights=tuple(tuple(_expression(text, dotted) for text in spec.member_weights) for spec in parts.random),
+        members=tuple(bool(spec.members) for spec in parts.random),
         offsets=tuple(_expression(text, dotted) for text in offsets),
         weights=None if weights is None else _expression(weights, dotted),
         residual=tuple(_expression(text, dotted) for text in (residual.levels if residual else ())),
@@ -165,7 +171,10 @@ class Values:
     def complete(self, plan: Plan, missing: str, keep_missing_endog: bool) -> np.ndarray | None:
         """Evaluate everything and drop incomplete rows; return the mask of dropped rows, None if there are none."""
         groups = [*(f for group in plan.groups for f in group), *plan.residual_labels]
-        grouping = set(groups)
+        # a row may have fewer members than there are columns for them
+        several = [group for group, many in zip(plan.groups, plan.members, strict=True) if many]
+        alone = [f for group, many in zip(plan.groups, plan.members, strict=True) if not many for f in group]
+        grouping = {*alone, *plan.residual_labels}
         regular = [f for term in (*plan.fixed, *(t for terms in plan.random for t in terms)) for f in term.factors]
         regular += [
             *plan.responses,
@@ -173,6 +182,7 @@ class Values:
             *plan.residual,
             *([plan.weights] if plan.weights is not None else []),
         ]
+        regular += [f for weights in plan.member_weights for f in weights]
         waiting = [f for f in dict.fromkeys(regular) if not self._evaluate(f)]
         for factor in dict.fromkeys(groups):
             self._label(factor)
@@ -187,6 +197,9 @@ class Values:
         for factor in waiting:
             for name in set().union(*names_in(factor)) & set(self.source.frame.columns):
                 self._note(found, str(name), self.source.column(name).missing())
+        for group in several:
+            absent = np.logical_and.reduce([self.labels[factor][0] < 0 for factor in group])
+            self._note(found, f"mm({', '.join(f.name() for f in group)})", absent if absent.any() else None)
         for name, array in self.arrays.items():
             self._note(found, name, np.isnan(array) if np.isnan(array).any() else None)
         mask = self._drop(found, missing)

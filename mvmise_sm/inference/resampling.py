@@ -163,10 +163,7 @@ class ParametricRefit:
             self._mean = mean if model.offset is None else mean + model.offset
             self._lambdas = model.random_layout.lambdas(result.theta)
         terms = model.random_effects.terms
-        b = [
-            sigma * rng.standard_normal((t.factor.n_levels, t.q)) @ lam.T
-            for t, lam in zip(terms, self._lambdas, strict=True)
-        ]
+        b = [sigma * t.factor.draw(rng, t.q) @ lam.T for t, lam in zip(terms, self._lambdas, strict=True)]
         return self._mean + model.random_effects.linear(b) + result.residual_noise(rng)
 
 

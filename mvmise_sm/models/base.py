@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from mvmise_sm.caller import warn
 from mvmise_sm.design.build import build_design, caller_environment
 from mvmise_sm.design.grouping import check_random_effects
 from mvmise_sm.design.rank import independent_columns
+from mvmise_sm.design.relationships import with_relationships
 from mvmise_sm.exceptions import FormulaError, NotAvailableError, OptionError, RandomEffectsError, RankWarning
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models import fixed
@@ -51,6 +53,9 @@ class MixedModelBase(LikelihoodModel):
         Whether the design spans a constant; found from the data by default.
     cov_prior, fixef_prior, resid_prior : optional
         Priors of the random-effects covariances, the fixed effects and the residual variance, see `mvmise_sm.priors`.
+    cov : dict, optional
+        Known covariances between the levels of grouping factors: name -> DataFrame with the labels on both axes, or a
+        pedigree (`mvmise_sm.pedigree`). Labels without rows get predicted effects.
 
     Attributes
     ----------
@@ -96,12 +101,15 @@ class MixedModelBase(LikelihoodModel):
         cov_prior=None,
         fixef_prior=None,
         resid_prior=None,
+        cov=None,
         **kwargs,
     ):
         refuse_unknown_model_options(type(self), kwargs, formula=False)
         design = kwargs.get("design")
         if design is None:
             rows = read_rows(endog, exog, random_effects, groups, exog_re, weights, offset, missing)
+            if cov is not None:
+                rows = replace(rows, random=with_relationships(rows.random, cov))
             kept = independent_columns(rows.X)
             drop = () if len(kept) == rows.X.shape[1] else tuple(np.setdiff1d(np.arange(rows.X.shape[1]), kept))
         else:
@@ -217,7 +225,7 @@ class MixedModelBase(LikelihoodModel):
             raise FormulaError(
                 "residual= needs a normal response; put the structure among the random effects: ar1(0 + t | g)."
             )
-        return {}
+        return {"cov": options.pop("cov", None)}
 
     def _handle_data(self, endog, exog, missing, hasconst, design=None, **kwargs):
         if design is not None:

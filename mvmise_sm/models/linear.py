@@ -86,7 +86,10 @@ class LinearMixedModel(MixedModelBase):
 
     @classmethod
     def _structure_options(cls, options):
-        return {"residual": parse_residual(options.pop("residual", None))}
+        residual, cov = parse_residual(options.pop("residual", None)), options.pop("cov", None)
+        if residual is not None and cov is not None:
+            raise OptionError("residual= and cov= cannot be combined: known relationships connect the subjects")
+        return {"residual": residual, "cov": cov}
 
     def _check_data(self):
         super()._check_data()

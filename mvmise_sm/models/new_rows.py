@@ -20,7 +20,7 @@ __all__ = ["frame_rows", "new_rows", "own_rows"]
 def own_rows(model) -> NewRows:
     """The rows of the model as `NewRows`."""
     random = tuple(
-        (t.factor.codes, np.column_stack([np.ones(model.nobs) if c is None else c for c in t.columns]))
+        (t.factor.membership, np.column_stack([np.ones(model.nobs) if c is None else c for c in t.columns]))
         for t in model.random_effects.terms
     )
     levels = model.residual_levels()

@@ -201,7 +201,7 @@ class MixedModelResults(InferentialResults):
 
     def grouping_factors(self):
         """Factors whose levels hold rows that are dependent."""
-        return list(self.model.random_effects.factors)
+        return [f for f in self.model.random_effects.factors if not f.loaded]
 
     def grouping(self, name=None):
         """Return a grouping factor by name, the one with the fewest levels by default.

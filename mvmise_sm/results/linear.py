@@ -284,7 +284,7 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         for i in range(n):
             if random == "new":
                 b = [
-                    sigma * rng.standard_normal((term.factor.n_levels, term.q)) @ lam.T
+                    sigma * term.factor.draw(rng, term.q) @ lam.T
                     for term, lam in zip(layout.terms, layout.lambdas(self.theta), strict=True)
                 ]
                 linear = self._linear_predictor(b)

@@ -63,6 +63,9 @@ def _random_part(rows, b, terms) -> np.ndarray:
     out = np.zeros(len(rows.exog))
     for i in terms:
         codes, columns = rows.random[i]
+        if not isinstance(codes, np.ndarray):
+            out += ((codes @ b[i]) * columns).sum(axis=1)
+            continue
         known = np.flatnonzero(codes >= 0)
         out[known] += np.einsum("ij,ij->i", b[i][codes[known]], columns[known])
     return out

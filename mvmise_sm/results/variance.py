@@ -25,7 +25,7 @@ __all__ = [
 
 def layout_of(random: RandomEffects) -> RandomEffects:
     """Return `random` without its rows: names, levels and structures, which summaries and predictions need."""
-    factors = {id(f): GroupingFactor(f.name, None, f.levels) for f in random.factors}
+    factors = {id(f): GroupingFactor(f.name, None, f.levels, None, f.root) for f in random.factors}
     return RandomEffects([replace(t, factor=factors[id(t.factor)], columns=(None,) * t.q) for t in random.terms])
 
 

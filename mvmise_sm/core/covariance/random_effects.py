@@ -28,15 +28,67 @@ class GroupingFactor:
         Level of every row (nobs,), integers in ``0 .. n_levels - 1``; every level occurs.
     levels : sequence
         Level labels (n_levels,); the numerics only pass them on.
+    loadings : sparse matrix or None
+        How much of each level a row has (nobs, n_levels), for rows that belong to several; `codes` is then the first.
+    root : ndarray or None
+        L (n_levels, r) of a known covariance LL' of the levels; None for independent ones.
     """
 
     name: str
     codes: np.ndarray
     levels: Any
+    loadings: Any = None
+    root: np.ndarray | None = None
 
     @cached_property
     def n_levels(self) -> int:
         return len(self.levels)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a row has more, or other, than one independent effect."""
+        return self.loadings is not None or self.root is not None
+
+    @property
+    def n_effects(self) -> int:
+        """Number of independent effects per column: levels, or columns of `root`."""
+        return self.n_levels if self.root is None else self.root.shape[1]
+
+    @property
+    def membership(self) -> Any:
+        """Level of every row (nobs,), or how much of each level a row has, sparse (nobs, n_levels)."""
+        return self.codes if self.loadings is None else self.loadings
+
+    def incidence(self, membership: Any = None) -> np.ndarray:
+        """How much of each independent effect a row has (rows, n_effects), of the own rows or of others'."""
+        membership = self.membership if membership is None else membership
+        if sparse.issparse(membership):
+            return np.asarray(membership.todense()) if self.root is None else np.asarray(membership @ self.root)
+        if self.root is not None:
+            return self.root[membership]
+        out = np.zeros((len(membership), self.n_levels))
+        out[np.arange(len(membership)), membership] = 1.0
+        return out
+
+    def labelled(self, effects: np.ndarray) -> np.ndarray:
+        """Effects of the levels (n_levels, q) for independent ones (n_effects, q)."""
+        return effects if self.root is None else self.root @ effects
+
+    def spread(self, effect: np.ndarray) -> np.ndarray:
+        """Effect of every row (nobs,) for an effect of every level (n_levels,)."""
+        return effect[self.codes] if self.loadings is None else self.loadings @ effect
+
+    def draw(self, rng: Any, q: int) -> np.ndarray:
+        """Standard normal effects of the levels (n_levels, q), correlated as the factor's are."""
+        return self.labelled(rng.standard_normal((self.n_effects, q)))
+
+    def on_rows(self, rows: np.ndarray) -> GroupingFactor:
+        """The factor on some rows; levels that do not occur are left out where they are independent."""
+        if not self.loaded:
+            kept, codes = np.unique(self.codes[rows], return_inverse=True)
+            return GroupingFactor(self.name, codes.ravel(), [self.levels[j] for j in kept])
+        loadings = None if self.loadings is None else self.loadings[rows]
+        return GroupingFactor(self.name, self.codes[rows], self.levels, loadings, self.root)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +185,7 @@ class RandomEffects:
         """The same terms on some rows (m,), positions or booleans; levels that do not occur there are left out."""
         factors: dict[int, GroupingFactor] = {}
         for f in self.factors:
-            kept, codes = np.unique(f.codes[rows], return_inverse=True)
-            levels = [f.levels[j] for j in kept]
-            factors[id(f)] = GroupingFactor(f.name, codes.ravel(), levels)
+            factors[id(f)] = f.on_rows(rows)
         return RandomEffects(
             [
                 replace(
@@ -151,20 +201,24 @@ class RandomEffects:
         out = np.zeros(self.nobs)
         for term, effects in zip(self.terms, b, strict=True):
             for column, effect in zip(term.columns, effects.T, strict=True):
-                part = effect[term.factor.codes]
+                part = term.factor.spread(effect)
                 out += part if column is None else part * column
         return out
 
     @cached_property
     def z(self) -> sparse.csc_matrix:
-        """Sparse Z (nobs, sum of n_levels * q), terms in order, within a term level by level."""
+        """Sparse Z (nobs, sum of n_effects * q), terms in order, within a term level by level."""
         n = self.nobs
         rows = np.arange(n)
         blocks = []
         for term in self.terms:
             q = term.q
             values = np.column_stack([np.ones(n) if c is None else c for c in term.columns])
+            shape = (n, term.factor.n_effects * q)
+            if term.factor.loaded:
+                wide = term.factor.incidence()[:, :, None] * values[:, None, :]
+                blocks.append(sparse.csc_matrix(wide.reshape(shape)))
+                continue
             cols = term.factor.codes[:, None] * q + np.arange(q)
-            shape = (n, term.factor.n_levels * q)
             blocks.append(sparse.csc_matrix((values.ravel(), (np.repeat(rows, q), cols.ravel())), shape=shape))
         return sparse.hstack(blocks, format="csc")

@@ -18,6 +18,7 @@ from mvmise_sm.core.criteria.pirls import conditional_mode, fixed_system, inner,
 from mvmise_sm.core.criteria.solution import Evaluation, GeneralizedSolution
 from mvmise_sm.core.elimination.incidence import Incidence
 from mvmise_sm.core.elimination.layout import Layout
+from mvmise_sm.core.elimination.loaded import LoadedEliminator, LoadedIncidence
 from mvmise_sm.core.elimination.reweighted import Eliminator
 from mvmise_sm.core.families.response import make_response
 
@@ -62,8 +63,12 @@ class LaplaceDeviance:
         self.X = np.empty(X.shape)
         self.basis.rows(X, 0, self.nobs, self.X)
         self.X *= self.basis.scale
-        self.incidence = Incidence(self.layout)
-        self.eliminate = Eliminator(self.layout, self.incidence)
+        if self.layout.loaded:
+            loaded = LoadedIncidence(self.layout)
+            self.incidence, self.eliminate = loaded, LoadedEliminator(self.layout, loaded)
+        else:
+            self.incidence = Incidence(self.layout)
+            self.eliminate = Eliminator(self.layout, self.incidence)
         self.penalty = Penalty(priors, self.basis.a, self.layout.term_bases)
         self._use_space(ThetaSpace(random, self.layout, self.penalty.repels))
         self._eta = self._last = None
@@ -425,7 +430,8 @@ class LaplaceDeviance:
         b = [None] * len(terms)
         for f, effects in zip(self.layout.factors, mode.b, strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
-                b[t] = (self.layout.term_bases[t].a @ effects[place]).T
+                own = (self.layout.term_bases[t].a @ effects[place]).T
+                b[t] = self.random.factors[f.index].labelled(own)
         return tuple(b)
 
     def solve(self, x):

@@ -254,7 +254,7 @@ class ProfiledDeviance:
         for f, score in zip(self.layout.factors, factorization.scores(xi), strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
                 left = self.layout.term_bases[t].a @ (terms[t] @ terms[t].T)
-                b[t] = (left @ score[place]).T
+                b[t] = self.random.factors[f.index].labelled((left @ score[place]).T)
         basis = self.basis
         return PLSSolution(
             theta=theta,

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from mvmise_sm.core.elimination.chain import ChainSystem
 from mvmise_sm.core.elimination.crossprod import cross_products, scaled
 from mvmise_sm.core.elimination.dense import DenseSystem
+from mvmise_sm.core.elimination.layout import ProblemTooLargeError
 from mvmise_sm.core.elimination.single_factor import SingleSystem
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ _WORTH_SPARSE = 500
 _SPARSE_FACTOR = 300_000_000
 # seconds per multiplication: BLAS on a dense block, and the five or more sparse factorisations that a gradient takes
 _DENSE_COST, _SPARSE_COST = 5e-11, 5e-9
-
-
-class ProblemTooLargeError(ValueError):
-    """The random effects fit no elimination: the message says how large the problem is."""
 
 
 def build_system(

@@ -67,6 +67,8 @@ class DenseSystem:
     ) -> DenseSystem:
         """Form the cross-products from the data, with dense rows where these are few."""
         nobs = y.shape[0]
+        if layout.loaded:
+            return cls._from_rows(layout, basis, X, y, origin, weights)
         if nobs * (layout.n_random + X.shape[1] + 1) > _DIRECT_CELLS:
             products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
             return cls(layout, _assemble(layout, products), products.gram, products=products)
@@ -86,10 +88,38 @@ class DenseSystem:
         full = rows.T @ rows
         return cls(layout, full[:n], full[n:, n:], rows[:, : n + p])
 
+    @classmethod
+    def _from_rows(
+        cls,
+        layout: Layout,
+        basis: FixedBasis,
+        X: np.ndarray,
+        y: np.ndarray,
+        origin: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> DenseSystem:
+        """From dense rows of Z, a piece of the data at a time."""
+        nobs, p, n = y.shape[0], X.shape[1], layout.n_random
+        full = np.zeros((n + p + 1, n + p + 1))
+        step = max(1, _DIRECT_CELLS // (n + p + 1))
+        for lo in range(0, nobs, step):
+            hi = min(lo + step, nobs)
+            rows = np.empty((hi - lo, n + p + 1))
+            rows[:, :n] = np.concatenate([f.rows(lo, hi) for f in layout.factors], axis=1)
+            basis.rows(X, lo, hi, rows[:, n : n + p])
+            np.subtract(y[lo:hi], rows[:, n : n + p] @ origin, out=rows[:, n + p])
+            rows[:, n : n + p] *= basis.scale
+            if weights is not None:
+                rows *= np.sqrt(weights[lo:hi])[:, None]
+            full += rows.T @ rows
+        return cls(layout, full[:n], full[n:, n:])
+
     def with_response(
         self, basis: FixedBasis, X: np.ndarray, y: np.ndarray, origin: np.ndarray, weights: np.ndarray | None
     ) -> DenseSystem:
         """The same design with another response."""
+        if self.layout.loaded:
+            return self._from_rows(self.layout, basis, X, y, origin, weights)
         if self._products is not None:
             products = replace_response(self._products, self.layout, basis, X, y, origin, weights)
             return DenseSystem(self.layout, _assemble(self.layout, products), products.gram, products=products)

@@ -19,6 +19,12 @@ __all__ = ["CrossPattern", "FactorLayout", "Layout"]
 _TABLE_CELLS = 20_000_000
 # below this many random effects one dense block beats every structured elimination (interpreter overhead)
 DENSE_LIMIT = 160
+# a dense factorisation of this many takes ten seconds and 0.5 GB
+LOADED_LIMIT = 8000
+
+
+class ProblemTooLargeError(ValueError):
+    """The random effects fit no elimination: the message says how large the problem is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +47,8 @@ class FactorLayout:
         Columns of each of these terms.
     shift, scale : ndarray
         Working coordinates (q,), see `TermBasis`.
+    incidence : ndarray or None
+        How much of each effect a row has (nobs, n_levels), where that is not one of one level's.
     """
 
     index: int
@@ -52,6 +60,7 @@ class FactorLayout:
     places: tuple[slice, ...]
     shift: np.ndarray
     scale: np.ndarray
+    incidence: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -64,6 +73,21 @@ class FactorLayout:
             return None
         part = column[lo:hi]
         return part - self.shift[a] if self.shift[a] != 0.0 else part
+
+    def rows(self, lo: int = 0, hi: int | None = None) -> np.ndarray:
+        """Rows ``lo:hi`` of Z in working coordinates (rows, q * n_levels), by column, then level."""
+        codes = self.codes[lo:hi]
+        if self.incidence is None:
+            inside = np.zeros((codes.size, self.n_levels))
+            inside[np.arange(codes.size), codes] = 1.0
+        else:
+            inside = self.incidence[lo:hi]
+        out = np.empty((codes.size, self.q * self.n_levels))
+        for a in range(self.q):
+            values = self.values(a, lo, hi)
+            size: Any = self.scale[a] if values is None else (values * self.scale[a])[:, None]
+            out[:, a * self.n_levels : (a + 1) * self.n_levels] = inside * size
+        return out
 
     @cached_property
     def sorted(self) -> bool:
@@ -173,7 +197,13 @@ class Layout:
         self.term_bases = tuple(term_basis(t) for t in random.terms)
         factors = sorted((self._merge(i, f) for i, f in enumerate(random.factors)), key=lambda f: -f.size)
         self.n_random = sum(f.size for f in factors)
-        self.dense = self.n_random <= DENSE_LIMIT
+        self.loaded = any(f.incidence is not None for f in factors)
+        self.dense = self.loaded or self.n_random <= DENSE_LIMIT
+        if self.loaded and self.n_random > LOADED_LIMIT:
+            raise ProblemTooLargeError(
+                f"random effects with a known covariance or several memberships are solved densely, at most "
+                f"{LOADED_LIMIT:,} of them; this model has {self.n_random:,}"
+            )
         chain, self.parent = ([], {}) if self.dense else _nested_chain(factors)
         rest = [k for k in range(len(factors)) if k not in chain]
         self.factors = tuple(factors[k] for k in [*chain, *rest])
@@ -187,7 +217,10 @@ class Layout:
         places = tuple(slice(int(a), int(b)) for a, b in pairwise(stops))
         shift = np.concatenate([self.term_bases[t].shift for t in terms])
         scale = np.concatenate([self.term_bases[t].scale for t in terms])
-        return FactorLayout(index, factor.codes, factor.n_levels, int(stops[-1]), columns, terms, places, shift, scale)
+        incidence = factor.incidence() if factor.loaded else None
+        return FactorLayout(
+            index, factor.codes, factor.n_effects, int(stops[-1]), columns, terms, places, shift, scale, incidence
+        )
 
     @cached_property
     def places(self) -> list[tuple[int, int, int]]:

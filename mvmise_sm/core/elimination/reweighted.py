@@ -121,11 +121,11 @@ class DenseElimination(Elimination):
     """Several small grouping factors in one dense block."""
 
     def __init__(self, owner: Eliminator, w: np.ndarray, lambdas: list[np.ndarray]) -> None:
-        inc = self.incidence = owner.incidence
+        self.incidence = owner.incidence
         self.layout = owner.layout
         self.blocks, self.n = self.layout.places, self.layout.n_random
         self.lambdas = lambdas
-        self.c = self._assemble(inc.own(w), inc.cross(w))
+        self.c = self._cross_products(w)
         m = self._apply(np.ascontiguousarray(self._apply(self.c, True).T), True)
         m.flat[:: self.n + 1] += 1.0
         if not np.isfinite(m).all():
@@ -138,6 +138,10 @@ class DenseElimination(Elimination):
     def least_pivot(self) -> float:
         """The smallest squared pivot of M."""
         return float(self.factor.diagonal().min()) ** 2
+
+    def _cross_products(self, w: np.ndarray) -> np.ndarray:
+        """Z'WZ (n, n)."""
+        return self._assemble(self.incidence.own(w), self.incidence.cross(w))
 
     def _assemble(self, own: list[np.ndarray], cross: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
         c = np.zeros((self.n, self.n))

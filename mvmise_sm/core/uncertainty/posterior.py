@@ -21,12 +21,52 @@ def level_covariances(layout: Layout, factorization: Factorization) -> tuple[np.
     model lists them.
     """
     out: list[Any] = [None] * len(layout.factors)
-    for f, block in zip(layout.factors, factorization.posterior_cov(), strict=True):
+    if layout.loaded:
+        blocks = _label_covariances(layout, factorization)
+    else:
+        blocks = factorization.posterior_cov()
+    for f, block in zip(layout.factors, blocks, strict=True):
         a = np.zeros((f.q, f.q))
         for t, place in zip(f.terms, f.places, strict=True):
             a[place, place] = layout.term_bases[t].a
         out[f.index] = a @ block.transpose(2, 0, 1) @ a.T
     return tuple(out)
+
+
+def _label_covariances(layout: Layout, factorization: Factorization) -> list[np.ndarray]:
+    """The same in working coordinates (q, q, J), where the levels of a factor mix independent effects."""
+    full = factorization.solve(np.eye(layout.n_random))
+    out = []
+    for f, (o, q, j) in zip(layout.factors, layout.places, strict=True):
+        block = full[o : o + q * j, o : o + q * j].reshape(q, j, q, j)
+        root = layout.random.factors[f.index].root
+        if root is None:
+            out.append(block.diagonal(axis1=1, axis2=3))
+        else:
+            half = np.tensordot(root, block, axes=([1], [1]))
+            out.append(np.einsum("labs,ls->abl", half, root))
+    return out
+
+
+def _loaded_rows(layout: Layout, f: Any, terms: list[np.ndarray], rows: Any, fresh: np.ndarray) -> np.ndarray:
+    """Z of new rows for one factor (m, q * n_levels); levels without data add to `fresh`."""
+    factor = layout.random.factors[f.index]
+    out = np.zeros((len(fresh), f.q * f.n_levels))
+    for t, place in zip(f.terms, f.places, strict=True):
+        member, columns = rows[t]
+        z = np.asarray(columns, dtype=float) @ layout.term_bases[t].a
+        if not z.any():
+            continue
+        if isinstance(member, np.ndarray):
+            new = member < 0
+            fresh[new] += np.square(z[new] @ terms[t]).sum(axis=1)
+            z[new] = 0.0
+            member = np.maximum(member, 0)
+        inside = factor.incidence(member)
+        for b, values in enumerate(z.T):
+            at = (place.start + b) * f.n_levels
+            out[:, at : at + f.n_levels] = inside * values[:, None]
+    return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +87,8 @@ class NewRows:
         First random effect of every factor; random effects are ordered by factor, column, level.
     levels : tuple of int
         Number of levels of every factor.
+    dense : ndarray or None
+        Z of the rows (m, n), where they have more or other effects than one of one level's.
     """
 
     x: np.ndarray
@@ -55,6 +97,7 @@ class NewRows:
     fresh: np.ndarray
     starts: tuple
     levels: tuple
+    dense: np.ndarray | None = None
 
     @classmethod
     def build(
@@ -66,7 +109,11 @@ class NewRows:
         m = x.shape[0]
         fresh = np.zeros(m)
         all_codes, loads = [], []
+        dense = []
         for f in layout.factors:
+            if layout.loaded:
+                dense.append(_loaded_rows(layout, f, terms, rows, fresh))
+                continue
             load, level = np.zeros((f.q, m)), np.zeros(m, dtype=np.intp)
             for t, place in zip(f.terms, f.places, strict=True):
                 codes, columns = rows[t]
@@ -79,7 +126,9 @@ class NewRows:
             all_codes.append(level)
             loads.append(load)
         starts = np.cumsum([0] + [f.size for f in layout.factors])[:-1]
-        return cls(x, tuple(all_codes), tuple(loads), fresh, tuple(starts), tuple(f.n_levels for f in layout.factors))
+        levels = tuple(f.n_levels for f in layout.factors)
+        wide = np.concatenate(dense, axis=1) if dense else None
+        return cls(x, tuple(all_codes), tuple(loads), fresh, tuple(starts), levels, wide)
 
     def variance(self, factorization: Factorization, zx: np.ndarray, cov_beta: np.ndarray) -> np.ndarray:
         """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 (m,), for Z'X (n, p) and the unscaled covariance of
@@ -88,6 +137,10 @@ class NewRows:
         out = self.fresh.copy()
         explained = factorization.solve(np.ascontiguousarray(zx)) if zx.shape[1] else zx
         rest = self.x.copy()
+        if self.dense is not None:
+            rest -= self.dense @ explained
+            out += (self.dense * factorization.solve(np.ascontiguousarray(self.dense.T)).T).sum(axis=1)
+            return out + ((rest @ cov_beta) * rest).sum(axis=1)
         for k, load in enumerate(self.loads):
             for a, values in enumerate(load):
                 rest -= values[:, None] * explained[self._places(k, a)]
