@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.core.uncertainty.hessian import prediction_variance
+from mvmise_sm.exceptions import NotAvailableError
 from mvmise_sm.inference.fits import with_rows
 from mvmise_sm.inference.resampling import parameter_names, parameters_of, resampled_fit
 from mvmise_sm.options import strict_options
@@ -42,6 +43,11 @@ class RowInfluence:
     def __init__(self, result):
         result = with_rows(result)
         model = result.model
+        if result.residual_structure() is not None:
+            raise NotAvailableError(
+                "the influence of single rows takes independent residuals; with residual= leave out subjects: "
+                f"get_influence(level={result.grouping().name!r})"
+            )
         self._index = model.data.row_labels
         if self._index is None:
             self._index = pd.RangeIndex(result.nobs)
@@ -111,7 +117,8 @@ class GroupInfluence:
         cooks = np.einsum("ji,ik,jk->j", change, inverse, change) / result.k_fe
         self.cooks_distance = pd.Series(cooks, index=index, name="cooks_distance")
         self.dfbetas = pd.DataFrame(change / errors, index=index, columns=fixed)
-        h = _linearised(result)[0]
+        # leverages are those of rows with independent residuals
+        h = np.full(result.nobs, np.nan) if result.residual_structure() is not None else _linearised(result)[0]
         self.hat_matrix_diag = pd.Series([h[r].sum() for r in rows], index=index, name="hat_diag")
 
     def summary_frame(self):

@@ -103,6 +103,8 @@ def icc(result, adjusted=True):
     """
     fixed, random, rest = variance_parts(result)
     if not random:
+        if not result.model.random_layout.terms:
+            raise OptionError("the model has no random effects; residual_corr has the correlations of a subject's rows")
         raise OptionError("every grouping factor has one level per row, so no two rows share a group")
     total = sum(random.values()) + rest + (0.0 if adjusted else fixed)
     return pd.Series({name: share / total for name, share in random.items()})
