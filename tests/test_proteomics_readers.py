@@ -331,6 +331,20 @@ def test_scales_are_told_apart():
 
 
 def test_a_group_that_is_not_there():
-    groups = pd.read_csv(TMT / "maxquant" / "proteinGroups.txt", sep="\t").iloc[:10]
-    with pytest.raises(DataError, match=r"has the protein group '\d+', which the table does not have"):
-        p.read_maxquant(TMT / "maxquant" / "evidence.txt.gz", TMT / "maxquant" / "annotation.csv", groups=groups)
+    groups = pd.read_csv(TMT / "maxquant" / "proteinGroups.txt", sep="\t")
+    evidence, told = TMT / "maxquant" / "evidence.txt.gz", TMT / "maxquant" / "annotation.csv"
+    with pytest.warns(DataWarning, match="rows of evidence.txt.gz belong to protein groups that the table"):
+        exp = p.read_maxquant(evidence, told, groups=groups.iloc[:10])
+    assert set(exp.filter().peptides().features) <= set(groups["Majority protein IDs"][:10])
+    with pytest.raises(DataError, match="has no protein group of the table; its first is '0'"):
+        p.read_maxquant(evidence, told, groups=groups.assign(id=groups["id"] + 1000))
+
+
+def test_na_of_r_is_nothing(tmp_path):
+    frame = psms()
+    frame["Quan Info"] = np.nan
+    frame.loc[:4, "Master Protein Accessions"] = np.nan
+    frame.to_csv(tmp_path / "psms.csv", index=False, na_rep="NA")
+    exp = p.read_proteome_discoverer(tmp_path / "psms.csv", annotation())
+    assert exp.history.set_index("rule")["n_dropped"]["no_protein"] == 5
+    assert "NA" not in set(exp.table["protein"])

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.exceptions import DataError
+from mvmise_sm.caller import warn
+from mvmise_sm.exceptions import DataError, DataWarning
 from mvmise_sm.options import strict
 from mvmise_sm.proteomics.build import joined, spectra_experiment
 from mvmise_sm.proteomics.experiment import Experiment
@@ -204,23 +205,34 @@ def read_maxquant(
         several = np.array([";" in str(name) for name in frame["group"].cat.categories], dtype=bool)
         frame["shared"] = several[frame["group"].cat.codes.to_numpy()]
     if groups is not None:
-        frame["protein"] = _group_names(frame["group"], open_table(groups), table.label)
+        frame["protein"] = _group_names(frame, open_table(groups), table.label)
     place = known.blocks(frame["run"], table.label)
     values = _spread(found, channels, known.channel_names)
     return spectra_experiment("MaxQuant", frame, values, place, known.layout, table.label)
 
 
-def _group_names(group: pd.Series, table: Table, label: str) -> pd.Categorical:
-    """Name of each row's first protein group."""
+def _group_names(frame: pd.DataFrame, table: Table, label: str) -> pd.Categorical:
+    """Name of each row's protein group; of shared rows the first group that has one."""
     columns = {"id": Column(("id",), required=True), "name": Column(("Majority protein IDs",), required=True)}
     names, _ = table.read(columns)
     by_id = dict(zip(names["id"].astype(object), names["name"].astype(object), strict=True))
-    first = [str(name).split(";")[0].strip() for name in group.cat.categories]
-    unknown = [name for name in first if name and name not in by_id]
-    if unknown:
-        raise DataError(f"{label} has the protein group {unknown[0]!r}, which {table.label} does not have")
-    named = np.array([by_id.get(name, "") for name in first], dtype=object)
-    return pd.Categorical(named[group.cat.codes.to_numpy()])
+    groups = [[part.strip() for part in str(name).split(";")] for name in frame["group"].cat.categories]
+    found = np.array([next((by_id[g] for g in ids if g in by_id), "") for ids in groups], dtype=object)
+    codes = frame["group"].cat.codes.to_numpy()
+    named = found[codes]
+    unknown = named == ""
+    if unknown.all():
+        raise DataError(f"{label} has no protein group of {table.label}; its first is {groups[codes[0]][0]!r}")
+    several = np.array([len(ids) > 1 for ids in groups])[codes]
+    lost = unknown & ~several & (frame["group"] != "").to_numpy()
+    if lost.any():
+        first = groups[codes[int(np.argmax(lost))]][0]
+        warn(
+            f"{int(lost.sum())} rows of {label} belong to protein groups that {table.label} does not have and are left "
+            f"out, the first to {first!r}",
+            DataWarning,
+        )
+    return pd.Categorical(np.where(unknown & several, frame["protein"].astype(object), named))
 
 
 def _reporters(table: Table, known: Annotation) -> dict[str, str]:
@@ -252,9 +264,9 @@ def read_fragpipe(folder: str | Path, annotation: str | Path | pd.DataFrame) -> 
     Parameters
     ----------
     folder : path
-        Holds ``<mixture>/psm.tsv`` beside ``annotation.txt`` (lines "channel sample"), or these two files. Columns
-        Spectrum, Modified Peptide (where empty, Peptide), Charge, Protein and ``Intensity <sample>`` or ``<sample>``;
-        Purity, Is Unique, Is Contaminant, Is Decoy, Probability and Hyperscore are used if there.
+        Holds ``<mixture>/psm.tsv`` beside ``annotation.txt`` (lines "channel sample"), or these two files; or the file.
+        Columns Spectrum, Modified Peptide (where empty, Peptide), Charge, Protein and ``Intensity <sample>`` or
+        ``<sample>``; Purity, Is Unique, Is Contaminant, Is Decoy, Probability and Hyperscore are used if there.
     annotation : path or DataFrame
         Columns Run, Channel, Mixture, Condition, BioReplicate; Fraction, TechRepMixture and covariates if there. Runs
         are those of Spectrum; a folder called like a mixture stands for its only run.
@@ -270,7 +282,10 @@ def read_fragpipe(folder: str | Path, annotation: str | Path | pd.DataFrame) -> 
     """
     known = read_annotation(annotation)
     folder = Path(folder)
-    paths = [folder / "psm.tsv"] if (folder / "psm.tsv").is_file() else sorted(folder.glob("*/psm.tsv"))
+    if folder.is_file():
+        paths = [folder]
+    else:
+        paths = [folder / "psm.tsv"] if (folder / "psm.tsv").is_file() else sorted(folder.glob("*/psm.tsv"))
     if not paths:
         raise DataError(f"there is no psm.tsv in {str(folder)!r} or in its folders")
     columns = {
@@ -289,7 +304,7 @@ def read_fragpipe(folder: str | Path, annotation: str | Path | pd.DataFrame) -> 
     parts = []
     for path in paths:
         table = open_table(path, f"{path.parent.name}/psm.tsv")
-        channels = _channel_columns(table, known, ("Intensity ", ""), _sample_names(path.parent))
+        channels = _channel_columns(table, known, ("Intensity ", "", "Channel "), _sample_names(path.parent))
         frame, found = table.read(columns, list(channels.values()))
         frame["run"] = _runs(frame.pop("spectrum"), path.parent.name, known)
         frame["peptide"] = _modified(frame, table)

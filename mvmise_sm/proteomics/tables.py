@@ -166,7 +166,10 @@ class Table:
             true = np.array([str(name).strip().lower() in _TRUE for name in labels.cat.categories], dtype=bool)
             return pd.Series(true[labels.cat.codes.to_numpy()] if len(true) else np.zeros(len(values), bool))
         if kind == "label":
-            return _labels(values)
+            labels = _labels(values)
+            # R writes NA where there is nothing; a frame has said so itself
+            absent = not isinstance(self.source, pd.DataFrame) and "NA" in labels.cat.categories
+            return _labels(labels.astype(object).where(labels != "NA", "")) if absent else labels
         number = pd.to_numeric(values, errors="coerce")
         wrong = number.isna() & values.notna() & ~values.isin(_MISSING)
         if wrong.any():
