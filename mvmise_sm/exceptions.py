@@ -106,8 +106,8 @@ class SingularFitWarning(sm_exceptions.ModelWarning):
     """The estimate lies on the boundary: some variance is zero or some correlation is one."""
 
 
-class IdentificationWarning(sm_exceptions.ModelWarning):
-    """The data do not determine some variances or effects; along such directions there is no standard error."""
+class IdentificationWarning(SingularFitWarning):
+    """The data do not determine some variances, whose information is singular; along them there is no standard error."""
 
 
 class RankWarning(sm_exceptions.CollinearityWarning):

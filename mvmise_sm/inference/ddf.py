@@ -140,6 +140,34 @@ def _at_optimum(result, ask):
         return ask(criterion, criterion.working_theta(result.theta))
 
 
+class IdentifiedTests:
+    """Tests of what the data determine; anything else has neither standard error nor p-value.
+
+    Parameters
+    ----------
+    method : PlainDf, SatterthwaiteDf or KenwardRogerDf
+    effects : ndarray
+        Fixed effects whose variance the data leave open (p,), booleans.
+    """
+
+    def __init__(self, method, effects):
+        self.label = method.label
+        self._method = method
+        self._effects = effects
+        self.cov = np.where(np.logical_or.outer(effects, effects), np.nan, method.cov)
+
+    def df(self, contrasts):
+        """As in `PlainDf`, NaN for contrasts of effects that are left open."""
+        open_ = (np.asarray(contrasts) != 0.0) @ self._effects
+        return np.where(open_, np.nan, self._method.df(contrasts))
+
+    def f_test(self, contrasts, values):
+        """As in `PlainDf`, NaN for hypotheses on effects that are left open."""
+        if ((np.asarray(contrasts) != 0.0) @ self._effects).any():
+            return np.nan, len(full_rank(contrasts, values)[1]), np.nan
+        return self._method.f_test(contrasts, values)
+
+
 def denominator(result, ddf):
     """Degrees of freedom and covariance by method.
 
@@ -151,13 +179,20 @@ def denominator(result, ddf):
 
     Returns
     -------
-    PlainDf, SatterthwaiteDf or KenwardRogerDf
+    PlainDf, SatterthwaiteDf, KenwardRogerDf or IdentifiedTests
 
     Raises
     ------
     OptionError
         If the method is unknown or not defined for the model.
     """
+    method = _by_name(result, ddf)
+    if result.undetermined is None or not result.undetermined.effects.any():
+        return method
+    return IdentifiedTests(method, result.undetermined.effects)
+
+
+def _by_name(result, ddf):
     if ddf is None:
         return result.wald_law()
     if ddf not in METHODS:

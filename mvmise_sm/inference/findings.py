@@ -38,7 +38,14 @@ def check(result):
         A tuple of sentences.
     """
     result = with_rows(result)
-    found = [*_convergence(result), *_singular(result), *_weak(result), *_columns(result), *_rows(result)]
+    found = [
+        *_convergence(result),
+        *_undetermined(result),
+        *_singular(result),
+        *_weak(result),
+        *_columns(result),
+        *_rows(result),
+    ]
     if not found:
         found = ["Nothing found: the fit is a regular optimum, its variances are identified, and no row stands out."]
     return Findings(found)
@@ -49,6 +56,15 @@ def _convergence(result):
         yield (
             f"The optimiser did not converge ({result.message}): compare optimisers with all_fit(), centre or "
             "rescale numeric variables, or simplify the random effects."
+        )
+
+
+def _undetermined(result):
+    if result.undetermined is not None:
+        texts = [t.text or f"({', '.join(t.names)} | {t.factor.name})" for t in result.model.random_effects.terms]
+        yield (
+            f"Not identified: {result.undetermined.sentence(texts)}. Their estimates are arbitrary; leave a term out, "
+            "or give a prior (cov_prior='wishart')."
         )
 
 

@@ -274,6 +274,10 @@ class MixedModelBase(LikelihoodModel):
             self.priors is None or self.priors.resid is None or self.priors.resid.fixed is None
         )
 
+    def estimates_residual_variance(self):
+        """Whether the data also have to tell a residual variance from those of the random effects."""
+        return self._residual_is_free()
+
     def __repr__(self):
         terms = " + ".join(term.text for term in self.random_layout.terms)
         what = getattr(self, "formula", None) or f"{self.endog_names} ~ {' + '.join(self.exog_names)} + {terms}"

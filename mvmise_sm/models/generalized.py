@@ -25,6 +25,7 @@ from mvmise_sm.exceptions import (
 )
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.families import needs_parts, resolve_family
+from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
 from mvmise_sm.options import refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
@@ -358,7 +359,9 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             warn(f"the negative binomial alpha goes to zero: {why}; use family={other!r}", SingularFitWarning)
         elif optimum.singular:
             warn(_SINGULAR, SingularFitWarning)
-        return self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
+        result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
+        result._results.undetermined = undetermined(self, optimum)
+        return result
 
     def _result(self, *args, **kwargs):
         result = GeneralizedLinearMixedModelResults(self, *args, **kwargs)

@@ -16,6 +16,7 @@ from mvmise_sm.design.residual import warn_unseen
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, SingularFitWarning
 from mvmise_sm.formula.residual import parse_residual
 from mvmise_sm.models.base import MixedModelBase
+from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.options import refuse_unknown, refuse_unknown_fit_options, strict_options
@@ -245,6 +246,7 @@ class LinearMixedModel(MixedModelBase):
             warn(SINGULAR, SingularFitWarning)
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result._criterion = criterion
+        result.undetermined = undetermined(self, optimum)
         return LinearMixedModelResultsWrapper(result)
 
 

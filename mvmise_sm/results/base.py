@@ -92,6 +92,30 @@ class MixedModelResults(InferentialResults):
         self.n_groups = model.random_layout.n_groups
         self.dropped = model.dropped
 
+    # --- covariance of the fixed effects
+
+    def cov_params(self, r_matrix=None, column=None, scale=None, cov_p=None, other=None):
+        """Covariance of the fixed effects or of combinations of them; parameters as in statsmodels.
+
+        Entries that change along directions of the variances that the data do not determine are NaN.
+        """
+        cov = super().cov_params(r_matrix, column, scale, cov_p, other)
+        if cov_p is not None or self.undetermined is None or not self.undetermined.effects.any():
+            return cov
+        felt = self.undetermined.effects
+        if r_matrix is not None:
+            rows = np.atleast_2d(np.asarray(r_matrix, dtype=float))
+            if other is not None or len(rows) != np.size(cov) ** 0.5:
+                return np.full_like(cov, np.nan)
+            felt = (rows != 0.0) @ felt
+        elif column is not None:
+            felt = felt[column]
+        return np.where(np.logical_or.outer(felt, felt).reshape(np.shape(cov)), np.nan, cov)
+
+    def plain_cov(self):
+        """Covariance of the fixed effects (k_fe, k_fe), finite also where the data do not determine it."""
+        return np.asarray(super().cov_params())
+
     # --- likelihood
 
     @property

@@ -35,10 +35,13 @@ class AnsweringResults(LikelihoodModelResults):
         Whether the response is normal given the random effects, with beta and sigma2 profiled out of the criterion.
     restricted : bool
         Whether the likelihood is the restricted one (REML).
+    undetermined : FlatDirections or None
+        Directions of the variances that the data do not determine.
     """
 
     refused: ClassVar[Mapping[str, str]] = {}
     linear: ClassVar[bool] = False
+    undetermined: Any = None
     restricted: bool = False
 
     def __init_subclass__(cls, refuses: Mapping[str, str] | None = None, **kwargs: Any) -> None:
@@ -58,18 +61,22 @@ class AnsweringResults(LikelihoodModelResults):
         """Covariance and degrees of freedom of Wald tests, see `mvmise_sm.inference.ddf.PlainDf`."""
         from mvmise_sm.inference.ddf import PlainDf
 
-        return PlainDf(np.asarray(self.cov_params()), self.df_resid if self.use_t else np.inf)
+        return PlainDf(self.plain_cov(), self.df_resid if self.use_t else np.inf)
 
     @property
     def profiled(self) -> bool:
         """Whether beta and sigma2 are profiled out of the criterion, so that refits need no result."""
         return self.linear
 
+    def plain_cov(self) -> np.ndarray:
+        """Covariance of the fixed effects (k_fe, k_fe) as tests take it."""
+        return np.asarray(self.cov_params())
+
     def satterthwaite_law(self) -> Any:
         """Covariance and Satterthwaite's degrees of freedom, see `mvmise_sm.inference.ddf.SatterthwaiteDf`."""
         from mvmise_sm.inference.ddf import SatterthwaiteDf, second_order_of
 
-        return SatterthwaiteDf(np.asarray(self.cov_params()), second_order_of(self))
+        return SatterthwaiteDf(self.plain_cov(), second_order_of(self))
 
     def memo(self, key: str, make: Callable[[], T]) -> T:
         """Return what ``make()`` gave the first time that `key` was asked for; kept with the result."""

@@ -56,6 +56,8 @@ _FLAT = 1e-12
 # width of the forward differences of the gradient, relative; below _SMALL_THETA absolute
 _DIFFERENCE, _SMALL_THETA = 1e-5, 0.1
 # relative standard deviations at which priors in conflict with the data have their modes: the data's, the prior's
+# a share of one degree of freedom that no estimate could be based on, and above the rounding of none
+_NO_INFORMATION = 1e-2
 _MAGNITUDES = np.array([1e-3, 1e-2, 0.1, 1.0, 10.0, 1e2, 1e3])
 
 METHODS = {
@@ -207,6 +209,7 @@ def minimize(
         "gradient_norm": float(np.abs(best.gradient[_free(counter, best)]).max(initial=0.0)),
         "converged": converged,
         "warnflag": 0 if converged else 1,
+        "flat": _is_flat(best, counter.criterion),
     }
     singular = counter.criterion.is_singular(best.theta)
     # apply the Newton step already computed: the error of theta is the square root of the objective's
@@ -224,6 +227,16 @@ def _status(counter: _Counter, best: Evaluation, decrement: float, noise: float)
     if not decrement <= max(_STATIONARY, noise):
         return Status.NOT_STATIONARY
     return Status.OFF_BOUNDARY if counter.criterion.descent_points(best, only_check=True) else Status.STATIONARY
+
+
+def _is_flat(best: Evaluation, criterion: Criterion) -> bool:
+    """Whether theta, in units of its largest element, has a direction without information."""
+    k = min(len(criterion.lower), getattr(criterion, "k_theta", len(criterion.lower)))
+    if k == 0:
+        return False
+    size = float(np.abs(best.theta[:k]).max())
+    values = np.linalg.eigvalsh(best.information[:k, :k])
+    return not values[0] * size * size > _NO_INFORMATION
 
 
 def _lower(trial: Evaluation, best: Evaluation) -> Evaluation:

@@ -36,6 +36,11 @@ class FlatDirections:
     groups: tuple[tuple[tuple[str, int | None], ...], ...]
     effects: np.ndarray
 
+    def without(self, terms: set[int]) -> FlatDirections | None:
+        """The directions in which none of some terms takes part, None if there are none left."""
+        kept = tuple(group for group in self.groups if not terms & {t for _, t in group if t is not None})
+        return FlatDirections(kept, self.effects) if kept else None
+
     def sentence(self, texts: list[str]) -> str:
         """What is not determined, with the terms as the user wrote them."""
         parts = []
