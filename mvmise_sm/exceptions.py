@@ -107,7 +107,7 @@ class SingularFitWarning(sm_exceptions.ModelWarning):
 
 
 class IdentificationWarning(SingularFitWarning):
-    """The data do not determine some variances, whose information is singular; along them there is no standard error."""
+    """The data do not determine some variances; along such directions there is no standard error."""
 
 
 class RankWarning(sm_exceptions.CollinearityWarning):

@@ -70,7 +70,7 @@ def test_identification_warns_and_gives_no_standard_error(frame, formula, named,
     assert len(said) == 1
     assert named in said[0]
     open_ = result.bse.isna()
-    expected = {"all": open_.index, "but x": open_.index.drop("x"), "": []}[without]
+    expected = [n for n in open_.index if without == "all" or (without == "but x" and n != "x")]
     assert set(open_.index[open_]) == set(expected)
     assert set(result.pvalues.index[result.pvalues.isna()]) == set(expected)
     assert result.check()[0].startswith("Not identified: ")
@@ -98,8 +98,7 @@ def test_identification_reaches_every_test(frame, ddf):
     assert tidy["p_value"].isna().tolist() == [True, True, True, False]
     assert np.isnan(result.conf_int().loc["f[T.b]"]).all()
     single = result.t_test(np.eye(4)[[1, 3]])
-    assert np.isnan(single.sd[0, 0]) == np.isnan(single.pvalue[0]) == True  # noqa: E712
-    assert np.isfinite(single.sd[1, 1] if single.sd.ndim > 1 and single.sd.shape[1] > 1 else single.sd.ravel()[-1])
+    assert np.isnan(single.pvalue).tolist() == [True, False]
 
 
 def test_identification_of_generalized_models(frame):
@@ -125,7 +124,6 @@ def test_identification_by_a_prior(frame):
 
 def test_identification_is_null_space_of_a_dense_information(frame):
     """tr(Q V_i Q V_j) by dense matrices has the same null directions."""
-    rng = np.random.default_rng(0)
     for formula, expected in (("y ~ x + (x + I(2 * x) | g)", 3), ("y ~ f + (1 | f) + (1 | g)", 1), (CLOSED[1], 0)):
         model = ms.lmer(formula, frame)
         X = np.asarray(model.exog)
@@ -142,7 +140,6 @@ def test_identification_is_null_space_of_a_dense_information(frame):
         assert (values < 1e-8).sum() == expected
         found = flat_directions(model.random_effects, X, None, True)
         assert (found is None) == (expected == 0)
-        assert rng is not None
 
 
 def test_identification_is_said_again_for_another_response(frame):

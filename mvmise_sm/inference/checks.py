@@ -26,7 +26,7 @@ def vif(result):
         ``gvif, df, per_df`` by term, ``per_df = gvif ** (1 / (2 df))``; by column for models without a formula.
     """
     result = unwrap(result)
-    cov = np.asarray(result.cov_params())
+    cov = result.plain_cov()
     blocks = result.term_columns()
     chosen = [j for block in blocks.values() for j in block]
     sd = np.sqrt(np.diag(cov)[chosen])

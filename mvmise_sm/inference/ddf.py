@@ -158,12 +158,16 @@ class IdentifiedTests:
 
     def df(self, contrasts):
         """As in `PlainDf`, NaN for contrasts of effects that are left open."""
-        open_ = (np.asarray(contrasts) != 0.0) @ self._effects
-        return np.where(open_, np.nan, self._method.df(contrasts))
+        return np.where(self._touches(contrasts), np.nan, self._method.df(contrasts))
+
+    def _touches(self, contrasts):
+        """Rows (q,) that involve an effect that is left open, rounding aside."""
+        size = np.abs(np.asarray(contrasts))
+        return (size > 1e-9 * size.max(axis=1, keepdims=True, initial=0.0)) @ self._effects
 
     def f_test(self, contrasts, values):
         """As in `PlainDf`, NaN for hypotheses on effects that are left open."""
-        if ((np.asarray(contrasts) != 0.0) @ self._effects).any():
+        if self._touches(contrasts).any():
             return np.nan, len(full_rank(contrasts, values)[1]), np.nan
         return self._method.f_test(contrasts, values)
 

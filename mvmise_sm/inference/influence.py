@@ -113,7 +113,7 @@ class GroupInfluence:
             errors[j] = [se.get(name, np.nan) for name in fixed]
         self.params = pd.DataFrame(values, index=index, columns=names)
         change = np.asarray(result.params) - values[:, : result.k_fe]
-        inverse = np.linalg.inv(np.asarray(result.cov_params()))
+        inverse = np.linalg.inv(result.plain_cov())
         cooks = np.einsum("ji,ik,jk->j", change, inverse, change) / result.k_fe
         self.cooks_distance = pd.Series(cooks, index=index, name="cooks_distance")
         self.dfbetas = pd.DataFrame(change / errors, index=index, columns=fixed)

@@ -106,7 +106,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         if "_cov_hessian" not in self.__dict__:
             with blas_threads(0):
                 self._cov_hessian = uncertainty.parameter_cov(self.deviance_function(), self.optimum)
-            if self._cov_hessian is None:
+            if self._cov_hessian is None and self.undetermined is None:
                 warn(
                     "the Hessian at the optimum is not positive definite; "
                     "standard errors take theta as known (cov_type='rx')",
