@@ -141,7 +141,7 @@ class Design:
         """Names of the fixed-effects columns (p)."""
         return self.model_spec.column_names
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         offset = self.offset_argument if isinstance(self.offset_argument, str) else None
         spec = self.options.get("residual")
         plan = plan_factors(self.parts, offset, None, odd_names(self.frame), spec)

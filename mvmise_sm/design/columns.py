@@ -256,7 +256,7 @@ class Source(Mapping):
             return pd.Series(column.to_numpy(dtype=float, na_value=np.nan), index=column.index, name=name)
         return column
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.frame.columns)
 
     def __len__(self) -> int:

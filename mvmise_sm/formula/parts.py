@@ -188,7 +188,7 @@ def expand_terms(rhs: str, columns: frozenset[str] = frozenset()) -> tuple:
     return tuple(Term([named_factor(f.code, quoted) for f in term.factors]) for term in terms)
 
 
-def named_factor(code: str, quoted: dict[str, str]):
+def named_factor(code: str, quoted: dict[str, str]) -> Any:
     """Return a patsy factor for `code` whose name shows columns as the user wrote them."""
     factor_class = _named_factor_class()
     factor = factor_class(code)
@@ -198,17 +198,17 @@ def named_factor(code: str, quoted: dict[str, str]):
 
 
 @lru_cache(maxsize=1)
-def _named_factor_class():
+def _named_factor_class() -> Any:
     from patsy import EvalFactor
 
     class NamedFactor(EvalFactor):
         """A patsy factor that is shown under another name than its code, equal to others by its code."""
 
-        def __init__(self, code):
+        def __init__(self, code: str) -> None:
             super().__init__(code)
             self.shown = self.code
 
-        def name(self):
+        def name(self) -> str:
             return self.shown
 
     return NamedFactor
@@ -313,7 +313,7 @@ def literal_options(arguments: Sequence[tuple[Token, ...]], shown: str) -> tuple
     FormulaError
         If an argument has another form.
     """
-    out = []
+    out: list[tuple[str, Any]] = []
     for tokens in arguments:
         if len(tokens) != 3 or tokens[0].kind != "name" or tokens[1].text != "=":
             raise FormulaError(
@@ -385,7 +385,8 @@ def _membership(node: Node, shown: str) -> tuple[tuple[str, ...], tuple[str, ...
     call = call_parts(replace(node, grouped=False))
     if call is None or call[0] != "mm":
         return (), ()
-    members, weights = [], ()
+    members: list[str] = []
+    weights: tuple[str, ...] = ()
     for tokens in split_arguments(call[1]):
         if len(tokens) > 2 and tokens[0].text == "weights" and tokens[1].text == "=":
             inner = tokens[2:]
@@ -403,7 +404,7 @@ def _membership(node: Node, shown: str) -> tuple[tuple[str, ...], tuple[str, ...
     return tuple(members), weights
 
 
-def _factor_text(factor) -> str:
+def _factor_text(factor: Any) -> str:
     """Formula text of a factor: as it is shown, with backticks around column names that need them."""
     odd = [name for name in re.findall(r"Q\('([^']*)'\)", factor.code) if not is_name(name)]
     return reduce(

@@ -36,6 +36,20 @@ class _VariancePrior(Prior):
     def residual(self, dims: Dimensions) -> CovariancePrior:
         return self._bind("resid", self._residual_defaults(), dims)
 
+    @staticmethod
+    def _covariance_defaults(dims: Dimensions) -> dict[str, Any]:
+        """Arguments that are not given, for a covariance."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _residual_defaults() -> dict[str, Any]:
+        """Arguments that are not given, for the residual variance."""
+        raise NotImplementedError
+
+    def _bind(self, role: str, defaults: dict[str, Any], dims: Dimensions) -> CovariancePrior:
+        """The penalty in a role."""
+        raise NotImplementedError
+
     def _exponent(self, h: Hyperparameters, role: str) -> tuple[float, bool]:
         exponent = 0.5 if h.choice("posterior_scale", ("sd", "var")) == "sd" else 1
         common = h.common_scale(role)
@@ -91,7 +105,7 @@ class Gamma(_VariancePrior):
     def _residual_defaults() -> dict[str, bool | float | str]:
         return {"shape": 0.0, "rate": 0.0, "common_scale": True, "posterior_scale": "var"}
 
-    def _bind(self, role: str, defaults: dict[str, bool | float | str], dims: Dimensions) -> PowerPenalty | None:
+    def _bind(self, role: str, defaults: dict[str, bool | float | str], dims: Dimensions) -> PowerPenalty:
         h = self._hyperparameters(defaults, dims)
         shape, rate = h.number("shape", minimum=0.0), h.number("rate", minimum=0.0)
         exponent, common = self._exponent(h, role)
@@ -153,7 +167,7 @@ class InverseGamma(_VariancePrior):
     def _residual_defaults() -> dict[str, bool | float | str]:
         return {"shape": 0.0, "scale": 0.0, "common_scale": True, "posterior_scale": "var"}
 
-    def _bind(self, role: str, defaults: dict[str, Any], dims: Dimensions) -> PowerPenalty | None:
+    def _bind(self, role: str, defaults: dict[str, Any], dims: Dimensions) -> PowerPenalty:
         h = self._hyperparameters(defaults, dims)
         shape, scale = h.number("shape", minimum=0.0), h.number("scale", minimum=0.0)
         exponent, common = self._exponent(h, role)
@@ -175,6 +189,20 @@ class _MatrixPrior(Prior):
     """What Wishart and InverseWishart share: degrees of freedom and a scale matrix."""
 
     positions: ClassVar = {"cov": ("df", "scale", "common_scale", "posterior_scale")}
+    # the scale matrix that makes the prior flat
+    _limit: ClassVar[float]
+
+    @staticmethod
+    def _defaults(dims: Dimensions) -> dict[str, Any]:
+        """Arguments that are not given."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _penalty(
+        df: float, scale: np.ndarray | None, exponent: float, constant: float, common: bool, text: str, q: int
+    ) -> PowerPenalty:
+        """The penalty of these arguments."""
+        raise NotImplementedError
 
     def __init__(
         self,
@@ -188,7 +216,7 @@ class _MatrixPrior(Prior):
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
         h = self._hyperparameters(self._defaults(dims), dims)
-        q = dims.level_dim
+        q = int(dims.level_dim or 0)
         df = h.number("df", minimum=q - 1.0)
         if df <= 0.0:
             raise OptionError(
@@ -318,7 +346,7 @@ def scale_matrix(owner: str, value: Any, q: int, limit: float) -> np.ndarray | N
     return positive_definite(f"{owner}: scale", matrix)
 
 
-def positive_definite(label: str, matrix: np.ndarray) -> np.ndarray | None:
+def positive_definite(label: str, matrix: np.ndarray) -> np.ndarray:
     """The symmetric positive definite `matrix`; OptionError naming `label` otherwise."""
     if not np.all(np.isfinite(matrix)):
         raise OptionError(f"{label} must have finite elements.")

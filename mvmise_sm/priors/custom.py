@@ -13,7 +13,6 @@ from mvmise_sm.priors.base import CovariancePrior, Prior, ScalePart, r_text
 
 if TYPE_CHECKING:
     from mvmise_sm.priors.base import Dimensions
-    from mvmise_sm.priors.power import PowerPenalty
 
 __all__ = ["Custom", "Independent"]
 
@@ -77,7 +76,7 @@ class Custom(CovariancePrior):
         self._hyperparameters({"common_scale": True}, dims).common_scale("cov")
         return self
 
-    def residual(self, dims: Any) -> None:
+    def residual(self, dims: Any) -> CovariancePrior:
         """Refuse: a custom prior is for covariances."""
         raise self._not_for("resid")
 
@@ -97,7 +96,7 @@ class Custom(CovariancePrior):
     def _argument(self, s: np.ndarray) -> np.ndarray:
         return _upper_factor(s) if self.chol else s
 
-    def _call(self, argument: np.ndarray) -> float | None:
+    def _call(self, argument: np.ndarray) -> float:
         result = np.asarray(self.fn(argument), dtype=float)
         if result.size != 1:
             raise OptionError(f"custom: fn must return one number, got an array of shape {result.shape}.")
@@ -124,7 +123,7 @@ def _upper_factor(s: np.ndarray) -> np.ndarray:
         return np.linalg.cholesky(s).T
     except np.linalg.LinAlgError:
         roots, vectors = np.linalg.eigh(s)
-        r = np.linalg.qr(np.sqrt(np.maximum(roots, 0.0))[:, None] * vectors.T, mode="r")
+        r: Any = np.linalg.qr(np.sqrt(np.maximum(roots, 0.0))[:, None] * vectors.T, mode="r")
         return r * np.where(np.diag(r) < 0.0, -1.0, 1.0)[:, None]
 
 
@@ -157,7 +156,7 @@ class Independent(CovariancePrior):
         Priors on the variances (q,).
     """
 
-    def __init__(self, parts: list[PowerPenalty]) -> None:
+    def __init__(self, parts: list[CovariancePrior]) -> None:
         super().__init__()
         self.parts = tuple(parts)
         self.common_scale = self.parts[0].common_scale
@@ -187,9 +186,10 @@ class Independent(CovariancePrior):
     def scale_part(self, s: Any) -> Any:
         """Return how `value(s2 * S)` depends on sigma."""
         parts = [p.scale_part(s[j : j + 1, j : j + 1]) for j, p in enumerate(self.parts)]
-        if any(part is None or part.power != parts[0].power for part in parts):
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts) or any(part.power != known[0].power for part in known):
             return None
-        return ScalePart(sum(p.log for p in parts), parts[0].power, sum(p.coefficient for p in parts))
+        return ScalePart(sum(p.log for p in known), known[0].power, sum(p.coefficient for p in known))
 
     def describe(self) -> Any:
         """Return the text that results print."""

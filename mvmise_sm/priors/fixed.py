@@ -181,9 +181,18 @@ class _FixedEffectPrior(Prior):
             return ()
         return self._bind(self._hyperparameters(self._defaults(), dims), index)
 
+    @staticmethod
+    def _defaults() -> dict[str, Any]:
+        """Arguments that are not given."""
+        raise NotImplementedError
+
+    def _bind(self, h: Hyperparameters, index: np.ndarray) -> tuple[QuadraticPenalty, ...]:
+        """The penalty on the coefficients at `index`."""
+        raise NotImplementedError
+
     def _vector(
         self, name: str, value: Any, dims: Dimensions, index: np.ndarray, missing: float = math.inf
-    ) -> np.ndarray | None:
+    ) -> np.ndarray:
         """Values (len(index),) from one number, two (first coefficient, others), a full vector or a dict by name."""
         if isinstance(value, Mapping):
             return self._by_name(name, value, dims, index, missing)
@@ -205,8 +214,8 @@ class _FixedEffectPrior(Prior):
         )
 
     def _by_name(
-        self, name: str, value: dict[str, float], dims: Dimensions, index: np.ndarray, missing: float
-    ) -> np.ndarray | None:
+        self, name: str, value: Mapping[str, float], dims: Dimensions, index: np.ndarray, missing: float
+    ) -> np.ndarray:
         names = [dims.fixef_names[i] for i in index] if dims.fixef_names else []
         for key in value:
             if key not in names:
@@ -448,7 +457,7 @@ class Horseshoe(_FixedEffectPrior):
     def _defaults() -> dict[str, bool | float]:
         return {"mean": 0.0, "global_shrinkage": 2.5, "common_scale": True, "width": 0.01}
 
-    def _bind(self, h: Hyperparameters, index: np.ndarray) -> tuple[QuadraticPenalty, ...] | None:
+    def _bind(self, h: Hyperparameters, index: np.ndarray) -> tuple[QuadraticPenalty, ...]:
         tau = h.number("global_shrinkage", minimum=0.0, strict=True)
         width = h.number("width", minimum=0.0, strict=True)
         common = h.common_scale("fixef") and h.dims.has_scale
@@ -481,7 +490,7 @@ class Coefficients(Prior):
     def fixef(self, dims: Dimensions, coefficients: list[int] | None = None) -> tuple[QuadraticPenalty, ...]:
         """Bind every prior to its coefficient."""
         names = list(dims.fixef_names)
-        blocks = []
+        blocks: list[QuadraticPenalty] = []
         for name, prior in self.by_name.items():
             if name not in names:
                 raise OptionError(

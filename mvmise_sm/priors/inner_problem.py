@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,8 @@ from mvmise_sm.priors.mixture import MixtureProblem
 from mvmise_sm.priors.scale import ScaleProfile, find_minimum
 
 if TYPE_CHECKING:
-    from mvmise_sm.priors.custom import Custom
+    from mvmise_sm.priors.base import CovariancePrior
     from mvmise_sm.priors.fixed import Gaussian, HorseshoeMixing, QuadraticPenalty, Student
-    from mvmise_sm.priors.power import PowerPenalty
     from mvmise_sm.priors.resolve import PriorSet
 
 __all__ = ["PenalisedInnerProblem"]
@@ -126,28 +124,31 @@ class PenalisedInnerProblem:
     def solve(self, gram: np.ndarray, sigmas: list[np.ndarray] | None = None) -> InnerSolution:
         """Minimise over (beta, sigma2), see `mvmise_sm.core.criteria.inner_problem.InnerProblem`."""
         penalty = self.constant
-        gradients = hessians = crosses = None
+        gradients: Any = None
+        hessians: Any = None
+        crosses: Any = None
+        given: Any = sigmas
         if self.uses_sigmas:
-            gradients, hessians, crosses = ([None] * len(sigmas) for _ in range(3))
+            gradients, hessians, crosses = ([None] * len(given) for _ in range(3))
             for t, prior in self.relative:
-                value, gradients[t] = prior.evaluate(sigmas[t])
-                hessians[t] = partial(prior.hessian, sigmas[t])
+                value, gradients[t] = prior.evaluate(given[t])
+                hessians[t] = partial(prior.hessian, given[t])
                 penalty += value
         profile = self._profile
         if self.absolute:
             profile = profile.copy()
             for t, prior in self.absolute:
-                _add_scale_part(profile, prior, sigmas[t])
+                _add_scale_part(profile, prior, given[t])
         if not math.isfinite(penalty) or not math.isfinite(sum(profile.powers)):
             return self._infinite(gram, gradients)
         inner = self._inner(self, gram, profile)
         s2 = math.exp(inner.rho)
         for t, prior in self.absolute:
-            value, slope = prior.evaluate(s2 * sigmas[t])
+            value, slope = prior.evaluate(s2 * given[t])
             penalty += value
             gradients[t] = s2 * slope
-            hessians[t] = partial(_scaled_hessian, prior, s2, sigmas[t])
-            crosses[t] = s2 * prior.radial(s2 * sigmas[t])
+            hessians[t] = partial(_scaled_hessian, prior, s2, given[t])
+            crosses[t] = s2 * prior.radial(s2 * given[t])
         return self._assemble(gram, inner, s2, penalty, (gradients, hessians, crosses))
 
     def _assemble(
@@ -156,7 +157,7 @@ class PenalisedInnerProblem:
         inner: _Inner,
         s2: float,
         penalty: float,
-        shape: tuple[list[np.ndarray] | None, list[Callable[..., Any]] | None, list[np.ndarray | None] | None],
+        shape: tuple[Any, Any, Any],
     ) -> InnerSolution:
         p, beta = self.p, inner.beta
         xi = np.empty(p + 1)
@@ -185,7 +186,7 @@ class PenalisedInnerProblem:
         nu, projection = self._profile.log, inner.projection
         return InnerSolution(value, penalty, beta, s2, r2, nu, logdet, weights, inner.inverse, c, *shape, projection)
 
-    def _infinite(self, gram: np.ndarray, gradients: list[np.ndarray]) -> InnerSolution:
+    def _infinite(self, gram: np.ndarray, gradients: Any) -> InnerSolution:
         """A covariance outside the priors' support: the objective is infinite there."""
         p = self.p
         # +inf at a pole of an improper density too: the mode that is looked for is in the interior
@@ -204,7 +205,7 @@ class PenalisedInnerProblem:
             None,
         )
 
-    def check(self, sigmas: list[np.ndarray] | None) -> None:
+    def check(self, sigmas: Any) -> None:
         """Refuse an estimate at the pole of a prior's density, where the objective has no minimum.
 
         Raises
@@ -253,7 +254,7 @@ class PenalisedInnerProblem:
         return self.nobs * (_LOG_2PI + rho) + residual / sigma2, penalty, sigma2
 
 
-def _scaled_hessian(prior: PowerPenalty, s2: float, s: np.ndarray) -> np.ndarray:
+def _scaled_hessian(prior: CovariancePrior, s2: float, s: np.ndarray) -> np.ndarray:
     return s2 * s2 * prior.hessian(s2 * s)
 
 
@@ -263,7 +264,7 @@ def _common_term(mixing: Gaussian | HorseshoeMixing | Student, x: float, rho: fl
     return value, -d1 * scaled, d2 * scaled**2 + d1 * scaled
 
 
-def _add_scale_part(profile: ScaleProfile, prior: Custom | PowerPenalty, s: np.ndarray) -> None:
+def _add_scale_part(profile: ScaleProfile, prior: CovariancePrior, s: np.ndarray) -> None:
     """Add how `prior` at s2 * S depends on rho."""
     part = prior.scale_part(s)
     if part is not None:
@@ -288,7 +289,7 @@ class _WorkingBlock:
 
     __slots__ = ("common", "constant", "g", "mixing", "rank")
 
-    def __init__(self, block: QuadraticPenalty, a: np.ndarray, b0: np.ndarray, p: int) -> None:
+    def __init__(self, block: QuadraticPenalty, a: np.ndarray | None, b0: np.ndarray | None, p: int) -> None:
         shift = block.mean if b0 is None else block.mean - b0
         rows = np.column_stack([np.eye(p) if a is None else a, shift])
         self.g = rows.T @ block.precision @ rows
@@ -388,11 +389,11 @@ def _absolute_normal(problem: PenalisedInnerProblem, gram: np.ndarray, profile: 
 def _mixture(problem: PenalisedInnerProblem, gram: np.ndarray, profile: ScaleProfile) -> _Inner:
     """T and horseshoe priors: Newton in (beta, rho), from the least-squares estimate and from the prior's centre."""
     p = problem.p
-    problem = MixtureProblem(problem.blocks, gram, profile, problem.fixed_rho)
+    mixture = MixtureProblem(problem.blocks, gram, profile, problem.fixed_rho)
     beta, r2, inverse, logdet, _ = _least_squares(gram, p)
     rho = problem.fixed_rho if problem.fixed_rho is not None else math.log(r2 / max(profile.log, 1.0))
-    centred = problem.shrunk([b.mixing.phi(1e-4)[1] for b in problem.blocks], rho)
-    best = min((problem.minimise(start, rho) for start in (beta, centred)), key=lambda found: found[0])
+    centred = mixture.shrunk([b.mixing.phi(1e-4)[1] for b in problem.blocks], rho)
+    best = min((mixture.minimise(start, rho) for start in (beta, centred)), key=lambda found: found[0])
     spread = float(np.trace(gram[:p, :p])) / p
     for j, block in enumerate(problem.blocks):
         if block.mixing.spike:
@@ -401,12 +402,12 @@ def _mixture(problem: PenalisedInnerProblem, gram: np.ndarray, profile: ScalePro
             scale = [math.exp(-best[2]) if b.common else 1.0 for b in problem.blocks]
             forces = [b.mixing.phi(b.quadratic(xi) * c)[1] for b, c in zip(problem.blocks, scale, strict=True)]
             forces[j] = 1e10 * spread / max(float(np.trace(block.g[:p, :p])), 1e-300)
-            found = problem.minimise(problem.shrunk(forces, best[2]), best[2])
+            found = mixture.minimise(mixture.shrunk(forces, best[2]), best[2])
             best = found if found[0] < best[0] - 1e-12 else best
     _, beta, rho = best
     curvature = math.inf
     if problem.fixed_rho is None:
-        _, hessian = problem.derivatives(beta, rho)
+        _, hessian = mixture.derivatives(beta, rho)
         curvature = float(hessian[p, p] - hessian[p, :p] @ np.linalg.solve(hessian[:p, :p], hessian[:p, p]))
-    projection = np.linalg.inv(problem.majorant(beta, rho))
+    projection = np.linalg.inv(mixture.majorant(beta, rho))
     return _Inner(beta, rho, inverse, logdet, curvature, None, projection)

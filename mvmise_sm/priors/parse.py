@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -101,14 +101,14 @@ def _tokens(text: str) -> list[_Token]:
         if match is None:
             start = position + len(text[position:]) - len(text[position:].lstrip())
             raise PriorSyntaxError(f"unexpected character {text[start]!r} in a prior", text, start)
-        kind = match.lastgroup
+        kind = str(match.lastgroup)
         out.append(_Token(kind, match.group(kind), match.start(kind)))
         position = match.end()
     out.append(_Token("end", "", end))
     return out
 
 
-def parse_priors(text: str, role: str, classes: dict[str, type]) -> list[tuple[str | None, Prior | None]]:
+def parse_priors(text: str, role: str, classes: dict[str, type[Prior]]) -> list[tuple[str | None, Prior | None]]:
     """Read one prior or a list of priors.
 
     Parameters
@@ -135,7 +135,7 @@ def parse_priors(text: str, role: str, classes: dict[str, type]) -> list[tuple[s
 
 
 class _Parser:
-    def __init__(self, text: str, role: str, classes: dict[str, type]) -> None:
+    def __init__(self, text: str, role: str, classes: dict[str, type[Prior]]) -> None:
         self.text, self.role, self.classes = text, role, classes
         self.target = None
         tilde = text.find("~")
@@ -153,7 +153,7 @@ class _Parser:
     def token(self) -> _Token:
         return self.tokens[self.index]
 
-    def fail(self, problem: str, position: int | None = None) -> None:
+    def fail(self, problem: str, position: int | None = None) -> NoReturn:
         raise PriorSyntaxError(problem, self.text, self.token.position if position is None else position)
 
     def accept(self, *signs: Any) -> _Token | None:
@@ -174,7 +174,7 @@ class _Parser:
         self.index += 1
         return self.tokens[self.index - 1]
 
-    def priors(self) -> list[tuple[str | None, Prior | None]] | None:
+    def priors(self) -> list[tuple[str | None, Prior | None]]:
         if self.target is None and self.token.text == "list" and self.tokens[self.index + 1].text == "(":
             self.index += 2
             out = [self.item()]
@@ -215,7 +215,7 @@ class _Parser:
         except ValueError as error:
             self.fail(str(error).rstrip("."), token.position)
 
-    def arguments(self, cls: type) -> dict[str, Any] | None:
+    def arguments(self, cls: type[Prior]) -> dict[str, Any]:
         names = [*cls.positions[self.role], *_named_only(cls, self.role)]
         allowed = {n.replace("_", "."): n for n in names} | {n: n for n in names}
         out: dict[str, Any] = {}
@@ -251,19 +251,19 @@ class _Parser:
             return _evaluate(node, None, self.text)
         return Expression(text, node)
 
-    def sum(self, names: Any) -> tuple[Any, ...] | None:
+    def sum(self, names: Any) -> tuple[Any, ...]:
         node = self.product(names)
         while sign := self.accept("+", "-"):
             node = ("binary", sign.text, node, self.product(names), sign.position)
         return node
 
-    def product(self, names: Any) -> tuple[Any, ...] | None:
+    def product(self, names: Any) -> tuple[Any, ...]:
         node = self.unary(names)
         while sign := self.accept("*", "/"):
             node = ("binary", sign.text, node, self.unary(names), sign.position)
         return node
 
-    def unary(self, names: Any) -> tuple[Any, ...] | None:
+    def unary(self, names: Any) -> tuple[Any, ...]:
         if sign := self.accept("+", "-"):
             return ("unary", sign.text, self.unary(names))
         node = self.atom(names)
@@ -271,7 +271,7 @@ class _Parser:
             return ("binary", "^", node, self.unary(names), sign.position)
         return node
 
-    def atom(self, names: Any) -> tuple[Any, ...] | None:
+    def atom(self, names: Any) -> tuple[Any, ...]:
         token = self.token
         if token.kind == "number":
             self.index += 1
@@ -299,7 +299,8 @@ class _Parser:
         self.fail(f"unknown name {token.text!r} (known: {', '.join(known)})", token.position)
 
     def call_arguments(self, names: Any) -> tuple[list[tuple], dict[str, tuple]]:
-        positional, named = [], {}
+        positional: list[tuple] = []
+        named: dict[str, tuple] = {}
         if self.accept(")"):
             return positional, named
         while True:
@@ -314,9 +315,10 @@ class _Parser:
             self.expect(",", ")")
 
 
-def _named_only(cls: type, role: str) -> list[str]:
+def _named_only(cls: type[Prior], role: str) -> list[str]:
     """Arguments that text must name: those of the constructor beyond the positional ones."""
-    code = cls.__init__.__code__
+    init: Any = cls.__init__
+    code = init.__code__
     every = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
     hidden = {"common_scale"} if role == "resid" else set()
     return [n for n in every if n not in cls.positions[role] and n not in hidden]
@@ -357,7 +359,7 @@ def _evaluate(node: tuple[Any, ...], names: Hyperparameters | None, text: str) -
         raise PriorSyntaxError(f"cannot evaluate {node[1]!r} ({error})", text, position) from None
 
 
-def _numeric(value: float | np.ndarray | str) -> np.ndarray | None:
+def _numeric(value: float | np.ndarray | str) -> np.ndarray:
     if isinstance(value, str):
         raise OptionError(f"{value!r} is not a number")
     return np.asarray(value, dtype=float)
@@ -372,13 +374,11 @@ def _c(*values: Any) -> np.ndarray:
     return np.concatenate([np.atleast_1d(_numeric(v)).ravel(order="F") for v in values])
 
 
-def _matrix(
-    data: np.ndarray, nrow: float | None = None, ncol: float | None = None, byrow: bool = False
-) -> np.ndarray | None:
+def _matrix(data: np.ndarray, nrow: float | None = None, ncol: float | None = None, byrow: bool = False) -> np.ndarray:
     data = np.atleast_1d(_numeric(data)).ravel(order="F")
     if nrow is None and ncol is None:
         nrow = data.size
-    rows = round(float(nrow)) if nrow is not None else math.ceil(data.size / float(ncol))
+    rows = round(float(nrow)) if nrow is not None else math.ceil(data.size / float(ncol or 1))
     cols = round(float(ncol)) if ncol is not None else math.ceil(data.size / rows)
     _bounded(rows * cols)
     if (rows * cols) % data.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ _EIGENVALUE_FLOOR = 1e-300
 _SINGULAR = 1e-20
 
 
-def inverse_and_logdet(s: np.ndarray) -> tuple[np.ndarray, float]:
+def inverse_and_logdet(s: np.ndarray) -> tuple[Any, float]:
     """Inverse (q, q) and log-determinant of a covariance; (None, -inf) if it is not positive definite."""
     q = s.shape[0]
     if q == 1:

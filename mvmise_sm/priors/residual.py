@@ -50,7 +50,7 @@ class PointMass(CovariancePrior):
 
     def __init__(self, fixed: float) -> None:
         super().__init__()
-        self.fixed = float(fixed)
+        self.fixed: float = float(fixed)
 
     def value(self, s: np.ndarray) -> float:
         return 0.0

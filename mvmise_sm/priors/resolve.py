@@ -19,8 +19,6 @@ from mvmise_sm.priors.residual import Point
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.random_effects import RandomEffects
-    from mvmise_sm.priors.power import PowerPenalty
-    from mvmise_sm.priors.residual import PointMass
 
 __all__ = ["PriorSet", "TermShape", "resolve_priors", "term_shapes"]
 
@@ -182,8 +180,8 @@ def _one(given: Any, role: str, name: str) -> list[Prior | None]:
 
 
 def _resolve_covariances(
-    items: list[tuple[str | None, Any]], terms: list[TermShape], dims: Dimensions
-) -> tuple[Any, ...] | None:
+    items: list[tuple[str | None, Any]], terms: Sequence[TermShape], dims: Dimensions
+) -> tuple[Any, ...]:
     defaults = [prior for name, prior in items if name is None]
     if len(defaults) > 1:
         raise OptionError(
@@ -215,9 +213,9 @@ def _resolve_covariances(
 def _spread(
     prior: Any,
     positions: list[int],
-    terms: list[TermShape],
+    terms: Sequence[TermShape],
     dims: Dimensions,
-    bound: list[Custom | PowerPenalty | None],
+    bound: list[CovariancePrior | None],
     label: str,
 ) -> None:
     """Bind one prior to those of the terms that it fits; OptionError if it fits none."""
@@ -240,7 +238,7 @@ def _spread(
             bound[i] = prior.covariance(mine)
 
 
-def _resolve_fixef(items: list[tuple[str | None, Any]], dims: Dimensions) -> tuple[QuadraticPenalty, ...] | None:
+def _resolve_fixef(items: list[tuple[str | None, Any]], dims: Dimensions) -> tuple[QuadraticPenalty, ...]:
     named = {name: prior for name, prior in items if name is not None}
     unnamed = [prior for name, prior in items if name is None]
     if len(unnamed) > 1 or (unnamed and named) or len(named) < len(items) - len(unnamed):
@@ -250,7 +248,7 @@ def _resolve_fixef(items: list[tuple[str | None, Any]], dims: Dimensions) -> tup
     return unnamed[0].fixef(dims) if unnamed else ()
 
 
-def _resolve_residual(items: list[tuple[None, CovariancePrior]], dims: Dimensions) -> PointMass | PowerPenalty | None:
+def _resolve_residual(items: list[tuple[str | None, Any]], dims: Dimensions) -> CovariancePrior | None:
     if len(items) > 1 or any(name is not None for name, _ in items):
         raise OptionError(f"resid_prior must be one {ROLES['resid']} prior.")
     return items[0][1].residual(dims) if items else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,17 +156,17 @@ class PartsIncidence(Incidence):
         Predictor, from 0 to R - 1, that each random-effects term enters.
     """
 
-    def __init__(self, layout, parts):
+    def __init__(self, layout: Layout, parts: Sequence[int]) -> None:
         super().__init__(layout)
         self.n_parts = max(parts) + 1
-        self.part = []
+        self.part: list[np.ndarray] = []
         for f in layout.factors:
             part = np.empty(f.q, dtype=int)
             for t, place in zip(f.terms, f.places, strict=True):
                 part[place] = parts[t]
             self.part.append(part)
 
-    def times(self, b):
+    def times(self, b: list[np.ndarray]) -> np.ndarray:
         """Z b (R, nobs)."""
         out = np.zeros((self.n_parts, self.nobs))
         for codes, columns, part, effects in zip(self.codes, self.columns, self.part, b, strict=True):
@@ -173,7 +174,7 @@ class PartsIncidence(Incidence):
                 out[at] += effect[codes] if column is None else effect[codes] * column
         return out
 
-    def transposed(self, v):
+    def transposed(self, v: np.ndarray) -> list[np.ndarray]:
         """Z'v, (q, J) per factor, for `v` (R, nobs)."""
         out = []
         for codes, columns, part, j in zip(self.codes, self.columns, self.part, self.levels, strict=True):
@@ -184,7 +185,7 @@ class PartsIncidence(Incidence):
             out.append(block)
         return out
 
-    def own(self, w):
+    def own(self, w: np.ndarray) -> list[np.ndarray]:
         """Z_k' W Z_k by level, (q, q, J) per factor, for `w` (R, R, nobs)."""
         out = []
         for codes, columns, part, j in zip(self.codes, self.columns, self.part, self.levels, strict=True):
@@ -197,7 +198,7 @@ class PartsIncidence(Incidence):
             out.append(block)
         return out
 
-    def cross(self, w):
+    def cross(self, w: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
         """(k, l) -> Z_k' W Z_l on the cells of the pair (q_k, q_l, cells)."""
         out = {}
         for (k, m), (cell, n) in self.cells.items():
@@ -209,7 +210,7 @@ class PartsIncidence(Incidence):
             out[k, m] = block
         return out
 
-    def level_quadratic(self, k, blocks):
+    def level_quadratic(self, k: int, blocks: np.ndarray) -> np.ndarray:
         """z_ka' B_j z_kb of every row and pair of predictors (R, R, nobs)."""
         codes, columns, part = self.codes[k], self.columns[k], self.part[k]
         out = np.zeros((self.n_parts, self.n_parts, self.nobs))
@@ -218,7 +219,7 @@ class PartsIncidence(Incidence):
                 out[part[a], part[b]] += _scaled(blocks[a, b][codes], left, right)
         return out
 
-    def cell_bilinear(self, k, m, blocks):
+    def cell_bilinear(self, k: int, m: int, blocks: np.ndarray) -> np.ndarray:
         """Half of z_k' B_c z_m plus its transpose of every row and pair of predictors (R, R, nobs)."""
         cell = self.cells[k, m][0]
         out = np.zeros((self.n_parts, self.n_parts, self.nobs))
@@ -230,7 +231,7 @@ class PartsIncidence(Incidence):
         return out
 
 
-def _scaled(row, left, right):
+def _scaled(row: np.ndarray, left: np.ndarray | None, right: np.ndarray | None) -> np.ndarray:
     """A row times columns that are None where they are ones."""
     if left is not None:
         row = row * left
