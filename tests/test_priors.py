@@ -300,7 +300,7 @@ class TestFixedEffects:
 
     @pytest.mark.parametrize("width", [0.0, 0.01, 1.0])
     def test_mixing_derivatives(self, width):
-        from mvmise_sm.priors.fixed import HorseshoeMixing, Student
+        from mvmise_sm.priors.quadratic import HorseshoeMixing, Student
 
         for mixing in (Student(3.0, 2), HorseshoeMixing(width)):
             for x in (0.01, 0.7, 30.0, 99.0, 101.0, 1e4):

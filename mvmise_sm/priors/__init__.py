@@ -9,8 +9,9 @@ from mvmise_sm.priors.base import CovariancePrior, Dimensions, Prior
 from mvmise_sm.priors.coefficient import CoefficientPrior
 from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
 from mvmise_sm.priors.custom import Custom
-from mvmise_sm.priors.fixed import Horseshoe, Mixing, Normal, QuadraticPenalty, StudentT
+from mvmise_sm.priors.fixed import Horseshoe, Normal, StudentT
 from mvmise_sm.priors.parse import PriorSyntaxError
+from mvmise_sm.priors.quadratic import Mixing, QuadraticPenalty
 from mvmise_sm.priors.residual import Point
 from mvmise_sm.priors.resolve import PriorSet, TermShape, resolve_priors, term_shapes
 

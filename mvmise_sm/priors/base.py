@@ -146,7 +146,7 @@ class Prior:
     """Specification of a prior; `covariance`, `fixef` and `residual` bind it to a model's dimensions.
 
     A subclass implements the roles that it can play. The bound object of a covariance or residual prior is a
-    `CovariancePrior`, that of a fixed-effect prior a tuple of `mvmise_sm.priors.fixed.QuadraticPenalty`.
+    `CovariancePrior`, that of a fixed-effect prior a tuple of `mvmise_sm.priors.quadratic.QuadraticPenalty`.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ import numpy as np
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import Dimensions, Prior
-from mvmise_sm.priors.fixed import Gaussian, Mixing, QuadraticPenalty
+from mvmise_sm.priors.quadratic import Gaussian, Mixing, QuadraticPenalty
 
 __all__ = ["CoefficientPrior"]
 

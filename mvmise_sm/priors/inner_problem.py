@@ -18,7 +18,7 @@ from mvmise_sm.priors.scale import ScaleProfile, find_minimum
 
 if TYPE_CHECKING:
     from mvmise_sm.priors.base import CovariancePrior
-    from mvmise_sm.priors.fixed import Gaussian, HorseshoeMixing, QuadraticPenalty, Student
+    from mvmise_sm.priors.quadratic import Gaussian, HorseshoeMixing, QuadraticPenalty, Student
     from mvmise_sm.priors.resolve import PriorSet
 
 __all__ = ["PenalisedInnerProblem"]

@@ -12,9 +12,10 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import ROLES, CovariancePrior, Dimensions, Prior
 from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
 from mvmise_sm.priors.custom import Custom, Independent
-from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Normal, QuadraticPenalty, StudentT
+from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Normal, StudentT
 from mvmise_sm.priors.inner_problem import PenalisedInnerProblem
 from mvmise_sm.priors.parse import parse_priors
+from mvmise_sm.priors.quadratic import QuadraticPenalty
 from mvmise_sm.priors.residual import Point
 
 if TYPE_CHECKING:
