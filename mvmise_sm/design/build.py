@@ -16,6 +16,7 @@ from mvmise_sm.caller import caller_depth
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.covariance.residual import ResidualTerm
 from mvmise_sm.design import coding as coding
+from mvmise_sm.design.codings import checked_codings
 from mvmise_sm.design.columns import Encoded, Source, known, names_in
 from mvmise_sm.design.grouping import interact_labels
 from mvmise_sm.design.rank import independent_columns
@@ -104,6 +105,8 @@ class Design:
         The offset besides the formula's; an array is not known for new data.
     options : dict
         Further arguments of `build_design`.
+    given_index : pandas.Index or None
+        Labels of the rows of the data, after `subset`, where some were dropped.
     residual : ResidualTerm or None
         Residual structure; None for independent residuals of one variance.
     residual_labels : tuple of tuple of str
@@ -128,6 +131,7 @@ class Design:
     offset_specs: tuple[tuple[EvalFactor, dict | None], ...]
     offset_argument: str | np.ndarray | None
     options: dict[str, Any]
+    given_index: pd.Index | None = None
     residual: ResidualTerm | None = None
     residual_labels: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
@@ -216,6 +220,7 @@ def build_design(
     categorical_response: bool = False,
     residual: ResidualSpec | None = None,
     cov: Mapping | None = None,
+    contrasts: Mapping[str, Any] | None = None,
     namespace: Mapping | EvalEnvironment | None = None,
 ) -> Design:
     """Evaluate a formula on data.
@@ -244,6 +249,9 @@ def build_design(
         Structure of the residuals.
     cov : mapping, optional
         Known covariances of the levels of grouping factors, by their names.
+    contrasts : mapping, optional
+        Column of a factor -> its coding: R's ``"contr.treatment"``, ``"contr.sum"``, ``"contr.helmert"``,
+        ``"contr.poly"``, ``"contr.SAS"``, a matrix (levels, columns) or a contrast of patsy.
     namespace : mapping or EvalEnvironment, optional
         Variables besides the columns, see `caller_environment`.
 
@@ -279,7 +287,10 @@ def build_design(
         source = source.take(rows)
         arrays = {name: array[rows] for name, array in arrays.items()}
     values = Values(source, arrays)
+    codings = checked_codings(contrasts)
+    rows_given = source.frame.index
     mask = values.complete(plan, missing, keep_missing_endog)
+    values.code(codings)
     endog, levels = _response(plan, parts, values, categorical_response)
     exog, info, full, dropped = _fixed_effects(plan, values)
     random, random_specs, group_specs = _random_effects(plan, parts, values)
@@ -312,7 +323,9 @@ def build_design(
             "categorical_response": categorical_response,
             "residual": residual,
             "cov": cov,
+            "contrasts": codings or None,
         },
+        given_index=None if mask is None else rows_given,
         residual=term,
         residual_labels=((), ()) if term is None else (term.structure.levels, term.structure.groups),
     )

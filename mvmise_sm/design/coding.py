@@ -68,7 +68,7 @@ def design_info(terms: Sequence[Term], encoded: Mapping[EvalFactor, Encoded], st
     """
     factors = list(dict.fromkeys(factor for term in terms for factor in term.factors))
     values = [encoded[f] for f in factors]
-    plain = all(column_of(f) is not None and f not in states for f in factors)
+    plain = all(column_of(f) is not None and f not in states and encoded[f].contrast is None for f in factors)
     if plain and sum(len(v.categories) for v in values if v.categories is not None) <= _MANY_LEVELS:
         kinds = tuple(None if v.categories is None else (v.categories.dtype, tuple(v.categories)) for v in values)
         return _plain_info(tuple(terms), tuple(factors), kinds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,9 +12,10 @@ import pandas as pd
 from patsy import EvalEnvironment, EvalFactor, Term
 
 from mvmise_sm.caller import warn
+from mvmise_sm.design.codings import coding_of
 from mvmise_sm.design.columns import Encoded, Source, column_of, encode, evaluate, learn, names_in, prepare
 from mvmise_sm.design.grouping import encode_labels
-from mvmise_sm.exceptions import DataError, DataWarning, FormulaError, MissingDataError
+from mvmise_sm.exceptions import DataError, DataWarning, FormulaError, MissingDataError, OptionError
 from mvmise_sm.formula.parts import FormulaParts, expand_terms, named_factor
 from mvmise_sm.formula.residual import ResidualSpec
 from mvmise_sm.formula.tree import tokenize, translate
@@ -203,12 +204,17 @@ class Values:
         for name, array in self.arrays.items():
             self._note(found, name, np.isnan(array) if np.isnan(array).any() else None)
         mask = self._drop(found, missing)
+        found = {}
         for factor in waiting:
             learn(factor, self.states[factor], self.source)
             value = encode(evaluate(factor, self.states[factor], self.source), self.source.nobs, factor.name())
-            if value.missing() is not None:
-                raise DataError(f"{factor.name()} is missing in rows where its columns are not")
+            self._note(found, factor.name(), value.missing())
             self.encoded[factor] = value
+        # cut() leaves values outside its breaks missing
+        further = self._drop(found, missing)
+        if further is None or mask is None:
+            return mask if further is None else further
+        mask[np.flatnonzero(~mask)[further]] = True
         return mask
 
     @staticmethod
@@ -244,6 +250,24 @@ class Values:
                 "numbers; these rows count as missing",
                 DataWarning,
             )
+
+    def code(self, codings: dict[str, Any]) -> None:
+        """Give factors the codings that the caller asks for, by column.
+
+        Raises
+        ------
+        OptionError
+            If a column is no factor of the formula.
+        """
+        columns = {column_of(factor): factor for factor in self.encoded}
+        factors = [name for name, f in columns.items() if name is not None and self.encoded[f].categories is not None]
+        for name, given in codings.items():
+            if name not in factors:
+                known = ", ".join(factors) or "none"
+                raise OptionError(f"contrasts: {name!r} is not a factor of the formula; its factors are {known}")
+            value = self.encoded[columns[name]]
+            assert value.categories is not None
+            self.encoded[columns[name]] = replace(value, contrast=coding_of(name, given, value.categories))
 
     def _label(self, factor: EvalFactor) -> None:
         name = column_of(factor)

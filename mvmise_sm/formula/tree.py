@@ -21,10 +21,14 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _NAME = re.compile(r"(?:[^\W\d]|\.(?=[^\W\d]))[\w.]*")
-_PRECEDENCE = {"~": 0, "|": 1, "||": 1, "+": 2, "-": 2, "*": 3, "/": 3, ":": 4, "**": 6, "^": 6}
+_PRECEDENCE = {"~": 0, "|": 1, "||": 1, "+": 2, "-": 2, "*": 3, "/": 3, "%in%": 4, ":": 5, "**": 7, "^": 7}
 _UNARY = 3
 _OPENING = {"(": ")", "[": "]", "{": "}"}
-_CONSTANTS = {"TRUE": "True", "FALSE": "False"}
+_CONSTANTS = {"TRUE": "True", "FALSE": "False", "True": "True", "False": "False", "NULL": "None", "None": "None"}
+# R's functions that a column may be called like, and those with a dot: written so where they are called
+_CALLS = {name: f"R_{name}" for name in ("c", "cut", "dummy", "ifelse", "ns", "pmax", "pmin", "relevel", "scale")}
+_CALLS |= {"as.numeric": "R_as_numeric", "as.integer": "R_as_numeric", "as.character": "factor"}
+_MEMBER = "<< R_in <<"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,9 @@ class _Parser:
             if precedence < lowest:
                 break
             self.place += 1
-            left = Binary(token.text, left, self.expression(precedence + 1))
+            # between terms R's %in% nests: a within b is a:b with the coding that b leaves to it
+            operator = ":" if token.text == "%in%" else token.text
+            left = Binary(operator, left, self.expression(precedence + 1))
         return left
 
     def operand(self) -> Node:
@@ -190,17 +196,31 @@ def split_arguments(tokens: tuple[Token, ...], separator: str = ",") -> Iterator
     yield tokens[first:]
 
 
-def _spell(tokens: tuple[Token, ...], column: Callable[[str], str]) -> str:
-    """Python spelling of tokens, with every column name that is no identifier written by `column`."""
+def _spell(
+    tokens: tuple[Token, ...], column: Callable[[str], str], called: Callable[[str], str] | None = None
+) -> str:
+    """Spelling of tokens, column names that are no identifiers written by `column`.
+
+    With `called`, which writes the names of functions, it is Python's.
+    """
     out: list[str] = []
     for i, token in enumerate(tokens):
         text = token.text
         if token.kind == "quoted":
             text = column(text[1:-1])
         elif token.kind == "name":
-            called = i + 1 < len(tokens) and tokens[i + 1].text == "("
-            text = text.replace("as.factor", "factor", 1) if called and text == "as.factor" else column(text)
+            follows = tokens[i + 1].text if i + 1 < len(tokens) else ""
+            if follows == "(" and text == "as.factor":
+                text = "factor"
+            elif follows == "(" and called is not None and text in _CALLS:
+                text = called(text)
+            elif follows == "=" and called is not None:
+                text = text.replace(".", "_")
+            else:
+                text = column(text)
             text = _CONSTANTS.get(text, text)
+        elif text == "%in%" and called is not None:
+            text = _MEMBER
         elif text == "^":
             text = "**"
         tight = i == 0 or text in (")", "]", "}", ",") or tokens[i - 1].text in ("(", "[", "{")
@@ -237,7 +257,14 @@ def translate(text: str, columns: frozenset[str] = frozenset()) -> tuple[str, di
         quoted[spelled] = name
         return spelled
 
-    return _spell(tokenize(text), column), quoted
+    def called(name: str) -> str:
+        quoted[f"{_CALLS[name]}("] = f"{name}("
+        return _CALLS[name]
+
+    code = _spell(tokenize(text), column, called)
+    if _MEMBER in code:
+        quoted[_MEMBER] = "%in%"
+    return code, quoted
 
 
 def is_name(text: str) -> bool:

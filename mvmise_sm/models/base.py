@@ -144,6 +144,7 @@ class MixedModelBase(LikelihoodModel):
         missing="drop",
         groups=None,
         re_formula=None,
+        contrasts=None,
         eval_env=None,
         **kwargs,
     ):
@@ -166,6 +167,9 @@ class MixedModelBase(LikelihoodModel):
         groups, re_formula : str, optional
             One random-effects term in the words of ``MixedLM``: the grouping column and the formula of its columns,
             ``"~x"`` for an intercept and a slope.
+        contrasts : dict, optional
+            Coding of factors by column: ``"contr.sum"``, ``"contr.helmert"``, ``"contr.poly"``, ``"contr.SAS"``,
+            ``"contr.treatment"``, a matrix with a row for each level, or a contrast of patsy.
         eval_env : int, mapping or EvalEnvironment, optional
             Where expressions look for variables that are not columns; the caller by default.
         **kwargs
@@ -202,6 +206,7 @@ class MixedModelBase(LikelihoodModel):
             weights=weights,
             offset=offset,
             subset=subset,
+            contrasts=contrasts,
             namespace=caller_environment(eval_env),
             **structures,
             **cls._design_options,
@@ -328,6 +333,32 @@ class MixedModelBase(LikelihoodModel):
         return new_rows(self, exog, terms, **given)
 
     # --- refitting
+
+    def with_formula(self, formula, data=None, **changes):
+        """Build the model of another formula with the same options.
+
+        Parameters
+        ----------
+        formula : str
+            The whole formula.
+        data : DataFrame, optional
+            The rows of this model by default.
+        **changes
+            Options of ``from_formula`` that differ.
+
+        Returns
+        -------
+        model
+            Not fitted.
+        """
+        design = self.data.design
+        kept = {key: getattr(self, key) for key in self._init_keys if key not in ("random_effects", "weights", "offset")}
+        options = {key: value for key, value in design.options.items() if key in ("contrasts", "residual")}
+        if data is None:
+            options |= {"weights": self.weights, "offset": design.offset_argument}
+        chosen = {**kept, **options, **changes}
+        frame = design.frame if data is None else data
+        return type(self).from_formula(formula, frame, **{"eval_env": design.namespace, **chosen})
 
     def with_endog(self, endog):
         """Return the same model for another response (nobs,); design, random effects and data are shared."""

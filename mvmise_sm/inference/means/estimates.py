@@ -206,7 +206,7 @@ class Estimates:
     def lines(self, tests: str = "") -> list[str]:
         """Heading and notes of the table, one line each."""
         out = [self.what, *self.notes, f"Degrees of freedom: {self.method.label}."]
-        if self.adjust != "none":
+        if self.adjust != "none" and any(len(at) > 1 for at in self.groups()):
             out.append(self._adjustment(tests))
         out += self._scale_notes()
         lost = np.isnan(self.wald()[0])
