@@ -20,6 +20,7 @@ _OBJECTS = {
     "load": "statsmodels.iolib.smpickle",
     "anova": "mvmise_sm.inference.anova",
     "compare": "mvmise_sm.inference.anova",
+    "lm_list": "mvmise_sm.inference.verbs",
     "pool": "mvmise_sm.inference.pooling",
     "permutation_test": "mvmise_sm.results.selection_permutation",
     "scan": "mvmise_sm.scanning.job",

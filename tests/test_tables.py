@@ -60,6 +60,7 @@ Residual                 13.3461     3.6532
 ===========================================
 
 Groups: Batch: 6
+Batch has only 6 levels, and z tests are optimistic; use ddf='satterthwaite'.
 Rank deficient fixed effects; dropped: two
 Singular fit: a covariance matrix of the random effects is on the boundary."""
 

@@ -1,11 +1,12 @@
 """Functions that belong to the formula language: R's elementary functions, factors, polynomials and splines.
 
-R's functions whose names are also common column names (``c``, ``cut``, ``scale``) are found under ``R_`` and their name:
-the translation of a formula writes that where the name is called, so that a column of the same name stays a column.
+R's functions whose names are also common column names (``c``, ``cut``, ``scale``) are found under ``R_`` and their
+name: the translation of a formula writes that where the name is called, so that a column of that name stays one.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,7 @@ class Scale:
     def __init__(self) -> None:
         self._chunks: list[np.ndarray] = []
 
-    def memorize_chunk(
-        self, x: Any, center: Any = True, scale: Any = True, rescale: Any = None, ddof: int = 1
-    ) -> None:
+    def memorize_chunk(self, x: Any, center: Any = True, scale: Any = True, rescale: Any = None, ddof: int = 1) -> None:
         """Collect data of the first pass; `x` (n,) or (n, k)."""
         self._chunks.append(np.asarray(x, dtype=float))
         self._options = center, scale if rescale is None else rescale, ddof
@@ -205,7 +204,7 @@ def _interval_labels(breaks: np.ndarray, right: bool) -> list[str]:
         if len(set(text)) == len(text):
             break
     left, end = ("(", "]") if right else ("[", ")")
-    return [f"{left}{a},{b}{end}" for a, b in zip(text, text[1:], strict=False)]
+    return [f"{left}{a},{b}{end}" for a, b in pairwise(text)]
 
 
 def _stateful(transform: type, name: str) -> Any:

@@ -196,9 +196,7 @@ def split_arguments(tokens: tuple[Token, ...], separator: str = ",") -> Iterator
     yield tokens[first:]
 
 
-def _spell(
-    tokens: tuple[Token, ...], column: Callable[[str], str], called: Callable[[str], str] | None = None
-) -> str:
+def _spell(tokens: tuple[Token, ...], column: Callable[[str], str], called: Callable[[str], str] | None = None) -> str:
     """Spelling of tokens, column names that are no identifiers written by `column`.
 
     With `called`, which writes the names of functions, it is Python's.

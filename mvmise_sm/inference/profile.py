@@ -186,11 +186,11 @@ def profile(result, params=None, alpha=0.01, reml=False):
         return Profile(_chosen(parameters, params), float(stats.norm.ppf(1.0 - 0.5 * alpha)))
 
 
-def profile_intervals(result, alpha=0.05, reml=False):
-    """Profile-likelihood intervals of all parameters, a DataFrame with columns 0 and 1."""
+def profile_intervals(result, alpha=0.05, reml=False, params=None):
+    """Profile-likelihood intervals of all or the chosen parameters, a DataFrame with columns 0 and 1."""
     parameters, threads = _prepare(result, reml)
     with threads:
-        return _intervals(parameters, alpha)
+        return _intervals(_chosen(parameters, params), alpha)
 
 
 def _chosen(parameters, params):

@@ -352,10 +352,16 @@ class MixedModelBase(LikelihoodModel):
             Not fitted.
         """
         design = self.data.design
-        kept = {key: getattr(self, key) for key in self._init_keys if key not in ("random_effects", "weights", "offset")}
-        options = {key: value for key, value in design.options.items() if key in ("contrasts", "residual")}
+        kept = {
+            key: getattr(self, key) for key in self._init_keys if key not in ("random_effects", "weights", "offset")
+        }
+        options = {"contrasts": design.options["contrasts"]}
+        residual = design.options["residual"]
+        kept.pop("residual", None)
+        if residual is not None:
+            options["residual"] = residual.text
         if data is None:
-            options |= {"weights": self.weights, "offset": design.offset_argument}
+            options |= {"weights": design.weights, "offset": design.offset_argument}
         chosen = {**kept, **options, **changes}
         frame = design.frame if data is None else data
         return type(self).from_formula(formula, frame, **{"eval_env": design.namespace, **chosen})

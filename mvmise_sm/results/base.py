@@ -13,6 +13,7 @@ from mvmise_sm.results.inferential import InferentialResults
 from mvmise_sm.results.memo import ML_FIT
 from mvmise_sm.results.prediction import predicted, prediction_results
 from mvmise_sm.results.questions import AnsweringWrapper
+from mvmise_sm.results.verbs import VerbResults
 
 __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 
@@ -20,7 +21,7 @@ __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 _USUAL = ("unstructured", "independent, a variance per column")
 
 
-class MixedModelResults(InferentialResults):
+class MixedModelResults(VerbResults, InferentialResults):
     """Results of a mixed model; `params` holds the fixed effects only.
 
     Parameters
@@ -400,26 +401,31 @@ class MixedModelResults(InferentialResults):
         """Summarise the fit in statsmodels' second layout; parameters as in `summary`."""
         return tables.summary2(self, yname, xname, title, alpha, float_format)
 
-    def tidy(self, effects="fixed", conf_int=False, alpha=0.05, ddf=None):
+    def tidy(self, effects="fixed", conf_int=False, alpha=0.05, ddf=None, *, exponentiate=False):
         """Return the estimates as a frame, one row each.
 
         Parameters
         ----------
-        effects : {"fixed", "random", "all"}, optional
-            Fixed effects, standard deviations and correlations, or both.
+        effects : {"fixed", "random", "ran_vals", "all"}, optional
+            Fixed effects; standard deviations and correlations; conditional modes of the random effects with their
+            conditional standard deviations; or fixed effects and standard deviations.
         conf_int : bool, optional
-            Whether to add ``conf_low`` and ``conf_high`` (Wald; NaN for random rows).
+            Whether to add ``conf_low`` and ``conf_high``: Wald; for standard deviations and correlations on the log and
+            Fisher's z scale, by the delta method.
         alpha : float, optional
             One minus the coverage of the intervals.
         ddf : {None, "satterthwaite", "kenward-roger"}, optional
             Degrees of freedom of the fixed effects; ``"kenward-roger"`` adjusts their standard errors too.
+        exponentiate : bool, optional
+            Exponentiate fixed effects and their intervals; standard errors by the delta method, tests stay.
 
         Returns
         -------
         DataFrame
-            Columns ``effect, group, term, estimate, std_error, statistic, df, p_value``.
+            Columns ``effect, group, term, estimate, std_error, statistic, df, p_value``; ``"ran_vals"`` has ``level``
+            after ``group``.
         """
-        return tables.tidy(self, effects, conf_int, alpha, ddf)
+        return tables.tidy(self, effects, conf_int, alpha, ddf, exponentiate)
 
     def glance(self):
         """Return a one-row frame that describes the whole fit."""

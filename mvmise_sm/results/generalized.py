@@ -191,6 +191,19 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         names = [factor.name for factor in self.model.random_layout.factors]
         return dict(zip(names, blocks, strict=True))
 
+    def variance_law(self):
+        """Working theta and its asymptotic covariance; None where the family has a dispersion or none is known."""
+        if self.k_scale or self.nagq == 0 or self._cov_all is None:
+            return None
+        k = len(self.theta)
+        return np.array(self.optimum[:k]), self._cov_all[:k, :k]
+
+    def parameters_at(self, at):
+        """Theta and scale at parameters of `variance_law`."""
+        working = np.array(self.optimum, dtype=float)
+        working[: len(at)] = at
+        return self.deviance_function().user_theta(working)[: len(at)], self.scale
+
     def mean_scale(self):
         """The scale of the link, see `MarginalResults.mean_scale`."""
         from mvmise_sm.inference.means.scales import link_scale

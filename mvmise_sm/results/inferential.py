@@ -95,7 +95,7 @@ class InferentialResults(MarginalResults, AnsweringResults):
         with patsy_language():
             return super().t_test_pairwise(term_name, method, alpha, factor_labels)
 
-    def conf_int(self, alpha=0.05, method="wald", **options):
+    def conf_int(self, alpha=0.05, method="wald", *, parm=None, **options):
         """Confidence intervals.
 
         Parameters
@@ -105,6 +105,9 @@ class InferentialResults(MarginalResults, AnsweringResults):
         method : {"wald", "profile", "bootstrap"}, optional
             Estimate and standard error; profile likelihood (of the maximum-likelihood criterion, also after REML); or
             parametric bootstrap.
+        parm : str or list of str, optional
+            Parameters to show, R's word: names, ``"beta_"`` for the fixed effects or ``"theta_"`` for standard
+            deviations, correlations and sigma, which ``"wald"`` has by the delta method then.
         **options
             For ``"wald"``: ``ddf``. For ``"profile"``: ``reml=True`` takes standard deviations, correlations and
             sigma from the REML criterion. For ``"bootstrap"``: ``n``, ``rng``, ``n_jobs``, ``kind``
@@ -118,21 +121,25 @@ class InferentialResults(MarginalResults, AnsweringResults):
         """
         if not 0.0 < alpha < 1.0:
             raise OptionError(f"alpha must lie between 0 and 1, got {alpha!r}")
+        if parm is not None:
+            from mvmise_sm.inference.verbs import chosen_intervals
+
+            return chosen_intervals(self, parm, alpha, method, options)
         if method == "wald":
             from mvmise_sm.inference.wald import wald_intervals
 
-            refuse_unknown("conf_int(method='wald')", options, ("alpha", "method", "ddf"))
+            refuse_unknown("conf_int(method='wald')", options, ("alpha", "method", "parm", "ddf"))
             return wald_intervals(self, alpha, **options) if options else super().conf_int(alpha)
         if method == "profile":
             from mvmise_sm.inference.profile import profile_intervals
 
-            refuse_unknown("conf_int(method='profile')", options, ("alpha", "method", "reml"))
+            refuse_unknown("conf_int(method='profile')", options, ("alpha", "method", "parm", "reml", "params"))
             return profile_intervals(self, alpha, **options)
         if method == "bootstrap":
             from mvmise_sm.inference.bootstrap import bootstrap_intervals
 
             own = ("n", "rng", "n_jobs", "kind", "by", "progress")
-            refuse_unknown("conf_int(method='bootstrap')", options, ("alpha", "method", *own))
+            refuse_unknown("conf_int(method='bootstrap')", options, ("alpha", "method", "parm", *own))
             return bootstrap_intervals(self, alpha, **options)
         raise OptionError(f"method must be 'wald', 'profile' or 'bootstrap', got {method!r}")
 
@@ -156,14 +163,30 @@ class InferentialResults(MarginalResults, AnsweringResults):
 
         return anova_terms(self, type, ddf)
 
-    def drop1(self):
+    def drop1(self, test="lrt", ddf="default"):
         """Leave out every term that no other term contains, one at a time.
+
+        Parameters
+        ----------
+        test : {"lrt", "F"}, optional
+            Likelihood ratio, or the F test of the term's coefficients.
+        ddf : {"satterthwaite", "kenward-roger"} or None, optional
+            Denominator degrees of freedom of the F test.
 
         Returns
         -------
         DataFrame
-            ``df, aic, chisq, p_value``; a REML fit is refitted by maximum likelihood.
+            ``df, aic, chisq, p_value``, a REML fit is refitted by maximum likelihood; with F tests ``df_num, df_denom,
+            F, p_value``.
         """
+        if test in ("F", "f"):
+            from mvmise_sm.inference.verbs import drop1_f
+
+            return drop1_f(self, ddf)
+        if test not in ("lrt", "LRT", "Chisq"):
+            raise OptionError(f"test must be 'lrt' or 'F', got {test!r}")
+        if ddf != "default":
+            raise OptionError("ddf goes with test='F'; likelihood-ratio tests have no denominator degrees of freedom")
         from mvmise_sm.inference.comparison import drop1
 
         return drop1(self)

@@ -160,6 +160,17 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         names = [factor.name for factor in self.model.random_layout.factors]
         return {name: self.scale * block for name, block in zip(names, blocks, strict=True)}
 
+    def variance_law(self):
+        """Parameters (working theta, log sigma2) and their asymptotic covariance."""
+        from mvmise_sm.inference.ddf import second_order_of
+
+        at = np.append(self.deviance_function().working_theta(self.theta), np.log(self.scale))
+        return at, second_order_of(self).cov
+
+    def parameters_at(self, at):
+        """Theta and sigma2 at parameters of `variance_law`."""
+        return self.deviance_function().user_theta(at[:-1]), float(np.exp(at[-1]))
+
     def mean_scale(self):
         """What undoes the transformation of the response, see `MarginalResults.mean_scale`."""
         from mvmise_sm.inference.means.scales import response_scale

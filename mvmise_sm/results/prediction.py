@@ -45,10 +45,21 @@ def selected_terms(layout, random) -> tuple[int, ...]:
         return tuple(range(len(layout.terms))) if random == "all" else ()
     known = [factor.name for factor in layout.factors]
     names = [random] if isinstance(random, str) or not isinstance(random, Iterable) else list(random)
+    texts = ["".join(term.text.split()) for term in layout.terms]
+    chosen: set[int] = set()
     for name in names:
-        if name not in known:
-            raise OptionError(f"random must be 'all', 'none' or a list of grouping factors among {known}, got {name!r}")
-    return tuple(i for i, term in enumerate(layout.terms) if term.factor.name in names)
+        # a factor's name stands for all of its terms, a text such as "(0 + x | g)" for one of them
+        own = [i for i, term in enumerate(layout.terms) if term.factor.name == name]
+        if not own and isinstance(name, str):
+            wanted = "".join(name.split()).strip("()")
+            own = [i for i, text in enumerate(texts) if text.strip("()") in (wanted, wanted.removeprefix("1+"))]
+        if not own:
+            raise OptionError(
+                f"random must be 'all', 'none' or a list of grouping factors among {known} or of terms among "
+                f"{[term.text for term in layout.terms]}, got {name!r}"
+            )
+        chosen |= set(own)
+    return tuple(sorted(chosen))
 
 
 def _missing(rows, terms) -> np.ndarray:

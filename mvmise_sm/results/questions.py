@@ -109,7 +109,7 @@ class AnsweringWrapper(LikelihoodResultsWrapper):
         name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"
     }
 
-    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> Any:
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", *, parm: Any = None, **options: Any) -> Any:
         """See `AnsweringResults.conf_int`."""
-        intervals = self._results.conf_int(alpha, method, **options)
+        intervals = self._results.conf_int(alpha, method, parm=parm, **options)
         return intervals if isinstance(intervals, pd.DataFrame) else self.model.data.wrap_output(intervals, "columns")

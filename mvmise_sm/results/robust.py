@@ -87,11 +87,13 @@ class RobustResults(LinearMixedModelResults, refuses=_REFUSED):
             return super().wald_test(r_matrix, cov_p, invcov, use_f, df_constraints, scalar)
         return super().wald_test(r_matrix, ddf=ddf)
 
-    def conf_int(self, alpha=0.05, method="wald", **options):
+    def conf_int(self, alpha=0.05, method="wald", *, parm=None, **options):
         """Wald intervals with the robust covariance; parameters as in `InferentialResults.conf_int`."""
         if method == "profile":
             raise OptionError("profiles are of the likelihood; a robust covariance has Wald intervals")
-        return super().conf_int(alpha, method, **({"ddf": "satterthwaite", **options} if method == "wald" else options))
+        return super().conf_int(
+            alpha, method, parm=parm, **({"ddf": "satterthwaite", **options} if method == "wald" else options)
+        )
 
     def anova(self, ddf="default", type=3):
         """Test every term with the robust covariance; parameters as in `InferentialResults.anova`."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from statsmodels.iolib.table import SimpleTable
 from statsmodels.iolib.tableformatting import fmt_params
 
 from mvmise_sm.exceptions import OptionError
 
 __all__ = ["glance", "summary", "summary2", "tidy"]
+
+
+_FEW = 12  # levels of a factor below which normal tests of the fixed effects are clearly optimistic
 
 
 def _format(x: float) -> str:
@@ -50,13 +54,18 @@ def random_table(result) -> SimpleTable:
     return SimpleTable([row[1:] for row in cells], header[1:], stubs, title="Random effects", txt_fmt=fmt_params)
 
 
-def notes(result) -> list[str]:
+def notes(result, tests_are_normal: bool = False) -> list[str]:
     """Lines below the tables: groups, priors and what the reader must know about the fit."""
     lines = ["Groups: " + ", ".join(f"{name}: {n}" for name, n in result.n_groups.items())] if result.n_groups else []
     lines += result.structure_notes()
     if result.priors is not None:
         lines += [str(line) for line in result.priors.describe()]
         lines.append(f"Prior dev  : {result.penalty:.4f}")
+    few = min(result.n_groups, key=result.n_groups.get, default=None)
+    if tests_are_normal and result.linear and few is not None and result.n_groups[few] <= _FEW:
+        lines.append(
+            f"{few} has only {result.n_groups[few]} levels, and z tests are optimistic; use ddf='satterthwaite'."
+        )
     if result.dropped:
         lines.append("Rank deficient fixed effects; dropped: " + ", ".join(result.dropped))
     if result.singular:
@@ -104,7 +113,7 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05, ddf=None)
     else:
         out.tables.append(_params_with_df(result, xname, alpha, ddf))
     out.tables.append(random_table(result))
-    out.add_extra_txt(notes(result))
+    out.add_extra_txt(notes(result, ddf is None and not result.use_t))
     return out
 
 
@@ -175,18 +184,48 @@ def _random_rows(result):
     return pd.DataFrame(rows, columns=_TIDY)
 
 
-def tidy(result, effects="fixed", conf_int=False, alpha=0.05, ddf=None):
+def _mode_rows(result, alpha):
+    """Conditional modes with intervals from their conditional variances."""
+    z, parts = stats.norm.isf(0.5 * alpha), []
+    for group, modes in result.random_effects.items():
+        variances = np.diagonal(result.random_effects_cov[group], axis1=1, axis2=2)
+        for j, name in enumerate(modes.columns):
+            estimate, se = modes.iloc[:, j].to_numpy(), np.sqrt(variances[:, j])
+            columns = {"effect": "ran_vals", "group": group, "level": modes.index, "term": name}
+            columns |= {"estimate": estimate, "std_error": se}
+            parts.append(pd.DataFrame({**columns, "conf_low": estimate - z * se, "conf_high": estimate + z * se}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _exponentiated(fixed):
+    out = fixed.copy()
+    out["estimate"] = np.exp(fixed["estimate"])
+    out["std_error"] = out["estimate"] * fixed["std_error"]
+    out[["conf_low", "conf_high"]] = np.exp(fixed[["conf_low", "conf_high"]])
+    return out
+
+
+def tidy(result, effects="fixed", conf_int=False, alpha=0.05, ddf=None, exponentiate=False):
     """Build the tidy frame; parameters as in `MixedModelResults.tidy`."""
-    if effects not in ("fixed", "random", "all"):
-        raise OptionError(f"effects must be 'fixed', 'random' or 'all', got {effects!r}")
+    effects = "random" if effects == "ran_pars" else effects
+    if effects not in ("fixed", "random", "ran_vals", "all"):
+        raise OptionError(f"effects must be 'fixed', 'random', 'ran_vals' or 'all', got {effects!r}")
+    if effects == "ran_vals":
+        modes = _mode_rows(result, alpha)
+        return modes if conf_int else modes.drop(columns=["conf_low", "conf_high"])
     parts = []
     if effects != "random":
         fixed = _fixed_rows(result, ddf, alpha)
+        fixed = _exponentiated(fixed) if exponentiate else fixed
         parts.append(fixed if conf_int else fixed[_TIDY])
     if effects != "fixed":
         random = _random_rows(result)
-        if conf_int:
-            random[["conf_low", "conf_high"]] = np.nan
+        if conf_int and len(random):
+            from mvmise_sm.inference.variance_intervals import random_intervals
+
+            se, low, high = random_intervals(result, list(random["term"]), alpha)
+            random["std_error"] = se
+            random[["conf_low", "conf_high"]] = np.column_stack([low, high])
         parts.append(random)
     return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
 

@@ -1,0 +1,96 @@
+"""Standard errors and intervals of standard deviations and correlations by the delta method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mvmise_sm.inference.fits import quietly
+from mvmise_sm.inference.resampling import all_parameters, parameter_names
+
+__all__ = ["random_intervals"]
+
+_STEP = 1e-5
+
+
+def random_intervals(result: Any, terms: list[str], alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standard errors and intervals of the rows of ``tidy(effects="random")``.
+
+    Intervals are normal on the scales of log standard deviations and Fisher's z of correlations, at the curvature of
+    the criterion. A standard deviation at zero has no standard error and an interval from zero to the end of its
+    profile.
+
+    Parameters
+    ----------
+    result : MixedModelResults
+    terms : list of str
+        Names of the rows: ``sd_...``, ``cor_...``, ``sigma``; others get NaN.
+    alpha : float
+
+    Returns
+    -------
+    std_error, conf_low, conf_high : ndarray
+        One value per row.
+    """
+    estimate = _values(result)
+    out = np.full((3, len(terms)), np.nan)
+    law = result.variance_law() if result.converged else None
+    if law is None:
+        return out[0], out[1], out[2]
+    at, cov = law
+    kinds = np.array([_kind(term) for term in terms])
+    inside = np.isfinite(_transformed(estimate, kinds))
+    jacobian = np.zeros((len(terms), len(at)))
+    for j in range(len(at)):
+        step = _STEP * max(abs(at[j]), 0.1)
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = at.copy()
+            moved[j] += sign * step
+            ends.append(_transformed(_values(result, moved), kinds))
+        with np.errstate(invalid="ignore"):
+            jacobian[:, j] = (ends[0] - ends[1]) / (2.0 * step)
+    spread = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", jacobian, cov, jacobian), 0.0))
+    inside &= np.isfinite(spread) & (spread > 0.0)
+    half = stats.norm.isf(0.5 * alpha) * spread
+    center = _transformed(estimate, kinds)
+    for i in np.flatnonzero(inside):
+        if kinds[i] == "sd":
+            out[:, i] = estimate[i] * spread[i], *np.exp(center[i] + np.array([-1.0, 1.0]) * half[i])
+        else:
+            size = (1.0 - estimate[i] ** 2) * spread[i]
+            out[:, i] = size, *np.tanh(center[i] + np.array([-1.0, 1.0]) * half[i])
+    for i in np.flatnonzero((kinds == "sd") & (estimate == 0.0)):
+        out[1, i], out[2, i] = 0.0, _profile_end(result, i, alpha)
+    return out[0], out[1], out[2]
+
+
+def _values(result: Any, at: np.ndarray | None = None) -> np.ndarray:
+    """Standard deviations and correlations at the estimate, or at other parameters of its law."""
+    theta, scale = (result.theta, result.scale) if at is None else result.parameters_at(at)
+    structure = result.residual_structure()
+    return all_parameters(result.model.random_layout, (), theta, scale, bool(result.k_scale), structure)
+
+
+def _kind(term: str) -> str:
+    if term == "sigma" or term == "sd" or term.startswith("sd_"):
+        return "sd"
+    return "cor" if term.startswith("cor_") else ""
+
+
+def _transformed(values: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Log standard deviations and Fisher's z; infinite at a boundary, NaN for other parameters."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(kinds == "sd", np.log(values), np.where(kinds == "cor", np.arctanh(values), np.nan))
+
+
+def _profile_end(result: Any, row: int, alpha: float) -> float:
+    """Upper end of the profile interval of a standard deviation."""
+    name = parameter_names(result)[result.k_fe + row]
+    try:
+        profile = quietly(result.profile, [name], alpha, **({"reml": True} if result.restricted else {}))
+        return float(profile.conf_int(alpha).iloc[0, 1])
+    except (ValueError, KeyError, RuntimeError):
+        return np.nan
