@@ -355,7 +355,7 @@ class MixedModelBase(LikelihoodModel):
         kept = {
             key: getattr(self, key) for key in self._init_keys if key not in ("random_effects", "weights", "offset")
         }
-        options = {"contrasts": design.options["contrasts"]}
+        options = {key: design.options[key] for key in ("contrasts", "cov")}
         residual = design.options["residual"]
         kept.pop("residual", None)
         if residual is not None:
