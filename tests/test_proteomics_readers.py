@@ -320,6 +320,27 @@ def test_values_that_are_none():
         p.read_msstats(3)
 
 
+def test_cells_that_must_not_be_empty():
+    told = annotation()
+    told.loc[3, "Condition"] = np.nan
+    with pytest.raises(DataError, match="the annotation: Condition is missing in row 4"):
+        p.read_proteome_discoverer(psms(), told)
+    table = read("fragpipe").filter().peptides().table.astype({"sample": object})
+    table.loc[7, "sample"] = None
+    with pytest.raises(DataError, match="the table: 'sample' is missing in row 8"):
+        p.read_long(table, scale="log2")
+    frame = psms()
+    with pytest.raises(DataError, match="the table has two columns 'Charge'"):
+        p.read_proteome_discoverer(pd.concat([frame, frame[["Charge"]]], axis=1), annotation())
+
+
+def test_a_table_without_conditions():
+    long = pd.DataFrame({"protein": list("aab"), "peptide": list("pqr"), "sample": list("sst"), "intensity": 1e5})
+    pep = p.read_long(long).peptides(min_mixtures=1)
+    assert pep.plot_profile("a").get_legend().get_texts()[0].get_text() == "not told"
+    assert pep.matrix().shape == (2, 3)
+
+
 def test_scales_are_told_apart():
     table = read("fragpipe").filter().peptides().table
     with pytest.raises(OptionError, match="look like raw intensities"):

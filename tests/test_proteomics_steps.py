@@ -105,8 +105,13 @@ def test_limits_of_the_filter(exp):
         exp.filter(purity=50)
     with pytest.raises(OptionError, match=r"keep may name \['contaminants', 'decoys', 'shared'\], got 'decoy'"):
         exp.filter(keep="decoy")
-    with pytest.raises(OptionError, match="min_channels must be at least 1"):
-        exp.filter(min_channels=0)
+    for bad in (0, 2.5, "3", True):
+        with pytest.raises(OptionError, match="min_channels must be a whole number of at least 1"):
+            exp.filter(min_channels=bad)
+    with pytest.raises(OptionError, match="purity must be between 0 and 1 or None, got 'high'"):
+        exp.filter(purity="high")
+    with pytest.raises(OptionError, match="keep must be a rule or a list of rules, got 5"):
+        exp.filter(keep=5)
     with pytest.raises(DataError, match=r"filter leaves nothing of \d+ PSMs: decoys \d+, .*impure"):
         exp.filter(purity=1.0)
 
@@ -125,8 +130,10 @@ def test_the_order_of_steps_is_explained(exp, pep):
         exp.peptides("first")
     with pytest.raises(OptionError, match="level must be 'peptide' or 'ion'"):
         exp.peptides(level="charge")
-    with pytest.raises(OptionError, match="min_mixtures must be at least 1"):
+    with pytest.raises(OptionError, match="min_mixtures must be a whole number of at least 1"):
         exp.peptides(min_mixtures=0)
+    with pytest.raises(DataError, match=r"none of \d+ peptides is seen in 9 mixtures"):
+        exp.filter().peptides(min_mixtures=9)
     with pytest.raises(OptionError, match="method must be 'median' or 'reference', got 'quantile'"):
         pep.normalize("quantile")
     with pytest.raises(OptionError, match=r"how must be one of \['median', 'median_polish', 'sum'\], got 'mean'"):

@@ -152,7 +152,8 @@ def own_levels(view: View, block_name: str) -> OwnLevels | None:
     row, column = np.nonzero(np.isfinite(view.matrix))
     y = view.matrix[row, column]
     block = np.unique(view.samples[block_name].astype(str), return_inverse=True)[1][row]
-    condition = np.unique(view.samples["Condition"].astype(str), return_inverse=True)[1][row]
+    conditions = view.samples["Condition"] if "Condition" in view.samples else view.samples["sample"].str[:0]
+    condition = np.unique(conditions.astype(str), return_inverse=True)[1][row]
     protein = np.unique(view.proteins.astype(str), return_inverse=True)[1][column]
     cell, first = group_codes(column, block)
     size = np.bincount(cell)

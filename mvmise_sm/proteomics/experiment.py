@@ -15,7 +15,7 @@ from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.options import strict_options
 from mvmise_sm.proteomics.layout import NORM
 from mvmise_sm.proteomics.measurements import Measurements, View
-from mvmise_sm.proteomics.spectra import PSM, Limits, Step, filtered, peptide_rows
+from mvmise_sm.proteomics.spectra import PSM, Limits, Step, at_least_one, filtered, peptide_rows
 from mvmise_sm.proteomics.steps import group_codes, median_normalised, reference_normalised, summarised
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class Experiment:
             If nothing is left.
         """
         self._must_be("psm", "filter()")
+        if not isinstance(keep, Iterable):
+            raise OptionError(f"keep must be a rule or a list of rules, got {keep!r}")
         kept = frozenset([keep] if isinstance(keep, str) else keep)
         limits = Limits(purity, q_value, protein_q_value, probability, min_channels, kept)
         data, steps = filtered(self.data, limits)
@@ -134,6 +136,8 @@ class Experiment:
         ------
         OptionError
             If an option is not allowed.
+        DataError
+            If no peptide is seen in enough mixtures.
         """
         self._must_be("psm", "peptides()")
         if psm not in PSM:
@@ -142,9 +146,12 @@ class Experiment:
             raise OptionError(f"level must be 'peptide' or 'ion', got {level!r}")
         if level == "ion" and "charge" not in self.data.rows:
             raise OptionError(f"level='ion' needs the charge, which the data from {self.source} do not have")
-        if min_mixtures < 1:
-            raise OptionError(f"min_mixtures must be at least 1, got {min_mixtures!r}")
+        at_least_one("min_mixtures", min_mixtures)
         data, step = peptide_rows(self.data, psm, level == "ion")
+        seen = data.features_seen(min_mixtures)
+        if not seen.any():
+            what = "mixtures" if data.layout.labelled else "runs"
+            raise DataError(f"none of {len(seen)} peptides is seen in {min_mixtures} {what}")
         return replace(self._next(data, step), level="peptide", min_mixtures=min_mixtures)
 
     def normalize(self, method: str = "median") -> Experiment:

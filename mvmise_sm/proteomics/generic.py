@@ -217,6 +217,10 @@ def _samples(told: pd.DataFrame, found: pd.DataFrame, keys: list[str], label: st
     absent = [k for k in keys if k not in told]
     if absent:
         raise DataError(f"the annotation lacks {absent[0]!r}; found {list(told.columns)}")
+    for key in keys:
+        empty = (found[key].astype(object) == "").to_numpy()
+        if empty.any():
+            raise DataError(f"{label}: {key!r} is missing in row {int(empty.argmax()) + 1}")
     told = told.assign(**{k: text_of(told[k]) for k in keys})
     constant_within(told, keys, [c for c in told.columns if c not in keys])
     told = told.drop_duplicates(keys).reset_index(drop=True)

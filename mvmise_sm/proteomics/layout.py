@@ -210,6 +210,10 @@ def read_annotation(source: str | Path | pd.DataFrame, labelled: bool = True) ->
         raise DataError(f"{label} lacks {absent[0]!r}; found {list(frame.columns)}")
     if frame.empty:
         raise DataError(f"{label} has no rows")
+    for name in wanted:
+        if (frame[name].str.strip() == "").any():
+            row = int((frame[name].str.strip() == "").to_numpy().argmax()) + 1
+            raise DataError(f"{label}: {name} is missing in row {row}")
     if "BioReplicate" not in frame:
         frame["BioReplicate"] = frame["Run"] if not labelled else frame["Mixture"] + "_" + frame["Channel"]
     frame["Run"] = frame["Run"].str.strip()

@@ -42,6 +42,7 @@ def profile(experiment: Experiment, protein: str, ax: Any = None) -> Any:
         raise OptionError(f"protein {protein!r} is not in the experiment; {_near(protein, list(features))}")
     samples = experiment.samples
     block = experiment.data.layout.block_name
+    samples = samples if "Condition" in samples else samples.assign(Condition="not told")
     keys = [k for k in (block, "Condition") if k is not None]
     order = samples[keys].astype(str).sort_values(keys, kind="stable").index.to_numpy()
     samples = samples.iloc[order].reset_index(drop=True)

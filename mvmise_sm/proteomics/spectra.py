@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.proteomics.measurements import Measurements
 from mvmise_sm.proteomics.steps import best_rows, group_codes, summarised
 
-__all__ = ["FLAGS", "PSM", "Limits", "Step", "filtered", "peptide_rows"]
+__all__ = ["FLAGS", "PSM", "Limits", "Step", "at_least_one", "filtered", "peptide_rows"]
 
 # rules by flags of the export, and their columns
 FLAGS = {"decoys": "decoy", "contaminants": "contaminant", "shared": "shared"}
@@ -60,10 +62,9 @@ class Limits:
             raise OptionError(f"keep may name {sorted(FLAGS)}, got {unknown[0]!r}")
         for name in ("purity", "q_value", "protein_q_value", "probability"):
             limit = getattr(self, name)
-            if limit is not None and not 0.0 <= limit <= 1.0:
+            if limit is not None and not (isinstance(limit, Real) and 0.0 <= float(limit) <= 1.0):
                 raise OptionError(f"{name} must be between 0 and 1 or None, got {limit!r}")
-        if self.min_channels < 1:
-            raise OptionError(f"min_channels must be at least 1, got {self.min_channels!r}")
+        at_least_one("min_channels", self.min_channels)
 
     def violations(self, data: Measurements) -> dict[str, np.ndarray]:
         """Spectra (n_rows,) that break each rule, in the order in which the rules are applied."""
@@ -89,6 +90,12 @@ class Limits:
         if data.layout.labelled:
             found["few_channels"] = np.isfinite(data.values).sum(axis=1) < self.min_channels
         return {rule: bad for rule, bad in found.items() if bad is not None}
+
+
+def at_least_one(name: str, value: Any) -> None:
+    """Refuse what is no positive whole number."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def filtered(data: Measurements, limits: Limits) -> tuple[Measurements, list[Step]]:

@@ -209,6 +209,9 @@ def open_table(source: str | Path | pd.DataFrame, label: str | None = None) -> T
         If the source is something else.
     """
     if isinstance(source, pd.DataFrame):
+        double = source.columns[source.columns.duplicated()]
+        if len(double):
+            raise DataError(f"{label or 'the table'} has two columns {double[0]!r}")
         return Table(label or "the table", tuple(source.columns), source, {})
     if not isinstance(source, (str, Path)):
         raise OptionError(f"a table must be a path or a DataFrame, not {type(source).__name__}")
