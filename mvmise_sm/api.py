@@ -23,6 +23,8 @@ _OBJECTS = {
     "lm_list": "mvmise_sm.inference.verbs",
     "pool": "mvmise_sm.inference.pooling",
     "permutation_test": "mvmise_sm.results.selection_permutation",
+    "DetectionCurve": "mvmise_sm.results.detection_curve",
+    "detection_curve": "mvmise_sm.models.detection_curve",
     "scan": "mvmise_sm.scanning.job",
     "squeeze_variances": "mvmise_sm.scanning.moderation",
 }

@@ -82,6 +82,7 @@ class ValueSelectionModel(MixedModelBase):
 
     title = "Linear Mixed Model with Missing Values"
     models_missing = True
+    residual_structure = None
     _design_options: ClassVar[dict] = {"keep_missing_endog": True}
 
     def __init__(

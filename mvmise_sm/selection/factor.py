@@ -268,7 +268,7 @@ class FactorLikelihood:
             bend = slope**2 * np.minimum(2.0 * g.d_var - g.d_mean**2, 0.0)
             mode += first / (1.0 / spread**2 - np.add.reduceat(bend, starts))
         width = np.sqrt(self.part.width**2 + var)
-        step = _quadrature_step(width, np.abs(slope) * spread[row])
+        step = quadrature_step(width, np.abs(slope) * spread[row])
         points = int(QUADRATURE_SPAN / step)
         at = mode[:, None] + spread[:, None] * (step * np.arange(-points, points + 1))
         integral = self.part.integral(slot, base[:, None] + slope[:, None] * at[row], var[:, None])
@@ -396,7 +396,7 @@ class FactorLikelihood:
         return out
 
 
-def _quadrature_step(bend: np.ndarray, eta_slope: np.ndarray) -> float:
+def quadrature_step(bend: np.ndarray, eta_slope: np.ndarray) -> float:
     """Step that resolves the bend of the sharpest unit, of width `bend` in eta.
 
     Its error is ``exp(-2 pi^2 / h^2 w^2 / (1 + w^2)) < 1e-11`` with w the width of the bend in posterior standard

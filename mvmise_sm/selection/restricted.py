@@ -8,6 +8,7 @@ depends on the outcome this is the REML likelihood itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -39,16 +40,20 @@ class Chart:
     likelihood : BetaLikelihood
     ratio : float or None
         lme4's relative standard deviation, held; None frees the loadings.
+    phi : ndarray or None
+        Elements of phi that the likelihood leaves free, held here; None frees them.
     """
 
     likelihood: BetaLikelihood
     ratio: float | None = None
+    phi: np.ndarray | None = None
 
-    @property
+    @cached_property
     def nuisance(self) -> np.ndarray:
         """Positions in theta of everything free but the fixed effects."""
         cut, everything = self.likelihood.slices, np.arange(self.likelihood.size)
-        names = ["tau", "log_sigma2", "phi"] if self.ratio is None else ["log_sigma2", "phi"]
+        names = [] if self.ratio is not None else ["tau"]
+        names += ["log_sigma2"] if self.phi is not None else ["log_sigma2", "phi"]
         return np.concatenate([everything[cut[name]] for name in names])
 
     def point(self, beta: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -56,6 +61,8 @@ class Chart:
         cut, theta = self.likelihood.slices, np.empty(self.likelihood.size)
         theta[cut["beta"]] = beta
         theta[self.nuisance] = t
+        if self.phi is not None:
+            theta[cut["phi"]] = self.phi
         if self.ratio is not None:
             theta[cut["tau"]] = self.ratio * np.exp(0.5 * theta[cut["log_sigma2"]][-1])
         return theta
@@ -104,10 +111,12 @@ class RestrictedObjective:
     chart : Chart
     start : ndarray, (p,)
         Fixed effects to begin with.
+    adjusted : bool, optional
+        With the determinant; without it this is the profile likelihood.
     """
 
-    def __init__(self, objective: PenalisedObjective, chart: Chart, start: np.ndarray) -> None:
-        self.objective, self.chart = objective, chart
+    def __init__(self, objective: PenalisedObjective, chart: Chart, start: np.ndarray, adjusted: bool = True) -> None:
+        self.objective, self.chart, self.adjusted = objective, chart, adjusted
         self.likelihood: BetaLikelihood = chart.likelihood
         self._beta = np.array(start, dtype=float)
         self._cut = self.likelihood.slices["beta"]
@@ -134,7 +143,7 @@ class RestrictedObjective:
             return None
         for _ in range(BETA_STEPS):
             info = self.information(theta)
-            step = _newton_step(info, score[self._cut])
+            step = newton_step(info, score[self._cut])
             gain = 0.5 * float(step @ score[self._cut])
             if gain <= BETA_DECREMENT * max(1.0, abs(value)):
                 return BetaFit(theta, value, score, info)
@@ -154,7 +163,11 @@ class RestrictedObjective:
     def value(self, t: np.ndarray) -> float:
         """l_R at nuisance parameters."""
         fit = self.solve(t)
-        return -np.inf if fit is None else fit.value - 0.5 * fit.logdet + self.constant
+        return -np.inf if fit is None else self.of(fit)
+
+    def of(self, fit: BetaFit) -> float:
+        """l_R at fitted fixed effects."""
+        return fit.value - 0.5 * fit.logdet + self.constant if self.adjusted else fit.value
 
     def along(self, fit: BetaFit, t: np.ndarray) -> list[tuple[float, BetaFit, BetaFit]]:
         """Fits beside `fit` in every nuisance direction: half the distance, and those ahead and behind.
@@ -174,7 +187,7 @@ class RestrictedObjective:
                 if np.isfinite(value):
                     info = self.information(point)
                     point = point.copy()
-                    point[self._cut] += _newton_step(info, score[self._cut])
+                    point[self._cut] += newton_step(info, score[self._cut])
                     value, score = self.objective(point)
                 sides.append(BetaFit(point, value, score, self.information(point)))
             out.append((width, sides[0], sides[1]))
@@ -186,6 +199,8 @@ class RestrictedObjective:
             return -np.inf, np.zeros_like(t)
         self._beta = fit.theta[self._cut].copy()
         gradient = self.chart.pull(fit.theta, fit.score)
+        if not self.adjusted:
+            return fit.value, gradient
         # the envelope theorem gives the first part; the determinant follows beta's own movement
         for k, (width, ahead, behind) in enumerate(self.along(fit, t)):
             change = (ahead.logdet - behind.logdet) / (2.0 * width)
@@ -228,7 +243,7 @@ def beta_uncertainty(restricted: RestrictedObjective, t: np.ndarray, nuisance: n
     return BetaUncertainty(conditional, conditional + B @ nuisance @ B.T, nuisance, np.array(slopes))
 
 
-def _newton_step(information: np.ndarray, score: np.ndarray) -> np.ndarray:
+def newton_step(information: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Newton's step, lifted where the information is not positive definite."""
     if not np.isfinite(information).all():
         return np.zeros_like(score)
