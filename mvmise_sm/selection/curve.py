@@ -9,17 +9,18 @@ parameters (Neyman and Scott 1948).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
 from mvmise_sm.selection.batch import BatchPoint, FeatureBatch, newton_steps, solve_beta
-from mvmise_sm.selection.maximise import Maximum, maximise
+from mvmise_sm.selection.maximise import Maximum, maximise, observed_information
 from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.objective import PenalisedObjective
 from mvmise_sm.selection.restricted import STEP, BetaFit, Chart, RestrictedObjective, newton_step
+from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.value import ValueProblem
 
 # the residual variance of a feature: Newton steps end where they gain less than the outer differences notice
@@ -28,6 +29,8 @@ INNER_GAIN, INNER_STEPS, INNER_WIDTH = 1e-11, 25, 1e-3
 SMALLEST_RATIO = 1e-3
 # run offsets and the curve take turns until the largest offset moves by less than this share of its standard error
 OFFSET_ROUNDS, OFFSET_MOVE = 30, 0.02
+# expected gain of the next outer step: a thousandth of a log-likelihood unit moves phi by 0.03 standard errors
+OUTER_GAIN = 1e-5
 # how beta moves is taken anew where it was off by more than this; its error enters the gradient at first order
 FOLLOW = 2e-5
 
@@ -304,19 +307,23 @@ def fit_curve(objective: Callable, start: np.ndarray, Y: np.ndarray, *, maxiter:
         return value, turn.T @ gradient
 
     metric = np.diag([0.05 * n_values, 0.05 * n_values * spread, 0.2 * Y.shape[1]][: start.size])
-    found = maximise(turned, np.linalg.solve(turn, start), metric, maxiter=maxiter, tol=1e-5)
-    back = np.linalg.inv(turn)
-    information = None if found.information is None else back.T @ found.information @ back
-    return Maximum(
-        turn @ found.theta,
-        found.value,
-        back.T @ found.score,
-        information,
-        found.converged,
-        found.n_iter,
-        found.history,
-        found.status,
-        found.free,
+    found = maximise(turned, np.linalg.solve(turn, start), metric, maxiter=maxiter, tol=OUTER_GAIN, information=False)
+    back, information, status = np.linalg.inv(turn), None, found.status
+    if found.converged:
+        # differences of the gradient alone: Newton steps would chase the noise of the determinants' differences
+        inner = observed_information(turned, found.theta, 1.0 / np.sqrt(np.diag(metric)), found.free)
+        definite = np.isfinite(inner).all() and np.linalg.eigvalsh(inner)[0] > 0
+        information = back.T @ inner @ back if definite else None
+        status = status if definite else Status.NOT_DEFINITE
+        # the differences have moved the objective away from the optimum
+        turned(found.theta)
+    return replace(
+        found,
+        theta=turn @ found.theta,
+        score=back.T @ found.score,
+        information=information,
+        converged=information is not None,
+        status=status,
     )
 
 
