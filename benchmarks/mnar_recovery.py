@@ -1,11 +1,11 @@
-"""Recovery of a detection curve and cover of the effects in label-free experiments with single values missing by value.
+"""Recovery of a detection curve, and cover of the effects, where single values go missing by their size.
 
-    python benchmarks/mnar_recovery.py SEED [--features 350] [--pairs 6] [--mechanism logit|probit] [--theta curve|none]
+    python benchmarks/mnar_recovery.py SEED [--features 350] [--pairs 6] [--mechanism logit|probit]
 
-One experiment: features with their own level, effect (0, 0.8 or -0.8), within-pair and between-pair standard deviations;
-values go missing by a curve of the value. Prints the curve by three methods, then bias over the root mean squared standard
-error, cover of 95 % intervals with its simulation error, and mean width for: complete cases (lmer), the curve held with its
-common theta (restricted, Satterthwaite), and the curve held with a theta for each feature.
+One label-free experiment: features with their own level, effect (0, 0.8 or -0.8) and standard deviations within and
+between pairs; values go missing by a curve of the value. Prints the curve by three methods, then bias over the root
+mean squared standard error, cover of 95 % intervals with its simulation error, and width for complete cases (lmer),
+the curve held with its common theta (restricted, Satterthwaite), and the curve held with a theta for each feature.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from scipy.special import expit, ndtr
 
 import mvmise_sm as ms
@@ -63,8 +62,8 @@ def report(label, found, effects):
         parts.append(f"{np.mean(error[own]) / se:+.2f}")
     mc = np.sqrt(cover * (1 - cover) / known.sum())
     print(
-        f"{label:28s} n {known.sum():4d}  bias/SE {np.mean(error) / se:+.3f} ({1 / np.sqrt(known.sum()):.3f})  by effect "
-        f"{parts}  cover {cover:.3f} ({mc:.3f})  width {2 * np.median(found[known, 2]):.2f}",
+        f"{label:24s} n {known.sum():4d}  bias/SE {np.mean(error) / se:+.3f} ({1 / np.sqrt(known.sum()):.3f})  "
+        f"by effect {parts}  cover {cover:.3f} ({mc:.3f})  width {2 * np.median(found[known, 2]):.2f}",
         flush=True,
     )
 

@@ -125,34 +125,23 @@ def _estimated(model, Y, usable, table, F, first, offsets, method, theta, mapped
     """The curve by maximisation, alternating with the offsets of the runs."""
     common = theta == "common"
     chosen, X = Y[:, usable], np.asarray(model.exog, dtype=float)
-    shifted = chosen if model.offset is None else chosen - model.offset[:, None]
     start = np.concatenate([first, [np.log(FIRST_RATIO)]]) if common else first
     offset = np.zeros(model.nobs)
     if model.offset is not None and common:
         raise OptionError("a detection curve with a common theta takes no offset of the response; use theta=None")
     if offsets and not common:
         raise OptionError("offsets='run' goes with theta='common'")
-    state = None
-    for _ in range(OFFSET_ROUNDS if offsets else 1):
-        if common:
-            term = model.random_effects.terms[0]
-            batch = FeatureBatch(shifted, X, term.factor.codes, F, z=term.columns[0], offset=offset)
-            objective = BatchObjective(batch, method == "adjusted")
-            if state is not None:
-                objective.beta, objective.log_s2 = state
-        else:
-            slot = Slot(F, single=True, always=True)
-            profiles = _profiles(model, chosen, slot, method == "adjusted")
-            objective = CurveObjective(profiles, mapped)
-        found = fit_curve(objective, start, chosen)
-        start = found.theta
-        if not offsets:
-            break
-        state = (objective.beta, objective.log_s2)
-        moved, se = objective.offset_step(found.theta)
-        offset = offset + moved
-        if np.abs(moved / se).max() < OFFSET_MOVE:
-            break
+    if common:
+        term = model.random_effects.terms[0]
+        batch = FeatureBatch(chosen, X, term.factor.codes, F, z=term.columns[0], offset=offset)
+        objective = BatchObjective(batch, method == "adjusted")
+        if offsets:
+            start, offset = _with_offsets(objective, start, chosen)
+    else:
+        objective = CurveObjective(
+            _profiles(model, chosen, Slot(F, single=True, always=True), method == "adjusted"), mapped
+        )
+    found = fit_curve(objective, start, chosen)
     values = objective.values(found.theta)
     table = table.copy()
     table.loc[table["used"], "llf"] = values
@@ -197,7 +186,7 @@ def _read(data, features):
 def _template(formula, frame, columns, namespace):
     """The model of the design on a stand-in response."""
     rhs = formula.partition("~")[2] if "~" in formula else formula
-    shared = frame.drop(columns=columns).assign(**{STAND_IN: np.arange(len(frame)) % 2.0})
+    shared = frame.drop(columns=columns).copy().assign(**{STAND_IN: np.arange(len(frame)) % 2.0})
     model = ValueSelectionModel.from_formula(f"{STAND_IN} ~ {rhs}", shared, missing="raise", eval_env=namespace)
     terms = model.random_effects.terms
     if len(terms) != 1 or terms[0].q != 1:
@@ -237,6 +226,19 @@ def _closed_form(phi, F, table):
     return DetectionCurve(
         F, pd.Series(phi, names), pd.Series(np.nan, names), nothing, None, None, table, "observed-normal", np.nan, True
     )
+
+
+def _with_offsets(objective, start, Y):
+    """The curve and the runs' offsets take turns; returns where both rest."""
+    offset = np.zeros(len(Y))
+    for _ in range(OFFSET_ROUNDS):
+        start = fit_curve(objective, start, Y, maxiter=4, information=False).theta
+        moved, se = objective.offset_step(start)
+        offset = offset + moved
+        objective.batch.set_offset(offset)
+        if np.abs(moved / se).max() < OFFSET_MOVE:
+            break
+    return start, offset
 
 
 def _profiles(model, Y, slot, adjusted):

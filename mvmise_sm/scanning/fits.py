@@ -262,6 +262,15 @@ class LinearFits(OneResponseFits):
         return pd.DataFrame(out, columns=["feature", "kind", "term", "unit"])
 
 
+class MissingValueFits(LinearFits):
+    """Linear mixed models whose missing values are part of the likelihood; attributes as in `FeatureFits`."""
+
+    def model(self, feature: Feature) -> tuple[Any, np.ndarray]:
+        """The model of one feature on all rows of the template (n,)."""
+        values = _numbers(feature.outcomes)[self.positions]
+        return self.template.with_endog(values), np.ones(values.size, dtype=bool)
+
+
 class GeneralizedFits(OneResponseFits):
     """Generalised linear mixed models; attributes as in `FeatureFits`."""
 

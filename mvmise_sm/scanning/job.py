@@ -30,6 +30,7 @@ from mvmise_sm.scanning.templates import (
     GENERALIZED,
     LEAST_SQUARES,
     LINEAR,
+    MISSING,
     SELECTION,
     Blueprint,
     kind_of,
@@ -320,7 +321,9 @@ def _check_kind(
             raise OptionError("ddf is defined for model='lmer' and 'ols'; leave it out")
         if variance_shares:
             raise OptionError("variance_shares is defined for model='lmer' and 'ols'; leave it out")
-    if kind == SELECTION and weights is not None:
+    if kind == MISSING and ddf not in ("auto", None, "satterthwaite"):
+        raise OptionError("model='lmer_mnar' has Satterthwaite's degrees of freedom; leave ddf out")
+    if kind in (SELECTION, MISSING) and weights is not None:
         raise OptionError("selection models take no weights")
 
 
@@ -339,9 +342,9 @@ def _right_hand_side(formula: str) -> str:
 
 def _reml(options: dict, reml: bool, kind: str) -> bool:
     """REML or not, wherever it is said; it is taken out of the options of `fit`."""
-    if kind != LINEAR:
+    if kind not in (LINEAR, MISSING):
         if reml is not True:
-            raise OptionError("reml is defined for model='lmer'; leave it out")
+            raise OptionError("reml is defined for model='lmer' and 'lmer_mnar'; leave it out")
         return True
     value = options.pop("reml", reml)
     if not isinstance(value, (bool, np.bool_)):

@@ -16,30 +16,46 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
 from mvmise_sm.models.linear import LinearMixedModel
 from mvmise_sm.models.selection import SelectionModel
+from mvmise_sm.models.value_selection import ValueSelectionModel
 from mvmise_sm.options import refuse_unknown
 from mvmise_sm.scanning.contrasts import Report, read_report
-from mvmise_sm.scanning.fits import PLACEHOLDER, FeatureFits, GeneralizedFits, LinearFits, SelectionFits
+from mvmise_sm.scanning.fits import (
+    PLACEHOLDER,
+    FeatureFits,
+    GeneralizedFits,
+    LinearFits,
+    MissingValueFits,
+    SelectionFits,
+)
 from mvmise_sm.scanning.least_squares import LeastSquares, LeastSquaresFits
 
-__all__ = ["GENERALIZED", "LEAST_SQUARES", "LINEAR", "SELECTION", "Blueprint", "kind_of", "names_in_text"]
+__all__ = ["GENERALIZED", "LEAST_SQUARES", "LINEAR", "MISSING", "SELECTION", "Blueprint", "kind_of", "names_in_text"]
 
 LINEAR, GENERALIZED, SELECTION, LEAST_SQUARES = "linear", "generalized", "selection", "least squares"
+MISSING = "missing values"
 _ENTRIES = {
     "lmer": LINEAR,
     "blmer": LINEAR,
     "glmer": GENERALIZED,
     "bglmer": GENERALIZED,
     "glmer_nb": GENERALIZED,
+    "lmer_mnar": MISSING,
     "mvmise_b": SELECTION,
     "mvmise_e": SELECTION,
     "ols": LEAST_SQUARES,
 }
-_CLASSES = {LinearMixedModel: LINEAR, GeneralizedLinearMixedModel: GENERALIZED, SelectionModel: SELECTION}
+_CLASSES = {
+    LinearMixedModel: LINEAR,
+    GeneralizedLinearMixedModel: GENERALIZED,
+    SelectionModel: SELECTION,
+    ValueSelectionModel: MISSING,
+}
 _FITS: dict[str, type[FeatureFits]] = {
     LINEAR: LinearFits,
     GENERALIZED: GeneralizedFits,
     SELECTION: SelectionFits,
     LEAST_SQUARES: LeastSquaresFits,
+    MISSING: MissingValueFits,
 }
 _LEAST_SQUARES_OPTIONS = ("subset", "missing", "offset")
 
@@ -166,6 +182,8 @@ class Blueprint:
         if self.kind == LEAST_SQUARES:
             # all methods give the residual degrees of freedom
             return None if self.ddf is None else "residual"
+        if self.kind == MISSING and self.ddf == "auto":
+            return "satterthwaite"
         if self.kind != LINEAR or self.ddf != "auto":
             return None if self.ddf == "auto" else self.ddf
         priors = template.priors
@@ -174,7 +192,7 @@ class Blueprint:
         return "kenward-roger" if priors is None and self.reml else "satterthwaite"
 
     def _fit_options(self) -> dict:
-        return {**self.fit_options, "reml": self.reml} if self.kind == LINEAR else dict(self.fit_options)
+        return {**self.fit_options, "reml": self.reml} if self.kind in (LINEAR, MISSING) else dict(self.fit_options)
 
 
 def _has_intercept(rhs: str) -> bool:

@@ -108,6 +108,10 @@ class FeatureBatch:
         self.group_feature = feature[self.several][first]
         self.group_cluster = self.unit_cluster[self.several][first]
 
+    def set_offset(self, offset: np.ndarray) -> None:
+        """Replace the known part of eta, (n,) in the order of the rows given."""
+        self.offset = offset[self.order]
+
     def sum_units(self, values: np.ndarray) -> np.ndarray:
         """Sums of values of the missing units (m,) by feature, (F,)."""
         return np.bincount(self.unit_feature, values, minlength=self.F)

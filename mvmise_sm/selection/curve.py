@@ -16,11 +16,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from mvmise_sm.selection.batch import BatchPoint, FeatureBatch, newton_steps, solve_beta
-from mvmise_sm.selection.maximise import Maximum, maximise, observed_information
+from mvmise_sm.selection.maximise import Maximum, maximise, maximise_smoothed
 from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.objective import PenalisedObjective
 from mvmise_sm.selection.restricted import STEP, BetaFit, Chart, RestrictedObjective, newton_step
-from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.value import ValueProblem
 
 # the residual variance of a feature: Newton steps end where they gain less than the outer differences notice
@@ -285,7 +284,9 @@ def _evaluate(task: tuple[FeatureProfile, np.ndarray]) -> FeatureValue:
     return profile(common)
 
 
-def fit_curve(objective: Callable, start: np.ndarray, Y: np.ndarray, *, maxiter: int = 60) -> Maximum:
+def fit_curve(
+    objective: Callable, start: np.ndarray, Y: np.ndarray, *, maxiter: int = 60, information: bool = True
+) -> Maximum:
     """Maximise over the common parameters.
 
     Parameters
@@ -296,6 +297,8 @@ def fit_curve(objective: Callable, start: np.ndarray, Y: np.ndarray, *, maxiter:
     Y : ndarray, (n, F)
         The features, which set the first curvature.
     maxiter : int, optional
+    information : bool, optional
+        Whether to compute the information at the end.
     """
     centre, spread, n_values = float(np.nanmean(Y)), float(np.nanvar(Y)), int(np.isfinite(Y).sum())
     # in level and slope about the centre the two elements of phi are nearly uncorrelated
@@ -307,23 +310,17 @@ def fit_curve(objective: Callable, start: np.ndarray, Y: np.ndarray, *, maxiter:
         return value, turn.T @ gradient
 
     metric = np.diag([0.05 * n_values, 0.05 * n_values * spread, 0.2 * Y.shape[1]][: start.size])
-    found = maximise(turned, np.linalg.solve(turn, start), metric, maxiter=maxiter, tol=OUTER_GAIN, information=False)
-    back, information, status = np.linalg.inv(turn), None, found.status
-    if found.converged:
-        # differences of the gradient alone: Newton steps would chase the noise of the determinants' differences
-        inner = observed_information(turned, found.theta, 1.0 / np.sqrt(np.diag(metric)), found.free)
-        definite = np.isfinite(inner).all() and np.linalg.eigvalsh(inner)[0] > 0
-        information = back.T @ inner @ back if definite else None
-        status = status if definite else Status.NOT_DEFINITE
-        # the differences have moved the objective away from the optimum
-        turned(found.theta)
+    found = maximise_smoothed(
+        turned, np.linalg.solve(turn, start), metric, maxiter=maxiter, tol=OUTER_GAIN, information=information
+    )
+    # the differences have moved the objective away from the optimum
+    turned(found.theta)
+    back = np.linalg.inv(turn)
     return replace(
         found,
         theta=turn @ found.theta,
         score=back.T @ found.score,
-        information=information,
-        converged=information is not None,
-        status=status,
+        information=None if found.information is None else back.T @ found.information @ back,
     )
 
 

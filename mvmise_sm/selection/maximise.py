@@ -20,6 +20,8 @@ MAX_HALVINGS = 40
 # expected gain of the next quasi-Newton step: so small that the information found there is that of the maximum
 DECREMENT_TOL = 1e-9
 POLISHED_TOL = 1e-11
+# the same where the gradient has noise, and what may be left to gain there in the end
+ROUGH_DECREMENT, SETTLED = 1e-7, 1e-5
 # finite-difference step in standard errors: truncation and rounding errors are both below 1e-7 relative
 DIFFERENCE_STEP = 3e-4
 
@@ -135,6 +137,42 @@ def maximise(
             status = Status.NOT_DEFINITE
         done = polished
     return Maximum(theta, value, score, info, done, len(history) - 1, np.array(history), status, free)
+
+
+def maximise_smoothed(
+    objective: Objective,
+    start: np.ndarray,
+    metric: np.ndarray,
+    *,
+    maxiter: int = 200,
+    tol: float = ROUGH_DECREMENT,
+    information: bool = True,
+    diverged: Callable[[np.ndarray], Status | None] | None = None,
+) -> Maximum:
+    """Maximise an objective whose gradient has noise of its own, such as differences of a determinant.
+
+    Quasi-Newton steps, then one Newton step with differences of the gradient; more of them would chase the noise.
+    Parameters and result are those of :func:`maximise`.
+    """
+    found = maximise(objective, start, metric, maxiter=maxiter, tol=tol, information=False, diverged=diverged)
+    if not information or found.status not in (Status.CONVERGED, Status.LINE_SEARCH):
+        return found
+    theta, value, score = found.theta, found.value, found.score
+    scale = 1.0 / np.sqrt(np.maximum(np.diag(metric), 1e-300))
+    info = observed_information(objective, theta, scale, found.free)
+    definite = bool(np.isfinite(info).all()) and _factor(info)[1]
+    gain = np.inf
+    if definite:
+        step = np.linalg.solve(info, score)
+        gain = 0.5 * float(step @ score)
+        moved, new_score = objective(theta + step)
+        if np.isfinite(moved) and moved >= value - ROUGH_DECREMENT:
+            theta, value, score = theta + step, moved, new_score
+            gain = 0.5 * float(np.linalg.solve(info, score) @ score)
+    done = definite and gain < SETTLED
+    status = Status.CONVERGED if done else Status.NOT_DEFINITE if not definite else found.status
+    history = np.append(found.history, value)
+    return Maximum(theta, value, score, info if done else None, done, found.n_iter + 1, history, status, found.free)
 
 
 def _inverse(metric: np.ndarray) -> np.ndarray:

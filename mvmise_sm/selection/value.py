@@ -15,7 +15,7 @@ from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.laplace import LaplaceObjective
 from mvmise_sm.selection.likelihood import SelectionParams
-from mvmise_sm.selection.maximise import Maximum, maximise
+from mvmise_sm.selection.maximise import Maximum, maximise, maximise_smoothed
 from mvmise_sm.selection.objective import PenalisedObjective, Penalty
 from mvmise_sm.selection.prediction import posterior_moments
 from mvmise_sm.selection.restricted import BetaUncertainty, Chart, RestrictedObjective, beta_uncertainty
@@ -233,14 +233,14 @@ class ValueProblem:
             first = np.concatenate([start[cut["beta"]], start[nuisance]])
             index = np.concatenate([np.arange(self.likelihood.size)[cut["beta"]], nuisance])
             shape = metric[np.ix_(index, index)]
-        best = self._maximise(target, first, shape, options)
+        best = self._maximise(target, first, shape, options, maximise_smoothed if reml else maximise)
         return self._report(objective, restricted, best, reml)
 
-    def _maximise(self, target, start: np.ndarray, metric: np.ndarray, options: dict) -> Maximum:
+    def _maximise(self, target, start: np.ndarray, metric: np.ndarray, options: dict, run) -> Maximum:
         """The best of the maxima from the moment start and from either sign of a free slope."""
         free = self.part.free
         count = free.size
-        best = maximise(target, start, metric, diverged=self._diverged(count), **options)
+        best = run(target, start, metric, diverged=self._diverged(count), **options)
         if not self.part.slopes_at.size or self.data.n_outcomes > FEW_OUTCOMES:
             return best
         for index, slope in self.part.slopes():
@@ -249,9 +249,9 @@ class ValueProblem:
             if not np.isfinite(target(point)[0]):
                 continue
             short = {**options, "maxiter": OTHER_ITERATIONS, "tol": OTHER_TOL}
-            other = maximise(target, point, metric, information=False, diverged=self._diverged(count), **short)
+            other = run(target, point, metric, information=False, diverged=self._diverged(count), **short)
             if other.converged and (other.value > best.value + SAME_VALUE or not best.converged):
-                other = maximise(target, other.theta, metric, diverged=self._diverged(count), **options)
+                other = run(target, other.theta, metric, diverged=self._diverged(count), **options)
                 best = other if other.converged else best
         return best
 
@@ -319,7 +319,7 @@ class ValueProblem:
     def _fit_laplace(self, reml: bool, options: dict) -> ValueFit:
         objective = self._laplace(reml)
         start = objective.start()
-        best = self._maximise(objective, start, objective.metric(start), options)
+        best = self._maximise(objective, start, objective.metric(start), options, maximise_smoothed)
         cut, p = objective.slices, self.X.shape[1]
         x = best.theta
         joint = self._laplace(True)
