@@ -9,6 +9,7 @@ from scipy import stats
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, unwrap, with_rows
 from mvmise_sm.inference.hypotheses import term_contrasts
+from mvmise_sm.inference.nesting import check_nested, check_same_criterion, refuse_priors
 from mvmise_sm.inference.tables import table
 from mvmise_sm.options import refuse_unknown, strict
 
@@ -103,14 +104,13 @@ def likelihood_ratio(results):
     """Likelihood-ratio table of nested fits, smallest first; see `anova`."""
     given = [unwrap(r) for r in results]
     check_same_response(given)
-    if any(r.priors is not None for r in given):
-        note = "Priors are left out of the likelihoods. "
-    else:
-        note = ""
+    check_same_criterion(given)
+    refuse_priors(given, "a likelihood-ratio test")
     refitted = any(r.restricted for r in given)
     fits = [ml_fit(r) for r in given]
     order = sorted(range(len(fits)), key=lambda i: fits[i].k_params)
     fits = [fits[i] for i in order]
+    check_nested(fits)
     llf = np.array([r.llf for r in fits])
     n_params = np.array([r.k_params for r in fits])
     chisq = np.append(np.nan, 2.0 * np.diff(llf))
@@ -129,7 +129,7 @@ def likelihood_ratio(results):
         },
         index=labels_of(fits),
     )
-    heading = "Likelihood-ratio tests. " + note
+    heading = "Likelihood-ratio tests. "
     if refitted:
         heading += "REML fits were refitted by maximum likelihood."
     return table(frame, heading.strip())
@@ -153,6 +153,7 @@ def compare(*results):
     if not given:
         raise OptionError("compare needs at least one result")
     check_same_response(given)
+    check_same_criterion(given)
     names = labels_of(given)
     modes = {r.restricted for r in given}
     spaces = {tuple(r.model.exog_names) for r in given}
@@ -177,4 +178,6 @@ def compare(*results):
         index=names,
     )
     note = "REML fits were refitted by maximum likelihood." if refit else ""
+    if any(r.priors is not None for r in fits):
+        note += " Fits with priors do not maximise the likelihood, so that their criteria are upper bounds."
     return table(frame.sort_values("aicc"), f"Information criteria, best first. {note}".strip())

@@ -14,6 +14,7 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
 from mvmise_sm.inference.fits import check_same_response, fit_options, labels_of, ml_fit, quietly, unwrap, with_rows
 from mvmise_sm.inference.hypotheses import model_spec_of
+from mvmise_sm.inference.nesting import check_nested, check_same_criterion, refuse_priors
 from mvmise_sm.inference.tables import table
 
 __all__ = ["boundary_p_value", "bootstrap_test", "drop1", "droppable", "kenward_roger_test", "random_terms"]
@@ -41,6 +42,7 @@ def droppable(spec):
 
 def drop1(result):
     """Leave one term out at a time; parameters as in `MixedModelResults.drop1`."""
+    refuse_priors([unwrap(result)], "drop1")
     fit = ml_fit(result)
     spec = model_spec_of(fit)
     exog = np.asarray(fit.model.exog)
@@ -196,6 +198,8 @@ def kenward_roger_test(small, large):
         One row: ``df_num, df_denom, F, scaling, p_value``; F includes the scaling.
     """
     check_same_response([small, large])
+    if large.undetermined is not None:
+        raise OptionError("the data do not determine the variances of the larger fit; check() names them")
     method = denominator(large, "kenward-roger")
     contrasts = _restriction(small, large)
     if not len(contrasts):
@@ -229,8 +233,11 @@ def bootstrap_test(small, large, n=1000, rng=None, n_jobs=1, progress=False):
     from mvmise_sm.inference.resampling import likelihood_ratios
 
     check_same_response([small, large])
+    check_same_criterion([small, large])
+    refuse_priors([small, large], "a likelihood-ratio test")
     refitted = small.restricted or large.restricted
     small, large = ml_fit(small), ml_fit(large)
+    check_nested([small, large])
     chisq = max(2.0 * (large.llf - small.llf), 0.0)
     simulated = likelihood_ratios(small, large, n, rng, n_jobs, progress)
     df = large.k_params - small.k_params

@@ -113,6 +113,23 @@ class MixedModelResults(VerbResults, InferentialResults):
             felt = felt[column]
         return np.where(np.logical_or.outer(felt, felt).reshape(np.shape(cov)), np.nan, cov)
 
+    def nesting(self):
+        """Design, random effects and law of the fit, see `mvmise_sm.inference.nesting`."""
+        model = self.model
+        return {
+            "exog": np.asarray(model.exog, dtype=float),
+            "names": list(model.exog_names),
+            "random": model.random_effects,
+            "residual": self.residual_structure(),
+            "weights": model.weights,
+            "offset": model.offset,
+            **self._law_of_rows(),
+        }
+
+    def _law_of_rows(self):
+        """Family and link as texts, those that are its limits, and whether weights are numbers of trials."""
+        return {"family": "normal", "limits": (), "trials": False}
+
     def plain_cov(self):
         """Covariance of the fixed effects (k_fe, k_fe), finite also where the data do not determine it."""
         return np.asarray(super().cov_params())

@@ -122,6 +122,12 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         variance = float(self._cov_all[-1, -1])
         return self.alpha * np.sqrt(variance) if variance > 0.0 else np.nan
 
+    def _law_of_rows(self):
+        family = self.model.family
+        link = type(family.link).__name__
+        limits = () if family.limit is None else (f"{family.limit[0]} ({link})",)
+        return {"family": f"{family.name} ({link})", "limits": limits, "trials": family.trials}
+
     # --- likelihood
 
     @property

@@ -68,6 +68,10 @@ class AnsweringResults(LikelihoodModelResults):
         """Whether beta and sigma2 are profiled out of the criterion, so that refits need no result."""
         return self.linear
 
+    def nesting(self) -> dict[str, Any] | None:
+        """What tells whether this fit is a special case of another one, None where nothing is known of that."""
+        return None
+
     def plain_cov(self) -> np.ndarray:
         """Covariance of the fixed effects (k_fe, k_fe) as tests take it."""
         return np.asarray(self.cov_params())

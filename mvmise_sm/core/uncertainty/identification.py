@@ -10,10 +10,12 @@ from scipy import sparse
 
 from mvmise_sm.core.covariance.random_effects import RandomEffects, RandomTerm
 
-__all__ = ["FlatDirections", "flat_directions"]
+__all__ = ["FlatDirections", "flat_directions", "outside_span"]
 
 # share of the information that a direction keeps once fixed effects and other directions are taken out
 _FLAT = 1e-8
+# share of a covariance that another model cannot give
+_OUTSIDE = 1e-6
 # elements of a null vector below this share take no part
 _PART = 1e-3
 # relative change of a coefficient's variance along a flat direction that counts
@@ -114,6 +116,47 @@ def flat_directions(
         (_label(term, d), t) for t, term in enumerate(random.terms) for d in directions[t]
     ]
     return _null_space(whole, gram, inside, r, [*labels, ("var residual", None)])
+
+
+def outside_span(small: RandomEffects, large: RandomEffects, weights: np.ndarray | None) -> list[str]:
+    """Terms of one model whose covariance of the rows is not in the span of another one's.
+
+    Parameters
+    ----------
+    small, large : RandomEffects
+        On the same rows.
+    weights : ndarray or None
+        Prior weights (n,).
+
+    Returns
+    -------
+    list of str
+        Texts of the terms, empty where every covariance of `small` is one of `large`.
+    """
+    root = np.ones(small.nobs) if weights is None else np.sqrt(weights)
+    terms = [*large.terms, *small.terms]
+    if any(type(term) is not RandomTerm for term in terms):
+        return []
+    columns = [np.array([root if c is None else root * c for c in term.columns]) for term in terms]
+    directions = [_directions(term) for term in terms]
+    nothing = [np.zeros((term.q, term.factor.n_levels, 0)) for term in terms]
+    starts = np.cumsum([0] + [len(d) for d in directions])
+    gram = np.zeros((starts[-1], starts[-1]))
+    for t, u in combinations_with_replacement(range(len(terms)), 2):
+        full, _ = _pair_sums(terms[t], terms[u], columns[t], columns[u], nothing[t], nothing[u])
+        block = np.einsum("iab,jcf,abcf->ij", directions[t], directions[u], full, optimize=True)
+        rows, cols = slice(starts[t], starts[t + 1]), slice(starts[u], starts[u + 1])
+        gram[rows, cols], gram[cols, rows] = block, block.T
+    m = int(starts[len(large.terms)])
+    size = np.sqrt(np.maximum(gram.diagonal(), 1e-300))
+    gram = gram / size / size[:, None]
+    inverse = np.linalg.pinv(gram[:m, :m], rcond=_FLAT, hermitian=True)
+    rest = np.diag(gram[m:, m:] - gram[m:, :m] @ inverse @ gram[:m, m:])
+    outside = []
+    for t in range(len(large.terms), len(terms)):
+        if (rest[starts[t] - m : starts[t + 1] - m] > _OUTSIDE).any():
+            outside.append(terms[t].text or f"({' + '.join(terms[t].names)} | {terms[t].factor.name})")
+    return outside
 
 
 def _null_space(
