@@ -1,6 +1,9 @@
 """The house keeps its shape: imports point inward, files stay short, public names are documented."""
 
 import ast
+import functools
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +75,122 @@ def test_files_are_short_and_documented(path):
             assert ast.get_docstring(node), f"docstring of {node.name}"
         if isinstance(node, ast.ClassDef):
             assert node.end_lineno - node.lineno < 450, f"class {node.name}"
+
+
+# what statsmodels and Python have no public name for
+THIRD_PARTY = {"_results", "_get_init_kwds", "_getframe", "_exit"}
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+@functools.cache
+def own_names(folder):
+    """Names that the modules of one folder define: functions, classes, class and instance attributes."""
+    return frozenset(_own_names(folder))
+
+
+def _own_names(folder):
+    for path in (p for p in FILES if p.parent == folder):
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                yield node.name
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    yield target.id
+                elif isinstance(target, (ast.Tuple, ast.Attribute)):
+                    attributes = (n for n in ast.walk(target) if isinstance(n, ast.Attribute))
+                    yield from (n.attr for n in attributes if ast.unparse(n.value) in ("self", "cls", "out"))
+
+
+def foreign_names(path):
+    """Underscore names that a module reads from another package."""
+    own = own_names(path.parent)
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls", "super()") and node.attr not in own | THIRD_PARTY:
+                yield f"{owner}.{node.attr}"
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mvmise_sm"):
+            room = ".".join(name_of(path).split(".")[:-1])
+            yield from (
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if alias.name.startswith("_") and not alias.name.startswith("__") and not node.module.startswith(room)
+            )
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_module_reads_an_underscore_name_of_another_package(path):
+    assert list(foreign_names(path)) == []
+
+
+def descendants(base):
+    for child in base.__subclasses__():
+        yield child.__name__
+        yield from descendants(child)
+
+
+def kinds():
+    """Names of the classes behind the five seams: structures, families, mechanisms, priors and numerics."""
+    from mvmise_sm.core.covariance import registry  # noqa: F401 (registers)
+    from mvmise_sm.core.covariance.base import CovarianceStructure
+    from mvmise_sm.core.families.base import Family
+    from mvmise_sm.priors import Prior
+
+    for name in ("core", "priors", "selection"):
+        for path in (PACKAGE / name).rglob("*.py"):
+            importlib.import_module(name_of(path))
+    out = {name for base in (CovarianceStructure, Family, Prior) for name in descendants(base)}
+    mechanisms = importlib.import_module("mvmise_sm.selection.mechanism")
+    out |= set(descendants(mechanisms.Held))
+    numerics = re.compile(r"(Deviance|System|Factorization|Elimination|Remainder|Kernel|InnerProblem)$")
+    for path in FILES:
+        out |= {n.name for n in TREES[path].body if isinstance(n, ast.ClassDef) and numerics.search(n.name)}
+    return {name for name in out if not name.startswith("_")}
+
+
+KINDS = kinds()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_asks_for_the_class_behind_a_seam(path):
+    """What a structure, family, mechanism, prior or criterion does is its own business."""
+    found = []
+    equality = {id(n) for f in ast.walk(TREES[path]) if getattr(f, "name", "") == "__eq__" for n in ast.walk(f)}
+    for node in ast.walk(TREES[path]):
+        if id(node) in equality:
+            continue
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+            names |= {n.attr for n in ast.walk(node.args[1]) if isinstance(n, ast.Attribute)}
+            found += [ast.unparse(node)] * bool(names & KINDS)
+    assert found == []
+
+
+def interface_members():
+    """What the interfaces answer; `name` is pandas' too, and `random` numpy's."""
+    from mvmise_sm.core import interfaces
+    from mvmise_sm.core.covariance.base import CovarianceStructure
+    from mvmise_sm.core.families.base import Family
+    from mvmise_sm.priors import CoefficientPrior, CovariancePrior, Mixing
+    from mvmise_sm.selection.mechanism import Held, Mechanism
+
+    classes = [CovarianceStructure, Family, CovariancePrior, CoefficientPrior, Mixing, Mechanism, Held]
+    classes += [interfaces.Criterion, interfaces.System, interfaces.Factorization, interfaces.WeightedElimination]
+    out = {name for cls in classes for base in cls.__mro__[:-1] for name in (*vars(base), *base.__annotations__)}
+    return {name for name in out if not name.startswith("_")} - {"name", "random"}
+
+
+MEMBERS = interface_members()
+# says which members a class that a user registers lacks
+CHECKS_MEMBERS = "mvmise_sm.selection.mechanism_check"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if name_of(p) != CHECKS_MEMBERS], ids=name_of)
+def test_interfaces_are_asked_not_probed(path):
+    calls = [n for n in ast.walk(TREES[path]) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    probes = [c for c in calls if c.func.id == "hasattr" or (c.func.id == "getattr" and len(c.args) == 3)]
+    assert [ast.unparse(c) for c in probes if isinstance(c.args[1], ast.Constant) and c.args[1].value in MEMBERS] == []
 
 
 @pytest.mark.parametrize("name", ms.__all__)

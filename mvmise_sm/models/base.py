@@ -82,6 +82,8 @@ class MixedModelBase(LikelihoodModel):
 
     title = "Mixed Model"
     _has_residual = True
+    # a structure of the residuals, which linear models may have
+    residual = None
     # whether the likelihood is that of the values and of which are missing
     models_missing = False
     _design_options: ClassVar[dict] = {}

@@ -50,7 +50,7 @@ def undetermined(model: Any, optimum: Any) -> FlatDirections | None:
 def _plain(model: Any) -> bool:
     """Whether the covariance of the rows is Z Sigma Z' with independent levels, and of a size to check."""
     terms = model.random_effects.terms
-    if not terms or getattr(model, "residual", None) is not None or any(type(t) is not RandomTerm for t in terms):
+    if not terms or model.residual is not None or any(type(t) is not RandomTerm for t in terms):
         return False
     return sum(t.q for t in terms) ** 2 * model.nobs <= _MOST_CELLS
 

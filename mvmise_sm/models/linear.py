@@ -245,7 +245,7 @@ class LinearMixedModel(MixedModelBase):
         if optimum.singular:
             warn(SINGULAR, SingularFitWarning)
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
-        result._criterion = criterion
+        result.keep(criterion)
         result.undetermined = undetermined(self, optimum)
         return LinearMixedModelResultsWrapper(result)
 

@@ -223,6 +223,10 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         """Whether the likelihood is the restricted one (REML)."""
         return self.reml
 
+    def keep(self, criterion):
+        """Keep the criterion that the fit minimised, which would be rebuilt otherwise."""
+        self._criterion = criterion
+
     def deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""
         if self._criterion is None:

@@ -113,7 +113,7 @@ class Held:
         return f"{type(self).__name__}({', '.join(f'{name}={value:g}' for name, value in self.held.items())})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.held == getattr(other, "held", None)
+        return isinstance(other, Held) and type(self) is type(other) and self.held == other.held
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(self.held.items())))

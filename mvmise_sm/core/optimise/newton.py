@@ -231,7 +231,7 @@ def _status(counter: _Counter, best: Evaluation, decrement: float, noise: float)
 
 def _is_flat(best: Evaluation, criterion: Criterion) -> bool:
     """Whether theta, in units of its largest element, has a direction without information."""
-    k = min(len(criterion.lower), getattr(criterion, "k_theta", len(criterion.lower)))
+    k = min(len(criterion.lower), criterion.k_theta)
     if k == 0:
         return False
     size = float(np.abs(best.theta[:k]).max())
