@@ -12,13 +12,14 @@ import pandas as pd
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.criteria.batched import BatchDesign, supports
 from mvmise_sm.core.optimise.batched import BatchFit, fit_batch
+from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty.batched import BatchKenwardRoger, BatchPlain, BatchSatterthwaite, BatchTests, units
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.scanning.content import digest
 from mvmise_sm.scanning.features import FeatureTable
 from mvmise_sm.scanning.fits import Feature, FeatureFits
 from mvmise_sm.scanning.orphans import end_with_parent
-from mvmise_sm.scanning.rows import Columns
+from mvmise_sm.scanning.rows import Columns, object_frame
 from mvmise_sm.scanning.shares import batch_shares
 from mvmise_sm.scanning.single import single_outcome_rhs
 from mvmise_sm.scanning.stacked import Stacked
@@ -195,10 +196,8 @@ class BatchFits:
 
     def __call__(self, block: Block) -> pd.DataFrame:
         """Rows of several features."""
-        from threadpoolctl import threadpool_limits
-
         end_with_parent(self.parent)
-        with threadpool_limits(limits=1):
+        with blas_threads(0):
             Y, W = self._arrays(block)
             fit = fit_batch(self.design, Y, W)
             good = self._usable(block, Y, W, fit)
@@ -215,12 +214,10 @@ class BatchFits:
 
     def units(self, block: Block, theta: np.ndarray) -> pd.DataFrame:
         """As in `LinearFits`."""
-        from threadpoolctl import threadpool_limits
-
         end_with_parent(self.parent)
         report = self.fits.report
         terms, rows = report.rows()
-        with threadpool_limits(limits=1):
+        with blas_threads(0):
             Y, W = self._arrays(block)
             found = units(self.design, Y, W, theta, rows, list(report.tests.values()))
             whole = self._tabled(block.names, found, terms, list(report.tests))
@@ -236,13 +233,20 @@ class BatchFits:
         every = np.array(names, dtype=object)
         parts = [("term", np.repeat(every, len(terms)), np.tile(terms, len(every)), found.contrasts.ravel())]
         parts += [("test", every, np.repeat(name, len(every)), u) for name, u in zip(tests, found.tests, strict=True)]
-        frames = [pd.DataFrame({"feature": f, "kind": k, "term": t, "unit": u}) for k, f, t, u in parts]
-        return pd.concat(frames, ignore_index=True)
+        columns = {
+            "feature": np.concatenate([f for _, f, _, _ in parts]),
+            "kind": np.repeat([k for k, *_ in parts], [len(f) for _, f, _, _ in parts]).astype(object),
+            "term": np.concatenate([t for _, _, t, _ in parts]).astype(object),
+            "unit": np.concatenate([u for *_, u in parts]),
+        }
+        return object_frame(columns)
 
     def _arrays(self, block: Block) -> tuple[np.ndarray, np.ndarray | None]:
         """Responses (n, F) with zeros where missing, and their weights where any is missing or they differ."""
         fits = self.fits
-        Y = block.values[fits.positions]
+        Y = block.values
+        if len(Y) != len(fits.positions) or (np.diff(fits.positions) != 1).any():
+            Y = Y[fits.positions]
         if fits.template.offset is not None:
             Y = Y - fits.template.offset[:, None]
         seen = np.isfinite(Y)
@@ -259,21 +263,22 @@ class BatchFits:
         """Which features the engine has fitted (F,); the others get a fit of their own, or its sentence."""
         m = fit.moments
         with np.errstate(all="ignore"):
-            largest = np.abs(Y).max(axis=0, initial=0.0)
-            low = Y.min(axis=0, initial=np.inf) if W is None else np.where(W > 0.0, Y, np.inf).min(axis=0)
-            high = Y.max(axis=0, initial=-np.inf) if W is None else np.where(W > 0.0, Y, -np.inf).max(axis=0)
+            low = Y.min(axis=0) if W is None else np.where(W > 0.0, Y, np.inf).min(axis=0)
+            high = Y.max(axis=0) if W is None else np.where(W > 0.0, Y, -np.inf).max(axis=0)
+            largest = np.maximum(np.abs(low), np.abs(high))
             spread = m.n * np.square(0.5 * (high - low))
             rest = fit.at.sigma2 * m.n
             good = fit.converged & block.numeric & (rest > _EXACT * spread * (1.0 if W is None else W.max(axis=0)))
             good &= (largest < _LARGEST) & (largest > 1.0 / _LARGEST) & (high > low)
-        infinite = np.isinf(block.values).any(axis=0)
+        if W is not None:
+            good &= ~np.isinf(block.values).any(axis=0)
         if self.random is not None:
             levels = np.full(len(good), float(self.design.n_levels))
             if W is not None:
                 levels = (self.design.levels @ (W > 0.0) > 0.0).sum(axis=0).astype(float)
             widest = max(term.q for term in self.random.terms)
             good &= (levels >= _FEWEST_LEVELS) & (levels * widest < m.n)
-        return good & ~infinite
+        return good
 
     def _tests(self, fit: BatchFit) -> BatchTests:
         if self.random is None:

@@ -15,7 +15,7 @@ from mvmise_sm.exceptions import DataError, OptionError
 __all__ = ["FeatureTable", "LongFeatures", "WideFeatures", "feature_digest", "looks_raw", "read_long", "read_wide"]
 
 # cells that are looked at, and the median above which values are taken for raw intensities
-_MANY, _RAW = 1_000_000, 1000.0
+_MANY, _RAW = 100_000, 1000.0
 
 
 class FeatureTable(Protocol):
@@ -176,7 +176,7 @@ def read_wide(frame: pd.DataFrame, features: Any, weights: Any) -> WideFeatures:
             raise DataError("features is a frame whose index differs from that of the data")
         table = features
         columns = dict(zip(_checked_names(features.columns, "features"), ([c] for c in features.columns), strict=True))
-        samples = frame.drop(columns=[c for c in features.columns if c in frame.columns])
+        samples = frame.drop(columns=frame.columns.intersection(features.columns))
     else:
         columns = _listed(features)
         known = set(frame.columns)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mvmise_sm.models.linear import SINGULAR
 
-__all__ = ["RAW", "Columns", "Rows", "empty_rows", "typed"]
+__all__ = ["RAW", "Columns", "Rows", "empty_rows", "object_frame", "typed"]
 
 # kinds of rows: "term" (a coefficient or contrast), "test" (F), "share" (of variance), "theta", "sigma2", "digest"
 RAW = (
@@ -139,7 +139,12 @@ class Columns:
 
     def frame(self) -> pd.DataFrame:
         """The rows as a table."""
-        return pd.DataFrame({name: np.concatenate([part[name] for part in self.parts]) for name in RAW})
+        return object_frame({name: np.concatenate([part[name] for part in self.parts]) for name in RAW})
+
+
+def object_frame(columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A frame of arrays as they are: texts stay Python's, which costs nothing where rows only pass through."""
+    return pd.DataFrame({name: pd.Series(values, dtype=values.dtype, copy=False) for name, values in columns.items()})
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:

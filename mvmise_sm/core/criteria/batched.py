@@ -19,10 +19,10 @@ __all__ = ["BatchDesign", "Evaluation", "Moments", "supports", "unit_places"]
 
 # share of the largest eigenvalue of X'WX below which the observed rows do not determine all fixed effects
 _RANK = 1e-9
-# largest distance between a column of ones and the span of X
-_SPANNED = 1e-8
 # a pivot below this share of its diagonal element counts as zero
 _PIVOT = 1e-13
+# largest matrices that are multiplied element by element
+_SMALL = 3
 _CELLS = 4_000_000
 
 
@@ -182,9 +182,6 @@ class BatchDesign:
         size = np.where(size > 0.0, size, 1.0)
         self.Z = np.column_stack(columns) / size if columns else np.zeros((n, 0))
         self.scale = size[self.rows] if columns else np.zeros(0)
-        ones = np.linalg.lstsq(self.X, np.ones(n), rcond=None)[0]
-        # coefficients of a constant, which can be taken off responses only where X spans it
-        self.ones = ones if np.abs(self.X @ ones - 1.0).max() < _SPANNED else np.zeros(self.p)
         self.tangents = np.zeros((self.k, self.q, self.q))
         self.tangents[np.arange(self.k), self.rows, self.columns] = 1.0
         self.mask = self._mask()
@@ -224,40 +221,39 @@ class BatchDesign:
         if W is None:
             W = (np.ones(self.n) if self.weights is None else self.weights)[:, None]
         X, p, q = self.X, self.p, self.q
-        centre = np.zeros(Y.shape[1])
-        if self.ones.any():
-            total = W.sum(axis=0)
-            centre = (W * Y).sum(axis=0) / np.where(total > 0.0, total, 1.0)
-        Y = Y - centre
         pairs = (X[:, :, None] * X[:, None, :]).reshape(self.n, p * p)
         xx = (W.T @ pairs).reshape(W.shape[1], p, p)
         values = np.linalg.eigvalsh(xx) if p else np.ones((len(xx), 1))
         count = (W > 0.0).sum(axis=0).astype(float)
         full = (values[:, 0] > _RANK * values[:, -1]) & (count > p)
         safe = np.where(full[:, None, None], xx, np.eye(p))
-        xy = (X.T @ (W * Y)).T
-        origin = np.linalg.solve(safe, xy[:, :, None])[:, :, 0] if p else np.zeros((Y.shape[1], 0))
+        plain = shared and self.weights is None
+        xy = (X.T @ (Y if plain else W * Y)).T
+        origin = (np.linalg.inv(safe) @ xy[:, :, None])[:, :, 0]
         # residuals in place of responses: sums of squares keep their digits
-        residual = Y - X @ origin.T
-        weighted = W * residual
+        residual = X @ -origin.T
+        residual += Y
+        weighted = residual if plain else W * residual
         r = Y.shape[1]
         gram = np.empty((r, p + 1, p + 1))
         gram[:, :p, :p] = safe
         gram[:, :p, p] = gram[:, p, :p] = (X.T @ weighted).T
-        gram[:, p, p] = (weighted * residual).sum(axis=0)
-        g = np.empty((r, self.n_levels, q, p + 1))
+        gram[:, p, p] = np.einsum("ij,ij->j", weighted, residual)
+        d = np.empty((r, self.n_levels, q))
+        b = np.empty((W.shape[1], self.n_levels, q, p))
         c = np.empty((W.shape[1], self.n_levels, q, q))
         for a in range(q):
-            g[:, :, a, p] = (self.levels @ (self.Z[:, [a]] * weighted)).T
-            for j in range(p):
-                g[:, :, a, j] = (self.levels @ ((self.Z[:, a] * X[:, j])[:, None] * W)).T
-            for b in range(a + 1):
-                c[:, :, a, b] = c[:, :, b, a] = (self.levels @ ((self.Z[:, a] * self.Z[:, b])[:, None] * W)).T
-        cross = g[:, :, :, None, :, None] * g[:, :, None, :, None, :]
-        levels = np.ones(self.n_levels)
+            z = self.Z[:, [a]]
+            d[:, :, a] = (self.levels @ (weighted if (z == 1.0).all() else z * weighted)).T
+            for k in range(p):
+                b[:, :, a, k] = (self.levels @ (z * X[:, [k]] * W)).T
+            for k in range(a + 1):
+                c[:, :, a, k] = c[:, :, k, a] = (self.levels @ (z * self.Z[:, [k]] * W)).T
         if shared and q:
-            cross, c, levels = _by_class(cross, c)
-        origin = origin + centre[:, None] * self.ones
+            cross, c, levels = _shared_cross(b[0], d, c[0])
+        else:
+            g = np.concatenate([np.broadcast_to(b, (r, *b.shape[1:])), d[..., None]], axis=3)
+            cross, levels = g[:, :, :, None, :, None] * g[:, :, None, :, None, :], np.ones(self.n_levels)
         full, count = np.broadcast_to(full, r), np.broadcast_to(count, r)
         return Moments(gram, cross.reshape(r, cross.shape[1] * q * q, (p + 1) ** 2), c, levels, count, origin, full)
 
@@ -274,7 +270,7 @@ class BatchDesign:
         i_minus_cw = np.eye(q) - _mm(m.c, w)
         left = np.swapaxes(i_minus_cw, 2, 3)
         t = _mm(i_minus_cw, m.c)
-        moved = np.matmul(self.tangents, lam_t[:, None])
+        moved = _mm(self.tangents, lam_t[:, None])
         e = moved + np.swapaxes(moved, 2, 3)
         te = [_mm(t, e[:, s, None]) for s in range(k)]
         weights = [w]
@@ -354,20 +350,58 @@ class BatchDesign:
         return out[:, self.rows, self.columns]
 
 
-def _by_class(cross: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sum levels whose blocks are equal; their number."""
-    _, first, place = np.unique(c[0].reshape(c.shape[1], -1), axis=0, return_index=True, return_inverse=True)
-    place = place.ravel()
-    if len(first) == c.shape[1]:
-        return cross, c, np.ones(c.shape[1])
-    order = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[order], np.arange(len(first)))
-    return np.add.reduceat(cross[:, order], starts, axis=1), c[:, first], np.bincount(place).astype(float)
+def _shared_cross(b: np.ndarray, d: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cross moments where responses share rows and weights, summed over levels with equal blocks.
+
+    Parameters
+    ----------
+    b : ndarray
+        Z_j'WX (J, q, p).
+    d : ndarray
+        Z_j'Wy (R, J, q).
+    c : ndarray
+        Z_j'WZ_j (J, q, q).
+
+    Returns
+    -------
+    cross : ndarray
+        (R, U, q, q, p + 1, p + 1).
+    c : ndarray
+        Of each class (1, U, q, q).
+    count : ndarray
+        Levels in each class (U,).
+    """
+    (n_levels, q, p), r = b.shape, len(d)
+    _, first, place = np.unique(c.reshape(n_levels, -1), axis=0, return_index=True, return_inverse=True)
+    member = (np.arange(len(first))[:, None] == place.ravel()).astype(float)
+    cross = np.empty((r, len(first), q, q, p + 1, p + 1))
+    cross[..., :p, :p] = np.einsum("uj,jam,jbn->uabmn", member, b, b)
+    for a in range(q):
+        # sums over the levels of a class as one product with a matrix (J, U * q * p)
+        mixed = d[:, :, a] @ np.einsum("uj,jbm->jubm", member, b).reshape(n_levels, -1)
+        mixed = mixed.reshape(r, len(first), q, p)
+        cross[:, :, a, :, p, :p] = mixed
+        cross[:, :, :, a, :p, p] = mixed
+        for k in range(q):
+            cross[:, :, a, k, p, p] = (d[:, :, a] * d[:, :, k]) @ member.T
+    return cross, c[None, first], member.sum(axis=1)
 
 
 def _mm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Matrix products over leading axes; elementwise where matrices are numbers."""
-    return a * b if a.shape[-1] == 1 and b.shape[-2:] == (1, 1) else a @ b
+    """Products of square matrices over leading axes; small ones element by element, where a call of BLAS costs more."""
+    q = a.shape[-1]
+    if q == 1:
+        return a * b
+    if not 1 < q <= _SMALL:
+        return a @ b
+    out = np.empty((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), q, q))
+    for i in range(q):
+        for k in range(q):
+            total = a[..., i, 0] * b[..., 0, k]
+            for j in range(1, q):
+                total = total + a[..., i, j] * b[..., j, k]
+            out[..., i, k] = total
+    return out
 
 
 def _inverse(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -155,12 +155,13 @@ def _steps(design: BatchDesign, theta: np.ndarray, at: Evaluation) -> tuple[np.n
     top = np.where(top > 0.0, top, 1.0)
     exact[:, place, place] += np.where(held, top[:, None], 0.0)
     average[:, place, place] += np.where(held, top[:, None], 1e-12 * top[:, None])
-    values = np.linalg.eigvalsh(np.where(np.isfinite(exact), exact, 0.0))
+    exact_or_zero = np.where(np.isfinite(exact), exact, 0.0)
+    values = exact_or_zero[:, 0] if design.k == 1 else np.linalg.eigvalsh(exact_or_zero)
     trusted = values[:, 0] > _FLAT * values[:, -1]
     chosen = np.where(trusted[:, None, None], exact, average)
     unusable = ~np.isfinite(chosen).all(axis=(1, 2))
     chosen[unusable] = np.eye(design.k)
-    step = np.linalg.solve(chosen, g[:, :, None])[:, :, 0]
+    step = g / chosen[:, 0] if design.k == 1 else np.linalg.solve(chosen, g[:, :, None])[:, :, 0]
     return step, (g * step).sum(axis=1)
 
 

@@ -213,15 +213,17 @@ def units(
     tests: list[np.ndarray],
 ) -> Units:
     """What the variances of combinations are at a common theta (k,) of the user's, on each response's own rows."""
-    m = design.moments(Y, W)
+    # on shared rows and weights all responses have the same units
+    m = design.moments(Y if W is not None else Y[:, :1], W)
     with np.errstate(all="ignore"):
         cov = design.evaluate(np.tile(design.working_theta(theta), (len(m.gram), 1)), m).cov
+    cov = np.broadcast_to(cov, (Y.shape[1], *cov.shape[1:]))
     c = contrasts @ design.basis
     sizes = []
     for test in tests:
         rows = test @ design.basis
         sizes.append(np.linalg.det(rows @ cov @ rows.T) ** (1.0 / len(rows)))
-    return Units(np.einsum("ci,rij,cj->rc", c, cov, c), sizes, m.full)
+    return Units(np.einsum("ci,rij,cj->rc", c, cov, c), sizes, np.broadcast_to(m.full, Y.shape[1]))
 
 
 def _units(mask: np.ndarray) -> list[np.ndarray]:
