@@ -147,7 +147,9 @@ def _new_codes(spec: GroupSpec, factor: Any, source: Source, allow: bool) -> tup
         return new_members(np.column_stack(members), factor.name, len(levels), weights, allow)
     parts = []
     missing = np.zeros(source.nobs, dtype=bool)
-    for expression, state, levels in zip(spec.factors, spec.states, spec.part_levels, strict=True):
+    # a known covariance has labels without data, whose effects are predicted too
+    own_levels = spec.part_levels if factor.root is None else (pd.Index(factor.levels),)
+    for expression, state, levels in zip(spec.factors, spec.states, own_levels, strict=True):
         codes = codes_for(_value(expression, state, source), levels, expression.name(), unknown="mark")
         missing |= codes == -1
         parts.append((np.maximum(codes, -1), levels))

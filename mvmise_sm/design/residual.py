@@ -20,9 +20,6 @@ from mvmise_sm.formula.residual import ResidualSpec
 
 __all__ = ["check_nesting", "level_codes", "residual_term", "unseen_pairs", "warn_unseen"]
 
-# pairs of levels that a warning names
-_SHOWN = 3
-
 
 def level_codes(value: Encoded, shown: str) -> tuple[np.ndarray, pd.Index]:
     """Codes (n,) and labels of the levels: categories in their order, numbers as numbers."""
@@ -155,8 +152,12 @@ def warn_unseen(term: ResidualTerm) -> None:
     """Warn where an unstructured covariance has elements that no subject informs about."""
     if not term.structure.needs_all_pairs:
         return
-    for first, second in unseen_pairs(term)[:_SHOWN]:
+    pairs = unseen_pairs(term)
+    if pairs:
+        first, second = pairs[0]
+        others = f" (and {len(pairs) - 1} other pairs)" if len(pairs) > 1 else ""
         warn(
-            f"{first} and {second} are never observed in one subject: the data do not determine their covariance.",
+            f"{first} and {second}{others} are never observed in one subject: the data do not determine their "
+            "covariance.",
             IdentificationWarning,
         )

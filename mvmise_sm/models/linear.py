@@ -13,11 +13,11 @@ from mvmise_sm.core.criteria.whitened import WhitenedDeviance
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.design.residual import warn_unseen
-from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, SingularFitWarning
+from mvmise_sm.exceptions import ConvergenceWarning, DataError, IdentificationWarning, OptionError, SingularFitWarning
 from mvmise_sm.formula.residual import parse_residual
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.identification import undetermined
-from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing
+from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing, redundant_terms
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.options import refuse_unknown, refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.linear import (
@@ -244,6 +244,10 @@ class LinearMixedModel(MixedModelBase):
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
         if optimum.singular:
             warn(SINGULAR, SingularFitWarning)
+        if self.residual is not None and self.random_effects.terms:
+            for term in redundant_terms(criterion, optimum.working):
+                both = f"The residual structure and {term.text} describe the same covariance"
+                warn(f"{both}; only their sum is estimated.", IdentificationWarning)
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result.keep(criterion)
         result.undetermined = undetermined(self, optimum)
