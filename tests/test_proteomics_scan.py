@@ -112,6 +112,12 @@ def test_default_terms_are_told(ref, med):
         table = proteins.scan(terms=["Condition"])
     same = proteins.scan("~ Condition + (1 | Mixture)", terms=["Condition"])
     pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(same))
+    # least squares need none, and a class is as good as its entry point
+    assert proteins.scan(model="ols", terms=["Condition"])["p"].notna().all()
+    with pytest.warns(DataWarning, match=r"the scan adds \(1 \| Mixture\)"):
+        few(ref, "P00004").scan("~ Condition", model=ms.FactorSelectionModel)
+    with pytest.raises(OptionError, match="model must be one of"):
+        proteins.scan(model="limma")
     with pytest.raises(OptionError, match=r"name the random terms of model 'lmer', for example '~ Cond"):
         med.scan("~ Condition", model="lmer")
     runs = ms.proteomics.read_diann(TMT / "diann" / "report.tsv.gz", TMT / "diann" / "annotation.csv")

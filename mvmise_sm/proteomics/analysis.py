@@ -23,7 +23,6 @@ __all__ = ["OwnLevels", "own_levels", "scan_experiment"]
 
 # columns of the long table that a scan takes
 PROTEIN, PEPTIDE, SAMPLE, VALUE = "protein", "peptide", "sample", "y"
-SELECTION = ("mvmise_b", "mvmise_e")
 # evidence beyond which a formula without the term is worth a warning
 _SIGNIFICANT = 1e-3
 _ALTERNATIONS = 50
@@ -54,12 +53,14 @@ class OwnLevels:
 def scan_experiment(experiment: Experiment, formula: str | None, model: Any, options: Mapping[str, Any]) -> ScanResult:
     """Scan an experiment; see `Experiment.scan`."""
     from mvmise_sm.scanning import scan
+    from mvmise_sm.scanning.templates import kind_of
 
     samples, features = experiment.samples, experiment.features
     model = model if model is not None else ("lmer" if experiment.level == "protein" else "mvmise_b")
-    text = _complete(experiment, "~ Condition" if formula is None else formula, model)
+    kind = kind_of(model)
+    text = _complete(experiment, "~ Condition" if formula is None else formula, model, kind)
     if experiment.level == "peptide":
-        _compare(experiment, text, model)
+        _compare(experiment, text, kind)
     if all(len(columns) == 1 for columns in features.values()):
         values = experiment.matrix().reset_index(drop=True)
         values.columns = list(features)
@@ -72,15 +73,17 @@ def scan_experiment(experiment: Experiment, formula: str | None, model: Any, opt
     )
 
 
-def _complete(experiment: Experiment, formula: str, model: Any) -> str:
+def _complete(experiment: Experiment, formula: str, model: Any, kind: str) -> str:
     """The formula with the experiment's random terms if it has none."""
+    from mvmise_sm.scanning.templates import LEAST_SQUARES, SELECTION
+
     if not isinstance(formula, str):
         raise OptionError(f"formula must be a text such as '~ Condition', not {type(formula).__name__}")
     rhs = formula.partition("~")[2] if "~" in formula else formula
     if formula.partition("~")[0].strip() and "~" in formula:
         raise OptionError(f"formula: leave the left side empty, the features stand there; got {formula!r}")
     text = f"~ {rhs.strip()}"
-    if parse_formula(f"y__ {text}").random or model == "ols":
+    if parse_formula(f"y__ {text}").random or kind == LEAST_SQUARES:
         return text
     block = experiment.data.layout.block_name
     if block is None:
@@ -89,7 +92,7 @@ def _complete(experiment: Experiment, formula: str, model: Any) -> str:
         )
     if len(experiment.data.layout.labels) == 1:
         raise OptionError(f"with one {block} there are no batches; use model='ols', or name the random terms")
-    if experiment.level == "protein" or model in SELECTION:
+    if experiment.level == "protein" or kind == SELECTION:
         added = f"(1 | {block})"
     else:
         raise OptionError(
@@ -100,8 +103,10 @@ def _complete(experiment: Experiment, formula: str, model: Any) -> str:
     return f"{text} + {added}"
 
 
-def _compare(experiment: Experiment, formula: str, model: Any) -> None:
+def _compare(experiment: Experiment, formula: str, kind: str) -> None:
     """Warn of what peptides do not share and the formula does not say."""
+    from mvmise_sm.scanning.templates import SELECTION
+
     layout = experiment.data.layout
     block = layout.block_name
     if block is None:
@@ -112,7 +117,7 @@ def _compare(experiment: Experiment, formula: str, model: Any) -> None:
     if found is None:
         return
     batches = {"Mixture", "Run"}
-    stacked = model not in SELECTION
+    stacked = kind != SELECTION
     if not any(g & batches and PEPTIDE in g for g in groups) and found.p_block < _SIGNIFICANT:
         remedies = [f"add (1 | {block}:{PEPTIDE})"] * stacked
         remedies += ["normalize('reference')"] * ("reference" not in experiment.normalized)
