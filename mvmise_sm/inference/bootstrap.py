@@ -35,9 +35,12 @@ class Bootstrap:
         The statistic at the fit.
     n_failed : int
         Resamples that could not be fitted; their rows are missing.
+    n_restarted : int
+        Resamples whose refit from the estimates ended on the boundary or nowhere and was started a second time.
     """
 
-    def __init__(self, result, samples, estimate, statistic, by):
+    def __init__(self, result, samples, estimate, statistic, by, n_restarted=0):
+        self.n_restarted = n_restarted
         self.samples = samples
         self.estimate = estimate
         self.n_failed = int(samples.isna().all(axis=1).sum())
@@ -155,7 +158,7 @@ def bootstrap(result, n=1000, rng=None, n_jobs=1, *, statistic=None, by=None, pr
     draws = refits(task, n, rng, n_jobs, progress)
     if draws.shape[1] != len(estimate):
         raise OptionError(f"the statistic has {len(estimate)} values at the fit, but {draws.shape[1]} in resamples")
-    return Bootstrap(result, pd.DataFrame(draws, columns=estimate.index), estimate, statistic, by)
+    return Bootstrap(result, pd.DataFrame(draws, columns=estimate.index), estimate, statistic, by, task.n_restarted)
 
 
 def bootstrap_intervals(result, alpha, n=1000, rng=None, n_jobs=1, kind="percentile", by=None, progress=False):

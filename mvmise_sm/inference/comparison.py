@@ -239,7 +239,7 @@ def bootstrap_test(small, large, n=1000, rng=None, n_jobs=1, progress=False):
     small, large = ml_fit(small), ml_fit(large)
     check_nested([small, large])
     chisq = max(2.0 * (large.llf - small.llf), 0.0)
-    simulated = likelihood_ratios(small, large, n, rng, n_jobs, progress)
+    simulated, restarted = likelihood_ratios(small, large, n, rng, n_jobs, progress)
     df = large.k_params - small.k_params
     row = {
         "chisq": chisq,
@@ -250,6 +250,7 @@ def bootstrap_test(small, large, n=1000, rng=None, n_jobs=1, progress=False):
     }
     first, second = labels_of([small, large])
     note = " REML fits were refitted by maximum likelihood." if refitted else ""
+    note += f" {restarted} of {n} resamples needed a second start." if restarted else ""
     return table(
         [row],
         f"Likelihood ratio of {second!r} to {first!r} with its parametric bootstrap distribution.{note}",

@@ -67,6 +67,8 @@ def design_contrasts(design, exog, type=3):
         raise OptionError(f"type must be 1, 2 or 3, got {type!r}")
     spec = design.model_spec
     places = {term: spec.term_slices[term] for term in spec.terms if term.factors}
+    if not places:
+        return {}
     if type == 3:
         return _type3(design, exog, spec, places)
     if type == 1:

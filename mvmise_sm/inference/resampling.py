@@ -12,6 +12,7 @@ from mvmise_sm.core.covariance.reported import parameter_label
 from mvmise_sm.core.criteria.batched import BatchDesign, supports
 from mvmise_sm.core.optimise.batched import fit_batch
 from mvmise_sm.core.optimise.newton import minimize
+from mvmise_sm.core.optimise.second_start import with_second_start
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import fit_options, quietly, unwrap
@@ -74,6 +75,10 @@ def parameters_of(result):
     return np.append(values, result.alpha) if getattr(result, "estimates_alpha", False) else values
 
 
+# objectives of two minima differ by more than rounding
+_OTHER_MINIMUM = 1e-9
+
+
 class ParametricRefit:
     """Simulate a response from a fit and refit: callable with a generator.
 
@@ -88,11 +93,13 @@ class ParametricRefit:
         self.result = unwrap(result)
         self.statistic = statistic
         self.quick = statistic is None and self.result.profiled
+        self.restarted, self.n_restarted = False, 0
 
     def __call__(self, rng):
         result = self.result
         if not self.quick:
             fit = quietly(result.refit, result.response_draw(rng))
+            self.restarted = bool(fit.mle_retvals.get("second_start", False))
             return as_vector(unwrap(fit).parameter_values() if self.statistic is None else self.statistic(fit))
         return self._refit(self._response(rng))
 
@@ -101,9 +108,12 @@ class ParametricRefit:
         result = self.result
         criterion = result.deviance_function().refitted(y)
         with blas_threads(criterion.layout.n_random):
-            optimum = minimize(criterion, self._start, tol=_TOLERANCE)
-            if not optimum.converged:
-                optimum = minimize(criterion)
+            optimum = with_second_start(
+                criterion,
+                self._start,
+                lambda start: minimize(criterion) if start is None else minimize(criterion, start, tol=_TOLERANCE),
+            )
+            self.restarted = optimum.retvals["second_start"]
             inner = criterion.eliminated(optimum.working)[1]
         beta = criterion.basis.a @ inner.beta + criterion.origin
         structure = result.residual_structure()
@@ -137,15 +147,30 @@ class ParametricRefit:
         design = BatchDesign(np.asarray(model.exog), model.random_effects, self.result.reml, model.weights)
         with blas_threads(criterion.layout.n_random):
             fit = fit_batch(design, fixed, start=design.working_theta(np.asarray(self.result.theta)))
-        theta, beta, sigma2 = fit.user_theta, fit.beta, fit.at.sigma2
+            theta, beta, sigma2 = fit.user_theta, fit.beta, fit.at.sigma2
+            again = np.flatnonzero(fit.converged & fit.singular)
+            if again.size:
+                # a warm start on the boundary stays there: these also start where their own moments are
+                other = fit_batch(design, fixed[:, again])
+                lower = other.converged & (other.at.value < fit.at.value[again] - _OTHER_MINIMUM)
+                taken = again[lower]
+                theta[taken], beta[taken] = other.user_theta[lower], other.beta[lower]
+                sigma2[taken] = other.at.sigma2[lower]
+                self.n_restarted += int(again.size)
         random = model.random_layout
         rows = []
         for i, found in enumerate(fit.converged):
             if found:
                 rows.append(all_parameters(random, beta[i], theta[i], sigma2[i], True))
             else:
-                rows.append(_attempt(self._refit, responses[:, i]))
+                rows.append(self._refit_or_none(responses[:, i]))
         return rows
+
+    def _refit_or_none(self, y):
+        try:
+            return self._refit(y)
+        except (np.linalg.LinAlgError, ValueError, FloatingPointError):
+            return None
 
     @property
     def _start(self):
@@ -180,6 +205,7 @@ class GroupRefit:
 
     def __init__(self, result, by, statistic=None):
         self.result = unwrap(result)
+        self.restarted, self.n_restarted = False, 0
         self.statistic = statistic
         self.factor = self.result.grouping(by)
         order = np.argsort(self.factor.codes, kind="stable")
@@ -267,16 +293,20 @@ class RatioRefit:
 
     def __init__(self, small, large):
         self.small, self.large = small, large
+        self.restarted, self.n_restarted = False, 0
 
     def __call__(self, rng):
         y = self.small.response_draw(rng)
-        return as_vector(2.0 * (quietly(self.large.refit, y).llf - quietly(self.small.refit, y).llf))
+        large, small = quietly(self.large.refit, y), quietly(self.small.refit, y)
+        self.restarted = any(fit.mle_retvals.get("second_start", False) for fit in (large, small))
+        return as_vector(2.0 * (large.llf - small.llf))
 
 
 def likelihood_ratios(small, large, n, rng, n_jobs, progress):
-    """Likelihood ratios under the smaller model (n,); failed refits are left out."""
-    values = refits(RatioRefit(small, large), n, rng, n_jobs, progress)[:, 0]
-    return values[np.isfinite(values)]
+    """Likelihood ratios under the smaller model (n,), failed refits left out, and how many needed a second start."""
+    task = RatioRefit(small, large)
+    values = refits(task, n, rng, n_jobs, progress)[:, 0]
+    return values[np.isfinite(values)], task.n_restarted
 
 
 def refits(task, n, rng, n_jobs=1, progress=False):
@@ -313,7 +343,8 @@ def refits(task, n, rng, n_jobs=1, progress=False):
         work = (delayed(_attempts)(task, [streams[i] for i in piece]) for piece in pieces)
         done = Parallel(n_jobs=n_jobs, return_as="generator")(work)
         rows = [row for piece in tqdm(done, total=len(pieces), disable=not progress) for row in piece]
-    return _stacked(rows)
+    task.n_restarted = sum(restarted for _, restarted in rows)
+    return _stacked([row for row, _ in rows])
 
 
 def _stacked(rows):
@@ -331,7 +362,9 @@ def _attempts(task, streams):
 
 
 def _attempt(task, stream):
+    """What the task gave, None where it failed, and whether it needed a second start."""
+    task.restarted = False
     try:
-        return task(stream)
+        return task(stream), task.restarted
     except (np.linalg.LinAlgError, ValueError, FloatingPointError):
-        return None
+        return None, False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from mvmise_sm.core.criteria.lme4_dispersion import ClassicDispersion
 from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
 from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.optimise.newton import minimize
+from mvmise_sm.core.optimise.second_start import with_second_start
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.design.build import caller_environment
 from mvmise_sm.exceptions import (
@@ -27,6 +29,7 @@ from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.families import needs_parts, resolve_family
 from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
+from mvmise_sm.models.starts import beginning, checked_params, other_modes
 from mvmise_sm.options import refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
@@ -236,7 +239,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         Parameters
         ----------
         start_params : array_like, optional
-            Accepted for compatibility: the start is the joint mode of fixed and random effects.
+            Start of the fixed effects (k_fe,); by default the joint mode of fixed and random effects and, with a prior
+            of several modes, further starts.
         method : str, optional
             ``"newton"``, or an optimiser of statsmodels or scipy.
         maxiter : int, optional
@@ -277,9 +281,10 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         if cov_type not in ("nonrobust", "rx"):
             raise NotAvailableError(f"cov_type={cov_type!r} is not available for mixed models; use 'nonrobust' or 'rx'")
         refuse_unknown_fit_options(type(self), method, options)
+        params = checked_params(start_params, self.exog.shape[1])
         settings = {
             "optimizer": method,
-            "start_params": np.zeros(self.exog.shape[1]) if start_params is None else np.array(start_params, float),
+            "start_params": np.zeros(self.exog.shape[1]) if params is None else params,
             "start_theta": start_theta,
             "maxiter": maxiter,
             "nagq": nagq,
@@ -289,15 +294,34 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         }
         with blas_threads(0):
             criterion = self.criterion(nagq, dispersion, curvature)
-        start = None
-        if start_theta is not None:
-            start = criterion.start_at(self._checked_theta(start_theta))
+        theta = None if start_theta is None else self._checked_theta(start_theta)
+        start = beginning(criterion, theta, params)
         with blas_threads(criterion.dense_size):
-            criterion, optimum = self._at_limit(criterion, _minimum(criterion, start, settings), settings)
+            optimum = _minimum(criterion, start, settings)
+            if start is None and self._fixef_prior_has_modes() and not criterion.profiles_beta:
+                optimum = self._lowest_mode(criterion, optimum, settings)
+            criterion, optimum = self._at_limit(criterion, optimum, settings)
             result = self._report(criterion, optimum, settings, cov_type, use_t)
         if disp:
             print(result.message)
         return result
+
+    def _fixef_prior_has_modes(self):
+        return self.priors is not None and any(not block.mixing.gaussian for block in self.priors.fixef)
+
+    def _lowest_mode(self, criterion, optimum, settings):
+        """The lowest of the minima that starts with and without the fixed effects' prior lead to."""
+        flat = copy.copy(self)
+        flat.priors = replace(self.priors, fixef=())
+        chosen = (settings["nagq"], settings["dispersion"], settings["curvature"])
+        plain = flat.criterion(*chosen)
+        found = _minimum(plain, None, settings)
+        k, p = plain.k_theta, self.exog.shape[1]
+        beta = plain.fixed_map[:p, :p] @ found.working[k : k + p]
+        for start in other_modes(criterion, beta, optimum):
+            other = _minimum(criterion, start, settings)
+            optimum = other if other.value < optimum.value - _SAME_OBJECTIVE else optimum
+        return optimum
 
     def with_endog(self, endog):
         """Return the same model for another response (nobs,), which must be in the family's range."""
@@ -312,10 +336,9 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         if result.at_limit:
             return model.fit(**_fit_arguments(settings), cov_type=result.cov_type, use_t=result.use_t)
         criterion = result.deviance_function().refitted(model.endog)
-        optimum = _minimum(criterion, result.optimum, settings)
-        if optimum.singular or not optimum.converged:
-            other = _minimum(criterion, None, settings)
-            optimum = other if other.value < optimum.value else optimum
+        optimum = with_second_start(
+            criterion, result.optimum, lambda start: _minimum(criterion, start, settings), moments=False
+        )
         criterion, optimum = model._at_limit(criterion, optimum, settings)
         return model._report(criterion, optimum, settings, result.cov_type, result.use_t)
 

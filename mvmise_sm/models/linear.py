@@ -11,6 +11,7 @@ from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.criteria.marginal import MarginalDeviance, moment_cells
 from mvmise_sm.core.criteria.whitened import WhitenedDeviance
 from mvmise_sm.core.optimise.newton import minimize
+from mvmise_sm.core.optimise.second_start import with_second_start
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.design.residual import warn_unseen
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, IdentificationWarning, OptionError, SingularFitWarning
@@ -19,6 +20,7 @@ from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing, redundant_terms
 from mvmise_sm.models.rows import complete_response
+from mvmise_sm.models.starts import checked_params
 from mvmise_sm.options import refuse_unknown, refuse_unknown_fit_options, strict_options
 from mvmise_sm.results.linear import (
     LinearMixedModelResults,
@@ -192,9 +194,10 @@ class LinearMixedModel(MixedModelBase):
         if isinstance(maxiter, bool) or not isinstance(maxiter, (int, np.integer)) or maxiter < 0:
             raise OptionError(f"maxiter must be an integer that is not negative, got {maxiter!r}")
         refuse_unknown_fit_options(type(self), method, options)
+        params = checked_params(start_params, self.exog.shape[1])
         settings = {
             "optimizer": method,
-            "start_params": np.zeros(self.exog.shape[1]) if start_params is None else np.array(start_params, float),
+            "start_params": np.zeros(self.exog.shape[1]) if params is None else params,
             "start_theta": start_theta,
             "maxiter": maxiter,
             "reml": bool(reml),
@@ -219,10 +222,7 @@ class LinearMixedModel(MixedModelBase):
             check_response(y, self.offset, self.endog_names)
         with blas_threads(_dense_size(criterion)), computing(self):
             criterion = criterion.refitted(y)
-            optimum = _minimum(criterion, result.optimum, settings)
-            if not optimum.converged:
-                other = _minimum(criterion, None, settings)
-                optimum = other if other.value < optimum.value else optimum
+            optimum = with_second_start(criterion, result.optimum, lambda start: _minimum(criterion, start, settings))
             return self.with_endog(y)._report(criterion, optimum, settings, result.use_t)
 
     def _checked_theta(self, theta):

@@ -201,7 +201,7 @@ def fixed_system(problem, weighted, weight):
 
 def inner(left, right):
     """Sum over factors and levels of L'R, (c, d), for (q, J, c) and (q, J, d) per factor."""
-    return sum(x.reshape(-1, x.shape[2]).T @ y.reshape(-1, y.shape[2]) for x, y in zip(left, right, strict=True))
+    return sum(_stacked_rows(x).T @ _stacked_rows(y) for x, y in zip(left, right, strict=True))
 
 
 def joint_mode(problem, lambdas, eta):
@@ -282,3 +282,8 @@ def _joint_step(problem, lambdas, terms, point, shift=None):
     db = [d - k @ dbeta for d, k in zip(db, fixed.coef, strict=True)]
     dg = [d - k @ dbeta for d, k in zip(dg, fixed.score, strict=True)]
     return db, dg, dbeta, _dot(residual, db) + float(direct @ dbeta)
+
+
+def _stacked_rows(x: np.ndarray) -> np.ndarray:
+    """(q, J, m) as (q J, m), also for m = 0."""
+    return x.reshape(x.shape[0] * x.shape[1], x.shape[2])

@@ -226,7 +226,11 @@ def _status(counter: _Counter, best: Evaluation, decrement: float, noise: float)
     """Whether the best point is a minimum."""
     if not decrement <= max(_STATIONARY, noise):
         return Status.NOT_STATIONARY
-    return Status.OFF_BOUNDARY if counter.criterion.descent_points(best, only_check=True) else Status.STATIONARY
+    if not counter.criterion.descent_points(best, only_check=True):
+        return Status.STATIONARY
+    # a slope off the boundary counts where it leads lower, as it does for the search itself
+    found = [counter.value(theta) for theta in counter.criterion.descent_points(best)]
+    return Status.OFF_BOUNDARY if min(found, default=np.inf) < best.value - _LOWER else Status.STATIONARY
 
 
 def _is_flat(best: Evaluation, criterion: Criterion) -> bool:
@@ -393,8 +397,22 @@ def _with_scipy(counter: _Counter, start: np.ndarray, method: str, maxiter: int,
     lower = counter.lower
     bounds = [(None if np.isneginf(b) else b, None) for b in lower]
 
+    best = np.array(start, dtype=float)
+    lowest = np.inf
+
+    def value(theta: np.ndarray) -> float:
+        nonlocal best, lowest
+        found = counter.value(theta)
+        if found < lowest:
+            best, lowest = np.array(theta), found
+        return found
+
     def score(theta: np.ndarray) -> np.ndarray:
-        return counter.evaluate(theta).gradient
+        try:
+            gradient = counter.evaluate(theta).gradient
+        except np.linalg.LinAlgError:  # where the value is infinite, so that a line search turns back
+            return np.zeros(len(theta))
+        return np.where(np.isfinite(gradient), gradient, 0.0)
 
     uses_gradient = method in {"L-BFGS-B", "TNC", "SLSQP"}
     # iterations of derivative-free methods are cheap, and their own limits are per dimension; tolerances are those that
@@ -411,7 +429,8 @@ def _with_scipy(counter: _Counter, start: np.ndarray, method: str, maxiter: int,
     elif method == "COBYQA":
         settings = {"final_tr_radius": 1e-8, **settings}
     out = optimize.minimize(
-        counter.value, start, method=method, jac=score if uses_gradient else None, bounds=bounds, options=settings
+        value, start, method=method, jac=score if uses_gradient else None, bounds=bounds, options=settings
     )
     counter.iterations += int(out.get("nit", 0))
-    return _snap(counter, counter.evaluate(np.maximum(out.x, lower)))
+    last = out.x if np.isfinite(counter.value(np.maximum(out.x, lower))) else best
+    return _snap(counter, counter.evaluate(np.maximum(last, lower)))
