@@ -1,8 +1,10 @@
 """The command line."""
 
+import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from mvmise_sm.__main__ import main
@@ -76,3 +78,75 @@ def test_wrong_command():
 def test_runs_as_a_module():
     out = subprocess.run([sys.executable, "-m", "mvmise_sm", "--help"], capture_output=True, text=True, check=True)
     assert "fit" in out.stdout
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    import mvmise_sm as ms
+
+    assert capsys.readouterr().out.strip() == f"mvmise_sm {ms.__version__}"
+
+
+def test_degrees_of_freedom_and_priors(capsys, file):
+    assert main(["fit", "Reaction ~ Days + (Days | Subject)", file, "--ddf", "kenward-roger"]) == 0
+    assert "17.00" in capsys.readouterr().out
+    assert main(["fit", "Reaction ~ Days + (Days | Subject)", file, "--prior", "wishart"]) == 0
+    assert "Cov prior  : Subject ~ wishart(df = 4.5" in capsys.readouterr().out
+
+
+def test_standard_input(capsys, file, monkeypatch):
+    with open(file, encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert main(["fit", "Reaction ~ Days + (Days | Subject)", "-"]) == 0
+    assert "1743.628" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".tsv", ".parquet"])
+def test_estimates_are_written(capsys, tmp_path, file, suffix):
+    path = tmp_path / f"out{suffix}"
+    assert (
+        main(["fit", "Reaction ~ Days + (Days | Subject)", file, "--output", str(path), "--ddf", "satterthwaite"]) == 0
+    )
+    if suffix == ".json":
+        stored = json.loads(path.read_text())
+        assert stored["glance"]["converged"] is True
+        table = pd.DataFrame(stored["estimates"])
+    elif suffix == ".parquet":
+        table = pd.read_parquet(path)
+    else:
+        table = pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",")
+    row = table[table["term"] == "Days"].iloc[0]
+    assert row["estimate"] == pytest.approx(10.4673, abs=1e-4)
+    assert row["df"] == pytest.approx(17.0, abs=1e-3)
+    assert table.loc[table["term"] == "sigma", "conf_low"].notna().all()
+
+
+def test_parquet_in(capsys, tmp_path, sleepstudy):
+    path = tmp_path / "sleep.parquet"
+    sleepstudy.to_parquet(path)
+    assert main(["fit", "Reaction ~ Days + (Days | Subject)", str(path)]) == 0
+    assert "1743.628" in capsys.readouterr().out
+
+
+def test_scan_of_columns(capsys, tmp_path, sleepstudy):
+    sleepstudy = sleepstudy[["Reaction", "Days", "Subject"]].assign(Other=lambda d: d["Reaction"] ** 0.5)
+    path, out = tmp_path / "sleep.csv", tmp_path / "out.csv"
+    sleepstudy.to_csv(path, index=False)
+    assert main(["scan", "~ Days + (1 | Subject)", str(path)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split("\t")[0] == "feature"
+    assert main(["scan", "~ Days + (1 | Subject)", str(path), "--features", "Other", "--output", str(out)]) == 0
+    table = pd.read_csv(out)
+    assert set(table["feature"]) == {"Other"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ddf", "satterthwaite", "--family", "poisson"], "--ddf goes with linear models"),
+        (["--output", "x.xlsx"], "--output must end in .json, .csv, .tsv, .parquet"),
+    ],
+)
+def test_wrong_options_of_a_fit(capsys, file, arguments, message):
+    assert main(["fit", "Reaction ~ Days + (1 | Subject)", file, *arguments]) == 2
+    assert message in capsys.readouterr().err
