@@ -25,6 +25,7 @@ _OBJECTS = {
     "permutation_test": "mvmise_sm.results.selection_permutation",
     "DetectionCurve": "mvmise_sm.results.detection_curve",
     "detection_curve": "mvmise_sm.models.detection_curve",
+    "register_marginaleffects": "mvmise_sm.inference.marginaleffects",
     "scan": "mvmise_sm.scanning.job",
     "squeeze_variances": "mvmise_sm.scanning.moderation",
 }

@@ -90,6 +90,37 @@ class VerbResults:
 
         return correlations(self)
 
+    def to_marginaleffects(self):
+        """The fit as a model of the package marginaleffects, random effects at zero.
+
+        Returns
+        -------
+        marginaleffects.classes.ModelAbstract
+            For ``marginaleffects.predictions``, ``comparisons``, ``slopes`` and ``hypotheses``. After
+            ``mvmise_sm.register_marginaleffects()`` these take the result itself.
+        """
+        from mvmise_sm.inference.marginaleffects import adapter
+
+        return adapter(self)
+
+    def to_arviz(self, draws=1000, chains=4, rng=None):
+        """Draws from the normal approximation at the optimum as ArviZ data; they are no posterior sample.
+
+        Parameters
+        ----------
+        draws, chains : int, optional
+        rng : int, numpy.random.Generator, or numpy.random.RandomState, optional
+
+        Returns
+        -------
+        arviz.InferenceData
+            With ``posterior`` (``beta``, one ``b_<group>`` per grouping factor, standard deviations and correlations)
+            and ``observed_data``.
+        """
+        from mvmise_sm.inference.arviz import to_arviz
+
+        return to_arviz(self, draws, chains, rng)
+
     def add1(self, scope):
         """Add every term of a scope, one at a time.
 
