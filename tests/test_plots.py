@@ -141,11 +141,33 @@ def test_prior_curve_is_the_prior_density():
         (lambda r: r.plot_profile(kind="pairs"), "kind must be"),
         (lambda r: r.plot_qq("herd"), "level must be"),
         (lambda r: r.plot_qq("Subject", column="x"), "column must be"),
-        (lambda r: r.plot_fit("Subject"), "numeric variable"),
+        (lambda r: r.plot_fit("Nope"), "must be a variable"),
         (lambda r: r.plot_priors(), "no priors"),
     ],
 )
 def test_bad_options_are_named(draw, message):
     with pytest.raises(OptionError, match=message):
         draw(sleepstudy())
+    plt.close("all")
+
+
+def test_fitted_lines_take_factors_and_say_what_is_shown():
+    data = unbalanced(3, 24)
+    result = ms.lmer("y ~ f + x + (1 | g)", data).fit()
+    axes = result.plot_fit("f", max_groups=6)
+    assert len(axes) == 6
+    assert [t.get_text() for t in axes[-1].get_xticklabels()] == ["a", "b", "c"]
+    assert axes[0].figure._suptitle.get_text() == "6 of 24 levels of g"
+    assert result.plot_fit("f", ax=plt.subplots()[1]).get_xlabel() == "f"
+    with pytest.raises(OptionError, match="x must be a variable of the data"):
+        result.plot_fit("nope")
+    plt.close("all")
+
+
+def test_bootstrap_distributions():
+    resampled = sleepstudy().bootstrap(30, rng=1)
+    assert len(resampled.plot()) == 6
+    assert resampled.plot("Days").get_title() == "Days"
+    with pytest.raises(OptionError, match="unknown parameter 'days'"):
+        resampled.plot("days")
     plt.close("all")

@@ -448,7 +448,7 @@ def test_plots(results):
     ax = results["b"].plot_history()
     assert len(ax.lines[0].get_xdata()) == len(results["b"].history)
     ax = results["b"].plot_sensitivity([-0.2, 0.0])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["x2"]
+    assert ax.get_title() == "x2"
     plt.close("all")
 
 

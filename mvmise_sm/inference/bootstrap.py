@@ -46,6 +46,12 @@ class Bootstrap:
         self.n_failed = int(samples.isna().all(axis=1).sum())
         self._result, self._statistic, self._by = result, statistic, by
 
+    def plot(self, params=None, ax=None, **options):
+        """Plot the resamples; see `mvmise_sm.plots.bootstrap`."""
+        from mvmise_sm import plots
+
+        return plots.bootstrap(self, params, ax, **options)
+
     @property
     def std_error(self):
         """Standard deviation of the resamples, a Series."""

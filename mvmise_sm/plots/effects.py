@@ -85,6 +85,19 @@ def random_effects(result, group=None, ax=None, *, columns=None, alpha=0.05, sor
 
 
 @strict
+def _axis_of(column, points):
+    """Places of the rows along the axis, values at which lines are drawn, and labels of a factor's levels."""
+    if pd.api.types.is_numeric_dtype(column) and column.dtype != bool:
+        values = column.to_numpy(dtype=float)
+        return values, np.linspace(values.min(), values.max(), points), []
+    kept = pd.Categorical(column).remove_unused_categories()
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        span = pd.Categorical(kept.categories, categories=column.cat.categories)
+    else:
+        span = kept.categories.to_numpy()
+    return kept.codes.astype(float), span, [str(level) for level in kept.categories]
+
+
 def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     """Plot the response against `x` by group, with fitted lines: solid for the group, dashed for the population.
 
@@ -93,13 +106,13 @@ def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     result : MixedModelResults
         Of a formula model.
     x : str
-        A numeric variable of the formula.
+        A variable of the formula: a number, or a factor, whose levels stand side by side.
     group : str, optional
         Grouping factor; the first by default.
     ax : Axes or sequence of Axes, optional
         One Axes for all groups; otherwise one panel per group.
     max_groups : int, optional
-        Groups shown as panels, in order of their level.
+        Groups shown as panels, in order of their level; the figure says where there are more.
     points : int, optional
         Points per line.
 
@@ -111,11 +124,13 @@ def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     design = getattr(result.model.data, "design", None)
     if design is None:
         raise OptionError("fitted lines need a model from a formula")
-    if x not in design.frame.columns or not pd.api.types.is_numeric_dtype(design.frame[x]):
-        raise OptionError(f"x must be a numeric variable of the data, got {x!r}")
+    if x not in design.frame.columns:
+        raise OptionError(f"x must be a variable of the data, got {x!r}")
     group = _group_name(result, group)
     factor = next(f for f in result.model.random_effects.factors if f.name == group)
-    values, y = design.frame[x].to_numpy(dtype=float), np.asarray(result.model.endog)
+    values, span, ticks = _axis_of(design.frame[x], points)
+    y = np.asarray(result.model.endog)
+    places = np.arange(len(ticks)) if ticks else span
     overlay = ax is not None and np.size(np.asarray(ax, dtype=object)) == 1
     shown = range(factor.n_levels if overlay else min(max_groups, factor.n_levels))
     one = one_axes(np.atleast_1d(np.asarray(ax, dtype=object)).ravel()[0]) if overlay else None
@@ -123,27 +138,32 @@ def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     axes = (
         [one] * len(shown) if overlay else panels(len(shown), ax, columns=columns, size=(1.7, 1.7), share=(True, True))
     )
-    span = np.linspace(values.min(), values.max(), points)
     for axis, level in zip(axes, shown, strict=True):
         rows = np.flatnonzero(factor.codes == level)
-        grid = design.frame.iloc[[rows[0]] * points].copy()
+        grid = design.frame.iloc[[rows[0]] * len(span)].copy()
         grid[x] = span
         line = np.asarray(result.predict(grid))
-        axis.plot(span, line, color=COLOR, lw=0.9 if overlay else 1.4, alpha=0.5 if overlay else 1.0)
+        axis.plot(places, line, color=COLOR, lw=0.9 if overlay else 1.4, alpha=0.5 if overlay else 1.0)
         if not overlay:
             axis.plot(values[rows], y[rows], "o", ms=2.8, color="0.25", alpha=0.8)
-            axis.plot(span, np.asarray(result.predict(grid, random="none")), "--", color=MARK, lw=1.0)
+            axis.plot(places, np.asarray(result.predict(grid, random="none")), "--", color=MARK, lw=1.0)
+            if ticks:
+                axis.set_xticks(places, ticks)
             axis.set_title(f"{factor.levels[level]}", fontsize=8, pad=2)
             axis.tick_params(labelsize=7)
             trim(axis)
     if overlay:
-        grid = design.frame.iloc[[0] * points].copy()
+        grid = design.frame.iloc[[0] * len(span)].copy()
         grid[x] = span
+        if ticks:
+            one.set_xticks(places, ticks)
         one.plot(values, y, "o", ms=2.0, color="0.5", alpha=0.4, zorder=0)
-        one.plot(span, np.asarray(result.predict(grid, random="none")), "--", color=MARK, lw=2.0)
+        one.plot(places, np.asarray(result.predict(grid, random="none")), "--", color=MARK, lw=2.0)
         one.set_xlabel(x)
         one.set_ylabel(result.model.endog_names)
         return trim(one)
+    if len(shown) < factor.n_levels:
+        axes[0].figure.suptitle(f"{len(shown)} of {factor.n_levels} levels of {group}", fontsize=9)
     axes[0].figure.supxlabel(x, fontsize=9)
     axes[0].figure.supylabel(str(result.model.endog_names), fontsize=9)
     return axes
