@@ -14,7 +14,7 @@ __all__ = ["MarginalResults"]
 class MarginalResults:
     """What follows from fixed effects alone: `params`, `cov_params()`, the design and the scale of the response.
 
-    A class of results takes part by answering the five questions below the methods.
+    A class of results takes part by answering the questions below the methods.
     """
 
     def marginal_means(
