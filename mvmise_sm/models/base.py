@@ -175,7 +175,8 @@ class MixedModelBase(LikelihoodModel):
         eval_env : int, mapping or EvalEnvironment, optional
             Where expressions look for variables that are not columns; the caller by default.
         **kwargs
-            Passed to the class.
+            Passed to the class: priors ``cov_prior``, ``fixef_prior`` and ``resid_prior``, see `mvmise_sm.priors`;
+            ``residual`` and ``cov``, structures of residuals and known covariances of levels; ``family``.
 
         Returns
         -------
