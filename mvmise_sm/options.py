@@ -20,7 +20,7 @@ __all__ = [
     "constructor_options",
     "parameter_names",
     "refuse_unknown",
-    "refuse_unknown_fit_options",
+    "optimiser_options",
     "refuse_unknown_model_options",
     "strict",
     "strict_options",
@@ -131,6 +131,8 @@ OPTIMISER_OPTIONS = {
     "powell": ("xtol", "ftol", "maxfev", "direc"),
     "bobyqa": ("maxfev", "f_target", "feasibility_tol", "initial_tr_radius", "final_tr_radius", "scale"),
 }
+# options of optimisers that are arrays or truth values
+_NOT_NUMBERS = frozenset(("initial_simplex", "direc", "scale", "offset", "adaptive"))
 _SAME_OPTIMISER = {"bfgs": "lbfgs", "l-bfgs-b": "lbfgs", "cobyqa": "bobyqa"}
 
 
@@ -212,8 +214,8 @@ def refuse_unknown_model_options(cls: Any, options: Iterable[str], formula: bool
     refuse_unknown(cls.__name__, () if wrong is None else (wrong,), shown, elsewhere)
 
 
-def refuse_unknown_fit_options(cls: type, method: str, options: Mapping[str, Any]) -> None:
-    """Fail where ``fit`` gets an option that neither it nor its optimiser has.
+def optimiser_options(cls: type, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the optimiser, those that are None left out; fail where neither ``fit`` nor the optimiser has one.
 
     Parameters
     ----------
@@ -240,8 +242,12 @@ def refuse_unknown_fit_options(cls: type, method: str, options: Mapping[str, Any
     if wrong in constructor_options(cls):
         elsewhere = f"it is an option of the model, not of its fit: give {wrong}= with the formula"
     refuse_unknown(what, options, (*parameter_names(cls.fit), *own), elsewhere)  # type: ignore[attr-defined]
+    for name, value in options.items():
+        if value is not None and name not in _NOT_NUMBERS and not _is_number(value):
+            raise OptionError(f"{name} must be a number, got {_short(value)}")
     if "tol" in options:
         _check_value("tol", options["tol"])
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def strict(function: _Callable, what: str | None = None) -> _Callable:
@@ -313,7 +319,7 @@ def _check_value(key: str, value: Any) -> None:
         if not isinstance(value, Integral) and type(value).__name__ not in ("bool_", "bool"):
             raise OptionError(f"{key} must be True or False, got {_short(value)}")
         return
-    number = isinstance(value, Real) and not isinstance(value, bool)
+    number = _is_number(value)
     if key in _WHOLE:
         if not number or not isfinite(value) or value != int(value) or value < _WHOLE[key]:
             raise OptionError(f"{key} must be {_LEAST.get(_WHOLE[key], 'an integer')}, got {_short(value)}")
@@ -322,6 +328,10 @@ def _check_value(key: str, value: Any) -> None:
             raise OptionError(f"{key} must lie between 0 and 1, got {_short(value)}")
     elif not number or not 0.0 <= value < inf:
         raise OptionError(f"{key} must be a number that is not negative, got {_short(value)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _translated(words: dict[str, Any], value: Any) -> Any:

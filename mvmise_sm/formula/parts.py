@@ -191,7 +191,10 @@ def expand_terms(rhs: str, columns: frozenset[str] = frozenset()) -> tuple:
 def named_factor(code: str, quoted: dict[str, str]) -> Any:
     """Return a patsy factor for `code` whose name shows columns as the user wrote them."""
     factor_class = _named_factor_class()
-    factor = factor_class(code)
+    try:
+        factor = factor_class(code)
+    except (TokenError, SyntaxError, ValueError, AssertionError) as error:
+        raise FormulaError(f"{short(code)} is not a valid expression: {error}") from None
     for spelled, name in quoted.items():
         factor.shown = factor.shown.replace(spelled, name)
     return factor

@@ -30,7 +30,7 @@ from mvmise_sm.models.families import needs_parts, resolve_family
 from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
 from mvmise_sm.models.starts import beginning, checked_params, other_modes
-from mvmise_sm.options import refuse_unknown_fit_options, strict_options
+from mvmise_sm.options import optimiser_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
 __all__ = ["GeneralizedLinearMixedModel"]
@@ -47,6 +47,9 @@ _INSIDE = -5.0
 _MAX_NODES = 100
 # standard deviation of random effects relative to the dispersion
 _DEGENERATE = 1e3
+
+# of Newton steps per start
+_ITERATIONS = 100
 
 
 @strict_options
@@ -280,7 +283,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         """
         if cov_type not in ("nonrobust", "rx"):
             raise NotAvailableError(f"cov_type={cov_type!r} is not available for mixed models; use 'nonrobust' or 'rx'")
-        refuse_unknown_fit_options(type(self), method, options)
+        options = optimiser_options(type(self), method, options)
+        maxiter = _ITERATIONS if maxiter is None else maxiter
         params = checked_params(start_params, self.exog.shape[1])
         settings = {
             "optimizer": method,

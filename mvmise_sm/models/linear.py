@@ -21,7 +21,7 @@ from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing, redundant_terms
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.starts import checked_params
-from mvmise_sm.options import refuse_unknown, refuse_unknown_fit_options, strict_options
+from mvmise_sm.options import optimiser_options, refuse_unknown, strict_options
 from mvmise_sm.results.linear import (
     LinearMixedModelResults,
     LinearMixedModelResultsWrapper,
@@ -193,7 +193,7 @@ class LinearMixedModel(MixedModelBase):
             raise OptionError(f"reml must be True or False, got {reml!r}")
         if isinstance(maxiter, bool) or not isinstance(maxiter, (int, np.integer)) or maxiter < 0:
             raise OptionError(f"maxiter must be an integer that is not negative, got {maxiter!r}")
-        refuse_unknown_fit_options(type(self), method, options)
+        options = optimiser_options(type(self), method, options)
         params = checked_params(start_params, self.exog.shape[1])
         settings = {
             "optimizer": method,

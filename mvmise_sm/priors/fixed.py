@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["Coefficients", "Horseshoe", "Mixing", "Normal", "QuadraticPenalty", "StudentT"]
 
 
+def numeric(value: Any, name: str) -> np.ndarray:
+    """A hyperparameter as an array of numbers.
+
+    Raises
+    ------
+    OptionError
+    """
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise OptionError(f"{name} must be a number or numbers, got {value!r}.") from None
+
+
 class _FixedEffectPrior(Prior):
     """What the fixed-effect priors share: vectors and matrices over the coefficients they apply to."""
 
@@ -151,7 +164,7 @@ class Normal(_FixedEffectPrior):
         dims = h.dims
         common = h.common_scale("fixef") and dims.has_scale
         if h.given_by_user("cov"):
-            array = np.asarray(h.cov, dtype=float)
+            array = numeric(h.cov, "cov")
             k = index.size
             if array.size == 1:
                 array = np.full(k, float(array.ravel()[0]))
@@ -244,7 +257,7 @@ class StudentT(_FixedEffectPrior):
         dims, k = h.dims, index.size
         df = h.number("df", minimum=0.0, strict=True)
         common = h.common_scale("fixef") and dims.has_scale
-        array = h.scale if isinstance(h.scale, Mapping) else np.asarray(h.scale, dtype=float)
+        array = h.scale if isinstance(h.scale, Mapping) else numeric(h.scale, "scale")
         if isinstance(array, Mapping) or array.ndim < 2 or array.size == 1 or array.shape != (k, k):
             array = self._vector("scale", array, dims, index)
         precision, rank, logdet = self._precision("t: scale", array)
