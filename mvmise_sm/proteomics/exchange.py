@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.options import strict
@@ -79,7 +80,7 @@ def from_anndata(
     if layer is not None and layer not in adata.layers:
         raise DataError(f"the AnnData lacks the layer {layer!r}; found {list(adata.layers)}")
     values = adata.X if layer is None else adata.layers[layer]
-    values = np.asarray(values.todense() if hasattr(values, "todense") else values, dtype=float)
+    values = np.asarray(values.toarray() if issparse(values) else values, dtype=float)
     samples = adata.obs.drop(columns=["sample"] if "sample" in adata.obs else []).reset_index(drop=True)
     samples.insert(0, "sample", np.asarray(adata.obs_names, dtype=object))
     at, column = np.nonzero(np.isfinite(values))
