@@ -7,6 +7,7 @@ call costs what its arithmetic costs. Letters as in the package; F features, n r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +185,21 @@ class FeatureBatch:
         sizes = np.diff(np.r_[self.starts, self.n])
         return np.repeat(per_cluster, sizes, axis=0)
 
-    def _missing(self, beta, tau, s2, phi, bh, P, scaled, b, b2, unit, value, information):
+    def _missing(
+        self,
+        beta: Any,
+        tau: Any,
+        s2: Any,
+        phi: Any,
+        bh: Any,
+        P: Any,
+        scaled: Any,
+        b: Any,
+        b2: Any,
+        unit: Any,
+        value: Any,
+        information: Any,
+    ) -> Any:
         """Integrate the missing values over b; fills moments, returns value and information with their part."""
         f, c, row = self.unit_feature, self.unit_cluster, self.unit_row
         x = self.X[row]
@@ -234,7 +249,7 @@ class FeatureBatch:
             out[known] = np.add.reduceat(matrices, first, axis=0)
         return out
 
-    def _nodes(self, bh, P, base, slope, var):
+    def _nodes(self, bh: Any, P: Any, base: Any, slope: Any, var: Any) -> Any:
         """Nodes (g, k), their weights, the integrals there (m, k) and the logarithm of every integral (g,)."""
         centre = bh[self.group_cluster, self.group_feature]
         spread = np.sqrt(P[self.group_cluster, self.group_feature])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -159,7 +160,17 @@ class SelectionData:
         )
 
 
-def selection_data(Y, X, groups, *, random_columns=(0,), Z=None, cov_miss=None, outcome_names=None, exog_names=None):
+def selection_data(
+    Y: Any,
+    X: Any,
+    groups: Any,
+    *,
+    random_columns: tuple[int, ...] = (0,),
+    Z: np.ndarray | None = None,
+    cov_miss: np.ndarray | None = None,
+    outcome_names: list[str] | None = None,
+    exog_names: list[str] | None = None,
+) -> SelectionData | None:
     """Check the input of a selection model and sort it by cluster.
 
     Parameters
@@ -212,14 +223,14 @@ def selection_data(Y, X, groups, *, random_columns=(0,), Z=None, cov_miss=None, 
     )
 
 
-def _numbers(values, what: str) -> np.ndarray:
+def _numbers(values: Any, what: str) -> np.ndarray:
     try:
         return np.array(values, dtype=float)
     except (TypeError, ValueError):
         raise ValueError(f"{what} must be numeric; found values of type {np.asarray(values).dtype}.") from None
 
 
-def _outcomes(Y, names) -> np.ndarray:
+def _outcomes(Y: Any, names: list[str] | None) -> np.ndarray:
     Y = _numbers(Y, "The outcomes")
     Y = Y[:, None] if Y.ndim == 1 else Y
     if Y.ndim != 2 or Y.size == 0:
@@ -236,7 +247,7 @@ def _outcomes(Y, names) -> np.ndarray:
     return Y
 
 
-def _clusters(groups, n_rows: int) -> tuple[np.ndarray, tuple]:
+def _clusters(groups: Any, n_rows: int) -> tuple[np.ndarray, tuple]:
     groups = list(groups)
     if len(groups) != n_rows:
         raise ValueError(f"The cluster column has {len(groups)} values for {n_rows} samples.")
@@ -252,14 +263,14 @@ def _clusters(groups, n_rows: int) -> tuple[np.ndarray, tuple]:
     return codes, tuple(numbers)
 
 
-def _equals_itself(label) -> bool:
+def _equals_itself(label: int) -> bool:
     try:
         return bool(label == label)
     except TypeError:
         return False
 
 
-def _design(X, N: int, K: int, what: str, names=None) -> tuple[np.ndarray, bool]:
+def _design(X: Any, N: int, K: int, what: str, names: list[str] | None = None) -> tuple[np.ndarray, bool]:
     X = _numbers(X, f"The columns of {what}")
     X = X[:, None] if X.ndim == 1 else X
     if X.shape[0] == N * K and K > 1:
@@ -277,7 +288,7 @@ def _design(X, N: int, K: int, what: str, names=None) -> tuple[np.ndarray, bool]
     return out, common
 
 
-def _covariate(cov, N: int, K: int) -> tuple[np.ndarray | None, bool]:
+def _covariate(cov: np.ndarray | None, N: int, K: int) -> tuple[np.ndarray | None, bool]:
     if cov is None:
         return None, True
     cov = _numbers(cov, "The missingness covariate")
@@ -294,7 +305,7 @@ def _covariate(cov, N: int, K: int) -> tuple[np.ndarray | None, bool]:
     )
 
 
-def check_rank(X3: np.ndarray, observed: np.ndarray, names=None) -> None:
+def check_rank(X3: np.ndarray, observed: np.ndarray, names: list[str] | None = None) -> None:
     """Refuse a design (N, K, p) whose columns are dependent where outcomes are observed (N, K)."""
     rows = X3[observed]
     scale = np.sqrt((rows**2).mean(axis=0))

@@ -112,7 +112,9 @@ def em_cycles(objective: PenalisedObjective) -> tuple[Update, ...]:
     return tuple(cycles)
 
 
-def _guarded(objective, theta, value, proposal) -> tuple[np.ndarray, float]:
+def _guarded(
+    objective: PenalisedObjective, theta: np.ndarray, value: float, proposal: np.ndarray
+) -> tuple[np.ndarray, float]:
     step = proposal - theta
     for _ in range(MAX_HALVINGS):
         new_value = objective(theta + step)[0]
@@ -233,14 +235,18 @@ def factor_information(likelihood: FactorLikelihood, theta: np.ndarray) -> np.nd
     return out
 
 
-def _scaled_step(likelihood, theta, index, information) -> np.ndarray:
+def _scaled_step(
+    likelihood: ErrorLikelihood | FactorLikelihood, theta: np.ndarray, index: np.ndarray, information: np.ndarray
+) -> np.ndarray:
     score = likelihood.value_and_score(theta)[1][index]
     out = theta.copy()
     out[index] += np.linalg.solve(information, score)
     return out
 
 
-def _variance_step(likelihood, index, count, theta) -> np.ndarray:
+def _variance_step(
+    likelihood: ErrorLikelihood | FactorLikelihood, index: np.ndarray, count: np.ndarray, theta: np.ndarray
+) -> np.ndarray:
     """Average of the expected squared errors, written with the score of the log variance."""
     score = likelihood.value_and_score(theta)[1][index]
     out = theta.copy()

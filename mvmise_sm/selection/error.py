@@ -328,7 +328,9 @@ class ErrorLikelihood:
         in_y = (weight * law.mean).sum() + params.phi[1] * quad
         return np.array([weight.sum(), in_y, (weight * self.cov_mean).sum()])
 
-    def _curvature_terms(self, state: ErrorState, law: MissingLaw, tilt: Tilt):
+    def _curvature_terms(
+        self, state: ErrorState, law: MissingLaw, tilt: Tilt
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """The cap's second-order parts: of Sigma (K, K), of D (q,), and row traces with Sigma (N,) where needed."""
         cluster, s, phi1 = self.data.cluster, state.s, state.params.phi[1]
         spread, slack = 2.0 * phi1**2 * tilt.spread, phi1 * tilt.slack
@@ -347,7 +349,13 @@ class ErrorLikelihood:
             traces -= ((slack_reach @ Sigma) * slack_reach).sum(axis=1) / s
         return in_sigma, in_D, traces
 
-    def _sigma2_gradient(self, state: ErrorState, general, AZP, extra) -> np.ndarray:
+    def _sigma2_gradient(
+        self,
+        state: ErrorState,
+        general: np.ndarray,
+        AZP: np.ndarray,
+        extra: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    ) -> np.ndarray:
         """Gradient in the sample variances; the first is fixed at one and its entry is zero."""
         out = np.zeros_like(state.params.sigma2)
         if self.first_sample_variance:

@@ -200,7 +200,7 @@ class FactorLikelihood:
             out.append(theta)
         return out
 
-    def gaussian(self, theta: np.ndarray):
+    def gaussian(self, theta: np.ndarray) -> tuple[SelectionParams | np.ndarray, ...]:
         """Observed-outcome part: parameters, weighted residuals and the normal posterior of b."""
         params = self.params(theta)
         resid = self._y - (self._x_flat @ params.beta).reshape(self._y.shape)
@@ -241,7 +241,17 @@ class FactorLikelihood:
             value += nodes.log_total
         return FactorPosterior(b, b2, value, unit)
 
-    def _alone(self, bh, P, base, slope, var, b, b2, unit) -> float:
+    def _alone(
+        self,
+        bh: np.ndarray,
+        P: np.ndarray,
+        base: np.ndarray,
+        slope: np.ndarray,
+        var: np.ndarray,
+        b: np.ndarray,
+        b2: np.ndarray,
+        unit: np.ndarray,
+    ) -> float:
         """Clusters with one missing unit: eta is normal, so the mechanism's integral applies; fills the moments."""
         one = self._single
         cluster = self.units.cluster[one]
@@ -255,7 +265,7 @@ class FactorLikelihood:
         unit[one] = np.column_stack([integral.d_mean, cross, integral.d_var])
         return float(integral.value.sum())
 
-    def _nodes(self, bh, P, base, slope, var) -> Nodes:
+    def _nodes(self, bh: np.ndarray, P: np.ndarray, base: np.ndarray, slope: np.ndarray, var: np.ndarray) -> Nodes:
         """Clusters with several missing units: the trapezoidal rule over b in one batch."""
         centre, spread = bh[self._touched], np.sqrt(P[self._touched])
         slot, row, starts = self.units.slot[self._several], self._unit_row, self._unit_starts
@@ -364,7 +374,7 @@ class FactorLikelihood:
         params, *_, bh, P = self.gaussian(theta)
         return Status.UNCAPPED_DIVERGES if self.posterior(params, bh, P).log_missing > 0.0 else None
 
-    def _squares(self, params, resid, b, b2) -> np.ndarray:
+    def _squares(self, params: SelectionParams, resid: np.ndarray, b: np.ndarray, b2: np.ndarray) -> np.ndarray:
         """Expected squared standardised errors of the observed entries by variance group, (g,)."""
         tau = params.tau
         raw = np.array([(column @ resid**2).sum() for column in self.indicator.T])

@@ -9,7 +9,9 @@ from scipy.stats import qmc
 from mvmise_sm.selection.error import ErrorLikelihood
 
 
-def quasi_monte_carlo_llf(likelihood: ErrorLikelihood, theta: np.ndarray, *, n_points: int = 512, rng=None) -> float:
+def quasi_monte_carlo_llf(
+    likelihood: ErrorLikelihood, theta: np.ndarray, *, n_points: int = 512, rng: int | None = None
+) -> float:
     """Log-likelihood of model e with the capped mechanism, by sequential importance sampling (GHK) on Sobol points.
 
     Parameters
@@ -42,7 +44,7 @@ def quasi_monte_carlo_llf(likelihood: ErrorLikelihood, theta: np.ndarray, *, n_p
     return float(value)
 
 
-def _log_cap(mean: np.ndarray, cov: np.ndarray, n_points: int, rng) -> float:
+def _log_cap(mean: np.ndarray, cov: np.ndarray, n_points: int, rng: np.random.Generator) -> float:
     """``log E exp(-sum max(eta, 0))`` for ``eta ~ N(mean, cov)``, one coordinate after the other."""
     k = mean.size
     factor = np.linalg.cholesky(cov + 1e-14 * np.trace(cov) * np.eye(k))

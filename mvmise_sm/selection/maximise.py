@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import linalg
 
 from mvmise_sm.selection.status import Status
+
+if TYPE_CHECKING:
+    from mvmise_sm.selection.objective import PenalisedObjective
+    from mvmise_sm.selection.restricted import RestrictedObjective
+    from mvmise_sm.selection.sparse import OrthantObjective
 
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
@@ -184,7 +190,14 @@ def _inverse(metric: np.ndarray) -> np.ndarray:
     return linalg.cho_solve(factor, np.eye(len(metric)))
 
 
-def _line_search(objective, theta, value, score, step, free):
+def _line_search(
+    objective: PenalisedObjective | RestrictedObjective,
+    theta: np.ndarray,
+    value: float,
+    score: np.ndarray,
+    step: np.ndarray,
+    free: np.ndarray,
+) -> tuple[np.ndarray, float, np.ndarray]:
     """Backtrack to the Armijo condition; the objective is -inf outside its domain."""
     full = np.zeros_like(theta)
     full[free] = step
@@ -252,7 +265,15 @@ def _difference(objective: Objective, theta: np.ndarray, index: int, width: floa
     return np.zeros_like(theta)
 
 
-def _polish(objective, theta, value, score, inverse, free, history):
+def _polish(
+    objective: OrthantObjective | PenalisedObjective | RestrictedObjective,
+    theta: np.ndarray,
+    value: float,
+    score: np.ndarray,
+    inverse: np.ndarray,
+    free: np.ndarray,
+    history: list[float],
+) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, bool]:
     """Newton steps with the observed information until nothing is left to gain."""
     scale = np.sqrt(np.maximum(np.diag(inverse), 1e-16))
     info, exact = None, False
@@ -289,7 +310,7 @@ def _polish(objective, theta, value, score, inverse, free, history):
     return theta, value, score, full, bool(definite and remaining < 1e-7)
 
 
-def _factor(info: np.ndarray):
+def _factor(info: np.ndarray) -> tuple[tuple[np.ndarray, bool], bool]:
     """Cholesky factor of the information, lifted to positive definite where it is not; whether it was."""
     try:
         return linalg.cho_factor(info), True

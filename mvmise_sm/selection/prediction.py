@@ -40,7 +40,14 @@ def posterior_moments(likelihood: SelectionLikelihood, theta: np.ndarray) -> Pos
     raise TypeError(f"there are no posterior moments of {type(likelihood).__name__}")
 
 
-def _finish(likelihood, mean, variance, fitted, effects, effects_cov) -> PosteriorMoments:
+def _finish(
+    likelihood: ErrorLikelihood | FactorLikelihood,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    fitted: np.ndarray,
+    effects: np.ndarray,
+    effects_cov: np.ndarray,
+) -> PosteriorMoments:
     data = likelihood.data
     mean = np.where(data.observed, data.Y, mean)
     sd = np.where(data.observed, 0.0, np.sqrt(np.maximum(variance, 0.0)))

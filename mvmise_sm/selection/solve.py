@@ -159,7 +159,16 @@ def regularised(objective: PenalisedObjective, reason: Status) -> PenalisedObjec
     return PenalisedObjective(objective.likelihood, (*others, extra))
 
 
-def _once(objective, method, start, metric, free, maxiter, tol, information) -> Maximum:
+def _once(
+    objective: PenalisedObjective,
+    method: str,
+    start: np.ndarray | None,
+    metric: np.ndarray | None,
+    free: np.ndarray | None,
+    maxiter: int | None,
+    tol: float | None,
+    information: bool,
+) -> Maximum:
     likelihood = objective.likelihood
     start = likelihood.start() if start is None else start
     if method == "em":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,7 @@ def fit_sparse(
 
 
 def penalty_path(
-    build: BuildLikelihood, n_outcomes: int, *, n_penalties: int = 15, ratio: float = 0.02, **options
+    build: BuildLikelihood, n_outcomes: int, *, n_penalties: int = 15, ratio: float = 0.02, **options: Any
 ) -> list[SparseFit]:
     """Fits from the smallest penalty without any edge down to `ratio` times it, each started at the one before.
 
@@ -207,7 +208,9 @@ def penalty_path(
 class OrthantObjective:
     """The objective with the signs of the precision elements held: the lasso is linear there."""
 
-    def __init__(self, likelihood: ErrorLikelihood, penalties, sign: np.ndarray, bound: np.ndarray) -> None:
+    def __init__(
+        self, likelihood: ErrorLikelihood, penalties: tuple[Any, ...], sign: np.ndarray, bound: np.ndarray
+    ) -> None:
         self.likelihood = likelihood
         self._smooth = PenalisedObjective(likelihood, penalties)
         coordinates = likelihood.coordinates
@@ -221,7 +224,9 @@ class OrthantObjective:
         return value - float(self._slope @ theta[self._cut]), score
 
 
-def _diagonal_start(build: BuildLikelihood, n_outcomes: int, penalties, maxiter: int) -> SelectionParams:
+def _diagonal_start(
+    build: BuildLikelihood, n_outcomes: int, penalties: tuple[Any, ...], maxiter: int
+) -> SelectionParams:
     """The fit with uncorrelated errors, where every path begins."""
     likelihood = build(SparsePrecision(np.zeros((n_outcomes, n_outcomes), dtype=bool)))
     point = likelihood.start()
@@ -237,7 +242,7 @@ def _precision_slope(likelihood: ErrorLikelihood, theta: np.ndarray) -> np.ndarr
     return -2.0 * Sigma @ gradient.error_cov @ Sigma
 
 
-def _expected_lasso(build, params: SelectionParams, bound: np.ndarray) -> np.ndarray:
+def _expected_lasso(build: Callable[..., Any], params: SelectionParams, bound: np.ndarray) -> np.ndarray:
     """One penalised M-step from a point: the lasso of the expected error covariance, (K, K)."""
     likelihood = build(SparsePrecision(np.ones(bound.shape, dtype=bool)))
     _, gradient = likelihood.evaluate(likelihood.theta(params))
@@ -246,7 +251,9 @@ def _expected_lasso(build, params: SelectionParams, bound: np.ndarray) -> np.nda
     return lasso_precision(0.5 * (moment + moment.T), bound / n_rows)
 
 
-def _next_signs(likelihood, theta, precision, sign, bound) -> np.ndarray:
+def _next_signs(
+    likelihood: ErrorLikelihood, theta: np.ndarray, precision: np.ndarray, sign: np.ndarray, bound: np.ndarray
+) -> np.ndarray:
     """Drop elements that crossed zero; let in those whose slope exceeds the penalty."""
     slope = _precision_slope(likelihood, theta)
     kept = np.where((sign != 0.0) & (np.sign(precision) == sign), sign, 0.0)

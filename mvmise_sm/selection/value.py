@@ -5,6 +5,7 @@ One scalar random term is model b with one outcome, whose integral is exact; oth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -236,7 +237,9 @@ class ValueProblem:
         best = self._maximise(target, first, shape, options, maximise_smoothed if reml else maximise)
         return self._report(objective, restricted, best, reml)
 
-    def _maximise(self, target, start: np.ndarray, metric: np.ndarray, options: dict, run) -> Maximum:
+    def _maximise(
+        self, target: RestrictedObjective, start: np.ndarray, metric: np.ndarray, options: dict, run: Any
+    ) -> Maximum:
         """The best of the maxima from the moment start and from either sign of a free slope."""
         free = self.part.free
         count = free.size
@@ -255,7 +258,7 @@ class ValueProblem:
                 best = other if other.converged else best
         return best
 
-    def _diverged(self, count: int):
+    def _diverged(self, count: int) -> Callable[..., Any]:
         def check(x: np.ndarray) -> Status | None:
             return Status.THRESHOLD if count and self.part.is_threshold(x[-count:]) else None
 

@@ -24,7 +24,7 @@ class CompoundSymmetric(ScaledStructure):
         One variance.
     """
 
-    def __init__(self, q: int, hom: bool = False):
+    def __init__(self, q: int, hom: bool = False) -> None:
         super().__init__(Compound(q), checked_hom("cs", hom))
 
     def without(self, column: int) -> CompoundSymmetric | None:
@@ -45,7 +45,7 @@ class HomogeneousCompound(CovarianceStructure):
     linear: ClassVar[bool] = True
     described = "compound symmetry, one variance"
 
-    def __init__(self, q: int):
+    def __init__(self, q: int) -> None:
         self.q = q
         mean = np.full((q, q), 1.0 / q)
         self._parts = np.stack([mean, np.eye(q) - mean]) if q > 1 else np.ones((1, 1, 1))

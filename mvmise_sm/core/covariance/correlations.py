@@ -43,7 +43,7 @@ class CorrelationFamily(ABC):
     described = "independent"
     least = -1.0
 
-    def __init__(self, m: int, size: int):
+    def __init__(self, m: int, size: int) -> None:
         self.m, self.size = m, size
 
     @abstractmethod
@@ -97,7 +97,7 @@ class CorrelationFamily(ABC):
 class Independent(CorrelationFamily):
     """No correlation."""
 
-    def __init__(self, m: int):
+    def __init__(self, m: int) -> None:
         super().__init__(m, 0)
 
     def root(self, x: np.ndarray) -> np.ndarray:
@@ -131,7 +131,7 @@ class Compound(CorrelationFamily):
 
     described = "compound symmetry"
 
-    def __init__(self, m: int):
+    def __init__(self, m: int) -> None:
         super().__init__(m, 1 if m > 1 else 0)
         self.least = -1.0 / max(m - 1, 1)
 
@@ -173,7 +173,7 @@ class Autoregressive(_Angles):
 
     described = "first-order autoregression"
 
-    def __init__(self, m: int):
+    def __init__(self, m: int) -> None:
         super().__init__(m, 1 if m > 1 else 0)
         steps = np.abs(np.subtract.outer(np.arange(m), np.arange(m)))
         self._steps, self._below = steps, np.tril(np.ones((m, m)))
@@ -206,7 +206,7 @@ class Antedependence(_Angles):
 
     described = "first-order antedependence"
 
-    def __init__(self, m: int):
+    def __init__(self, m: int) -> None:
         super().__init__(m, m - 1)
 
     def root(self, x: np.ndarray) -> np.ndarray:
@@ -234,7 +234,7 @@ class Toeplitz(_Angles):
 
     described = "Toeplitz"
 
-    def __init__(self, m: int):
+    def __init__(self, m: int) -> None:
         super().__init__(m, m - 1)
 
     def root(self, x: np.ndarray) -> np.ndarray:
@@ -324,7 +324,7 @@ class Distance(CorrelationFamily):
         Smoothness of ``"mat"``.
     """
 
-    def __init__(self, name: str, coordinates: np.ndarray, nu: float | None = None):
+    def __init__(self, name: str, coordinates: np.ndarray, nu: float | None = None) -> None:
         coordinates = np.asarray(coordinates, dtype=float)
         super().__init__(len(coordinates), 1)
         gaps = coordinates[:, None] - coordinates[None]

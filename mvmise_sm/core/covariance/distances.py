@@ -20,7 +20,7 @@ class _DistanceEffects(ScaledStructure):
     kernel: ClassVar[str]
     _word: ClassVar[str] = "log_range"
 
-    def __init__(self, coordinates: np.ndarray, nu: float | None = None):
+    def __init__(self, coordinates: np.ndarray, nu: float | None = None) -> None:
         super().__init__(Distance(self.kernel, coordinates, nu), True)
 
     @classmethod
@@ -36,7 +36,7 @@ class ExponentialEffects(_DistanceEffects):
 
     kernel: ClassVar[str] = "exp"
 
-    def __init__(self, coordinates: np.ndarray):
+    def __init__(self, coordinates: np.ndarray) -> None:
         super().__init__(coordinates)
 
 
@@ -45,7 +45,7 @@ class GaussianEffects(_DistanceEffects):
 
     kernel: ClassVar[str] = "gau"
 
-    def __init__(self, coordinates: np.ndarray):
+    def __init__(self, coordinates: np.ndarray) -> None:
         super().__init__(coordinates)
 
 
@@ -54,7 +54,7 @@ class MaternEffects(_DistanceEffects):
 
     kernel: ClassVar[str] = "mat"
 
-    def __init__(self, coordinates: np.ndarray, nu: float = 1.5):
+    def __init__(self, coordinates: np.ndarray, nu: float = 1.5) -> None:
         if nu not in (1.5, 2.5):
             raise ValueError(f"mat(): nu must be 1.5 or 2.5, got {nu!r}")
         super().__init__(coordinates, float(nu))

@@ -144,7 +144,7 @@ class RandomEffects:
         Place of each term in theta.
     """
 
-    def __init__(self, terms: Sequence[RandomTerm], nobs: int | None = None):
+    def __init__(self, terms: Sequence[RandomTerm], nobs: int | None = None) -> None:
         self.terms = tuple(terms)
         self._nobs = nobs
         self.factors = tuple({id(t.factor): t.factor for t in self.terms}.values())

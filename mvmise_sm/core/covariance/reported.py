@@ -73,7 +73,7 @@ class ReportedParameter:
 
     def __init__(
         self, structure: Reporting, index: int, names: Sequence[str], a: np.ndarray | None, at: slice, rho: int | None
-    ):
+    ) -> None:
         self.structure, self.index, self.names, self.a, self.at, self.rho = structure, index, names, a, at, rho
 
     def value(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -110,7 +110,7 @@ class LogDeviation(ReportedParameter):
         As in `ReportedParameter`.
     """
 
-    def __init__(self, structure: Reporting, index: int, at: slice, rho: int):
+    def __init__(self, structure: Reporting, index: int, at: slice, rho: int) -> None:
         super().__init__(structure, index, (), None, at, rho)
 
     def value(self, x: np.ndarray) -> tuple[float, np.ndarray]:

@@ -165,7 +165,7 @@ class ResidualStructure(ABC):
 class _MatrixResidual(ResidualStructure):
     """Structures that pick rows and columns of one matrix C (m, m)."""
 
-    def __init__(self, levels: Sequence[str]):
+    def __init__(self, levels: Sequence[str]) -> None:
         self.levels = tuple(levels)
         self.m = len(self.levels)
 
@@ -247,7 +247,7 @@ class LevelResidual(_MatrixResidual):
         One variance for all levels.
     """
 
-    def __init__(self, levels: Sequence[str], family: CorrelationFamily, hom: bool):
+    def __init__(self, levels: Sequence[str], family: CorrelationFamily, hom: bool) -> None:
         super().__init__(levels)
         self.family, self.hom = family, hom
         self.n_sd = 0 if hom else self.m - 1
@@ -308,7 +308,7 @@ class UnstructuredResidual(_MatrixResidual):
     described = "unstructured"
     needs_all_pairs = True
 
-    def __init__(self, levels: Sequence[str]):
+    def __init__(self, levels: Sequence[str]) -> None:
         super().__init__(levels)
         rows, cols = np.tril_indices(self.m)
         self._rows, self._cols = rows[1:], cols[1:]
@@ -366,7 +366,7 @@ class DistanceResidual(ResidualStructure):
         A share of the variance that is the row's own.
     """
 
-    def __init__(self, name: str, typical: float, nugget: bool = False):
+    def __init__(self, name: str, typical: float, nugget: bool = False) -> None:
         self._kernel, share = kernel(name)
         self._start = float(np.log(share * typical)) if typical > 0.0 else 0.0
         self.nugget = self.multimodal = nugget

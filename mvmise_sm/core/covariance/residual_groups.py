@@ -25,7 +25,7 @@ class GroupedResidual(ResidualStructure):
         Labels of the groups (g,); from the second on each has a log standard deviation relative to the first's.
     """
 
-    def __init__(self, base: ResidualStructure, groups: Sequence[str]):
+    def __init__(self, base: ResidualStructure, groups: Sequence[str]) -> None:
         self.base, self.groups = base, tuple(groups)
         self.needs_all_pairs, self.multimodal = base.needs_all_pairs, base.multimodal
         self.levels = base.levels

@@ -24,7 +24,7 @@ class ScaledStructure(CovarianceStructure):
         One standard deviation for all columns.
     """
 
-    def __init__(self, family: CorrelationFamily, hom: bool):
+    def __init__(self, family: CorrelationFamily, hom: bool) -> None:
         self.family, self.hom = family, hom
         self.q = family.m
         self.n_sd = 1 if hom else self.q

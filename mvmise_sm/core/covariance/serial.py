@@ -18,7 +18,7 @@ class AutoregressiveEffects(ScaledStructure):
         One variance.
     """
 
-    def __init__(self, q: int, hom: bool = True):
+    def __init__(self, q: int, hom: bool = True) -> None:
         super().__init__(Autoregressive(q), checked_hom("ar1", hom))
 
 
@@ -32,5 +32,5 @@ class ToeplitzEffects(ScaledStructure):
         One variance.
     """
 
-    def __init__(self, q: int, hom: bool = False):
+    def __init__(self, q: int, hom: bool = False) -> None:
         super().__init__(Toeplitz(q), checked_hom("toep", hom))

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.base import CovarianceStructure
+    from mvmise_sm.core.covariance.random_effects import RandomEffects
+    from mvmise_sm.core.elimination.layout import Layout
 
 __all__ = ["ThetaSpace", "positive_part"]
 
@@ -34,7 +40,13 @@ class ThetaSpace:
         Elements that a prior keeps off their lower bound (k_theta,).
     """
 
-    def __init__(self, random, layout, repels=(), structures=None):
+    def __init__(
+        self,
+        random: RandomEffects,
+        layout: Layout,
+        repels: tuple[bool, ...] = (),
+        structures: tuple[CovarianceStructure, ...] | None = None,
+    ) -> None:
         self.random, self.layout = random, layout
         self.structures = tuple(t.structure for t in random.terms) if structures is None else structures
         self.lower = random.lower
@@ -44,7 +56,7 @@ class ThetaSpace:
         self._repels = repels
         self._known = None
 
-    def reordered(self, theta):
+    def reordered(self, theta: np.ndarray) -> ThetaSpace | None:
         """The space whose factors have the largest variances at `theta` first, or None where that is this one."""
         terms = self.factors(theta)[1]
         structures = tuple(
@@ -54,7 +66,7 @@ class ThetaSpace:
             return None
         return ThetaSpace(self.random, self.layout, self._repels, structures)
 
-    def working(self, theta):
+    def working(self, theta: np.ndarray) -> np.ndarray:
         """Working theta for the user's theta; exactly the one that `user` was last asked for, where that gave
         `theta`.
         """
@@ -63,20 +75,26 @@ class ThetaSpace:
         maps = [t.a_inv for t in self.layout.term_bases]
         return self._convert(theta, maps, [t.structure for t in self.random.terms], self.structures)
 
-    def user(self, theta):
+    def user(self, theta: np.ndarray) -> np.ndarray:
         """The user's theta for a working theta."""
         maps = [t.a for t in self.layout.term_bases]
         out = self._convert(theta, maps, self.structures, [t.structure for t in self.random.terms])
         self._known = out.copy(), np.array(theta)
         return out
 
-    def converted_from(self, other, theta):
+    def converted_from(self, other: ThetaSpace, theta: np.ndarray) -> np.ndarray:
         """Working theta of this space for a working theta of the same model in another order of the columns."""
         if other is self:
             return theta
         return self._convert(theta, [None] * len(self.structures), other.structures, self.structures)
 
-    def _convert(self, theta, maps, given, wanted):
+    def _convert(
+        self,
+        theta: np.ndarray,
+        maps: list[np.ndarray | None],
+        given: list[CovarianceStructure] | tuple[CovarianceStructure, ...],
+        wanted: list[CovarianceStructure] | tuple[CovarianceStructure, ...],
+    ) -> np.ndarray:
         out = np.empty(self.random.k_theta)
         for at, a, before, after in zip(self.random.theta_slices, maps, given, wanted, strict=True):
             if before is after and a is not None:
@@ -86,7 +104,7 @@ class ThetaSpace:
             out[at] = after.theta_from(lam @ lam.T)
         return out
 
-    def factors(self, theta):
+    def factors(self, theta: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Relative factors of the grouping factors in elimination order, and of the terms."""
         terms = [s.factor(theta[at]) for s, at in zip(self.structures, self.random.theta_slices, strict=True)]
         merged = []
@@ -101,7 +119,7 @@ class ThetaSpace:
         return merged, terms
 
     @cached_property
-    def where(self):
+    def where(self) -> list[tuple[int, slice, int]]:
         """Per term: its factor, its columns of the factor, and the factor's q."""
         out = [None] * len(self.random.terms)
         for k, f in enumerate(self.layout.factors):
@@ -109,11 +127,13 @@ class ThetaSpace:
                 out[t] = (k, place, f.q)
         return out
 
-    def by_term(self, blocks):
+    def by_term(self, blocks: list[np.ndarray]) -> list[np.ndarray]:
         """Blocks (q, q) of the factors as blocks of the terms."""
         return [blocks[k][place, place] for k, place, _ in self.where]
 
-    def chain_rule(self, theta, terms, slopes, exact):
+    def chain_rule(
+        self, theta: np.ndarray, terms: list[np.ndarray], slopes: list[np.ndarray], exact: list[bool]
+    ) -> tuple[np.ndarray, list[tuple], list[np.ndarray], np.ndarray]:
         """Gradient and tangents of a function with derivatives `slopes` in every term's Sigma.
 
         Parameters
@@ -167,18 +187,18 @@ class ThetaSpace:
             curvature[at, at] = both if exact[t] else positive_part(both)
         return gradient, directions, tangents, curvature
 
-    def pullback(self, theta, d_lambdas):
+    def pullback(self, theta: np.ndarray, d_lambdas: list[np.ndarray]) -> np.ndarray:
         """Gradient in theta (k_theta,) for gradients (q, q) in every term's Lambda."""
         out = np.empty(self.random.k_theta)
         for structure, at, d in zip(self.structures, self.random.theta_slices, d_lambdas, strict=True):
             out[at] = structure.pullback(theta[at], d)
         return out
 
-    def user_sigmas(self, terms):
+    def user_sigmas(self, terms: list[np.ndarray]) -> list[np.ndarray]:
         """Covariance of every term in the user's coordinates (q, q)."""
         return [(b.a @ lam) @ (b.a @ lam).T for b, lam in zip(self.layout.term_bases, terms, strict=True)]
 
-    def is_singular(self, theta):
+    def is_singular(self, theta: np.ndarray) -> bool:
         """Whether a working theta is on the boundary."""
         return any(
             structure.on_boundary(theta[at])
@@ -186,7 +206,9 @@ class ThetaSpace:
             if not self.guarded[at].any()
         )
 
-    def descent_points(self, theta, slopes, only_check=False):
+    def descent_points(
+        self, theta: np.ndarray, slopes: tuple[np.ndarray, ...], only_check: bool = False
+    ) -> list[np.ndarray]:
         """Working thetas off the boundary in directions in which the objective falls.
 
         An optimum over the positive semidefinite cone has D positive semidefinite where Sigma is singular; a negative
@@ -219,14 +241,14 @@ class ThetaSpace:
                     out.append(candidate)
         return out
 
-    def wide_start(self, size=1.0):
+    def wide_start(self, size: float = 1.0) -> np.ndarray:
         """Relative standard deviations of `size` and no correlation (k_theta,): another start for a fit that ended on
         the boundary.
         """
         parts = [structure.start(np.full(structure.q, size**2)) for structure in self.structures]
         return np.concatenate([np.zeros(0), *parts])
 
-    def at_least(self, theta, size):
+    def at_least(self, theta: np.ndarray, size: float) -> np.ndarray:
         """No correlation, and the standard deviations at `theta` but none below `size` (k_theta,)."""
         parts = [np.zeros(0)]
         for structure, at in zip(self.structures, self.random.theta_slices, strict=True):
@@ -234,7 +256,7 @@ class ThetaSpace:
             parts.append(structure.start(np.maximum(variances, size**2)))
         return np.concatenate(parts)
 
-    def other_starts(self, theta):
+    def other_starts(self, theta: np.ndarray) -> list[Any]:
         """Further starts (k_theta,) for structures whose likelihood has several optima."""
         out = []
         for structure, at in zip(self.structures, self.random.theta_slices, strict=True):
@@ -245,7 +267,7 @@ class ThetaSpace:
         return out
 
 
-def positive_part(d):
+def positive_part(d: np.ndarray) -> np.ndarray:
     """Positive semidefinite part of a symmetric matrix."""
     if d.shape[0] == 1:
         return np.maximum(d, 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
@@ -113,7 +113,7 @@ class FlatInnerProblem:
     repels = ()
     several_modes = False
 
-    def __init__(self, nobs, k_fe, reml, logdet_a):
+    def __init__(self, nobs: int, k_fe: int, reml: bool, logdet_a: float) -> None:
         self.p = k_fe
         self.nobs = nobs
         self.reml = reml
@@ -121,7 +121,7 @@ class FlatInnerProblem:
         self.logdet_a = logdet_a
         self.uses_sigmas = False
 
-    def solve(self, gram, sigmas=None):
+    def solve(self, gram: np.ndarray, sigmas: None = None) -> InnerSolution:
         p, nu = self.p, self.nu
         kxy, kyy = gram[:p, p], gram[p, p]
         if p:
@@ -150,10 +150,10 @@ class FlatInnerProblem:
             weights[:p, :p] += cov_beta
         return InnerSolution(value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu)
 
-    def check(self, sigmas):
+    def check(self, sigmas: None) -> None:
         """Accept all covariances."""
 
-    def evaluate(self, gram, sigmas, beta, sigma2=None):
+    def evaluate(self, gram: Any, sigmas: Any, beta: Any, sigma2: Any = None) -> Any:
         """-2 log L without log|M|, penalty and sigma2 at given working `beta` (p,); sigma2 is profiled if None."""
         xi = np.append(-beta, 1.0)
         residual = float(xi @ gram @ xi)

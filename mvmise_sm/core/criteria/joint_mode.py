@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 from mvmise_sm.core.criteria.pirls import fixed_system, inner, joint_mode
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.criteria.pirls import Mode
 
 __all__ = ["JointDeviance"]
 
@@ -15,11 +20,11 @@ class JointDeviance(LaplaceDeviance):
 
     profiles_beta = True
 
-    def _mode(self, merged, beta):
+    def _mode(self, merged: list[np.ndarray], beta: None) -> Mode:
         eta = self._eta if self._eta is not None else self.response.start_eta()
         return joint_mode(self, merged, eta)
 
-    def _gradients(self, mode, merged):
+    def _gradients(self, mode: Mode, merged: list[np.ndarray]) -> tuple[list[np.ndarray], None, float | None]:
         rows, weighted = mode.terms, mode.weighted
         leverage = weighted.leverage()
         t = self.response.slope(rows) * leverage

@@ -7,6 +7,7 @@ d(theta, beta) = -2 log f(y | eta) + u'u + log|Lambda'Z'WZ Lambda + I| at the co
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg.lapack import dposv
@@ -21,6 +22,15 @@ from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.elimination.loaded import LoadedEliminator, LoadedIncidence
 from mvmise_sm.core.elimination.reweighted import Eliminator
 from mvmise_sm.core.families.response import make_response
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.random_effects import RandomEffects
+    from mvmise_sm.core.criteria.pirls import FixedSystem, Mode
+    from mvmise_sm.core.families.response import (
+        RowTerms,
+    )
+    from mvmise_sm.core.interfaces import WeightedElimination
+    from mvmise_sm.priors.resolve import PriorSet
 
 __all__ = ["LaplaceDeviance"]
 
@@ -53,7 +63,15 @@ class LaplaceDeviance:
     profiles_beta = False
     sharp_theta = False
 
-    def __init__(self, response, X, random, *, priors=None, offset=None):
+    def __init__(
+        self,
+        response: Any,
+        X: np.ndarray,
+        random: RandomEffects,
+        *,
+        priors: PriorSet | None = None,
+        offset: np.ndarray | None = None,
+    ) -> None:
         self.random, self.response, self.offset = random, response, offset
         self.nobs, self.k_fe = X.shape
         self.k_theta = random.k_theta
@@ -73,7 +91,7 @@ class LaplaceDeviance:
         self._use_space(ThetaSpace(random, self.layout, self.penalty.repels))
         self._eta = self._last = None
 
-    def _use_space(self, space):
+    def _use_space(self, space: ThetaSpace) -> None:
         self.space = space
         rest = self.k_shape if self.profiles_beta else self.k_fe + self.k_shape
         self.lower = np.concatenate([space.lower, np.full(rest, -np.inf)])
@@ -81,7 +99,7 @@ class LaplaceDeviance:
             self.lower[-1] = self.response.distribution.least_shape
         self.guarded = np.concatenate([space.guarded, np.zeros(rest, dtype=bool)])
 
-    def reordered(self, x):
+    def reordered(self, x: np.ndarray) -> LaplaceDeviance | None:
         """The same criterion in the parametrisation that suits `x`, or None where that is this one."""
         space = self.space.reordered(x[: self.k_theta])
         if space is None:
@@ -91,7 +109,7 @@ class LaplaceDeviance:
         out._last = None
         return out
 
-    def converted_from(self, other, x):
+    def converted_from(self, other: LaplaceDeviance, x: np.ndarray) -> np.ndarray:
         """Working vector of this criterion for one of `other`, the same criterion reordered."""
         out = x.copy()
         out[: self.k_theta] = self.space.converted_from(other.space, x[: self.k_theta])
@@ -99,14 +117,14 @@ class LaplaceDeviance:
 
     # parameters
 
-    def split(self, x):
+    def split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, float | None]:
         """Theta, beta and shape of a parameter vector; beta is None where it is profiled, the shape where there is
         none.
         """
         k, p = self.k_theta, 0 if self.profiles_beta else self.k_fe
         return x[:k], None if self.profiles_beta else x[k : k + p], x[k + p] if self.k_shape else None
 
-    def user_theta(self, x):
+    def user_theta(self, x: np.ndarray) -> np.ndarray:
         """Parameters in the user's coordinates for a working vector."""
         theta, beta, _ = self.split(x)
         out = np.array(x, dtype=float)
@@ -115,7 +133,7 @@ class LaplaceDeviance:
             out[self.k_theta : self.k_theta + self.k_fe] = self.basis.a @ beta
         return out
 
-    def working_theta(self, x):
+    def working_theta(self, x: np.ndarray) -> np.ndarray:
         """Working vector for parameters in the user's coordinates."""
         x = np.asarray(x, dtype=float)
         theta, beta, _ = self.split(x)
@@ -125,11 +143,11 @@ class LaplaceDeviance:
             out[self.k_theta : self.k_theta + self.k_fe] = np.linalg.solve(self.basis.a, beta)
         return out
 
-    def is_singular(self, x):
+    def is_singular(self, x: np.ndarray) -> bool:
         """Whether a covariance is on the boundary."""
         return self.space.is_singular(x[: self.k_theta])
 
-    def descent_points(self, evaluation, only_check=False):
+    def descent_points(self, evaluation: Evaluation, only_check: bool = False) -> list[np.ndarray]:
         """Points off the boundary in directions in which the objective falls."""
         out = []
         for theta in self.space.descent_points(evaluation.theta[: self.k_theta], evaluation.slopes, only_check):
@@ -144,18 +162,18 @@ class LaplaceDeviance:
                 out.append(x)
         return out
 
-    def restart_points(self, evaluation):
+    def restart_points(self, evaluation: Evaluation) -> list[np.ndarray]:
         """Another start for a fit that ended on the boundary."""
         x = evaluation.theta.copy()
         wide = 0.5 * self._unit(self.mode(x).terms.eta)
         x[: self.k_theta] = self.space.at_least(x[: self.k_theta], wide)
         return [x]
 
-    def search_directions(self, evaluation):
+    def search_directions(self, evaluation: Evaluation) -> list[Any]:
         """Rays along which another mode may lie: none, the fixed effects' priors have their own descent points."""
         return []
 
-    def other_starts(self, x):
+    def other_starts(self, x: np.ndarray) -> list[Any]:
         """Further starts for structures whose likelihood has several optima."""
         out = []
         for theta in self.space.other_starts(x[: self.k_theta]):
@@ -163,11 +181,11 @@ class LaplaceDeviance:
             out[-1][: self.k_theta] = theta
         return out
 
-    def start_at(self, theta):
+    def start_at(self, theta: np.ndarray) -> np.ndarray:
         """The start for the user's theta (k_theta,)."""
         return self.start(self.space.working(np.asarray(theta, dtype=float)))
 
-    def start(self, theta=None):
+    def start(self, theta: np.ndarray | None = None) -> np.ndarray:
         """A working theta with beta and the random effects at their joint mode there.
 
         By default theta is the unit of the linear predictor, one step of the EM algorithm on.
@@ -186,7 +204,7 @@ class LaplaceDeviance:
         shape = [self.response.shape] if self.k_shape else []
         return np.concatenate([theta, [] if self.profiles_beta else mode.beta, shape])
 
-    def _unit(self, eta):
+    def _unit(self, eta: np.ndarray) -> float:
         """Standard deviation of a random effect as informative as a row, in families with a dispersion; one in
         others.
         """
@@ -195,7 +213,7 @@ class LaplaceDeviance:
         weight = self.response.rows(eta).weight
         return 1.0 if weight is None else float(1.0 / np.sqrt(np.median(weight)))
 
-    def _improved(self, mode, merged):
+    def _improved(self, mode: Mode, merged: list[np.ndarray]) -> np.ndarray:
         """Theta after an EM step: the mean over levels of b b' plus the conditional covariance."""
         blocks = self.eliminate(mode.terms.weight, merged).posterior_cov()
         theta = np.empty(self.k_theta)
@@ -205,34 +223,34 @@ class LaplaceDeviance:
             theta[self.random.theta_slices[t]] = self.space.structures[t].theta_from(sigma)
         return theta
 
-    def fixed_part(self, beta):
+    def fixed_part(self, beta: np.ndarray) -> np.ndarray:
         """offset + X beta (nobs,)."""
         linear = self.X @ beta
         return linear if self.offset is None else linear + self.offset
 
     @property
-    def dense_size(self):
+    def dense_size(self) -> int:
         """Random effects that remain in a dense block once the chain is eliminated."""
         return sum(self.layout.factors[k].size for k in self.layout.remainder)
 
     @property
-    def fixed_map(self):
+    def fixed_map(self) -> np.ndarray:
         """The matrix A with beta = A times the working beta (p, p)."""
         return self.basis.a
 
-    def lambdas(self, x):
+    def lambdas(self, x: Any) -> Any:
         """Working factors Lambda (q, q) of the terms."""
         return self.space.factors(x[: self.k_theta])[1]
 
-    def mode(self, x):
+    def mode(self, x: np.ndarray) -> Mode:
         """The `Mode` at a working vector."""
         return self.at(x)[0]
 
-    def fixed_system(self, mode):
+    def fixed_system(self, mode: Mode) -> FixedSystem:
         """The fixed effects next to the eliminated random effects, see `FixedSystem`."""
         return fixed_system(self, mode.weighted, mode.terms.weight)
 
-    def at_limit(self, x):
+    def at_limit(self, x: Any) -> Any:
         """The criterion with the dispersion at its limit, and the working vector there: the family without it."""
         out = copy.copy(self)
         family = self.response.family
@@ -244,7 +262,7 @@ class LaplaceDeviance:
         out._last = None
         return out, x[:-1]
 
-    def refitted(self, y):
+    def refitted(self, y: Any) -> Any:
         """The same model for another response (nobs,)."""
         out = copy.copy(self)
         out.response = self.response.refitted(y)
@@ -253,11 +271,11 @@ class LaplaceDeviance:
 
     # objective
 
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray) -> float:
         """Objective at the user's parameters: criterion + penalty."""
         return self.value(self.working_theta(x))
 
-    def gradient(self, x):
+    def gradient(self, x: np.ndarray) -> np.ndarray:
         """Gradient in the user's parameters."""
         x = np.asarray(x, dtype=float)
         out = self.evaluate(self.working_theta(x)).gradient.copy()
@@ -272,11 +290,11 @@ class LaplaceDeviance:
             out[k : k + self.k_fe] = np.linalg.solve(self.basis.a.T, out[k : k + self.k_fe])
         return out
 
-    def value(self, x):
+    def value(self, x: np.ndarray) -> float:
         """Objective at a working vector."""
         return self.at(x)[-1]
 
-    def at(self, x):
+    def at(self, x: np.ndarray) -> tuple[Mode, list[np.ndarray], list[np.ndarray], list[np.ndarray] | None, float]:
         """Mode, factors by term, covariances and objective at a working vector; the last one is kept."""
         if self._last is not None and np.array_equal(self._last[0], x):
             return self._last[1:]
@@ -296,18 +314,18 @@ class LaplaceDeviance:
         self._last = (np.array(x), mode, merged, terms, sigmas, value)
         return self._last[1:]
 
-    def _mode(self, merged, beta):
+    def _mode(self, merged: list[np.ndarray], beta: np.ndarray) -> Mode:
         return conditional_mode(self, merged, beta, self._eta)
 
-    def _integral(self, mode, merged):
+    def _integral(self, mode: Mode, merged: list[np.ndarray]) -> float:
         """-2 log of the integral over the random effects."""
         return -2.0 * (mode.terms.loglik + self.response.constant) + mode.square + mode.weighted.logdet
 
-    def _pull(self, rows):
+    def _pull(self, rows: RowTerms) -> float:
         """Derivative in eta (nobs,) of what the integral has beyond the penalised deviance and log|M|."""
         return 0.0
 
-    def evaluate(self, x, *, information=True):
+    def evaluate(self, x: np.ndarray, *, information: bool = True) -> Evaluation:
         """Value, gradient, information (None if not wanted) and slopes at a working vector.
 
         Returns
@@ -321,7 +339,9 @@ class LaplaceDeviance:
         d_lambdas = [2.0 * (d @ lam) for d, lam in zip(slopes, terms, strict=True)]
         return self._evaluation(x, parts, (slopes, d_lambdas, beta, shape), information)
 
-    def _implicit(self, mode, merged, zt):
+    def _implicit(
+        self, mode: Mode, merged: list[np.ndarray], zt: list[np.ndarray]
+    ) -> tuple[WeightedElimination, list[np.ndarray], list[np.ndarray]]:
         """(Sigma^-1 + C)^-1 zt and its scores at the observed weights, for `zt` (q, J) per factor."""
         rows = mode.terms
         weighted = mode.weighted
@@ -330,7 +350,7 @@ class LaplaceDeviance:
         coef, score = weighted.solve_blocks([z[:, :, None] for z in zt])
         return weighted, [c[:, :, 0] for c in coef], [s[:, :, 0] for s in score]
 
-    def _gradients(self, mode, merged):
+    def _gradients(self, mode: Mode, merged: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, float | None]:
         """Derivative in the covariance of every factor, in beta and in the shape, without priors."""
         rows, weighted = mode.terms, mode.weighted
         leverage = weighted.leverage()
@@ -348,7 +368,13 @@ class LaplaceDeviance:
             shape = -2.0 * total + float(leverage @ weight) + float(zv @ score)
         return slopes, beta, shape
 
-    def _evaluation(self, x, parts, derivatives, information):
+    def _evaluation(
+        self,
+        x: np.ndarray,
+        parts: tuple[Mode, list[np.ndarray], list[np.ndarray], list[np.ndarray] | None, float],
+        derivatives: tuple[list[np.ndarray], list[np.ndarray], np.ndarray | None, float | None],
+        information: bool,
+    ) -> Evaluation:
         """Add the priors and the average information of the working linear model.
 
         `derivatives` are those in the covariance and in Lambda of every term (q, q), in beta and in the shape, without
@@ -380,7 +406,7 @@ class LaplaceDeviance:
             h[k : k + self.k_fe, k : k + self.k_fe] += safe
         return Evaluation(np.array(x), value, gradient, h, tuple(slopes))
 
-    def _information(self, mode, directions):
+    def _information(self, mode: Mode, directions: list[tuple[int, np.ndarray]]) -> np.ndarray:
         """Average information of the working linear model in (theta, beta, shape), positive semidefinite.
 
         With a = Z E g for the direction E of a parameter, the blocks are a'V^-1a + a'V^-1X B^-1 X'V^-1a, 2 X'V^-1a and
@@ -412,7 +438,7 @@ class LaplaceDeviance:
 
     # solution
 
-    def evaluate_at(self, theta, beta, shape=None):
+    def evaluate_at(self, theta: Any, beta: Any, shape: Any = None) -> Any:
         """Criterion and penalty at given user's parameters; densities that a fit bounds (horseshoe) are not bounded
         here.
         """
@@ -425,7 +451,7 @@ class LaplaceDeviance:
         )
         return value - fitted, exact
 
-    def _user_modes(self, mode, terms):
+    def _user_modes(self, mode: Mode, terms: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Conditional modes in the user's coordinates, one (n_levels, q) per term."""
         b = [None] * len(terms)
         for f, effects in zip(self.layout.factors, mode.b, strict=True):
@@ -434,7 +460,7 @@ class LaplaceDeviance:
                 b[t] = self.random.factors[f.index].labelled(own)
         return tuple(b)
 
-    def solve(self, x):
+    def solve(self, x: np.ndarray) -> GeneralizedSolution:
         """Everything at a working vector.
 
         Returns
@@ -465,7 +491,7 @@ class LaplaceDeviance:
         )
 
 
-def _solve(a, b):
+def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Solve a symmetric system, by least squares where it is singular."""
     if not a.size:
         return b

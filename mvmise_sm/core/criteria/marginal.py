@@ -56,7 +56,7 @@ class MarginalDeviance(ResidualCriterion):
         reml: bool = True,
         weights: np.ndarray | None = None,
         offset: np.ndarray | None = None,
-    ):
+    ) -> None:
         super().__init__(y, X, random, residual, priors=priors, reml=reml, weights=weights, offset=offset)
 
     def _use_rows(self, rows: np.ndarray) -> None:

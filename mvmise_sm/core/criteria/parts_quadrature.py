@@ -42,7 +42,7 @@ class PartsQuadrature(PartsDeviance):
         *,
         priors: Any = None,
         nodes: int = 9,
-    ):
+    ) -> None:
         super().__init__(response, blocks, visible, random, parts, priors=priors)
         q = check_quadrature(random, nodes)
         z, w = hermegauss(nodes)
@@ -50,11 +50,11 @@ class PartsQuadrature(PartsDeviance):
         self._nodes = np.array(list(grid(z, repeat=q)))
         self._log_weights = np.array([sum(part) for part in grid(log_w, repeat=q)])
 
-    def _node_rows(self, mode, lam, away):
+    def _node_rows(self, mode: Any, lam: Any, away: Any) -> Any:
         eta = mode.terms.eta + self.incidence.times([lam @ away])
         return self.response.row_values(eta)
 
-    def _integral(self, mode, merged):
+    def _integral(self, mode: Any, merged: Any) -> Any:
         lam = merged[0]
         spread = Spread(self.incidence.own(mode.terms.observed)[0], lam)
         levels, codes = self.incidence.levels[0], self.incidence.codes[0]
@@ -75,7 +75,7 @@ class PartsQuadrature(PartsDeviance):
         self._quadrature = spread, scores, weights / total
         return float(spread.logdet.sum()) - 2.0 * float((top + np.log(total)).sum())
 
-    def evaluate(self, x, *, information=True):
+    def evaluate(self, x: Any, *, information: bool = True) -> Any:
         parts = self.at(x)
         mode, merged = parts[:2]
         slopes = self.space.by_term(self._gradients(mode, merged)[0])
@@ -83,7 +83,7 @@ class PartsQuadrature(PartsDeviance):
         d_lambdas = [d_lambda[place, place] for _, place, _ in self.space.where]
         return self._evaluation(x, parts, (slopes, d_lambdas, beta, shape), information)
 
-    def _node_gradients(self, mode, lam):
+    def _node_gradients(self, mode: Any, lam: Any) -> Any:
         """Exact derivative in Lambda (q, q) and in all coefficients of the quadrature sum."""
         spread, scores, weights = self._quadrature
         inc, codes, q = self.incidence, self.incidence.codes[0], lam.shape[0]
@@ -115,11 +115,11 @@ class PartsQuadrature(PartsDeviance):
         coef = self._adjoint(e)
         return d_lambda, coef[: self.k_fe], coef[self.k_fe :]
 
-    def descent_points(self, evaluation, only_check=False):
+    def descent_points(self, evaluation: Any, only_check: bool = False) -> Any:
         found = super().descent_points(evaluation, only_check)
         return [x for x in found if self._falls(x, evaluation.value)] if only_check else found
 
-    def _falls(self, x, value):
+    def _falls(self, x: Any, value: Any) -> Any:
         try:
             return self.value(x) < value - 1e-7
         except np.linalg.LinAlgError:

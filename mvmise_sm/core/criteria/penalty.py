@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from mvmise_sm.core.covariance.theta import positive_part
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.coordinates import TermBasis
+    from mvmise_sm.priors.quadratic import QuadraticPenalty
+    from mvmise_sm.priors.resolve import PriorSet
 
 __all__ = ["Penalty"]
 
@@ -28,7 +35,7 @@ class Penalty:
         Terms whose prior is infinite where the covariance is singular.
     """
 
-    def __init__(self, priors, a, bases):
+    def __init__(self, priors: PriorSet | None, a: np.ndarray, bases: tuple[TermBasis, ...]) -> None:
         self.a, self.bases = a, bases
         self.cov = (None,) * len(bases) if priors is None else priors.cov
         self.fixef = () if priors is None else priors.fixef
@@ -36,13 +43,13 @@ class Penalty:
         self.any_cov = any(c is not None for c in self.cov)
         self._forms = [self.a.T @ block.precision @ self.a for block in self.fixef]
 
-    def fixed(self, beta, bounded=True):
+    def fixed(self, beta: np.ndarray, bounded: bool = True) -> float:
         """Value at a working `beta` (p,)."""
         user = self.a @ beta
         mixings = [b.mixing if bounded else b.mixing.at_finite_bound() for b in self.fixef]
         return sum(b.constant + m.phi(_quadratic(b, user))[0] for b, m in zip(self.fixef, mixings, strict=True))
 
-    def spikes(self, beta):
+    def spikes(self, beta: np.ndarray) -> list[Any]:
         """Working betas with one coefficient at its prior mean, for priors that have a mode of their own there."""
         user, out = self.a @ beta, []
         for block in self.fixef:
@@ -51,7 +58,7 @@ class Penalty:
                 out.append(np.linalg.solve(self.a, np.where(touched, block.mean, user)))
         return out
 
-    def fixed_derivatives(self, beta):
+    def fixed_derivatives(self, beta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
         """Value, gradient (p,), Hessian (p, p) and a positive semidefinite majorant of it at a working `beta`."""
         p = beta.size
         value, gradient, exact, safe = 0.0, np.zeros(p), np.zeros((p, p)), np.zeros((p, p))
@@ -65,18 +72,18 @@ class Penalty:
             exact += at.d2 * np.multiply.outer(slope, slope)
         return value, gradient, safe + exact, safe
 
-    def covariances(self, sigmas):
+    def covariances(self, sigmas: list[np.ndarray]) -> float:
         """Value at the terms' covariances in the user's coordinates."""
         return sum(c.value(s) for c, s in zip(self.cov, sigmas, strict=True) if c is not None)
 
-    def slopes(self, sigmas):
+    def slopes(self, sigmas: list[np.ndarray]) -> list[np.ndarray]:
         """Per term the derivative in the working covariance (q, q), None without a prior."""
         out = []
         for prior, sigma, basis in zip(self.cov, sigmas, self.bases, strict=True):
             out.append(None if prior is None else basis.a.T @ prior.gradient(sigma) @ basis.a)
         return out
 
-    def curvature(self, sigmas, tangents, slices):
+    def curvature(self, sigmas: list[np.ndarray], tangents: list[np.ndarray], slices: tuple[slice]) -> np.ndarray:
         """Positive part of the priors' curvature along the `tangents` of the working covariances, (k, q, q) per
         term; (k_theta, k_theta).
         """
@@ -91,6 +98,6 @@ class Penalty:
         return out
 
 
-def _quadratic(block, beta):
+def _quadratic(block: QuadraticPenalty, beta: np.ndarray) -> float:
     away = beta - block.mean
     return max(float(away @ block.precision @ away), 0.0)

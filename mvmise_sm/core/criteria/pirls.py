@@ -7,8 +7,14 @@ solves (Sigma^-1 + C) db = r with r = Z's - g, which gives dg = r - C db.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.criteria.laplace import LaplaceDeviance
+    from mvmise_sm.core.elimination.reweighted import SingleElimination
+    from mvmise_sm.core.families.response import RowTerms
 
 __all__ = [
     "FixedSystem",
@@ -52,24 +58,26 @@ class Mode:
     weighted: object = None
 
 
-def _dot(x, y):
+def _dot(x: list[np.ndarray], y: list[np.ndarray]) -> float:
     return sum(float(np.vdot(a, b)) for a, b in zip(x, y, strict=True))
 
 
-def _stack(blocks):
+def _stack(blocks: list[np.ndarray]) -> list[np.ndarray]:
     return [x[:, :, None] for x in blocks]
 
 
-def _unstack(blocks):
+def _unstack(blocks: list[np.ndarray]) -> list[np.ndarray]:
     return [x[:, :, 0] for x in blocks]
 
 
-def weighed(weight, v):
+def weighed(weight: np.ndarray, v: np.ndarray) -> np.ndarray:
     """W v by row, for one predictor (nobs,) or several (R, nobs)."""
     return weight * v if weight.ndim == 1 else np.einsum("abn,bn->an", weight, v)
 
 
-def newton_elimination(problem, terms, lambdas):
+def newton_elimination(
+    problem: LaplaceDeviance, terms: RowTerms, lambdas: list[np.ndarray]
+) -> tuple[SingleElimination, np.ndarray]:
     """Elimination and weights of a Newton step: the observed weights, or others that always ascend where those are not
     positive definite.
     """
@@ -80,7 +88,9 @@ def newton_elimination(problem, terms, lambdas):
         return problem.eliminate(weight, lambdas), weight
 
 
-def conditional_mode(problem, lambdas, beta, eta=None):
+def conditional_mode(
+    problem: LaplaceDeviance, lambdas: list[np.ndarray], beta: np.ndarray, eta: np.ndarray | None = None
+) -> Mode:
     """Mode of the random effects at fixed beta.
 
     Parameters
@@ -137,7 +147,9 @@ def conditional_mode(problem, lambdas, beta, eta=None):
     return Mode(b, g, beta, terms, _dot(g, b))
 
 
-def _first_step(problem, lambdas, base, eta):
+def _first_step(
+    problem: LaplaceDeviance, lambdas: list[np.ndarray], base: np.ndarray, eta: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray], RowTerms, SingleElimination]:
     """A Newton step from any `eta`, which need not be one of the model; None where it leads nowhere."""
     inc, response = problem.incidence, problem.response
     terms = response.rows(eta)
@@ -152,7 +164,13 @@ def _first_step(problem, lambdas, base, eta):
     return b, g, after, chord
 
 
-def _line_search(problem, base, state, step, decrement):
+def _line_search(
+    problem: LaplaceDeviance,
+    base: np.ndarray,
+    state: tuple[list[np.ndarray], list[np.ndarray], float],
+    step: tuple[list[np.ndarray], list[np.ndarray]],
+    decrement: float,
+) -> tuple[list[np.ndarray], list[np.ndarray], RowTerms, float]:
     """The longest of the steps 1, 1/2, ... that lowers the penalised deviance; None where none does."""
     b, g, objective = state
     db, dg = step
@@ -190,7 +208,7 @@ class FixedSystem:
     information: np.ndarray
 
 
-def fixed_system(problem, weighted, weight):
+def fixed_system(problem: LaplaceDeviance, weighted: SingleElimination, weight: np.ndarray) -> FixedSystem:
     """Eliminate the random effects from the columns of X."""
     X = problem.X
     scaled = X * weight[:, None]
@@ -199,12 +217,12 @@ def fixed_system(problem, weighted, weight):
     return FixedSystem(zx, coef, score, X.T @ scaled - inner(zx, coef))
 
 
-def inner(left, right):
+def inner(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
     """Sum over factors and levels of L'R, (c, d), for (q, J, c) and (q, J, d) per factor."""
     return sum(_stacked_rows(x).T @ _stacked_rows(y) for x, y in zip(left, right, strict=True))
 
 
-def joint_mode(problem, lambdas, eta):
+def joint_mode(problem: LaplaceDeviance, lambdas: list[np.ndarray], eta: np.ndarray) -> Mode:
     """Mode of random effects and beta together, with the prior of beta.
 
     Parameters
@@ -253,7 +271,9 @@ def joint_mode(problem, lambdas, eta):
     return Mode(b, g, beta, terms, _dot(g, b))
 
 
-def _joint_state(problem, b, g, beta):
+def _joint_state(
+    problem: LaplaceDeviance, b: list[np.ndarray], g: list[np.ndarray], beta: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, RowTerms, float]:
     """Point, its rows and its penalised deviance; None where that is infinite."""
     terms = problem.response.rows(problem.fixed_part(beta) + problem.incidence.times(b))
     if terms.loglik == -np.inf:
@@ -261,7 +281,13 @@ def _joint_state(problem, b, g, beta):
     return b, g, beta, terms, _dot(g, b) - 2.0 * terms.loglik + problem.penalty.fixed(beta)
 
 
-def _joint_step(problem, lambdas, terms, point, shift=None):
+def _joint_step(
+    problem: LaplaceDeviance,
+    lambdas: list[np.ndarray],
+    terms: RowTerms,
+    point: tuple[list[np.ndarray], np.ndarray],
+    shift: np.ndarray | None = None,
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, float]:
     """Newton step in (b, g, beta) and its decrement; from the predictor `shift` beyond the point where that is
     given.
     """

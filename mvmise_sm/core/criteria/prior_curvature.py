@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.linalg.lapack import dpotrf
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.criteria.inner_problem import InnerSolution
 
 __all__ = ["descending", "kronecker", "own_curvature", "prior_curvature", "trusted"]
 
 _SHARE = 0.1
 
 
-def prior_curvature(slices, vec_maps, tangents, lambdas, slopes, sizes, solution):
+def prior_curvature(
+    slices: tuple[slice],
+    vec_maps: list[np.ndarray],
+    tangents: list[np.ndarray],
+    lambdas: list[np.ndarray],
+    slopes: list[np.ndarray],
+    sizes: list[np.ndarray],
+    solution: InnerSolution,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Second derivatives along the tangents of Sigma = Lambda Lambda' that the average information does not have.
 
     They are the priors' own, and the amount by which the average information is off where a prior holds the estimate
@@ -56,7 +69,9 @@ def prior_curvature(slices, vec_maps, tangents, lambdas, slopes, sizes, solution
     return out, cross
 
 
-def own_curvature(slices, vec_maps, tangents, solution):
+def own_curvature(
+    slices: tuple[slice], vec_maps: list[np.ndarray], tangents: list[np.ndarray], solution: InnerSolution
+) -> np.ndarray:
     """The priors' own curvature, its positive part if it is indefinite (k_theta, k_theta), block diagonal by term."""
     k_theta = slices[-1].stop
     out = np.zeros((k_theta, k_theta))
@@ -68,12 +83,12 @@ def own_curvature(slices, vec_maps, tangents, solution):
     return out
 
 
-def trusted(exact, average):
+def trusted(exact: np.ndarray, average: np.ndarray) -> bool:
     """Whether an exact model of the Hessian keeps a share of the average information in every direction."""
     return dpotrf(exact - _SHARE * average, lower=1)[1] == 0
 
 
-def descending(matrix):
+def descending(matrix: np.ndarray) -> np.ndarray:
     """The matrix with negative eigenvalues reflected, so that a Newton step descends."""
     if dpotrf(matrix, lower=1)[1] == 0:
         return matrix
@@ -82,13 +97,13 @@ def descending(matrix):
     return (vectors * np.maximum(np.abs(values), floor)) @ vectors.T
 
 
-def kronecker(a, b):
+def kronecker(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Kronecker product of square matrices of one size; numpy's own takes ten times as long for small ones."""
     size = a.size
     return np.multiply.outer(a, b).transpose(0, 2, 1, 3).reshape(size, size)
 
 
-def _inverse(s):
+def _inverse(s: np.ndarray) -> np.ndarray:
     if s.shape[0] == 1:
         return 1.0 / s
     if s.shape[0] == 2:
@@ -98,6 +113,6 @@ def _inverse(s):
     return np.linalg.inv(s)
 
 
-def _positive_part(block):
+def _positive_part(block: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(block)
     return (vectors * np.maximum(values, 0.0)) @ vectors.T

@@ -8,12 +8,18 @@ z_k, T = L^-T and L L' = M_j = Lambda'C_j Lambda + I; the nodes z_k are a produc
 from __future__ import annotations
 
 from itertools import product as grid
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 
 from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 from mvmise_sm.core.elimination.levels import product, sandwich
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.random_effects import RandomEffects
+    from mvmise_sm.core.criteria.pirls import Mode
+    from mvmise_sm.core.criteria.solution import Evaluation
 
 __all__ = ["QuadratureDeviance", "Spread", "both_sides", "check_quadrature", "left_times", "rows_times"]
 
@@ -22,7 +28,7 @@ _MAX_COLUMNS = 3
 _MAX_NODES = 20_000
 
 
-def check_quadrature(random, nodes):
+def check_quadrature(random: RandomEffects, nodes: int) -> int:
     """Number of columns q of a model that `nodes` per column can integrate; ValueError otherwise."""
     q = sum(t.q for t in random.terms)
     if len(random.factors) > 1:
@@ -53,7 +59,16 @@ class QuadratureDeviance(LaplaceDeviance):
         If the random effects have several grouping factors or too many columns, or the nodes are too many.
     """
 
-    def __init__(self, response, X, random, *, priors=None, offset=None, nodes=9):
+    def __init__(
+        self,
+        response: Any,
+        X: np.ndarray,
+        random: RandomEffects,
+        *,
+        priors: None = None,
+        offset: None = None,
+        nodes: int = 9,
+    ) -> None:
         super().__init__(response, X, random, priors=priors, offset=offset)
         q = check_quadrature(random, nodes)
         z, w = hermegauss(nodes)
@@ -62,7 +77,7 @@ class QuadratureDeviance(LaplaceDeviance):
         self._log_weights = np.array([sum(part) for part in grid(log_w, repeat=q)])
         self._keep_rows = self._nodes.shape[0] * self.nobs <= _CACHED_ROWS
 
-    def _integral(self, mode, merged):
+    def _integral(self, mode: Mode, merged: list[np.ndarray]) -> float:
         lam = merged[0]
         spread = Spread(self.incidence.own(mode.terms.weight)[0], lam)
         levels, codes = self.incidence.levels[0], self.incidence.codes[0]
@@ -87,7 +102,7 @@ class QuadratureDeviance(LaplaceDeviance):
         value = float(spread.logdet.sum()) - 2.0 * float((top + np.log(total)).sum())
         return value - 2.0 * self.response.constant
 
-    def descent_points(self, evaluation, only_check=False):
+    def descent_points(self, evaluation: Evaluation, only_check: bool = False) -> list[np.ndarray]:
         """Points off the boundary in directions in which the objective falls; the check asks that it does fall there.
 
         On the boundary the directions are those of the Laplace approximation.
@@ -95,13 +110,13 @@ class QuadratureDeviance(LaplaceDeviance):
         found = super().descent_points(evaluation, only_check)
         return [x for x in found if self._falls(x, evaluation.value)] if only_check else found
 
-    def _falls(self, x, value):
+    def _falls(self, x: Any, value: Any) -> Any:
         try:
             return self.value(x) < value - 1e-7
         except np.linalg.LinAlgError:
             return False
 
-    def evaluate(self, x, *, information=True):
+    def evaluate(self, x: np.ndarray, *, information: bool = True) -> Evaluation:
         """Value, gradient, information (None if not wanted) and slopes at a working vector."""
         parts = self.at(x)
         mode, merged, _, _, _ = parts
@@ -110,7 +125,7 @@ class QuadratureDeviance(LaplaceDeviance):
         d_lambdas = [d_lambda[place, place] for _, place, _ in self.space.where]
         return self._evaluation(x, parts, (slopes, d_lambdas, beta, shape), information)
 
-    def _quadrature_gradients(self, mode, lam):
+    def _quadrature_gradients(self, mode: Mode, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray, float | None]:
         """Exact derivative in Lambda (q, q), in beta (p,) and in the shape of the quadrature sum."""
         spread, points, scores, weights = self._quadrature
         inc, rows = self.incidence, mode.terms
@@ -162,7 +177,7 @@ class Spread:
         If a block is not positive definite.
     """
 
-    def __init__(self, c, lam):
+    def __init__(self, c: np.ndarray, lam: np.ndarray) -> None:
         self.c = c
         m = sandwich(lam, c)
         q = lam.shape[0]
@@ -184,11 +199,11 @@ class Spread:
         self.t = np.ascontiguousarray(inverse.transpose(1, 0, 2))
         self.logdet = 2.0 * np.log(diagonal).sum(axis=0)
 
-    def solve(self, r):
+    def solve(self, r: np.ndarray) -> np.ndarray:
         """M^-1 r for `r` (q, J)."""
         return rows_times(self.t, rows_times(self.t.transpose(1, 0, 2), r))
 
-    def coefficient(self, twist):
+    def coefficient(self, twist: np.ndarray) -> np.ndarray:
         """N with d(-2 log I) = 2 <dM, N>, (q, q, J), where the nodes move with T; `twist` is the mean of z
         (T'grad)'.
         """
@@ -202,17 +217,17 @@ class Spread:
         return product(product(self.t, middle), self.t.transpose(1, 0, 2))
 
 
-def rows_times(blocks, r):
+def rows_times(blocks: np.ndarray, r: np.ndarray) -> np.ndarray:
     """B_j r_j of every level for `r` (s, J) or one vector (s,)."""
     r = r[:, None] if r.ndim == 1 else r
     return np.array([sum(blocks[a, b] * r[b] for b in range(r.shape[0])) for a in range(blocks.shape[0])])
 
 
-def left_times(blocks, lam):
+def left_times(blocks: np.ndarray, lam: np.ndarray) -> np.ndarray:
     """B_j Lambda of every level."""
     return np.tensordot(blocks, lam, axes=(1, 0)).transpose(0, 2, 1)
 
 
-def both_sides(lam, blocks):
+def both_sides(lam: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """Lambda B_j Lambda' of every level (q, q, J)."""
     return sandwich(lam.T, blocks)

@@ -55,7 +55,7 @@ class ResidualCriterion(ABC):
         reml: bool = True,
         weights: np.ndarray | None = None,
         offset: np.ndarray | None = None,
-    ):
+    ) -> None:
         self.random, self.residual, self.reml = random, residual, reml
         self.nobs, self.k_fe = X.shape
         self.k_g = random.k_theta

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.random_effects import RandomEffects, RandomTerm
+    from mvmise_sm.core.elimination.layout import Layout
+    from mvmise_sm.core.interfaces import System
 
 __all__ = ["contained_terms", "moment_variances"]
 
@@ -14,7 +21,7 @@ _LARGEST_SHARE = 4.0
 _SPANNED = 1e-12
 
 
-def moment_variances(layout, system, nobs, p):
+def moment_variances(layout: Layout, system: System, nobs: int, p: int) -> list[np.ndarray]:
     """Relative variances of every term's columns from the residuals of least squares.
 
     Each column is taken alone: with s_j = z_j'r and c_j = z_j'z_j of level j, the mean of s_j^2 / c_j over the
@@ -49,7 +56,7 @@ def moment_variances(layout, system, nobs, p):
     return out
 
 
-def contained_terms(random):
+def contained_terms(random: RandomEffects) -> tuple[Any, ...]:
     """Terms whose columns are linear combinations of those of an unstructured term on the same grouping factor.
 
     ``(1 | g)`` beside ``(0 + f | g)`` is one: whatever covariance it has, the other term can take over.
@@ -68,7 +75,7 @@ def contained_terms(random):
     return tuple(found)
 
 
-def _spanned(term, other, nobs):
+def _spanned(term: RandomTerm, other: RandomTerm, nobs: int) -> bool:
     """Whether one matrix maps the columns of `other` to those of `term` in every row."""
     if other.structure.invariance != "linear" or other.q < term.q:
         return False

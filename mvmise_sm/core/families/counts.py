@@ -33,13 +33,13 @@ class NegativeBinomial1(Family):
     edges = (0.0,)
     limit = ("poisson", "the counts are not overdispersed")
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: Any, w: Any, parts: Any, shape: Any) -> Any:
         eta, disp = parts[0], parts[2]
         d = np.exp(disp)
         r = np.exp(eta - disp)
         return y * (disp - np.log1p(d)) - r * np.log1p(d) + gammaln(y + r) - gammaln(r) - gammaln(y + 1.0)
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: Any, w: Any, predictors: Any, full: Any) -> Any:
         eta, disp = predictors
         with np.errstate(over="ignore"):
             m = np.exp(eta)
@@ -57,25 +57,25 @@ class NegativeBinomial1(Family):
             out[(0, 0, 1)] = -(f["eek"] + 2.0 * f["ekk"] + f["kkk"])
         return out
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: Any, d: float = 1.0, shape: Any = ()) -> Any:
         return mean * (1.0 + d)
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(self, rng: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         return rng.poisson(rng.gamma(mean / d, d * np.ones_like(mean))).astype(float)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         from scipy.stats import nbinom
 
         return nbinom.ppf(u, mean / d, 1.0 / (1.0 + d))
 
-    def check(self, y, w=None):
+    def check(self, y: Any, w: Any = None) -> Any:
         return bad_counts(self.name, y) or broken_counts(y)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         count = np.floor(y)
         return np.where(count < 0.0, 0.0, betainc(mean / d, np.maximum(count, 0.0) + 1.0, 1.0 / (1.0 + d)))
 
-    def start(self, y, w=None):
+    def start(self, y: Any, w: Any = None) -> Any:
         return np.log(0.5 * (y + max(float(np.average(y, weights=w)), 1e-3)))
 
 
@@ -87,17 +87,17 @@ class GeneralizedPoisson(Family):
     zero_part = "inflated"
     edges = (0.0,)
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: Any, w: Any, parts: Any, shape: Any) -> Any:
         eta, disp = parts[0], parts[2]
         root = np.exp(-0.5 * disp)
         theta = np.exp(eta) * root
         rate = theta + (1.0 - root) * y
         return eta - 0.5 * disp + (y - 1.0) * np.log(rate) - rate - gammaln(y + 1.0)
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: Any, d: float = 1.0, shape: Any = ()) -> Any:
         return mean * d
 
-    def _log_mass(self, y, mean, d):
+    def _log_mass(self, y: Any, mean: Any, d: Any) -> Any:
         root = 1.0 / np.sqrt(d)
         theta = mean * root
         rate = theta + (1.0 - root) * y
@@ -105,10 +105,10 @@ class GeneralizedPoisson(Family):
             value = np.log(theta) + xlogy(y - 1.0, np.maximum(rate, 0.0)) - rate - gammaln(y + 1.0)
         return np.where(rate > 0.0, value, -np.inf)
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(self, rng: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         return self.quantile(rng.random(mean.shape), mean, w, d, shape)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         u, mean, d = np.broadcast_arrays(np.asarray(u, float), mean, d)
         out = np.zeros(mean.shape)
         total = np.exp(self._log_mass(0.0, mean, d))
@@ -124,17 +124,17 @@ class GeneralizedPoisson(Family):
             open_ &= (total < u) & (count < last)
         return out
 
-    def check(self, y, w=None):
+    def check(self, y: Any, w: Any = None) -> Any:
         return bad_counts(self.name, y) or broken_counts(y)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         y, mean, d = np.broadcast_arrays(np.asarray(y, float), mean, d)
         total = np.zeros(mean.shape)
         for count in range(int(np.floor(y.max(initial=-1.0))) + 1):
             total += np.where(count <= y, np.exp(self._log_mass(float(count), mean, d)), 0.0)
         return np.minimum(total, 1.0)
 
-    def start(self, y, w=None):
+    def start(self, y: Any, w: Any = None) -> Any:
         return np.log(0.5 * (y + max(float(np.average(y, weights=w)), 1e-3)))
 
 
@@ -145,18 +145,18 @@ class _Truncated(Family):
     zero_part = "hurdle"
     base: Any = None
 
-    def __init__(self, link=None):
+    def __init__(self, link: Any = None) -> None:
         super().__init__(link)
         self.within = self.base(self.link)
         self.has_dispersion = self.within.has_dispersion
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: Any, w: Any, parts: Any, shape: Any) -> Any:
         from mvmise_sm.core.families.jets import log1mexp
 
         none = self.within.log_density(np.zeros_like(y), w, parts, shape)
         return self.within.log_density(y, w, parts, shape) - log1mexp(none)
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: Any, w: Any, predictors: Any, full: Any) -> Any:
         out = self.within.expand(y, w, predictors, full)
         none = self.within.expand(np.zeros_like(y), w, predictors, full)
         with np.errstate(all="ignore"):
@@ -169,47 +169,47 @@ class _Truncated(Family):
             out[key] = out[key] + part if key in out else part
         return out
 
-    def _none(self, mean, d):
+    def _none(self, mean: Any, d: Any) -> Any:
         return self.within.cdf(np.zeros_like(mean), mean, None, d)
 
-    def moments(self, eta, d=1.0, shape=(), w=None):
+    def moments(self, eta: Any, d: float = 1.0, shape: Any = (), w: Any = None) -> Any:
         inner = self.link.inverse(eta)
         some = 1.0 - self._none(inner, d)
         mean = inner / some
         return mean, (self.within.variance(inner, d) + inner**2) / some - mean**2
 
-    def mean(self, eta, d=1.0, shape=()):
+    def mean(self, eta: Any, d: float = 1.0, shape: Any = ()) -> Any:
         return self.moments(eta, d)[0]
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: Any, d: float = 1.0, shape: Any = ()) -> Any:
         """Variance of the truncated counts with this UNTRUNCATED mean."""
         return self.moments(self.link(mean), d)[1]
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(self, rng: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         """Draw truncated counts with this UNTRUNCATED mean."""
         none = self._none(mean, d)
         u = none + (1.0 - none) * rng.random(mean.shape)
         return np.maximum(self.within.quantile(u, mean, None, d), 1.0)
 
-    def draw(self, rng, eta, w=None, d=1.0, shape=()):
+    def draw(self, rng: Any, eta: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         return self.simulate(rng, self.link.inverse(eta), w, d, shape)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         none = self._none(mean, d)
         return np.maximum(self.within.quantile(none + (1.0 - none) * u, mean, None, d), 1.0)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         none = self._none(mean, d)
         return np.maximum(self.within.cdf(y, mean, None, d) - none, 0.0) / (1.0 - none)
 
-    def distribution(self, y, eta, w=None, d=1.0, shape=()):
+    def distribution(self, y: Any, eta: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         return self.cdf(y, self.link.inverse(eta), w, d, shape)
 
-    def deviance_rows(self, y, mu, w=None, d=1.0, shape=()):
+    def deviance_rows(self, y: Any, mu: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
         # the mean of the truncated counts has no linear predictor in closed form: the untruncated one stands for it
         return self.within.deviance_rows(y, mu, w, d, shape)
 
-    def check(self, y, w=None):
+    def check(self, y: Any, w: Any = None) -> Any:
         wrong = bad_counts(self.name, y) or broken_counts(y)
         zeros = int((y == 0.0).sum())
         if wrong or not zeros:
@@ -220,7 +220,7 @@ class _Truncated(Family):
             f"family={other!r}"
         )
 
-    def start(self, y, w=None):
+    def start(self, y: Any, w: Any = None) -> Any:
         return self.within.start(y, w)
 
 

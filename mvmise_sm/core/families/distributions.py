@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma, xlogy
@@ -36,47 +37,47 @@ class Distribution:
     # a smaller shape is its limit
     least_shape = -np.inf
 
-    def __init__(self, y, w, alpha=None):
+    def __init__(self, y: np.ndarray, w: np.ndarray | None, alpha: None = None) -> None:
         self.y, self.w, self.phi = y, w, 1.0
 
-    def _weighted(self, values):
+    def _weighted(self, values: np.ndarray) -> np.ndarray:
         return values if self.w is None else self.w * values
 
-    def start_shape(self):
+    def start_shape(self) -> None:
         """Start of the shape parameter, None where there is none."""
 
-    def set_shape(self, shape):
+    def set_shape(self, shape: None) -> None:
         """Take over the shape parameter: log phi, or log alpha."""
 
-    def mean_response(self):
+    def mean_response(self) -> float:
         return float(np.average(self.y, weights=self.w))
 
-    def valid(self, mu):
+    def valid(self, mu: np.ndarray) -> np.ndarray:
         """Rows whose mean the family allows."""
         return mu > 0.0
 
-    def difference(self, mu, nu):
+    def difference(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         """y - mu."""
         return self.y - mu
 
-    def residual(self, mu, nu):
+    def residual(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         """(y - mu) w / (phi V)."""
         return self.difference(mu, nu) * self.precision(mu, nu)[0]
 
-    def slopes(self, mu, nu):
+    def slopes(self, mu: Any, nu: Any) -> None:
         """First two derivatives of log f in the mean (nobs,)."""
         raise NotImplementedError
 
-    def third(self, mu, nu):
+    def third(self, mu: Any, nu: Any) -> None:
         """Third derivative of log f in the mean (nobs,)."""
         raise NotImplementedError
 
-    def shape_slopes(self, mu, nu):
+    def shape_slopes(self, mu: Any, nu: Any) -> Any:
         """Derivatives of `slopes` in the shape (nobs,)."""
         first, second = self.slopes(mu, nu)
         return -first, -second
 
-    def pearson(self, mu):
+    def pearson(self, mu: Any) -> Any:
         """Pearson residuals (nobs,), dispersion left out."""
         return (self.y - mu) * np.sqrt(self.phi * self.precision(mu, 1.0 - mu)[0])
 
@@ -84,74 +85,74 @@ class Distribution:
 class Binomial(Distribution):
     """Proportions of w trials."""
 
-    def constant(self):
+    def constant(self) -> float:
         if self.w is None:
             return 0.0
         successes = self.w * self.y
         return float((gammaln(self.w + 1.0) - gammaln(successes + 1.0) - gammaln(self.w - successes + 1.0)).sum())
 
-    def start_mean(self):
+    def start_mean(self) -> np.ndarray:
         w = 1.0 if self.w is None else self.w
         return (w * self.y + 0.5) / (w + 1.0)
 
-    def mean_response(self):
+    def mean_response(self) -> Any:
         return float(np.clip(super().mean_response(), 1e-3, 1.0 - 1e-3))
 
-    def valid(self, mu):
+    def valid(self, mu: np.ndarray) -> np.ndarray:
         return (mu > 0.0) & (mu <= 1.0)
 
-    def difference(self, mu, nu):
+    def difference(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return self.y * nu - (1.0 - self.y) * mu
 
-    def loglik(self, mu, nu):
+    def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return self._weighted(xlogy(self.y, mu) + xlogy(1.0 - self.y, nu))
 
-    def slopes(self, mu, nu):
+    def slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         y = self.y
         up, down = y / mu, (1.0 - y) / nu
         return self._weighted(up - down), self._weighted(-up / mu - down / nu)
 
-    def third(self, mu, nu):
+    def third(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return self._weighted(2.0 * (self.y / mu**3 - (1.0 - self.y) / nu**3))
 
-    def precision(self, mu, nu):
+    def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inverse = 1.0 / (mu * nu)
         return self._weighted(inverse), self._weighted(-(nu - mu) * inverse * inverse)
 
-    def unit_deviance(self, mu):
+    def unit_deviance(self, mu: Any) -> Any:
         y = self.y
         return self._weighted(2.0 * (xlogy(y, y / mu) + xlogy(1.0 - y, (1.0 - y) / (1.0 - mu))))
 
-    def variance(self, mu):
+    def variance(self, mu: Any) -> Any:
         return mu * (1.0 - mu)
 
 
 class Poisson(Distribution):
     """Counts."""
 
-    def constant(self):
+    def constant(self) -> float:
         return -float(self._weighted(gammaln(self.y + 1.0)).sum())
 
-    def start_mean(self):
+    def start_mean(self) -> np.ndarray:
         return self.y + 0.1
 
-    def loglik(self, mu, nu):
+    def loglik(self, mu: Any, nu: Any) -> Any:
         return self._weighted(xlogy(self.y, mu) - mu)
 
-    def slopes(self, mu, nu):
+    def slopes(self, mu: Any, nu: Any) -> Any:
         ratio = self.y / mu
         return self._weighted(ratio - 1.0), self._weighted(-ratio / mu)
 
-    def third(self, mu, nu):
+    def third(self, mu: Any, nu: Any) -> Any:
         return self._weighted(2.0 * self.y / mu**3)
 
-    def precision(self, mu, nu):
+    def precision(self, mu: Any, nu: Any) -> Any:
         return self._weighted(1.0 / mu), self._weighted(-1.0 / mu**2)
 
-    def unit_deviance(self, mu):
+    def unit_deviance(self, mu: Any) -> Any:
         return self._weighted(2.0 * (xlogy(self.y, self.y / mu) - (self.y - mu)))
 
-    def variance(self, mu):
+    def variance(self, mu: Any) -> Any:
         return mu
 
 
@@ -160,21 +161,21 @@ class _Dispersed(Distribution):
 
     dispersed = True
 
-    def start_shape(self):
+    def start_shape(self) -> float:
         spread = np.average((self.y - self.mean_response()) ** 2, weights=self.w)
         return math.log(max(float(spread / self.variance(self.mean_response())), 1e-8)) - 0.7
 
-    def set_shape(self, shape):
+    def set_shape(self, shape: float) -> None:
         self.phi = math.exp(shape)
 
-    def multiplier(self):
+    def multiplier(self) -> float:
         """1 / phi times the weights."""
         return (1.0 if self.w is None else self.w) / self.phi
 
-    def start_mean(self):
+    def start_mean(self) -> np.ndarray:
         return self.y.copy()
 
-    def profile(self, deviance):
+    def profile(self, deviance: Any) -> Any:
         """-2 log L at phi = deviance / n, plus 2, and its derivative in the deviance (weights of one)."""
         n, before = self.y.size, self.phi
         self.phi = deviance / n
@@ -182,7 +183,7 @@ class _Dispersed(Distribution):
         self.phi = before
         return value, n / deviance
 
-    def shape_terms(self, mu, nu):
+    def shape_terms(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, float, float]:
         """d log f / d log phi by row, the common factor of score and weight, and the information."""
         return 0.5 * (self.unit_deviance(mu) / self.phi - 1.0), -1.0, 0.5 * self.y.size
 
@@ -190,73 +191,73 @@ class _Dispersed(Distribution):
 class Gaussian(_Dispersed):
     """Normal with variance phi / w."""
 
-    def constant(self):
+    def constant(self) -> float:
         n = self.y.size
         return -0.5 * (
             n * math.log(2.0 * math.pi * self.phi) - (0.0 if self.w is None else float(np.log(self.w).sum()))
         )
 
-    def valid(self, mu):
+    def valid(self, mu: np.ndarray) -> np.ndarray:
         return np.isfinite(mu)
 
-    def start_mean(self):
+    def start_mean(self) -> np.ndarray:
         # a link with a restricted range takes the mean of the responses where one of them is outside
         return self.y.copy() if (self.y > 0.0).all() else np.full(self.y.size, self.mean_response())
 
-    def loglik(self, mu, nu):
+    def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return -0.5 * self.multiplier() * (self.y - mu) ** 2
 
-    def slopes(self, mu, nu):
+    def slopes(self, mu: Any, nu: Any) -> Any:
         k = self.multiplier()
         return k * (self.y - mu), -k * np.ones_like(mu)
 
-    def third(self, mu, nu):
+    def third(self, mu: Any, nu: Any) -> Any:
         return np.zeros_like(mu)
 
-    def precision(self, mu, nu):
+    def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.multiplier() * np.ones_like(mu), np.zeros_like(mu)
 
-    def unit_deviance(self, mu):
+    def unit_deviance(self, mu: np.ndarray) -> np.ndarray:
         return self._weighted((self.y - mu) ** 2)
 
-    def variance(self, mu):
+    def variance(self, mu: float) -> np.ndarray:
         return np.ones_like(mu)
 
 
 class Gamma(_Dispersed):
     """Gamma with shape w / phi."""
 
-    def constant(self):
+    def constant(self) -> float:
         k = self.multiplier() * np.ones_like(self.y)
         return float((k * np.log(k) - gammaln(k) + (k - 1.0) * np.log(self.y)).sum())
 
-    def loglik(self, mu, nu):
+    def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return -self.multiplier() * (np.log(mu) + self.y / mu)
 
-    def slopes(self, mu, nu):
+    def slopes(self, mu: Any, nu: Any) -> Any:
         k, ratio = self.multiplier(), self.y / mu
         return k * (ratio - 1.0) / mu, k * (1.0 - 2.0 * ratio) / mu**2
 
-    def third(self, mu, nu):
+    def third(self, mu: Any, nu: Any) -> Any:
         return self.multiplier() * (6.0 * self.y / mu - 2.0) / mu**3
 
-    def precision(self, mu, nu):
+    def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         k = self.multiplier()
         return k / mu**2, -2.0 * k / mu**3
 
-    def unit_deviance(self, mu):
+    def unit_deviance(self, mu: Any) -> Any:
         return self._weighted(2.0 * ((self.y - mu) / mu - np.log(self.y / mu)))
 
-    def variance(self, mu):
+    def variance(self, mu: float) -> float:
         return mu**2
 
-    def profile(self, deviance):
+    def profile(self, deviance: Any) -> Any:
         n = self.y.size
         k = n / deviance
         value = -2.0 * (n * (k * math.log(k) - gammaln(k) - k) - float(np.log(self.y).sum())) + n + 2.0
         return value, 2.0 * k * k * (math.log(k) - digamma(k))
 
-    def shape_terms(self, mu, nu):
+    def shape_terms(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, float, float]:
         k = self.multiplier() * np.ones_like(mu)
         ratio = self.y / mu
         slope = np.log(ratio) - ratio + np.log(k) + 1.0 - digamma(k)
@@ -266,29 +267,29 @@ class Gamma(_Dispersed):
 class InverseGaussian(_Dispersed):
     """Inverse Gaussian with variance phi mu^3 / w."""
 
-    def constant(self):
+    def constant(self) -> Any:
         n = self.y.size
         out = n * math.log(2.0 * math.pi * self.phi) + 3.0 * float(np.log(self.y).sum())
         return -0.5 * (out - (0.0 if self.w is None else float(np.log(self.w).sum())))
 
-    def loglik(self, mu, nu):
+    def loglik(self, mu: Any, nu: Any) -> Any:
         return -0.5 * self.multiplier() * (self.y - mu) ** 2 / (self.y * mu * mu)
 
-    def slopes(self, mu, nu):
+    def slopes(self, mu: Any, nu: Any) -> Any:
         k = self.multiplier()
         return k * (self.y - mu) / mu**3, k * (2.0 * mu - 3.0 * self.y) / mu**4
 
-    def third(self, mu, nu):
+    def third(self, mu: Any, nu: Any) -> Any:
         return self.multiplier() * (12.0 * self.y - 6.0 * mu) / mu**5
 
-    def precision(self, mu, nu):
+    def precision(self, mu: Any, nu: Any) -> Any:
         k = self.multiplier()
         return k / mu**3, -3.0 * k / mu**4
 
-    def unit_deviance(self, mu):
+    def unit_deviance(self, mu: Any) -> Any:
         return self._weighted((self.y - mu) ** 2 / (self.y * mu * mu))
 
-    def variance(self, mu):
+    def variance(self, mu: Any) -> Any:
         return mu**3
 
 
@@ -302,65 +303,65 @@ class NegativeBinomial(Distribution):
     # alpha of 1e-8: one of zero has the same likelihood to nine digits
     least_shape = -18.5
 
-    def __init__(self, y, w, alpha=None):
+    def __init__(self, y: np.ndarray, w: None, alpha: None = None) -> None:
         super().__init__(y, w)
         self.alpha = 1.0 if alpha is None else float(alpha)
         self._tables = CountTables(y)
 
-    def start_shape(self):
+    def start_shape(self) -> float:
         return math.log(self.alpha) if self.alpha > 0.0 else -math.inf
 
-    def moment_shape(self):
+    def moment_shape(self) -> Any:
         """log alpha from the marginal mean and variance, shrunk for what groups explain."""
         mean = self.mean_response()
         spread = float(np.average((self.y - mean) ** 2, weights=self.w))
         return math.log(min(max(0.5 * (spread - mean) / mean**2, 1e-2), 1e2))
 
-    def set_shape(self, shape):
+    def set_shape(self, shape: float) -> None:
         self.alpha = math.exp(shape)
 
-    def constant(self):
+    def constant(self) -> float:
         return float(self._weighted(self._tables.density(self.alpha)).sum())
 
-    def start_mean(self):
+    def start_mean(self) -> np.ndarray:
         return self.y + np.where(self.y == 0.0, 1.0 / 6.0, 0.0)
 
-    def loglik(self, mu, nu):
+    def loglik(self, mu: Any, nu: Any) -> Any:
         excess = self.alpha * mu
         grown = np.log1p(excess)
         # log1p(x) / x loses no digits for small x
         spread = grown / self.alpha if self.alpha > 0.0 else mu
         return self._weighted(xlogy(self.y, mu) - self.y * grown - spread)
 
-    def slopes(self, mu, nu):
+    def slopes(self, mu: Any, nu: Any) -> Any:
         total, scaled = 1.0 + self.alpha * mu, 1.0 + self.alpha * self.y
         ratio, other = self.y / mu, scaled / total
         return self._weighted(ratio - other), self._weighted(self.alpha * other / total - ratio / mu)
 
-    def third(self, mu, nu):
+    def third(self, mu: Any, nu: Any) -> Any:
         total, scaled = 1.0 + self.alpha * mu, 1.0 + self.alpha * self.y
         return self._weighted(2.0 * self.y / mu**3 - 2.0 * self.alpha**2 * scaled / total**3)
 
-    def shape_slopes(self, mu, nu):
+    def shape_slopes(self, mu: Any, nu: Any) -> Any:
         a, y = self.alpha, self.y
         total = 1.0 + a * mu
         second = ((1.0 + 2.0 * a * y) * total - 2.0 * a * mu * (1.0 + a * y)) / total**3
         return self._weighted(-a * (y - mu) / total**2), self._weighted(a * second)
 
-    def precision(self, mu, nu):
+    def precision(self, mu: Any, nu: Any) -> Any:
         v = mu * (1.0 + self.alpha * mu)
         return self._weighted(1.0 / v), self._weighted(-(1.0 + 2.0 * self.alpha * mu) / v**2)
 
-    def unit_deviance(self, mu):
+    def unit_deviance(self, mu: Any) -> Any:
         y, a = self.y, self.alpha
         if a == 0.0:
             return self._weighted(2.0 * (xlogy(y, y / mu) - (y - mu)))
         return self._weighted(2.0 * (xlogy(y, y / mu) - (y + 1.0 / a) * np.log1p(a * (y - mu) / (1.0 + a * mu))))
 
-    def variance(self, mu):
+    def variance(self, mu: Any) -> Any:
         return mu * (1.0 + self.alpha * mu)
 
-    def shape_terms(self, mu, nu):
+    def shape_terms(self, mu: np.ndarray, nu: None) -> tuple[np.ndarray, np.ndarray, float]:
         x = self.alpha * mu
         slope, bend = self._tables.shape_slopes(self.alpha)
         total = 1.0 + x

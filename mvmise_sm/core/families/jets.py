@@ -58,7 +58,7 @@ class Jet:
     __slots__ = ("coef", "n_vars", "order")
     __array_priority__ = 1000.0
 
-    def __init__(self, coef: list, n_vars: int, order: int):
+    def __init__(self, coef: list, n_vars: int, order: int) -> None:
         self.coef, self.n_vars, self.order = coef, n_vars, order
 
     def derivatives(self) -> dict[tuple[int, ...], Any]:

@@ -79,18 +79,18 @@ class Logit(Link):
 
     name, label = "logit", "Logit"
 
-    def __call__(self, mu):
+    def __call__(self, mu: np.ndarray) -> np.ndarray:
         return logit(mu)
 
-    def rows(self, eta):
+    def rows(self, eta: Any) -> Any:
         mu, nu = expit(eta), expit(-eta)
         d1 = mu * nu
         return mu, nu, d1, d1 * (nu - mu)
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: Any, d1: Any, d2: Any) -> Any:
         return d1 * (1.0 - 6.0 * d1)
 
-    def log_mean(self, eta):
+    def log_mean(self, eta: Any) -> Any:
         return -np.logaddexp(0.0, -eta), -np.logaddexp(0.0, eta)
 
 
@@ -99,19 +99,19 @@ class Probit(Link):
 
     name, label = "probit", "Probit"
 
-    def __call__(self, mu):
+    def __call__(self, mu: Any) -> Any:
         return ndtri(mu)
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         eta = np.clip(eta, -_PROBIT_LIMIT, _PROBIT_LIMIT)
         d1 = np.exp(-0.5 * eta * eta) / np.sqrt(2.0 * np.pi)
         return ndtr(eta), ndtr(-eta), d1, -eta * d1
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: Any, d1: Any, d2: Any) -> Any:
         eta = np.clip(eta, -_PROBIT_LIMIT, _PROBIT_LIMIT)
         return (eta * eta - 1.0) * d1
 
-    def log_mean(self, eta):
+    def log_mean(self, eta: Any) -> Any:
         return log_ndtr(eta), log_ndtr(-eta)
 
 
@@ -120,16 +120,16 @@ class CLogLog(Link):
 
     name, label = "cloglog", "CLogLog"
 
-    def __call__(self, mu):
+    def __call__(self, mu: np.ndarray) -> np.ndarray:
         return np.log(-np.log1p(-mu))
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         e = np.exp(np.clip(eta, *_CLOGLOG_LIMITS))
         nu = np.exp(-e)
         d1 = e * nu
         return -np.expm1(-e), nu, d1, d1 * (1.0 - e)
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: np.ndarray, d1: np.ndarray, d2: np.ndarray) -> np.ndarray:
         e = np.exp(np.clip(eta, *_CLOGLOG_LIMITS))
         return d1 * (1.0 - 3.0 * e + e * e)
 
@@ -139,16 +139,16 @@ class LogLog(Link):
 
     name, label = "loglog", "LogLog"
 
-    def __call__(self, mu):
+    def __call__(self, mu: Any) -> Any:
         return -np.log(-np.log(mu))
 
-    def rows(self, eta):
+    def rows(self, eta: Any) -> Any:
         e = np.exp(np.clip(-eta, *_CLOGLOG_LIMITS))
         mu = np.exp(-e)
         d1 = e * mu
         return mu, -np.expm1(-e), d1, d1 * (e - 1.0)
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: Any, d1: Any, d2: Any) -> Any:
         e = np.exp(np.clip(-eta, *_CLOGLOG_LIMITS))
         return d1 * (1.0 - 3.0 * e + e * e)
 
@@ -158,15 +158,15 @@ class Cauchit(Link):
 
     name, label = "cauchit", "Cauchy"
 
-    def __call__(self, mu):
+    def __call__(self, mu: Any) -> Any:
         return np.tan(np.pi * (mu - 0.5))
 
-    def rows(self, eta):
+    def rows(self, eta: Any) -> Any:
         d1 = 1.0 / (np.pi * (1.0 + eta * eta))
         # arctan2 keeps the small tail exact
         return np.arctan2(1.0, -eta) / np.pi, np.arctan2(1.0, eta) / np.pi, d1, -2.0 * np.pi * eta * d1 * d1
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: Any, d1: Any, d2: Any) -> Any:
         return -2.0 * np.pi * d1 * (d1 + 2.0 * eta * d2)
 
 
@@ -175,15 +175,15 @@ class Log(Link):
 
     name, label = "log", "Log"
 
-    def __call__(self, mu):
+    def __call__(self, mu: np.ndarray) -> np.ndarray:
         return np.log(mu)
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         with np.errstate(over="ignore"):
             mu = np.exp(eta)
         return mu, 1.0 - mu, mu, mu
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: Any, d1: Any, d2: Any) -> Any:
         return d1
 
 
@@ -192,13 +192,13 @@ class Identity(Link):
 
     name, label, separable = "identity", "Identity", False
 
-    def __call__(self, mu):
+    def __call__(self, mu: np.ndarray) -> np.ndarray:
         return np.array(mu, dtype=float)
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         return eta, 1.0 - eta, np.ones_like(eta), np.zeros_like(eta)
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: Any, d1: Any, d2: Any) -> Any:
         return np.zeros_like(eta)
 
 
@@ -208,16 +208,16 @@ class _Power(Link):
     power = 1.0
     separable = whole_line = False
 
-    def __call__(self, mu):
+    def __call__(self, mu: Any) -> Any:
         return np.power(mu, self.power)
 
-    def rows(self, eta):
+    def rows(self, eta: Any) -> Any:
         k = 1.0 / self.power
         with np.errstate(all="ignore"):
             mu = np.power(eta, k)
             return mu, 1.0 - mu, k * np.power(eta, k - 1.0), k * (k - 1.0) * np.power(eta, k - 2.0)
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: Any, d1: Any, d2: Any) -> Any:
         k = 1.0 / self.power
         with np.errstate(all="ignore"):
             return k * (k - 1.0) * (k - 2.0) * np.power(eta, k - 3.0)
@@ -252,19 +252,19 @@ class ForeignLink(Link):
 
     separable = whole_line = False
 
-    def __init__(self, link: Any):
+    def __init__(self, link: Any) -> None:
         self.link = link
         self.name = self.label = type(link).__name__
 
-    def __call__(self, mu):
+    def __call__(self, mu: Any) -> Any:
         return self.link(mu)
 
-    def rows(self, eta):
+    def rows(self, eta: Any) -> Any:
         with np.errstate(all="ignore"):
             mu = self.link.inverse(eta)
             return mu, 1.0 - mu, self.link.inverse_deriv(eta), self.link.inverse_deriv2(eta)
 
-    def third(self, eta, d1, d2):
+    def third(self, eta: Any, d1: Any, d2: Any) -> Any:
         step = _THIRD_STEP * np.maximum(np.abs(eta), 0.1)
         with np.errstate(all="ignore"):
             return (self.link.inverse_deriv2(eta + step) - self.link.inverse_deriv2(eta - step)) / (2.0 * step)

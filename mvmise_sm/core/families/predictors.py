@@ -38,7 +38,7 @@ class PartTerms:
     observed: np.ndarray | None = None
 
     @property
-    def weight(self) -> np.ndarray | None:
+    def weight(self) -> np.ndarray:
         """The observed weights, which enter M."""
         return self.observed
 
@@ -126,7 +126,9 @@ class PartsResponse:
     constant = 0.0
     dispersed = False
 
-    def __init__(self, family: Family, y: np.ndarray, weights: Any = None, *, zero: bool, random: tuple[int, ...]):
+    def __init__(
+        self, family: Family, y: np.ndarray, weights: Any = None, *, zero: bool, random: tuple[int, ...]
+    ) -> None:
         self.family, self.y, self.w = family, y, weights
         self.random = random
         self.zero = zero

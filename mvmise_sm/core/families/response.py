@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import xlogy
 
 from mvmise_sm.core.families.distributions import DISTRIBUTIONS
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.families.base import Family
+    from mvmise_sm.core.families.exponential import Binomial, Poisson
 
 __all__ = ["FamilyResponse", "RowTerms", "make_response", "make_rows"]
 
@@ -47,7 +52,9 @@ class RowTerms:
         return np.maximum(self.observed, 0.0) if self.observed is self.weight else self.weight
 
 
-def make_response(family, y, weights=None, *, curvature="observed"):
+def make_response(
+    family: Family, y: np.ndarray, weights: np.ndarray | None = None, *, curvature: str = "observed"
+) -> Any:
     """The rows of `family` for a response.
 
     Parameters
@@ -68,7 +75,7 @@ def make_response(family, y, weights=None, *, curvature="observed"):
     return family.response(y, weights, curvature)
 
 
-def make_rows(family, y, weights, curvature):
+def make_rows(family: Family, y: np.ndarray, weights: np.ndarray | None, curvature: str) -> Any:
     """The rows of an exponential family."""
     cls = _FAST.get((family.row_formulas, family.link.name, curvature))
     cls = cls or _FAST.get((family.row_formulas, family.link.name, None), FamilyResponse)
@@ -88,7 +95,9 @@ class FamilyResponse:
         phi, 1.0 for families without.
     """
 
-    def __init__(self, family, y, weights=None, curvature="observed"):
+    def __init__(
+        self, family: Family, y: np.ndarray, weights: np.ndarray | None = None, curvature: str = "observed"
+    ) -> None:
         self.family = family
         self.y = y
         self.w = weights
@@ -99,36 +108,36 @@ class FamilyResponse:
         self.canonical = self.link.name == family.canonical
         self.set_shape(self.distribution.start_shape())
 
-    def refitted(self, y):
+    def refitted(self, y: Any) -> Any:
         """The same family and weights for another response (nobs,)."""
         out = type(self)(self.family, y, self.w, self.curvature)
         out.estimates_shape = self.estimates_shape
         return out
 
-    def set_shape(self, shape):
+    def set_shape(self, shape: float | None) -> None:
         """Use another log dispersion or log alpha."""
         self.shape = shape
         self.distribution.set_shape(shape)
         self.constant = self.distribution.constant()
 
     @property
-    def dispersed(self):
+    def dispersed(self) -> bool:
         """Whether the random effects are relative to a dispersion phi that is estimated."""
         return self.distribution.dispersed
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         return self.distribution.phi
 
-    def start_eta(self):
+    def start_eta(self) -> np.ndarray:
         """A linear predictor close to the data (nobs,)."""
         return self.link(self.distribution.start_mean())
 
-    def constant_eta(self):
+    def constant_eta(self) -> Any:
         """The linear predictor of the mean response."""
         return float(self.link(np.atleast_1d(self.distribution.mean_response()))[0])
 
-    def row_loglik(self, eta):
+    def row_loglik(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log-likelihood by row without its constant, and score (nobs,)."""
         mu, nu, d1, _ = self.link.rows(eta)
         with np.errstate(all="ignore"):
@@ -139,19 +148,19 @@ class FamilyResponse:
             rows, score = np.where(bad, -np.inf, rows), np.where(bad, 0.0, score)
         return rows, score
 
-    def loglik(self, eta):
+    def loglik(self, eta: Any) -> Any:
         """Log-likelihood without its constant."""
         mu, nu, _, _ = self.link.rows(eta)
         return self._total(mu, nu)
 
-    def _total(self, mu, nu):
+    def _total(self, mu: np.ndarray, nu: np.ndarray) -> float:
         if not self.distribution.valid(mu).all():
             return -np.inf
         with np.errstate(all="ignore"):
             total = float(self.distribution.loglik(mu, nu).sum())
         return total if np.isfinite(total) else -np.inf
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> RowTerms:
         """Everything at a linear predictor but the slope of the weights.
 
         Returns
@@ -179,13 +188,13 @@ class FamilyResponse:
             return RowTerms(eta, -np.inf)
         return RowTerms(eta, total, score, weight, observed, None, mu)
 
-    def slope(self, terms):
+    def slope(self, terms: RowTerms) -> np.ndarray:
         """d weight / d eta of the rows (nobs,)."""
         if terms.slope is None:
             terms.slope = self._slope(terms)
         return terms.slope
 
-    def _slope(self, terms):
+    def _slope(self, terms: RowTerms) -> np.ndarray:
         eta = terms.eta
         mu, nu, d1, d2 = self.link.rows(eta)
         with np.errstate(all="ignore"):
@@ -196,7 +205,7 @@ class FamilyResponse:
             third = self.distribution.third(mu, nu)
             return -(third * d1**3 + 3.0 * second * d1 * d2 + first * self.link.third(eta, d1, d2))
 
-    def shape_terms(self, terms):
+    def shape_terms(self, terms: RowTerms) -> tuple[float, np.ndarray, np.ndarray, float]:
         """How the log-likelihood, score and weight of the rows depend on the shape.
 
         Returns
@@ -215,12 +224,12 @@ class FamilyResponse:
         first, second = self.distribution.shape_slopes(mu, nu)
         return float(rows.sum()), first * d1, -(second * d1 * d1 + first * d2), information
 
-    def shape_rows(self, eta):
+    def shape_rows(self, eta: np.ndarray) -> np.ndarray:
         """d log f / d shape by row (nobs,)."""
         mu, nu, _, _ = self.link.rows(eta)
         return self.distribution.shape_terms(mu, nu)[0] + np.zeros(eta.size)
 
-    def deviance_rows(self, mu):
+    def deviance_rows(self, mu: Any) -> Any:
         """Contributions to the deviance (nobs,), prior weights included."""
         return self.distribution.unit_deviance(mu)
 
@@ -228,23 +237,25 @@ class FamilyResponse:
 class LogisticResponse(FamilyResponse):
     """Bernoulli or binomial with the logit link."""
 
-    def __init__(self, family, y, weights=None, curvature="observed"):
+    def __init__(
+        self, family: Binomial, y: np.ndarray, weights: np.ndarray | None = None, curvature: str = "observed"
+    ) -> None:
         super().__init__(family, y, weights, curvature)
         self._wy = y if weights is None else weights * y
 
-    def _log_partition(self, eta, e):
+    def _log_partition(self, eta: np.ndarray, e: np.ndarray) -> np.ndarray:
         out = np.log1p(e)
         out += np.maximum(eta, 0.0)
         if self.w is not None:
             out *= self.w
         return out
 
-    def loglik(self, eta):
+    def loglik(self, eta: Any) -> Any:
         e = np.exp(-np.abs(eta))
         total = float(self._wy @ eta) - float(self._log_partition(eta, e).sum())
         return total if np.isfinite(total) else -np.inf
 
-    def row_loglik(self, eta):
+    def row_loglik(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         e = np.exp(-np.abs(eta))
         rows = self._wy * eta
         rows -= self._log_partition(eta, e)
@@ -254,7 +265,7 @@ class LogisticResponse(FamilyResponse):
             mu *= self.w
         return rows, self._wy - mu
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> RowTerms:
         e = np.exp(-np.abs(eta))
         total = float(self._wy @ eta) - float(self._log_partition(eta, e).sum())
         if not np.isfinite(total):
@@ -270,24 +281,24 @@ class LogisticResponse(FamilyResponse):
             weight *= self.w
         return RowTerms(eta, total, score, weight, weight, None, mean)
 
-    def _slope(self, terms):
+    def _slope(self, terms: RowTerms) -> np.ndarray:
         return terms.weight * (1.0 - 2.0 * terms.mean)
 
 
 class PoissonLogResponse(FamilyResponse):
     """Poisson with the log link."""
 
-    def __init__(self, family, y, weights=None, curvature="observed"):
+    def __init__(self, family: Poisson, y: np.ndarray, weights: None = None, curvature: str = "observed") -> None:
         super().__init__(family, y, weights, curvature)
         self._wy = y if weights is None else weights * y
 
-    def loglik(self, eta):
+    def loglik(self, eta: Any) -> Any:
         with np.errstate(over="ignore"):
             mu = np.exp(eta)
         total = float(self._wy @ eta) - float(mu.sum() if self.w is None else self.w @ mu)
         return total if np.isfinite(total) else -np.inf
 
-    def row_loglik(self, eta):
+    def row_loglik(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore"):
             mu = np.exp(eta)
         if self.w is not None:
@@ -295,7 +306,7 @@ class PoissonLogResponse(FamilyResponse):
         score = self._wy - mu
         return self._wy * eta - mu, np.where(np.isfinite(score), score, 0.0)
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> RowTerms:
         with np.errstate(over="ignore"):
             mean = np.exp(eta)
         mu = mean if self.w is None else self.w * mean
@@ -308,7 +319,7 @@ class PoissonLogResponse(FamilyResponse):
 class NegativeBinomialLogResponse(FamilyResponse):
     """Negative binomial with the log link, observed weights."""
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> RowTerms:
         a, y = self.distribution.alpha, self.y
         with np.errstate(over="ignore", invalid="ignore"):
             mu = np.exp(eta)
@@ -324,11 +335,11 @@ class NegativeBinomialLogResponse(FamilyResponse):
             return RowTerms(eta, -np.inf)
         return RowTerms(eta, value, score, weight, weight, None, mu)
 
-    def _slope(self, terms):
+    def _slope(self, terms: RowTerms) -> np.ndarray:
         x = self.distribution.alpha * terms.mean
         return terms.weight * (1.0 - x) / (1.0 + x)
 
-    def shape_terms(self, terms):
+    def shape_terms(self, terms: RowTerms) -> tuple[float, np.ndarray, np.ndarray, float]:
         a, y, mu = self.distribution.alpha, self.y, terms.mean
         rows, factor, information = self.distribution.shape_terms(mu, None)
         total = 1.0 + a * mu
@@ -341,7 +352,7 @@ class NegativeBinomialLogResponse(FamilyResponse):
 class GammaLogResponse(FamilyResponse):
     """Gamma with the log link, observed weights."""
 
-    def rows(self, eta):
+    def rows(self, eta: np.ndarray) -> RowTerms:
         k = self.distribution.multiplier()
         with np.errstate(over="ignore", invalid="ignore"):
             mu = np.exp(eta)
@@ -352,7 +363,7 @@ class GammaLogResponse(FamilyResponse):
             return RowTerms(eta, -np.inf)
         return RowTerms(eta, total, weight - k, weight, weight, None, mu)
 
-    def _slope(self, terms):
+    def _slope(self, terms: RowTerms) -> np.ndarray:
         return -terms.weight
 
 

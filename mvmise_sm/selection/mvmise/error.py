@@ -158,7 +158,9 @@ class ErrorSteps:
             sigma2 = np.array([1.0, params.sigma2[1] if ratio > LARGE else ratio])
         return SelectionParams(beta, sigma2, params.phi, D=D, error_cov=Sigma)
 
-    def _conditional_blocks(self, law: ErrorLaw, precision, RZ, full):
+    def _conditional_blocks(
+        self, law: ErrorLaw, precision: np.ndarray, RZ: np.ndarray, full: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Row blocks of ``B C B'`` with ``B = I - Z full Z'R^-1``, (N, K, K), and ``full Z'R^-1 C R^-1 Z full``."""
         data, cluster, Z = self.data, self.data.cluster, self.data.Z
         hold = full @ data.cluster_sum(_transposed(RZ) @ law.loading)
