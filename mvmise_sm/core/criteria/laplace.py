@@ -30,9 +30,14 @@ if TYPE_CHECKING:
         RowTerms,
     )
     from mvmise_sm.core.interfaces import WeightedElimination
-    from mvmise_sm.priors.resolve import PriorSet
 
 __all__ = ["LaplaceDeviance"]
+
+
+# mode, factors by grouping factor and by term, covariances in the user's coordinates where a prior needs them, objective
+AtPoint = tuple[Any, list, list, Any, float]
+# derivatives in the covariance and in Lambda of every term, in beta and in the shape
+Derivatives = tuple[list, list, Any, Any]
 
 
 class LaplaceDeviance:
@@ -69,7 +74,7 @@ class LaplaceDeviance:
         X: np.ndarray,
         random: RandomEffects,
         *,
-        priors: PriorSet | None = None,
+        priors: Any | None = None,
         offset: np.ndarray | None = None,
     ) -> None:
         self.random, self.response, self.offset = random, response, offset
@@ -339,9 +344,7 @@ class LaplaceDeviance:
         d_lambdas = [2.0 * (d @ lam) for d, lam in zip(slopes, terms, strict=True)]
         return self._evaluation(x, parts, (slopes, d_lambdas, beta, shape), information)
 
-    def _implicit(
-        self, mode: Mode, merged: list[np.ndarray], zt: list[np.ndarray]
-    ) -> tuple[WeightedElimination, list[np.ndarray], list[np.ndarray]]:
+    def _implicit(self, mode: Mode, merged: list, zt: list) -> tuple[WeightedElimination, list, list]:
         """(Sigma^-1 + C)^-1 zt and its scores at the observed weights, for `zt` (q, J) per factor."""
         rows = mode.terms
         weighted = mode.weighted
@@ -368,13 +371,7 @@ class LaplaceDeviance:
             shape = -2.0 * total + float(leverage @ weight) + float(zv @ score)
         return slopes, beta, shape
 
-    def _evaluation(
-        self,
-        x: np.ndarray,
-        parts: tuple[Mode, list[np.ndarray], list[np.ndarray], list[np.ndarray] | None, float],
-        derivatives: tuple[list[np.ndarray], list[np.ndarray], np.ndarray | None, float | None],
-        information: bool,
-    ) -> Evaluation:
+    def _evaluation(self, x: np.ndarray, parts: AtPoint, derivatives: Derivatives, information: bool) -> Evaluation:
         """Add the priors and the average information of the working linear model.
 
         `derivatives` are those in the covariance and in Lambda of every term (q, q), in beta and in the shape, without

@@ -10,8 +10,6 @@ from mvmise_sm.core.covariance.theta import positive_part
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.coordinates import TermBasis
-    from mvmise_sm.priors.quadratic import QuadraticPenalty
-    from mvmise_sm.priors.resolve import PriorSet
 
 __all__ = ["Penalty"]
 
@@ -35,7 +33,7 @@ class Penalty:
         Terms whose prior is infinite where the covariance is singular.
     """
 
-    def __init__(self, priors: PriorSet | None, a: np.ndarray, bases: tuple[TermBasis, ...]) -> None:
+    def __init__(self, priors: Any | None, a: np.ndarray, bases: tuple[TermBasis, ...]) -> None:
         self.a, self.bases = a, bases
         self.cov = (None,) * len(bases) if priors is None else priors.cov
         self.fixef = () if priors is None else priors.fixef
@@ -98,6 +96,6 @@ class Penalty:
         return out
 
 
-def _quadratic(block: QuadraticPenalty, beta: np.ndarray) -> float:
+def _quadratic(block: Any, beta: np.ndarray) -> float:
     away = beta - block.mean
     return max(float(away @ block.precision @ away), 0.0)
