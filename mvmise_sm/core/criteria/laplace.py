@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["LaplaceDeviance"]
 
 
-# mode, factors by grouping factor and by term, covariances in the user's coordinates where a prior needs them, objective
+# mode, factors by grouping factor and by term, the user's covariances where a prior needs them, objective
 AtPoint = tuple[Any, list, list, Any, float]
 # derivatives in the covariance and in Lambda of every term, in beta and in the shape
 Derivatives = tuple[list, list, Any, Any]
