@@ -37,11 +37,16 @@ class OwnColumns:
     absent: tuple[tuple[str, str], ...] = ()
 
     @classmethod
+    def whole(cls, p: int) -> OwnColumns:
+        """All of p columns."""
+        return cls(np.arange(p), np.zeros((p, 0)), np.zeros(0, dtype=int))
+
+    @classmethod
     def of(cls, report: Report, template: Any, model: Any, rows: np.ndarray) -> OwnColumns:
         """Compare a feature's model with the template."""
         names = list(report.names)
         if len(model.exog_names) == len(names):
-            return cls(np.arange(len(names)), np.zeros((len(names), 0)), np.zeros(0, dtype=int))
+            return cls.whole(len(names))
         kept = np.array([names.index(n) for n in model.exog_names])
         return cls.among(np.asarray(template.exog)[rows], kept, absent_levels(template.data.design, rows))
 
@@ -61,15 +66,13 @@ class OwnColumns:
         """The same combinations of the kept columns (q, r)."""
         return rows[:, self.kept]
 
-    def sentence(self, terms: Sequence[str]) -> str:
-        """Why some terms cannot be estimated."""
-        if not terms:
-            return ""
+    def notes(self, terms: Sequence[str], known: np.ndarray) -> list[str]:
+        """Why terms cannot be estimated, empty for those that are `known`."""
         why = "the samples with a value do not tell it from the others"
         if self.absent:
             levels = " or ".join(repr(level) for _, level in self.absent)
             why = f"no sample of level {levels} has a value"
-        return "; ".join(f"{term} cannot be estimated: {why}" for term in terms)
+        return ["" if k else f"{t} cannot be estimated: {why}" for t, k in zip(terms, known, strict=True)]
 
 
 def absent_levels(design: Any, rows: np.ndarray) -> tuple[tuple[str, str], ...]:

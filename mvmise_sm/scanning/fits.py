@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.core.threads import blas_threads
-from mvmise_sm.exceptions import DataError, MissingDataError, SeparationWarning
+from mvmise_sm.exceptions import DataError, MissingDataError, RankWarning, SeparationWarning
 from mvmise_sm.inference.ddf import denominator
 from mvmise_sm.inference.fits import unwrap
 from mvmise_sm.scanning.contrasts import Report
 from mvmise_sm.scanning.estimable import OwnColumns
 from mvmise_sm.scanning.orphans import end_with_parent
+from mvmise_sm.scanning.reduced import reduced
 from mvmise_sm.scanning.rows import Rows
 from mvmise_sm.scanning.shares import shares_of
 
@@ -70,8 +71,8 @@ class Numbers:
     shares : dict
     nobs : int
     converged, singular : bool
-    message : str
-        What the reader of a NaN must know.
+    notes : list of str
+        What the reader of a NaN must know, by term; empty where there is nothing to say.
     """
 
     terms: list[str]
@@ -86,7 +87,7 @@ class Numbers:
     sigma2: float = np.nan
     sigma2_df: float = np.nan
     shares: dict[str, float] = field(default_factory=dict)
-    message: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: Dask looks tasks up by their function
@@ -139,8 +140,10 @@ class FeatureFits:
                 text = _named(f"{type(error).__name__}: {error}", feature.outcomes.columns)
                 out.fail(feature.name, text, K)
                 return
-        sentences = [found.message, *(str(w.message) for w in caught)]
-        message = _named("; ".join(dict.fromkeys(s for s in sentences if s)), feature.outcomes.columns)
+        # that columns were dropped is said by term, and better
+        noted = any(found.notes)
+        sentences = [str(w.message) for w in caught if not (noted and issubclass(w.category, RankWarning))]
+        message = _named("; ".join(dict.fromkeys(sentences)), feature.outcomes.columns)
         separated = any(issubclass(w.category, SeparationWarning) for w in caught)
         add_numbers(out, feature.name, found, K, message, known=found.converged and not separated)
 
@@ -155,6 +158,8 @@ class FeatureFits:
 
 def add_numbers(out: Rows, name: str, found: Numbers, K: int, message: str, known: bool) -> None:
     """Add what a fit says; without numbers where it is not a maximum or not identified."""
+    if any(found.notes):
+        message = ["; ".join(s for s in (note, message) if s) for note in found.notes]  # type: ignore[assignment]
     common = {
         "nobs": found.nobs, "n_outcomes": K, "converged": known, "singular": found.singular, "message": message,
     }  # fmt: skip
@@ -235,7 +240,7 @@ class LinearFits(OneResponseFits):
             sigma2=float(result.scale),
             sigma2_df=float(result.nobs - len(params) - sum(f.n_levels - 1 for f in random.factors)),
             shares=shares_of(self.template, result, own) if self.report.shares else {},
-            message=own.sentence([t for t, k in zip(terms, known, strict=True) if not k]),
+            notes=own.notes(terms, known),
         )
 
     def units(self, chunk: Sequence[Feature], theta: np.ndarray) -> pd.DataFrame:
@@ -289,9 +294,22 @@ class SelectionFits(FeatureFits):
     def fitted(self, feature: Feature) -> Numbers:
         outcomes = feature.outcomes.iloc[self.positions]
         outcomes = outcomes.set_axis([str(c) for c in outcomes.columns], axis=1)
-        model = self.template.with_endog(outcomes.set_axis(self.template.design.endog.index, axis=0))
+        outcomes = outcomes.set_axis(self.template.design.endog.index, axis=0)
+        smaller = None
+        try:
+            model = self.template.with_endog(outcomes)
+        except DataError:
+            smaller = reduced(self.template, outcomes)
+            if smaller is None:
+                raise
+            model = smaller.template.with_endog(outcomes)
         result = unwrap(model.fit(**self.fit_options))
-        report, names = self.report, list(model.exog_names)
+        own_names = list(model.exog_names)
+        names = own_names if smaller is None else smaller.names
+        own = OwnColumns.whole(len(names)) if smaller is None else smaller.own
+        # the kept columns in the order of the fit
+        order = [own_names.index(names[j]) for j in own.kept]
+        report = self.report
         if report.contrasts is None:
             terms = [n for n in names if self._wants(n, len(outcomes.columns))]
             rows = np.eye(len(names))[[names.index(n) for n in terms]]
@@ -299,17 +317,26 @@ class SelectionFits(FeatureFits):
             terms = list(report.contrasts)
             rows = np.array([_renamed(c, report.names, names) for c in report.contrasts.values()])
         tests = {term: np.array([_renamed(r, report.names, names) for r in m]) for term, m in report.tests.items()}
-        cov, df = np.asarray(result.cov_params()), _wald_df(result)
-        estimate = rows @ np.asarray(result.params)
-        se = np.sqrt(np.maximum(np.einsum("qi,ij,qj->q", rows, cov, rows), 0.0))
+        params = np.asarray(result.params)[order]
+        cov, df_all = np.asarray(result.cov_params())[np.ix_(order, order)], _wald_df(result)[order]
+        known = own.estimable(rows)
+        estimate, se, df = (np.full(len(terms), np.nan) for _ in range(3))
+        some = own.reduced(rows[known])
+        estimate[known] = some @ params
+        variance = np.einsum("qi,ij,qj->q", some, cov, some)
+        se[known] = np.sqrt(np.where(variance > 0.0, variance, np.nan))
+        df[known] = [df_all[row != 0.0].min(initial=np.inf) for row in some]
         return Numbers(
             terms,
             estimate,
-            np.where(se > 0.0, se, np.nan),
-            np.array([df[row != 0.0].min() for row in rows]),
+            se,
+            df,
             nobs=int(result.n_observed),
             converged=bool(result.converged),
-            tests={term: _wald_test(m, np.asarray(result.params), cov, df) for term, m in tests.items()},
+            tests={
+                t: _wald_test(own.reduced(m), params, cov, df_all) for t, m in tests.items() if own.estimable(m).all()
+            },
+            notes=own.notes(terms, known),
         )
 
     def _wants(self, name: str, K: int) -> bool:
@@ -381,7 +408,7 @@ def _wald_numbers(result: Any, terms: list, rows: np.ndarray, known: np.ndarray,
         converged=bool(result.converged),
         singular=bool(result.singular),
         tests={t: _wald_test(own.reduced(m), params, cov, df_all) for t, m in tests.items() if own.estimable(m).all()},
-        message=own.sentence([t for t, k in zip(terms, known, strict=True) if not k]),
+        notes=own.notes(terms, known),
     )
 
 

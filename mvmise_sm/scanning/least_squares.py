@@ -113,7 +113,7 @@ class LeastSquaresFits(OneResponseFits):
             tests=found,
             sigma2=sigma2,
             sigma2_df=float(len(y) - exog.shape[1]),
-            message=own.sentence([t for t, k in zip(terms, known, strict=True) if not k]),
+            notes=own.notes(terms, known),
         )
 
     def units(self, chunk: Sequence[Feature], theta: np.ndarray) -> pd.DataFrame:

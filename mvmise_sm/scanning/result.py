@@ -205,11 +205,12 @@ class ScanResult(pd.DataFrame):
 
 
 def summary_of_failures(table: pd.DataFrame) -> str:
-    """One sentence on the features without numbers, empty if there are none."""
-    found = ScanResult(table).failures()
+    """One sentence on the features without any number, empty if there are none."""
+    known = table["se"].notna().groupby(table["feature"]).transform("any")
+    found = ScanResult(table[~known]).failures()
     if not len(found):
         return ""
-    failed = len(set().union(*(set(own) for own in found["features"])))
+    failed = table.loc[~known, "feature"].nunique()
     reasons = "; ".join(f"{m} ({n})" for m, n in zip(found["message"][:3], found["n"][:3], strict=True))
     more = "" if len(found) <= 3 else "; ..."
     return f"{failed:,} of {table['feature'].nunique():,} features failed: {reasons}{more}"

@@ -57,9 +57,9 @@ class Rows:
         n_outcomes: int = 1,
         converged: bool = True,
         singular: bool = False,
-        message: str = "",
+        message: str | Sequence[str] = "",
     ) -> None:
-        """Add the rows of one kind of one feature."""
+        """Add the rows of one kind of one feature; `message` is one for all or one for each."""
         n = len(terms)
         c = self.columns
         c["feature"] += [feature] * n
@@ -73,9 +73,9 @@ class Rows:
             ("n_outcomes", n_outcomes),
             ("converged", converged),
             ("singular", singular),
-            ("message", message),
         ):
             c[name] += [value] * n
+        c["message"] += [message] * n if isinstance(message, str) else list(message)
 
     def fail(self, feature: str, message: str, n_outcomes: int = 1, nobs: int = 0) -> None:
         """Add the one row of a feature without a fit."""
