@@ -54,6 +54,11 @@ def test_long_ragged_tables_are_wide_fits_on_the_complete_grid(model):
 
 def test_own_intercepts_are_shown_where_they_are_named():
     table, samples = long()
+    frame = samples.join(wide()[1])
+    ragged = {"P1": ["p0", "p1"], "P2": "p3"}
+    assert set(ms.scan(FORMULA, frame, ragged, "mvmise_b")["term"]) == {"Condition[T.B]", "Condition[T.C]"}
+    assert "Intercept" in set(ms.scan(FORMULA, frame, ragged, "mvmise_b", outcome_effects=[])["term"])
+    assert "Intercept" in set(ms.scan(FORMULA, frame, ["p3"], "mvmise_b")["term"])
     found = ms.scan(FORMULA, table, model="mvmise_b", samples=samples, terms=["Intercept"], **KEYS)
     assert list(found["term"]) == [f"Intercept[p{k}]" for k in range(5)]
 

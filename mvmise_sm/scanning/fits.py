@@ -14,7 +14,7 @@ from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import DataError, MissingDataError, RankWarning, SeparationWarning
 from mvmise_sm.inference.ddf import denominator
 from mvmise_sm.inference.fits import unwrap
-from mvmise_sm.scanning.contrasts import Report
+from mvmise_sm.scanning.contrasts import Report, is_term
 from mvmise_sm.scanning.estimable import OwnColumns
 from mvmise_sm.scanning.orphans import end_with_parent
 from mvmise_sm.scanning.reduced import reduced
@@ -311,7 +311,7 @@ class SelectionFits(FeatureFits):
         order = [own_names.index(names[j]) for j in own.kept]
         report = self.report
         if report.contrasts is None:
-            terms = [n for n in names if self._wants(n, len(outcomes.columns))]
+            terms = [n for n in names if self._wants(n)]
             rows = np.eye(len(names))[[names.index(n) for n in terms]]
         else:
             terms = list(report.contrasts)
@@ -339,11 +339,14 @@ class SelectionFits(FeatureFits):
             notes=own.notes(terms, known),
         )
 
-    def _wants(self, name: str, K: int) -> bool:
-        """Own intercepts are nuisances unless they are asked for."""
-        if self.report.terms is None:
-            return K == 1 or not name.startswith("Intercept[")
-        return self.report.wants(name)
+    def _wants(self, name: str) -> bool:
+        """Own intercepts are nuisances unless they are asked for, also that of a feature with one outcome only."""
+        if self.report.terms is not None:
+            return self.report.wants(name)
+        design = self.template.design
+        own = [str(design.common_exog.columns[j]) for j in design.own_effects] if design.common_exog is not None else []
+        several = len(self.template.outcome_names) > 1
+        return not (several and "Intercept" in own and is_term(name, "Intercept"))
 
 
 def _numbers(values: pd.DataFrame) -> np.ndarray:
