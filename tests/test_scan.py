@@ -105,7 +105,7 @@ def test_scan_on_a_dask_cluster():
     distributed = pytest.importorskip("distributed")
     frame, names = features(3)
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         distributed.Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
