@@ -23,6 +23,7 @@ _OBJECTS = {
     "lm_list": "mvmise_sm.inference.verbs",
     "pool": "mvmise_sm.inference.pooling",
     "permutation_test": "mvmise_sm.results.selection_permutation",
+    "compare_mechanisms": "mvmise_sm.results.mechanism_checks",
     "DetectionCurve": "mvmise_sm.results.detection_curve",
     "detection_curve": "mvmise_sm.models.detection_curve",
     "register_marginaleffects": "mvmise_sm.inference.marginaleffects",

@@ -68,6 +68,12 @@ class SelectionModel(LikelihoodModel):
         Covariate of the mechanism: a column, one column per outcome, or values (nobs,), (nobs, K) or (nobs * K,).
     first_sample_variance : bool, optional
         Whether the first sample of every cluster (a common reference) has an error variance of its own.
+    error_structure : {None, "cs"}, optional
+        Error covariance of model e: free, or one variance and one correlation for all outcomes, which many outcomes
+        need.
+    own_terms : sequence of str, optional
+        For arrays what formulas write as ``(1 | batch:outcome)`` and ``(1 | sample)``: ``"outcome"`` and ``"sample"``,
+        of model b.
     outcome_effects : list of str, optional
         Fixed effects that get one coefficient per outcome. Arrays are taken as they are; formulas give every outcome
         its own intercept by default, and an empty list is the shared one of mvMISE.
@@ -118,6 +124,8 @@ class SelectionModel(LikelihoodModel):
         missing_y="auto",
         missing_cov=None,
         first_sample_variance=False,
+        error_structure=None,
+        own_terms=None,
         outcome_effects=None,
         cov_prior=None,
         fixef_prior=None,
@@ -135,6 +143,12 @@ class SelectionModel(LikelihoodModel):
             )
         if missing_y not in ("auto", True, False):
             raise OptionError(f"missing_y must be 'auto', True or False, got {missing_y!r}")
+        if own_terms is not None:
+            if not set(own_terms) <= {"outcome", "sample"}:
+                raise OptionError(f"own_terms may hold 'outcome' and 'sample', got {own_terms!r}")
+            design = replace(design, own_terms=tuple(own_terms) if design.data.n_outcomes > 1 else ())
+        if error_structure not in (None, "cs") or (error_structure and self._kind != "e"):
+            raise OptionError(f"error_structure is None or 'cs', of model e (mvmise_e), got {error_structure!r}")
         self._check_random(design)
         self._new_data = SelectionFrameData(design)
         super().__init__(design.endog, design.exog, hasconst=hasconst)
@@ -158,8 +172,11 @@ class SelectionModel(LikelihoodModel):
             bool(first_sample_variance),
             self._penalties(),
             value_mechanism,
+            own_blocks="outcome" in design.own_terms,
+            samples="sample" in design.own_terms,
+            error_structure=error_structure,
         )
-        self.spec.variant.check(self.spec.slots)
+        self.spec.variant.check(self.spec)
         if design.design is not None:
             self.formula = design.design.parts.text
 
@@ -240,6 +257,8 @@ class SelectionModel(LikelihoodModel):
             "value_mechanism": self.spec.value_mechanism,
             "missing_y": self.missing_y,
             "first_sample_variance": self.spec.first_sample_variance,
+            "error_structure": self.spec.error_structure,
+            "own_terms": self.design.own_terms or None,
             "cov_prior": self.cov_prior,
             "fixef_prior": self.fixef_prior,
             "resid_prior": self.resid_prior,
@@ -405,6 +424,8 @@ class SelectionModel(LikelihoodModel):
             refuse_covariance(cov_type)
         if method not in METHODS:
             raise OptionError(f"method must be one of {METHODS}, got {method!r}")
+        if method != "ml" and (self.spec.own_blocks or self.spec.samples or self.spec.error_structure):
+            raise OptionError(f"method={method!r} knows no effects of outcomes and samples and no error_structure")
         if maxiter is not None and (isinstance(maxiter, bool) or maxiter != int(maxiter) or maxiter < 1):
             raise OptionError(f"maxiter must be a positive integer, got {maxiter!r}")
         if method != "ml" and not all(slot.mechanism.exponential and not slot.single for slot in self.spec.slots):

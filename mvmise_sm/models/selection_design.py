@@ -51,6 +51,8 @@ class SelectionDesign:
         Columns of `common_exog` of every formula term.
     own_effects : tuple of int
         Columns that get one coefficient per outcome as soon as there are several.
+    own_terms : tuple of str
+        ``"outcome"`` where outcomes have batch effects of their own, ``"sample"`` where samples have effects.
     plain : bool
         Whether the input had no labels, so that results have none either.
     """
@@ -68,6 +70,7 @@ class SelectionDesign:
     common_exog: pd.DataFrame | None = None
     common_terms: dict[str, list[int]] = field(default_factory=dict)
     own_effects: tuple[int, ...] = ()
+    own_terms: tuple[str, ...] = ()
     plain: bool = False
 
     @property
@@ -180,6 +183,7 @@ def formula_design(
 ) -> SelectionDesign:
     """Evaluate a formula on a wide frame, or on a long one with `outcome`; parameters as in `SelectionModel`."""
     frame = as_frame(data)
+    parts, own_terms = _own_terms(parts, outcome, sample)
     outcomes = None
     if outcome is not None or sample is not None:
         frame, outcomes, index = _completed(frame, outcome, sample, parts, subset)
@@ -212,9 +216,36 @@ def formula_design(
     columns = _effect_columns(outcome_effects, slices, exog, len(endog))
     if columns and len(exog) != len(endog):
         raise OptionError("outcome_effects: the design already differs between outcomes; write the interaction instead")
-    return _assemble(
+    out = _assemble(
         endog, exog, labels, Z, effects, cov, cov_name, factor.name, slices, columns, list(factor.levels), design
     )
+    wrong = [name for name in own_terms if name not in ("sample", f"{factor.name}:outcome")]
+    if wrong:
+        raise RandomEffectsError(
+            f"(1 | {wrong[0]}): outcomes vary between the levels of {factor.name!r}; write (1 | {factor.name}:outcome)"
+        )
+    kinds = tuple(sorted({"sample" if name == "sample" else "outcome" for name in own_terms}))
+    return replace(out, own_terms=kinds if out.data.n_outcomes > 1 else ())
+
+
+def _own_terms(parts: FormulaParts, outcome: str | None, sample: str | None) -> tuple[FormulaParts, tuple[str, ...]]:
+    """The formula without the terms ``(1 | batch:outcome)`` and ``(1 | sample)``, and these by reserved names."""
+    names = {"outcome": "outcome", "sample": "sample"}
+    names |= {} if outcome is None else {outcome: "outcome"}
+    names |= {} if sample is None else {sample: "sample"}
+    kept, found = [], []
+    for term in parts.random:
+        reserved = [names[factor] for factor in term.factors if factor in names]
+        if not reserved:
+            kept.append(term)
+            continue
+        if term.effects.replace(" ", "") != "1" or (reserved == ["sample"] and len(term.factors) > 1):
+            raise RandomEffectsError(
+                f"{term.text}: outcomes and samples have intercepts only, (1 | batch:outcome) and (1 | sample)"
+            )
+        rest = [factor for factor in term.factors if factor not in names]
+        found.append(":".join([*rest, *reserved]))
+    return replace(parts, random=tuple(kept)), tuple(found)
 
 
 def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, levels, design):

@@ -13,6 +13,7 @@ from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import strict_options
+from mvmise_sm.results import mechanism_checks as checks
 from mvmise_sm.results import selection_mechanism as mechanism
 from mvmise_sm.results import selection_plots as plots
 from mvmise_sm.results import selection_tables as tables
@@ -51,6 +52,9 @@ class SelectionResults(SelectionQuestions):
         `first_sample_variance`.
     tau : Series or None
         Loadings of model b by outcome.
+    omega, delta : float or None
+        Standard deviations of the outcomes' own batch effects, ``(1 | batch:outcome)``, and of samples,
+        ``(1 | sample)``.
     error_cov, error_precision : DataFrame or None
         Error covariance of model e and its inverse.
     cov_re : dict
@@ -115,6 +119,14 @@ class SelectionResults(SelectionQuestions):
         if se is not None:
             self.bse_sigma2 = float(se.sigma2[0]) if p.sigma2.size == 1 else pd.Series(se.sigma2, labels, name="sigma2")
         self.tau = self.bse_tau = self.error_cov = self.error_precision = self.bse_error_cov = None
+        self.omega = self.delta = self.bse_omega = self.bse_delta = None
+        if p.spread is not None:
+            terms = model.design.own_terms
+            own = [np.nan, np.nan] if se is None else se.spread
+            if "outcome" in terms:
+                self.omega, self.bse_omega = float(abs(p.spread[0])), float(own[0])
+            if "sample" in terms:
+                self.delta, self.bse_delta = float(abs(p.spread[1])), float(own[1])
         if p.tau is not None:
             self.tau = pd.Series(p.tau, names, name="tau")
             self.bse_tau = None if se is None else pd.Series(se.tau, names, name="tau")
@@ -261,6 +273,44 @@ class SelectionResults(SelectionQuestions):
         """
         return mechanism.sensitivity(self, phi_y, alpha)
 
+    def mechanism_table(self, by="fitted", unit=None, bins=10):
+        """Compare observed missing rates with those that the fit expects under the marginal law of the units.
+
+        Parameters
+        ----------
+        by : str, optional
+            ``"fitted"`` (bins of the fitted marginal mean), ``"batch"``, ``"outcome"``, or a column (of values).
+        unit : {"block", "value"}, optional
+            The first mechanism's units by default.
+        bins : int, optional
+
+        Returns
+        -------
+        DataFrame
+            ``n, fitted_mean, observed_rate, expected_rate, z``; z takes the units of a row as independent.
+        """
+        return checks.mechanism_table(self, by, unit, bins)
+
+    def plot_mechanism(self, unit=None, bins=10, ax=None):
+        """Draw `mechanism_table` over the fitted mean, for blocks and values; returns the Axes."""
+        return checks.plot_mechanism(self, unit, bins, ax)
+
+    def mechanism_fit(self, n=200, rng=None):
+        """Compare the numbers of empty and of partly seen blocks with those of simulated data sets.
+
+        Parameters
+        ----------
+        n : int, optional
+            Simulated data sets.
+        rng : int or Generator, optional
+
+        Returns
+        -------
+        DataFrame
+            ``observed, expected, z, p_value`` for empty and partly seen blocks.
+        """
+        return checks.mechanism_fit(self, n, rng)
+
     def permutation_test(self, terms=None, n=999, rng=None, n_jobs=1, within=None, mvmise_compat=False, progress=False):
         """Permutation test of fixed effects: their columns are exchanged between samples and the model is refitted.
 
@@ -268,7 +318,8 @@ class SelectionResults(SelectionQuestions):
         ----------
         terms : list of str, optional
             Fixed effects or formula terms; all but constant ones by default. Columns that are tested together are
-            permuted together.
+            permuted together; those that are constant within clusters by exchanging whole clusters (samples, as in R,
+            with `mvmise_compat`).
         n : int, optional
             Number of permutations.
         rng : int, Generator, optional

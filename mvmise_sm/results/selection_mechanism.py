@@ -25,12 +25,15 @@ class MechanismTest:
     df : int
     llf_null : float
         Objective (log-likelihood minus penalties) without the dependence.
+    beta_null : ndarray, (p,)
+        Fixed effects there.
     """
 
     statistic: float
     pvalue: float
     llf_null: float
     df: int = 1
+    beta_null: np.ndarray | None = None
 
 
 def _profile(result) -> MechanismProfile:
@@ -52,7 +55,8 @@ def ratio_test(result) -> MechanismTest | None:
         # the restricted fit would have a sparsity pattern of its own, and the ratio no known law
         return None
     test = _profile(result).test(0.0)
-    return MechanismTest(test.statistic, test.pvalue, test.restricted.value)
+    beta = test.restricted.theta[result._outcome.objective.likelihood.slices["beta"]]
+    return MechanismTest(test.statistic, test.pvalue, test.restricted.value, beta_null=beta)
 
 
 def profile_interval(result, alpha: float) -> tuple[float, float]:

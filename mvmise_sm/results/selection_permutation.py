@@ -14,6 +14,8 @@ from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.permutation import (
+    between_clusters,
+    cluster_permutation,
     permutation_pvalues,
     permuted_design,
     permuted_fit,
@@ -79,6 +81,9 @@ def permutation_test(
     generator = np.random.default_rng(rng)
     strata = _strata(result, within)
     permutations = [row_permutation(data, generator, strata) for _ in range(int(n))]
+    if strata is None and not mvmise_compat and between_clusters(data, columns).any():
+        # exchangeable under the hypothesis are the clusters, not their samples
+        permutations = [np.stack([rows, cluster_permutation(data, generator)]) for rows in permutations]
     values = _run(job, permutations, n_jobs, progress)
     frame = pd.DataFrame(
         {

@@ -58,6 +58,9 @@ def variance_frame(result) -> pd.DataFrame:
     group, rows = result.model.group_name, []
     cov = result.cov_re[group]
     rows += _block(group, cov)
+    for name, value in ((f"{group}:outcome", result.omega), ("sample", result.delta)):
+        if value is not None:
+            rows.append((name, "Intercept", None, value**2, value))
     if result.error_cov is not None:
         rows += _block("Residual", result.error_cov)
         if np.ndim(result.sigma2):
@@ -93,6 +96,9 @@ def parameter_values(result) -> pd.Series:
     else:
         cov = result.cov_re[group]
         parts.append(pd.Series(np.sqrt(np.diag(cov)), [f"sd_{name}|{group}" for name in cov.index]))
+    for name, value in (("omega", result.omega), ("delta", result.delta)):
+        if value is not None:
+            parts.append(pd.Series([value], [name]))
     if result.error_cov is not None:
         sd = np.sqrt(np.diag(result.error_cov))
         names = list(result.error_cov.index)

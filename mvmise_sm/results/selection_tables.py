@@ -9,6 +9,7 @@ from statsmodels.iolib.table import SimpleTable
 from statsmodels.iolib.tableformatting import fmt_params
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.results.mechanism_checks import mechanism_sentences
 
 __all__ = ["glance", "summary", "tidy"]
 
@@ -37,6 +38,10 @@ def _variance_rows(result) -> list[tuple[str, str, float, float]]:
         for name in Sigma.index:
             e = np.nan if result.bse_error_cov is None else result.bse_error_cov.loc[name, name]
             rows.append(("Residual", f"Var({name})", Sigma.loc[name, name], e))
+    if result.omega is not None:
+        rows.append((f"{group}:outcome", "omega", result.omega, result.bse_omega))
+    if result.delta is not None:
+        rows.append(("sample", "delta", result.delta, result.bse_delta))
     sigma2 = pd.Series([result.sigma2], ["sigma2"]) if np.isscalar(result.sigma2) else result.sigma2
     bse = result.bse_sigma2
     for i, (name, value) in enumerate(sigma2.items()):
@@ -93,6 +98,9 @@ def notes(result) -> list[str]:
             f"Likelihood-ratio test that missingness does not depend on the outcome: chi2(1) = {test.statistic:.3f}, "
             f"p = {test.pvalue:.3g}"
         )
+        lines.append(sensitivity_line(result))
+    if result._outcome is not None and result.method != "mvmise":
+        lines += mechanism_sentences(result)
     if result.model.priors is not None:
         lines += [str(line) for line in result.model.priors.describe()]
     if result.error_penalty:
@@ -106,6 +114,16 @@ def notes(result) -> list[str]:
     if not result.converged:
         lines.append(f"Not converged: {result.message}")
     return lines
+
+
+def sensitivity_line(result) -> str:
+    """Estimates without the mechanism's dependence on y beside the fitted ones."""
+    null = result.mechanism_test.beta_null
+    names = list(result.model.exog_names)
+    shown = [j for j, name in enumerate(names) if not name.startswith(("Intercept", "const"))][:4] or [0]
+    beta = np.asarray(result.params)
+    parts = ", ".join(f"{names[j]} {null[j]:.4g} beside {beta[j]:.4g}" for j in shown)
+    return f"Missing at random (phi_y = 0): {parts}; contrasts within batches hardly move."
 
 
 def summary(result, *, yname=None, xname=None, title=None, alpha=0.05):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.selection.covariance import CovarianceCoordinates
+from mvmise_sm.selection.covariance import CompoundSymmetry, CovarianceCoordinates
+from mvmise_sm.selection.crossed import CrossedFactorLikelihood
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
@@ -17,11 +18,20 @@ from mvmise_sm.selection.mvmise.algorithm import MvmiseFit
 from mvmise_sm.selection.mvmise.error import fit_mvmise_e
 from mvmise_sm.selection.mvmise.factor import fit_mvmise_b
 from mvmise_sm.selection.objective import PenalisedObjective, Penalty
+from mvmise_sm.selection.priors import PriorPenalty
 from mvmise_sm.selection.units import PHI_NAMES, Slot
 
 
 class Variant(Protocol):
-    """What differs between the selection models: one implementation each, looked up by :attr:`ModelSpec.kind`."""
+    """What differs between the selection models: one implementation each, looked up by :attr:`ModelSpec.kind`.
+
+    Attributes
+    ----------
+    takes_own_terms : bool
+        Whether outcomes may have batch effects of their own and samples effects.
+    """
+
+    takes_own_terms: bool
 
     def likelihood(
         self, data: SelectionData, spec: ModelSpec, coordinates: CovarianceCoordinates | None
@@ -29,7 +39,7 @@ class Variant(Protocol):
         """The log-likelihood on a data set."""
         ...
 
-    def check(self, slots: tuple[Slot, ...]) -> None:
+    def check(self, spec: ModelSpec) -> None:
         """Refuse mechanisms that the model does not take."""
         ...
 
@@ -43,14 +53,33 @@ class Variant(Protocol):
 class FactorVariant:
     """Model b."""
 
+    takes_own_terms = True
+
     def likelihood(
         self, data: SelectionData, spec: ModelSpec, coordinates: CovarianceCoordinates | None
     ) -> SelectionLikelihood:
         """The log-likelihood on a data set; there are no coordinates of an error covariance."""
+        if spec.own_blocks or spec.samples:
+            return CrossedFactorLikelihood(data, spec.slots, spec.own_blocks, spec.samples)
         return FactorLikelihood(data, spec.slots, spec.first_sample_variance)
 
-    def check(self, slots: tuple[Slot, ...]) -> None:
-        """Every mechanism is allowed."""
+    def check(self, spec: ModelSpec) -> None:
+        """Every mechanism is allowed, of blocks only where outcomes or samples have effects of their own.
+
+        Raises
+        ------
+        OptionError
+        """
+        if not (spec.own_blocks or spec.samples):
+            return
+        if any(slot.single for slot in spec.slots):
+            raise OptionError(
+                "value_mechanism goes with (1 | batch) alone; fit the long table with lmer_mnar, which has all terms"
+            )
+        if spec.first_sample_variance:
+            raise OptionError("first_sample_variance does not go with effects of outcomes in batches or of samples")
+        if spec.penalties_of_variances:
+            raise OptionError("cov_prior does not go with effects of outcomes in batches or of samples")
 
     def reproduce(
         self, data: SelectionData, missing_y: bool | None, penalty: float | None, **options: Any
@@ -63,21 +92,31 @@ class FactorVariant:
 class ErrorVariant:
     """Model e."""
 
+    takes_own_terms = False
+
     def likelihood(
         self, data: SelectionData, spec: ModelSpec, coordinates: CovarianceCoordinates | None
     ) -> SelectionLikelihood:
         """The log-likelihood on a data set in coordinates of the error covariance."""
+        if coordinates is None and spec.error_structure == "cs" and data.n_outcomes > 1:
+            coordinates = CompoundSymmetry(data.n_outcomes)
         return ErrorLikelihood(data, spec.slots, spec.first_sample_variance, coordinates=coordinates)
 
-    def check(self, slots: tuple[Slot, ...]) -> None:
+    def check(self, spec: ModelSpec) -> None:
         """Only exponential mechanisms of blocks have the product form.
 
         Raises
         ------
         OptionError
         """
+        slots = spec.slots
         if not all(slot.mechanism.exponential for slot in slots) or any(slot.single for slot in slots):
             raise OptionError("model e needs an exponential mechanism ('capped' or 'log'); use mvmise_b")
+        if spec.own_blocks or spec.samples:
+            raise OptionError(
+                "model e has the effects of samples in its error covariance; leave out (1 | sample) and "
+                "(1 | batch:outcome)"
+            )
 
     def reproduce(
         self, data: SelectionData, missing_y: bool | None, penalty: float | None, **options: Any
@@ -106,6 +145,10 @@ class ModelSpec:
     penalties : tuple of Penalty
     value_mechanism : str, Mechanism or None
         Of single values.
+    own_blocks, samples : bool
+        Whether model b has own batch effects of each outcome, and effects of the samples.
+    error_structure : {None, "cs"}
+        Structure of model e's error covariance: free, or one variance and one correlation.
     """
 
     kind: str
@@ -114,6 +157,14 @@ class ModelSpec:
     first_sample_variance: bool = False
     penalties: tuple[Penalty, ...] = ()
     value_mechanism: str | Mechanism | None = None
+    own_blocks: bool = False
+    samples: bool = False
+    error_structure: str | None = None
+
+    @property
+    def penalties_of_variances(self) -> bool:
+        """Whether a prior concerns the random-effect variances."""
+        return any(isinstance(penalty, PriorPenalty) and penalty.priors.cov for penalty in self.penalties)
 
     @property
     def variant(self) -> Variant:

@@ -66,6 +66,45 @@ class LogCholesky:
         return n_rows * out
 
 
+class CompoundSymmetry:
+    """One variance and one correlation for all outcomes, as the logarithms of the two distinct eigenvalues.
+
+    Parameters
+    ----------
+    n_outcomes : int
+        At least two.
+    """
+
+    size = 2
+
+    def __init__(self, n_outcomes: int) -> None:
+        self._n = n_outcomes
+        self._common = np.full((n_outcomes, n_outcomes), 1.0 / n_outcomes)
+
+    def covariance(self, vector: np.ndarray) -> np.ndarray | None:
+        """The covariance, or None where it over- or underflows."""
+        if np.abs(vector).max() > 60.0 or not np.isfinite(vector).all():
+            return None
+        own, shared = np.exp(vector)
+        return own * np.eye(self._n) + (shared - own) * self._common
+
+    def vector(self, covariance: np.ndarray) -> np.ndarray:
+        """Coordinates of the nearest covariance of this structure: averages of variances and of covariances."""
+        n = self._n
+        shared = float(covariance.sum()) / n
+        own = (float(np.trace(covariance)) - shared) / (n - 1)
+        return np.log(np.maximum([own, shared], 1e-300))
+
+    def gradient(self, vector: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """Gradient of a function with differential ``tr(slope dSigma)``, slope symmetric."""
+        shared = float((slope * self._common).sum())
+        return np.exp(vector) * np.array([float(np.trace(slope)) - shared, shared])
+
+    def metric(self, vector: np.ndarray, n_rows: float) -> np.ndarray:
+        """Information of ``n_rows`` normal errors."""
+        return 0.5 * n_rows * np.diag([self._n - 1.0, 1.0])
+
+
 class SparsePrecision:
     """Elements of the precision matrix in a given pattern; all others are zero.
 

@@ -33,6 +33,8 @@ class SelectionParams:
         Random-effect variances of model e.
     error_cov : ndarray, (K, K), or None
         Error covariance of model e.
+    spread : ndarray, (2,), or None
+        Standard deviations of own batch effects of the outcomes and of samples, model b; their sign has no meaning.
     """
 
     beta: np.ndarray
@@ -41,6 +43,7 @@ class SelectionParams:
     tau: np.ndarray | None = None
     D: np.ndarray | None = None
     error_cov: np.ndarray | None = None
+    spread: np.ndarray | None = None
 
     def zeros(self) -> SelectionParams:
         """A gradient of zeros with the shapes of these parameters."""

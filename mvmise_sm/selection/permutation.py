@@ -25,10 +25,34 @@ def row_permutation(data: SelectionData, rng: np.random.Generator, within: np.nd
     return out
 
 
+def cluster_permutation(data: SelectionData, rng: np.random.Generator) -> np.ndarray:
+    """Rows whose clusters are exchanged as a whole: every row of a cluster gets the first row of another one, (N,)."""
+    return data.starts[rng.permutation(data.n_clusters)][data.cluster]
+
+
+def between_clusters(data: SelectionData, columns: np.ndarray) -> np.ndarray:
+    """Which columns of the design are constant within every cluster, bool (m,)."""
+    own = data.X[:, :, columns]
+    return (own[data.starts][data.cluster] == own).all(axis=(0, 1))
+
+
 def permuted_design(data: SelectionData, columns: np.ndarray, rows: np.ndarray) -> SelectionData:
-    """Move the tested columns of the design to other samples; everything else stays in place."""
+    """Move the tested columns of the design to other samples; everything else stays in place.
+
+    Parameters
+    ----------
+    data : SelectionData
+    columns : ndarray of int, (m,)
+    rows : ndarray of int, (N,) or (2, N)
+        Where every row's values come from; with a second line, that of columns that are constant within clusters.
+    """
     X = data.X.copy()
-    X[:, :, columns] = data.X[rows][:, :, columns]
+    if rows.ndim == 1:
+        X[:, :, columns] = data.X[rows][:, :, columns]
+        return data.replace_design(X)
+    outer = between_clusters(data, columns)
+    for line, chosen in zip(rows, (columns[~outer], columns[outer]), strict=True):
+        X[:, :, chosen] = data.X[line][:, :, chosen]
     return data.replace_design(X)
 
 

@@ -7,6 +7,7 @@ from functools import singledispatch
 
 import numpy as np
 
+from mvmise_sm.selection.crossed import CrossedFactorLikelihood
 from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.likelihood import SelectionLikelihood
@@ -81,6 +82,36 @@ def _factor_moments(likelihood: FactorLikelihood, theta: np.ndarray) -> Posterio
     variance = loading**2 * variance_b[row][:, None] + s[:, None] + reach**2 * second - error**2
     variance += 2.0 * loading * reach * cross
     return _finish(likelihood, fitted + error, variance, fitted, posterior.b[:, None], variance_b[:, None, None])
+
+
+@posterior_moments.register
+def _crossed_moments(likelihood: CrossedFactorLikelihood, theta: np.ndarray) -> PosteriorMoments:
+    data, units = likelihood.data, likelihood.units
+    law = likelihood.law(theta)
+    found = likelihood.moments(law)
+    params, (omega, delta) = law.params, law.params.spread
+    K, s2, row = params.tau.size, float(law.params.sigma2[0]), data.cluster
+    cov = found.second - found.mean[:, :, None] * found.mean[:, None, :]
+    coefficients = np.zeros((data.n_rows, K, found.mean.shape[1]))
+    coefficients[:, :, 0] = params.tau
+    coefficients[:, np.arange(K), 1 + np.arange(K)] = omega
+    coefficients[np.arange(data.n_rows), :, 1 + K + likelihood.place] = delta
+    fitted = data.X @ params.beta + np.einsum("nkq,nq->nk", coefficients, found.mean[row])
+    variance = np.einsum("nkq,nqr,nkr->nk", coefficients, cov[row], coefficients) + s2
+    mean = fitted.copy()
+    if len(units):
+        # a missing block's own effect and mean error move together, and its values with them
+        phi1 = params.phi.reshape(-1, 3)[units.slot, 1]
+        reach = omega**2 + s2 * units.share[:, 0]
+        shift, second, along = (np.zeros(data.block_missing.shape) for _ in range(3))
+        where = (units.cluster, units.outcome)
+        shift[where] = reach * phi1 * found.unit[:, 0]
+        second[where] = reach**2 * 2.0 * phi1**2 * found.unit[:, 3]
+        along[where] = reach * phi1 * (found.unit[:, 1] - found.mean[units.cluster, 0] * found.unit[:, 0])
+        mean = mean + shift[row]
+        variance = variance + second[row] - shift[row] ** 2 + 2.0 * params.tau * along[row]
+    effects, effects_cov = found.mean[:, :1], cov[:, :1, :1]
+    return _finish(likelihood, mean, variance, fitted, effects, effects_cov)
 
 
 @posterior_moments.register

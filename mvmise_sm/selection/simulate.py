@@ -6,6 +6,7 @@ from functools import singledispatch
 
 import numpy as np
 
+from mvmise_sm.selection.crossed import CrossedFactorLikelihood
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
@@ -47,6 +48,21 @@ def _factor_outcomes(
     sd = np.sqrt(params.sigma2)[likelihood.group]
     mean = data.X @ params.beta + b[data.cluster][:, None] * likelihood.loading(params)
     return mean + sd[:, None] * rng.standard_normal(mean.shape)
+
+
+@complete_outcomes.register
+def _crossed_outcomes(
+    likelihood: CrossedFactorLikelihood, theta: np.ndarray, rng: np.random.Generator, conditional: bool
+) -> np.ndarray:
+    data, params = likelihood.data, likelihood.params(theta)
+    if conditional:
+        mean = posterior_moments(likelihood, theta).fitted
+    else:
+        K, (omega, delta) = params.tau.size, params.spread
+        mean = data.X @ params.beta + rng.standard_normal(data.n_clusters)[data.cluster][:, None] * params.tau
+        mean = mean + omega * rng.standard_normal((data.n_clusters, K))[data.cluster]
+        mean = mean + delta * rng.standard_normal((data.n_rows, 1))
+    return mean + np.sqrt(params.sigma2[0]) * rng.standard_normal(mean.shape)
 
 
 @complete_outcomes.register

@@ -1,0 +1,227 @@
+"""Which mechanism the data show: observed and expected missingness, simulated patterns, and fits side by side."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.options import strict
+from mvmise_sm.selection.simulate import missing_pattern, simulate
+
+__all__ = ["compare_mechanisms", "mechanism_fit", "mechanism_table", "plot_mechanism", "unit_frame"]
+
+# the mechanism of single values that a comparison tries where the model has none
+VALUE = "logit"
+
+
+def unit_frame(result, unit=None) -> pd.DataFrame:
+    """Every unit of a mechanism with its marginal mean, expected probability of being missing, and whether it is.
+
+    Parameters
+    ----------
+    result : SelectionResults
+    unit : {"block", "value"}, optional
+        The first mechanism's by default.
+
+    Returns
+    -------
+    DataFrame
+        ``batch, outcome, mean, expected, missing`` and ``row``, the sample of a value.
+    """
+    slots = result.slots
+    kinds = ["value" if slot.single else "block" for slot in slots]
+    if not kinds:
+        raise OptionError("nothing is missing, so there is no mechanism to look at")
+    if unit is None:
+        unit = kinds[0]
+    if unit not in kinds:
+        raise OptionError(f"unit must be one of {kinds}, got {unit!r}")
+    k = kinds.index(unit)
+    data, p = result.model.design.data, result._outcome.params
+    phi = p.phi[3 * k : 3 * k + 3]
+    rows = data.X @ p.beta
+    variance = _marginal(result)
+    if unit == "block":
+        cluster, outcome = np.indices(data.block_missing.shape).reshape(2, -1)
+        mean = data.cluster_mean(rows)[cluster, outcome]
+        var = variance[0][cluster, outcome]
+        gone = data.block_missing[cluster, outcome]
+        cov = 0.0 if data.cov_miss is None else data.cluster_mean(data.cov_miss)[cluster, outcome]
+        row = np.full(cluster.size, -1)
+    else:
+        skip = data.block_missing[data.cluster] if "block" in kinds else np.zeros(data.Y.shape, bool)
+        row, outcome = np.nonzero(~skip)
+        cluster, mean, var = data.cluster[row], rows[row, outcome], variance[1][row, outcome]
+        gone = ~data.observed[row, outcome]
+        cov = 0.0 if data.cov_miss is None else data.cov_miss[row, outcome]
+    eta = phi[0] + phi[1] * mean + phi[2] * cov
+    expected = np.exp(slots[k].mechanism.missing(eta, phi[1] ** 2 * var)[0])
+    return pd.DataFrame(
+        {
+            "batch": pd.Series(list(data.labels)).iloc[cluster].to_numpy(),
+            "outcome": np.asarray(result.model.outcome_names, dtype=object)[outcome],
+            "row": np.where(row >= 0, data.order[row], -1),
+            "mean": mean,
+            "expected": np.minimum(expected, 1.0),
+            "missing": gone,
+        }
+    )
+
+
+def _marginal(result) -> tuple[np.ndarray, np.ndarray]:
+    """Marginal variances of block means (C, K) and of values (N, K)."""
+    data, p = result.model.design.data, result._outcome.params
+    s = p.sigma2[result._outcome.objective.likelihood.group]
+    share = data.cluster_sum(s)[:, None] / data.sizes[:, None] ** 2
+    if p.tau is not None:
+        omega, delta = (0.0, 0.0) if p.spread is None else p.spread
+        block = p.tau**2 + omega**2 + delta**2 / data.sizes[:, None] + share
+        return block, p.tau**2 + omega**2 + delta**2 + s[:, None] * np.ones(p.tau.size)
+    diagonal = np.diag(p.error_cov)
+    zbar = data.cluster_mean(data.Z)
+    return (zbar**2 @ p.D) + share * diagonal, (data.Z**2 @ p.D) + s[:, None] * diagonal
+
+
+def mechanism_table(result, by="fitted", unit=None, bins=10) -> pd.DataFrame:
+    """Observed against expected missing rates; see `SelectionResults.mechanism_table`."""
+    frame = unit_frame(result, unit)
+    names = {"fitted": "mean", "batch": "batch", result.model.group_name: "batch", "outcome": "outcome"}
+    if by in names:
+        key = frame[names[by]]
+    else:
+        design = result.model.design.design
+        if design is None or by not in design.frame.columns or (frame["row"] < 0).any():
+            raise OptionError(f"by must be one of {sorted(names)}, or a column where the units are values, got {by!r}")
+        key = pd.Series(design.frame[by].to_numpy()[frame["row"]])
+    if pd.api.types.is_float_dtype(key.dtype) and key.nunique() > bins:
+        key = pd.qcut(key, bins, duplicates="drop")
+    variance = frame["expected"] * (1.0 - frame["expected"])
+    groups = frame.assign(variance=variance).groupby(key.to_numpy(), sort=True, observed=True)
+    out = groups.agg(
+        n=("missing", "size"),
+        fitted_mean=("mean", "mean"),
+        observed_rate=("missing", "mean"),
+        expected_rate=("expected", "mean"),
+        spread=("variance", "sum"),
+    )
+    excess = (out["observed_rate"] - out["expected_rate"]) * out["n"]
+    out["z"] = excess / np.sqrt(out.pop("spread").clip(lower=1e-300))
+    out.index.name = by
+    return out
+
+
+def plot_mechanism(result, unit=None, bins=10, ax=None):
+    """Draw observed and expected missing rates over the fitted mean, one pair for each kind of unit; the Axes."""
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        _, ax = plt.subplots()
+    kinds = [unit] if unit is not None else ["value" if slot.single else "block" for slot in result.slots]
+    for kind in kinds:
+        table = mechanism_table(result, "fitted", kind, bins)
+        (line,) = ax.plot(table["fitted_mean"], table["expected_rate"], label=f"expected, {kind}s")
+        ax.plot(table["fitted_mean"], table["observed_rate"], "o", color=line.get_color(), label=f"observed, {kind}s")
+    ax.set_xlabel("fitted marginal mean")
+    ax.set_ylabel("share missing")
+    ax.legend()
+    return ax
+
+
+def mechanism_fit(result, n=200, rng=None) -> pd.DataFrame:
+    """Numbers of empty and of partly seen blocks against simulated data sets; see `SelectionResults.mechanism_fit`."""
+    outcome = result._outcome
+    likelihood, theta = outcome.objective.likelihood, result.theta
+    data, generator = likelihood.data, np.random.default_rng(rng)
+    seen = [_patterns(data, ~data.observed)]
+    for _ in range(int(n)):
+        Y, _ = simulate(likelihood, theta, generator, False, False)
+        gone = missing_pattern(data, likelihood.part.slots, likelihood.params(theta).phi, Y, generator)
+        seen.append(_patterns(data, gone))
+    observed, draws = np.array(seen[0], dtype=float), np.array(seen[1:], dtype=float)
+    sd = draws.std(axis=0, ddof=1)
+    z = (observed - draws.mean(axis=0)) / np.where(sd > 0, sd, np.nan)
+    frame = {"observed": observed, "expected": draws.mean(axis=0), "z": z, "p_value": 2.0 * stats.norm.sf(np.abs(z))}
+    return pd.DataFrame(frame, index=["empty blocks", "partly seen blocks"])
+
+
+def _patterns(data, missing: np.ndarray) -> tuple[int, int]:
+    """Empty blocks, and blocks with some but not all values."""
+    count = data.cluster_sum(missing.astype(int))
+    size = data.sizes[:, None]
+    return int((count == size).sum()), int(((count > 0) & (count < size)).sum())
+
+
+@strict
+def compare_mechanisms(model, **fit_options) -> pd.DataFrame:
+    """Fit a model under a mechanism of blocks, of single values, and both; all are likelihoods of values and pattern.
+
+    Under the mechanism of blocks single values of seen blocks are missing at a constant rate.
+
+    Parameters
+    ----------
+    model : FactorSelectionModel
+        Model b; its mechanisms are used, capped and logit where it has none.
+    **fit_options
+        Arguments of ``fit``.
+
+    Returns
+    -------
+    DataFrame
+        ``block, value, both`` by ``llf, n_params, aic, bic, converged`` and the fixed effects, best AIC first.
+    """
+    spec, data = model.spec, model.design.data
+    if not spec.variant.takes_own_terms or spec.own_blocks or spec.samples:
+        raise OptionError("compare_mechanisms takes a model b (mvmise_b) with (1 | batch) alone")
+    blocks = spec.mechanism if spec.mechanism is not None else "capped"
+    values = spec.value_mechanism if spec.value_mechanism is not None else VALUE
+    single = int((~data.observed & ~data.block_missing[data.cluster]).sum())
+    seen = int(data.observed.sum())
+    rows = {}
+    for name, chosen in {"block": (blocks, None), "value": (None, values), "both": (blocks, values)}.items():
+        other = copy.copy(model)
+        other.spec = replace(spec, mechanism=chosen[0], value_mechanism=chosen[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = other.fit(**fit_options)
+        llf, k = float(result.llf), int(result.k_params)
+        if chosen[1] is None and single:
+            rate = single / (single + seen)
+            llf, k = llf + single * np.log(rate) + seen * np.log1p(-rate), k + 1
+        rows[name] = {
+            "llf": llf,
+            "n_params": k,
+            "aic": -2.0 * llf + 2.0 * k,
+            "bic": -2.0 * llf + np.log(model.nobs) * k,
+            "converged": bool(result.converged),
+            **dict(zip(model.exog_names, np.asarray(result.params), strict=True)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values("aic")
+
+
+def mechanism_sentences(result) -> list[str]:
+    """What a summary says about values whose mechanism the model leaves out."""
+    data, slots = result.model.design.data, result.slots
+    single = ~data.observed & ~data.block_missing[data.cluster]
+    out = []
+    share = single.sum() / max((~data.block_missing[data.cluster]).sum(), 1)
+    if share >= 0.05 and result.tau is not None and not any(slot.single for slot in slots):
+        out.append(
+            f"{int(single.sum())} single values are missing inside observed blocks and are taken as missing at random; "
+            "value_mechanism='logit' models them."
+        )
+    if slots and all(slot.single for slot in slots) and data.block_missing.any():
+        # a seed of its own: a summary does not change from call to call
+        empty = mechanism_fit(result, 50, 0).loc["empty blocks"]
+        observed, expected = int(empty["observed"]), float(empty["expected"])
+        if (observed - expected) / np.sqrt(max(expected, 1.0)) > 4.0:
+            out.append(
+                f"{observed} whole blocks are empty where {expected:.0f} are expected from single values; use mvmise_b "
+                "with mechanism='capped'."
+            )
+    return out
