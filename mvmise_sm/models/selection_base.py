@@ -176,7 +176,7 @@ class SelectionModel(LikelihoodModel):
             samples="sample" in design.own_terms,
             error_structure=error_structure,
         )
-        self.spec.variant.check(self.spec)
+        self.spec.check()
         if design.design is not None:
             self.formula = design.design.parts.text
 

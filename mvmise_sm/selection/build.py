@@ -171,6 +171,18 @@ class ModelSpec:
         """What is particular to this kind of model."""
         return VARIANTS[self.kind]
 
+    def check(self) -> None:
+        """Refuse mechanisms that are unknown or that this kind of model does not take.
+
+        Raises
+        ------
+        OptionError
+        """
+        for given, option in ((self.mechanism, "mechanism"), (self.value_mechanism, "value_mechanism")):
+            if given is not None:
+                find_mechanism(given, option)
+        self.variant.check(self)
+
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The mechanisms: of blocks first, then of single values."""

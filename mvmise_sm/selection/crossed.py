@@ -255,13 +255,15 @@ class CrossedFactorLikelihood:
             curve = np.eye(2) - np.add.reduceat(bend[:, None, None] * own[:, :, None] * own[:, None, :], first, axis=0)
             z = z + np.linalg.solve(curve, score[:, :, None])[:, :, 0]
         width = np.sqrt(self.part.width**2 + var)
-        step = quadrature_step(width, np.sqrt((own**2).sum(axis=1)))
+        # each direction has the step that its own share of eta asks for
+        step, other = (quadrature_step(width, np.abs(own[:, j])) for j in (0, 1))
         line = step * np.arange(-int(SPAN / step), int(SPAN / step) + 1)
         # without an effect of samples the second direction is a single point of weight one
-        across = line if self.samples and np.abs(own[:, 1]).max() > 1e-12 else np.zeros(1)
+        flat = not self.samples or np.abs(own[:, 1]).max() < 1e-12
+        across = np.zeros(1) if flat else other * np.arange(-int(SPAN / other), int(SPAN / other) + 1)
         grid = np.stack(np.meshgrid(line, across, indexing="ij"), axis=-1).reshape(-1, 2)
         standard = z[:, None, :] + grid
-        if across.size == 1:
+        if flat:
             standard[:, :, 1] = 0.0
         eta = at[:, None] + np.einsum("ml,mnl->mn", own, standard[row])
         integral = self.part.integral(slot, eta, var[:, None])
@@ -269,8 +271,9 @@ class CrossedFactorLikelihood:
         top = log_weight.max(axis=1, keepdims=True)
         weight = np.exp(log_weight - top)
         total = weight.sum(axis=1, keepdims=True)
-        directions = 1.0 if across.size == 1 else 2.0
-        logs = (top + np.log(total))[:, 0] + directions * (np.log(step) - 0.5 * LOG_2PI)
+        logs = (top + np.log(total))[:, 0] + np.log(step) - 0.5 * LOG_2PI
+        if not flat:
+            logs = logs + np.log(other) - 0.5 * LOG_2PI
         nodes = centre[:, None, :] + np.einsum("ckl,cnl->cnk", root, standard)
         return nodes, weight / total, integral, logs
 
