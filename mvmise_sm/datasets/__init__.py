@@ -11,6 +11,7 @@ from mvmise_sm.exceptions import OptionError
 __all__ = [
     "load_cbpp",
     "load_culcita",
+    "load_fev",
     "load_pastes",
     "load_penicillin",
     "load_psms",
@@ -43,6 +44,31 @@ def load_sleepstudy() -> pd.DataFrame:
     package lme4 distributes as ``sleepstudy``.
     """
     return _read("sleepstudy", {"Subject": None})
+
+
+def load_fev() -> pd.DataFrame:
+    """Lung function in a trial of two arms with four visits, some of them missed.
+
+    Returns
+    -------
+    DataFrame
+        800 rows: ``USUBJID`` (categorical, 200 patients), ``AVISIT`` (categorical, 4 visits), ``ARMCD`` (``PBO`` or
+        ``TRT``), ``RACE``, ``SEX`` (categorical), ``FEV1_BL`` (forced expired volume at baseline), ``FEV1`` (at the
+        visit, missing in 263 rows), ``WEIGHT`` (a weight for each row).
+
+    Notes
+    -----
+    Simulated; ``fev_data`` of the R package mmrm (openpharma, Apache License 2.0), where SAS's results for these data
+    are kept too.
+    """
+    categories: dict[str, list[str] | None] = {
+        "USUBJID": None,
+        "AVISIT": ["VIS1", "VIS2", "VIS3", "VIS4"],
+        "ARMCD": ["PBO", "TRT"],
+        "RACE": ["Asian", "Black or African American", "White"],
+        "SEX": ["Male", "Female"],
+    }
+    return _read("fev", categories)
 
 
 def load_penicillin() -> pd.DataFrame:

@@ -52,7 +52,8 @@ def _plain(model: Any) -> bool:
     terms = model.random_effects.terms
     if not terms or model.residual is not None or any(type(t) is not RandomTerm for t in terms):
         return False
-    if any(t.factor.loaded for t in terms):
+    # other structures determine more of a covariance than its elements by themselves
+    if any(t.factor.loaded or not t.structure.placed for t in terms):
         return False
     return sum(t.q for t in terms) ** 2 * model.nobs <= _MOST_CELLS
 
