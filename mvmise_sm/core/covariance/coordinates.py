@@ -71,9 +71,9 @@ class TermBasis:
     a_inv: np.ndarray
 
 
-def sample_rows(n):
-    """A strided slice with at most some twenty thousand of `n` rows."""
-    return slice(None, None, max(1, n // _SAMPLE))
+def sample_rows(n, largest=_SAMPLE):
+    """A strided slice with at most some `largest` of `n` rows."""
+    return slice(None, None, max(1, n // largest))
 
 
 def fixed_basis(X):
@@ -128,10 +128,12 @@ class ResponseOrigin:
     X : ndarray
         (n, p); factored once, so that refits cost one product.
     basis : FixedBasis
+    largest : int, optional
+        Rows of the sample.
     """
 
-    def __init__(self, X, basis):
-        self._rows = sample_rows(X.shape[0])
+    def __init__(self, X, basis, largest=_SAMPLE):
+        self._rows = sample_rows(X.shape[0], largest)
         self._to_user = basis.a / basis.scale
         sample = np.empty((len(range(*self._rows.indices(X.shape[0]))), X.shape[1]))
         basis.rows(X[self._rows], 0, sample.shape[0], sample)

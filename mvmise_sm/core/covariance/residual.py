@@ -196,7 +196,10 @@ class _MatrixResidual(ResidualStructure):
             if width == 1:
                 total[:, 0] += np.bincount(cells, slope.ravel(), len(total))
             else:
-                np.add.at(total, cells, slope.reshape(cells.size, width))
+                # within a pattern every cell occurs once
+                flat = slope.reshape(batch.n_patterns, -1, width)
+                for at, part in zip(cells.reshape(batch.n_patterns, -1), flat, strict=True):
+                    total[at] += part
         return (self.matrix_tangents(phi).reshape(self.k_phi, -1) @ total).reshape(self.k_phi, *slopes[0].shape[3:])
 
     def contract_pairs(

@@ -22,6 +22,9 @@ from mvmise_sm.core.uncertainty.second_order import SecondOrder
 
 __all__ = ["ResidualCriterion"]
 
+# evaluations cost as much as there are patterns, so that passes over the rows are what a fit of many subjects pays
+_SAMPLE = 3_000
+
 
 class ResidualCriterion(ABC):
     """-2 log L or the REML criterion as a function of (theta of the random effects, phi of the residuals).
@@ -64,7 +67,7 @@ class ResidualCriterion(ABC):
         self.layout = Layout(random)
         self.space = ThetaSpace(random, self.layout)
         self.basis = fixed_basis(X)
-        self._origin_of = ResponseOrigin(X, self.basis)
+        self._origin_of = ResponseOrigin(X, self.basis, _SAMPLE)
         self._take_response(y)
         self._set_inner()
 
