@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.caller import warn
-from mvmise_sm.core.covariance.patterns import SubjectRows, median_distance, subject_rows
+from mvmise_sm.core.covariance.patterns import SubjectRows, limits_of_range, median_distance, subject_rows
 from mvmise_sm.core.covariance.random_effects import GroupingFactor
 from mvmise_sm.core.covariance.registry import make_residual
 from mvmise_sm.core.covariance.residual import ResidualTerm
@@ -65,7 +65,9 @@ def residual_term(
         rows = subject_rows(subjects, codes, codes_of_groups, positions)
         if not spec.nugget:
             _refuse_coincident(rows, spec, labels, index)
-        structure = make_residual(spec.structure, (), median_distance(rows.batches), spec.nugget)
+        structure = make_residual(
+            spec.structure, (), median_distance(rows.batches), spec.nugget, limits_of_range(rows.batches)
+        )
     else:
         codes, levels = level_codes(values[0], spec.levels[0])
         if spec.subject is not None:

@@ -20,12 +20,15 @@ __all__ = [
     "Independent",
     "Toeplitz",
     "kernel",
+    "range_limits",
 ]
 
 # the imaginary step of a complex-step derivative has no rounding error, so it may be as small as wanted
 _IMAGINARY = 1e-200
 _STEP = 1e-5
 _NEAR_BOUND = 1e-4
+# logs of the ratio of range and distance: exp(-exp(4)) is rounding, and one over exp(14) is a millionth
+_NO_CORRELATION, _FULL_CORRELATION = 4.0, 14.0
 _HALF_PI = 0.5 * np.pi
 
 
@@ -312,6 +315,14 @@ def kernel(name: str, nu: float | None = None) -> tuple[Callable[[np.ndarray], t
     return _KERNELS[name, nu]
 
 
+def range_limits(distances: np.ndarray) -> tuple[float, float]:
+    """Limits of the log of a range: beyond them correlations are zero or one to all digits, and nothing changes."""
+    found = distances[distances > 0.0]
+    if not found.size:
+        return 0.0, 0.0
+    return float(np.log(found.min())) - _NO_CORRELATION, float(np.log(found.max())) + _FULL_CORRELATION
+
+
 class Distance(CorrelationFamily):
     """Correlation that falls with the distance of two positions; the parameter is the log of the range.
 
@@ -330,13 +341,15 @@ class Distance(CorrelationFamily):
         gaps = coordinates[:, None] - coordinates[None]
         self.distances = np.sqrt(np.square(gaps).sum(axis=2))
         self._kernel, self._share = kernel(name, nu)
+        self._limits = range_limits(self.distances)
         words = {"exp": "exponential", "gau": "Gaussian", "mat": f"Matern {nu}"}
         self.described = f"{words[name]} correlation of distance"
 
     def _values(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        z = self.distances * np.exp(-x[0])
+        inside = float(np.clip(x[0], *self._limits))
+        z = self.distances * np.exp(-inside)
         value, slope = self._kernel(z)
-        return value, -slope * z
+        return value, -slope * z * (inside == x[0])
 
     def matrix(self, x: np.ndarray) -> np.ndarray:
         return self._values(x)[0]
@@ -377,5 +390,5 @@ class Distance(CorrelationFamily):
         return x
 
     def reported(self, x: np.ndarray) -> list[tuple[str, str, float, np.ndarray]]:
-        size = float(np.exp(x[0]))
+        size = float(np.exp(np.clip(x[0], *self._limits)))
         return [("positive", "range", size, np.array([size]))]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["PatternBatch", "SubjectRows", "median_distance", "subject_rows"]
+from mvmise_sm.core.covariance.correlations import range_limits
+
+__all__ = ["PatternBatch", "SubjectRows", "limits_of_range", "median_distance", "subject_rows"]
 
 # positions are told apart to this many digits of their spread
 _DIGITS = 10
@@ -163,6 +165,12 @@ def _batch(
         group[first],
         distances,
     )
+
+
+def limits_of_range(batches: Sequence[PatternBatch]) -> tuple[float, float]:
+    """Limits of the log of a range for these positions, see `range_limits`."""
+    found = [batch.distances.ravel() for batch in batches if batch.distances is not None]
+    return range_limits(np.concatenate(found) if found else np.zeros(0))
 
 
 def median_distance(batches: Sequence[PatternBatch]) -> float:

@@ -128,8 +128,12 @@ def register_residual(name: str, structure: Any) -> None:
     _RESIDUAL_ADDED[name] = structure
 
 
-def make_residual(name: str, levels: Sequence[str], typical: float = 0.0, nugget: bool = False) -> Any:
-    """The residual structure `name` of levels (m,), for distances with the `typical` distance of two rows."""
+def make_residual(
+    name: str, levels: Sequence[str], typical: float = 0.0, nugget: bool = False, limits: Any = (-1e300, 1e300)
+) -> Any:
+    """The residual structure `name` of levels (m,), for distances with the `typical` distance of two rows and limits of
+    the log of the range.
+    """
     from mvmise_sm.core.covariance import correlations, residual
 
     if name in _RESIDUAL_ADDED:
@@ -138,5 +142,5 @@ def make_residual(name: str, levels: Sequence[str], typical: float = 0.0, nugget
     if family == "us":
         return residual.UnstructuredResidual(levels)
     if family in DISTANCES:
-        return residual.DistanceResidual(family, typical, nugget)
+        return residual.DistanceResidual(family, typical, nugget, limits)
     return residual.LevelResidual(levels, getattr(correlations, family)(len(levels)), hom)

@@ -27,6 +27,8 @@ __all__ = [
 
 _STEP = 1e-5
 _START_NUGGET = 0.1
+# a share of exp(-30) is rounding
+_LARGEST_LOGIT = 30.0
 # elements of the largest intermediate array of a contraction
 _CELLS = 4_000_000
 
@@ -365,12 +367,17 @@ class DistanceResidual(ResidualStructure):
     name : {"exp", "gau"}
     typical : float
         Median distance of two rows of a subject, for the start.
+    limits : tuple of float
+        Limits of the log of the range, see `range_limits`.
     nugget : bool, optional
         A share of the variance that is the row's own.
     """
 
-    def __init__(self, name: str, typical: float, nugget: bool = False) -> None:
+    def __init__(
+        self, name: str, typical: float, nugget: bool = False, limits: tuple[float, float] = (-np.inf, np.inf)
+    ) -> None:
         self._kernel, share = kernel(name)
+        self._limits = limits
         self._start = float(np.log(share * typical)) if typical > 0.0 else 0.0
         self.nugget = self.multimodal = nugget
         self.k_phi = 2 if nugget else 1
@@ -384,16 +391,22 @@ class DistanceResidual(ResidualStructure):
         """Ranges four times as long and as short."""
         return [self.start() + np.array([step, 0.0])[: self.k_phi] for step in (np.log(4.0), -np.log(4.0))]
 
-    def _share(self, phi: np.ndarray) -> float:
-        return float(1.0 / (1.0 + np.exp(-phi[1]))) if self.nugget else 0.0
+    def _share(self, phi: np.ndarray) -> tuple[float, float]:
+        """Share of the nugget and its derivative in the logit, zero beyond what changes anything."""
+        if not self.nugget:
+            return 0.0, 0.0
+        inside = float(np.clip(phi[1], -_LARGEST_LOGIT, _LARGEST_LOGIT))
+        share = float(1.0 / (1.0 + np.exp(-inside)))
+        return share, share * (1.0 - share) * (inside == phi[1])
 
     def _values(self, phi: np.ndarray, batch: PatternBatch) -> tuple[np.ndarray, np.ndarray]:
-        z = batch.distances * np.exp(-phi[0])
+        inside = float(np.clip(phi[0], *self._limits))
+        z = batch.distances * np.exp(-inside)
         value, slope = self._kernel(z)
-        return value, -slope * z
+        return value, -slope * z * (inside == phi[0])
 
     def blocks(self, phi: np.ndarray, batch: PatternBatch) -> np.ndarray:
-        share = self._share(phi)
+        share = self._share(phi)[0]
         out = (1.0 - share) * self._values(phi, batch)[0]
         index = np.arange(out.shape[1])
         out[:, index, index] = 1.0
@@ -401,11 +414,11 @@ class DistanceResidual(ResidualStructure):
 
     def block_tangents(self, phi: np.ndarray, batch: PatternBatch) -> np.ndarray:
         value, slope = self._values(phi, batch)
-        share = self._share(phi)
+        share, rate = self._share(phi)
         out = np.empty((self.k_phi, *value.shape))
         out[0] = (1.0 - share) * slope
         if self.nugget:
-            out[1] = -share * (1.0 - share) * value
+            out[1] = -rate * value
         index = np.arange(value.shape[1])
         out[:, :, index, index] = 0.0
         return out
@@ -415,12 +428,12 @@ class DistanceResidual(ResidualStructure):
 
     def parameters(self, phi: np.ndarray, names: Any = None, a: Any = None) -> list[Parameter]:
         unit = np.eye(self.k_phi)
-        size = float(np.exp(phi[0]))
+        size = float(np.exp(np.clip(phi[0], *self._limits)))
         out = [
             Parameter("sd", "sd", (), 1.0, np.zeros(self.k_phi)),
             Parameter("positive", "range", (), size, size * unit[0]),
         ]
         if self.nugget:
-            share = self._share(phi)
-            out.append(Parameter("share", "nugget", (), share, share * (1.0 - share) * unit[1]))
+            share, rate = self._share(phi)
+            out.append(Parameter("share", "nugget", (), share, rate * unit[1]))
         return out
