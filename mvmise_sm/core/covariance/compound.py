@@ -58,9 +58,12 @@ class HomogeneousCompound(CovarianceStructure):
         return hash(("homcs", self.q))
 
     @classmethod
-    def for_columns(cls, names: Sequence[str], coordinates: np.ndarray | None = None, hom: bool = True) -> Any:
+    def for_columns(
+        cls, names: Sequence[str], coordinates: np.ndarray | None = None, hom: bool = True, **options: Any
+    ) -> Any:
         """One variance; ``hom=False`` gives every column its own."""
-        return cls(len(names)) if checked_hom("homcs", hom) else CompoundSymmetric(len(names))
+        made = cls if checked_hom("homcs", hom) else CompoundSymmetric
+        return made(len(names), **options)
 
     @property
     def k_theta(self) -> int:

@@ -24,10 +24,10 @@ class Diagonal(LinearStructure):
 
     @classmethod
     def for_columns(
-        cls, names: Sequence[str], coordinates: np.ndarray | None = None, hom: bool = False
+        cls, names: Sequence[str], coordinates: np.ndarray | None = None, hom: bool = False, **options: Any
     ) -> Diagonal | HomogeneousDiagonal:
         """Independent columns; ``hom=True`` gives them one variance."""
-        return HomogeneousDiagonal(len(names)) if hom else cls(len(names))
+        return HomogeneousDiagonal(len(names), **options) if hom else cls(len(names), **options)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -71,9 +71,11 @@ class HomogeneousDiagonal(CovarianceStructure):
     described: ClassVar[str] = "independent, one variance"
 
     @classmethod
-    def for_columns(cls, names: Sequence[str], coordinates: np.ndarray | None = None, hom: bool = True) -> Any:
+    def for_columns(
+        cls, names: Sequence[str], coordinates: np.ndarray | None = None, hom: bool = True, **options: Any
+    ) -> Any:
         """Independent columns of one variance; ``hom=False`` gives each its own."""
-        return cls(len(names)) if hom else Diagonal(len(names))
+        return cls(len(names), **options) if hom else Diagonal(len(names), **options)
 
     @property
     def k_theta(self) -> int:
