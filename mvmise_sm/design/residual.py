@@ -95,8 +95,8 @@ def _refuse_repeated(subjects: np.ndarray, codes: np.ndarray, labels: Any, level
         cell = int(found[np.argmax(count > 1)])
         subject, level = divmod(cell, len(levels))
         raise DataError(
-            f"Subject {labels[subject]!r} has {int(count.max() if len(count) == 1 else count[count > 1][0])} rows at "
-            f"{spec.levels[0]} = {levels[level]!r}; a residual structure needs one."
+            f"Subject {str(labels[subject])!r} has {int(count.max() if len(count) == 1 else count[count > 1][0])} rows at "
+            f"{spec.levels[0]} = {str(levels[level])!r}; a residual structure needs one."
         )
 
 
@@ -111,7 +111,7 @@ def _refuse_coincident(rows: SubjectRows, spec: ResidualSpec, labels: Any, index
             first, second = sorted((int(found[a]), int(found[b])))
             subject = labels[rows.subjects[first]]
             raise DataError(
-                f"Rows {index[first]} and {index[second]} of {spec.subject!r} = {subject!r} have the same position; "
+                f"Rows {index[first]} and {index[second]} of {spec.subject!r} = {str(subject)!r} have the same position; "
                 "add nugget=True."
             )
 
@@ -124,7 +124,7 @@ def _one_level(subjects: np.ndarray, labels: Any, codes: np.ndarray, subject: st
         at = int(np.argmax(count > 1))
         raise DataError(
             f"Subjects of the residual structure ({subject!r}) must lie within one level of {factor!r}; "
-            f"{labels[found[at]]!r} has {int(count[at])}."
+            f"{str(labels[found[at]])!r} has {int(count[at])}."
         )
 
 
