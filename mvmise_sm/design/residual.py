@@ -94,9 +94,10 @@ def _refuse_repeated(subjects: np.ndarray, codes: np.ndarray, labels: Any, level
     if (count > 1).any():
         cell = int(found[np.argmax(count > 1)])
         subject, level = divmod(cell, len(levels))
+        rows = int(count[count > 1][0])
         raise DataError(
-            f"Subject {str(labels[subject])!r} has {int(count.max() if len(count) == 1 else count[count > 1][0])} rows at "
-            f"{spec.levels[0]} = {str(levels[level])!r}; a residual structure needs one."
+            f"Subject {str(labels[subject])!r} has {rows} rows at {spec.levels[0]} = {str(levels[level])!r}; a residual "
+            "structure needs one."
         )
 
 
@@ -109,10 +110,9 @@ def _refuse_coincident(rows: SubjectRows, spec: ResidualSpec, labels: Any, index
             pattern, a, b = (int(i[0]) for i in np.nonzero(same))
             found = batch.rows[int(np.argmax(batch.member == pattern))]
             first, second = sorted((int(found[a]), int(found[b])))
-            subject = labels[rows.subjects[first]]
+            whose = f"{spec.subject!r} = {str(labels[rows.subjects[first]])!r}"
             raise DataError(
-                f"Rows {index[first]} and {index[second]} of {spec.subject!r} = {str(subject)!r} have the same position; "
-                "add nugget=True."
+                f"Rows {index[first]} and {index[second]} of {whose} have the same position; add nugget=True."
             )
 
 
