@@ -14,7 +14,7 @@ from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
 from mvmise_sm.core.criteria.prior_curvature import descending, kronecker, own_curvature, prior_curvature, trusted
 from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
-from mvmise_sm.core.elimination.choose import build_system
+from mvmise_sm.core.elimination.choose import build_system, system_of_products
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.uncertainty.kenward_roger import KenwardRoger, kenward_roger
 from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
@@ -61,15 +61,41 @@ class ProfiledDeviance:
         origin = self._origin_of(target)
         self.origin = self._origin_of.user(origin)
         self.system = build_system(self.layout, self.basis, X, target, origin, weights)
-        space = ThetaSpace(random, self.layout)
-        if any(t.q > 1 for t in random.terms):
+        self.constant = 0.0 if weights is None else -float(np.log(weights).sum())
+        self._set_space()
+
+    @classmethod
+    def of_sums(cls, sums, *, priors=None, reml=True):
+        """The deviance of data whose rows are gone.
+
+        Parameters
+        ----------
+        sums : LinearSums
+            All that the likelihood needs of them.
+        priors, reml : optional
+            As in the class.
+        """
+        out = object.__new__(cls)
+        out.random, out.reml, out.nobs = sums.random, reml, sums.nobs
+        out.k_fe, out.k_theta = sums.basis.a.shape[0], sums.random.k_theta
+        out._X = out._weights = out._offset = out._origin_of = None
+        out._priors = priors
+        out.layout, out.basis, out.origin = sums.layout, sums.basis, sums.origin
+        out.system = system_of_products(sums.layout, sums.products)
+        out.constant = -sums.log_weights
+        out._contained = sums.contained if priors is None else ()
+        out._set_space()
+        return out
+
+    def _set_space(self):
+        space = ThetaSpace(self.random, self.layout)
+        if any(t.q > 1 for t in self.random.terms):
             structures = zip(space.structures, self._moments, strict=True)
-            space = ThetaSpace(random, self.layout, (), tuple(s.ordered_by(v) for s, v in structures))
+            space = ThetaSpace(self.random, self.layout, (), tuple(s.ordered_by(v) for s, v in structures))
         self.space = space
         self._set_inner()
 
     def _set_inner(self):
-        self.constant = 0.0 if self._weights is None else -float(np.log(self._weights).sum())
         basis = self.basis
         if self._priors is None:
             self._inner = FlatInnerProblem(self.nobs, self.k_fe, self.reml, basis.logdet)

@@ -16,10 +16,11 @@ from mvmise_sm.core.elimination.single_factor import SingleSystem
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.coordinates import FixedBasis
+    from mvmise_sm.core.elimination.crossprod import CrossProducts
     from mvmise_sm.core.elimination.layout import Layout
     from mvmise_sm.core.interfaces import System
 
-__all__ = ["ProblemTooLargeError", "build_system", "remainder_kind"]
+__all__ = ["ProblemTooLargeError", "build_system", "remainder_kind", "system_of_products"]
 
 # a dense Schur complement of this many columns takes 0.5 GB and its factorisation some ten seconds
 _DENSE_REMAINDER = 8_000
@@ -37,7 +38,13 @@ def build_system(
     """Run the data pass and choose dense, single factor, chain, or chain with dense or sparse remainder."""
     if layout.dense:
         return DenseSystem.build(layout, basis, X, y, origin, weights)
-    products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
+    return system_of_products(layout, scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis))
+
+
+def system_of_products(layout: Layout, products: CrossProducts) -> System:
+    """Choose the elimination for scaled cross-products whose rows may be gone."""
+    if layout.dense:
+        return DenseSystem.of_products(layout, products)
     if len(layout.factors) == 1:
         return SingleSystem(layout, products)
     return ChainSystem(layout, products, remainder_kind(layout))

@@ -71,7 +71,7 @@ class DenseSystem:
             return cls._from_rows(layout, basis, X, y, origin, weights)
         if nobs * (layout.n_random + X.shape[1] + 1) > _DIRECT_CELLS:
             products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
-            return cls(layout, _assemble(layout, products), products.gram, products=products)
+            return cls.of_products(layout, products)
         n, p = layout.n_random, X.shape[1]
         rows = np.zeros((nobs, n + p + 1))
         at, index = 0, np.arange(nobs)
@@ -114,6 +114,11 @@ class DenseSystem:
             full += rows.T @ rows
         return cls(layout, full[:n], full[n:, n:])
 
+    @classmethod
+    def of_products(cls, layout: Layout, products: CrossProducts) -> DenseSystem:
+        """The dense matrices of scaled cross-products."""
+        return cls(layout, _assemble(layout, products), products.gram, products=products)
+
     def with_response(
         self, basis: FixedBasis, X: np.ndarray, y: np.ndarray, origin: np.ndarray, weights: np.ndarray | None
     ) -> DenseSystem:
@@ -122,7 +127,7 @@ class DenseSystem:
             return self._from_rows(self.layout, basis, X, y, origin, weights)
         if self._products is not None:
             products = replace_response(self._products, self.layout, basis, X, y, origin, weights)
-            return DenseSystem(self.layout, _assemble(self.layout, products), products.gram, products=products)
+            return DenseSystem.of_products(self.layout, products)
         # the kept rows carry the column scales and the square roots of the weights
         target = y if weights is None else y * np.sqrt(weights)
         design: Any = self.design

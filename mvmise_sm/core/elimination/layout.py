@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,6 +13,7 @@ import numpy as np
 from mvmise_sm.core.covariance.coordinates import term_basis
 
 if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.coordinates import TermBasis
     from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 
 __all__ = ["CrossPattern", "FactorLayout", "Layout"]
@@ -155,12 +157,22 @@ def parents(first: FactorLayout, second: FactorLayout) -> np.ndarray | None:
     return par
 
 
-def _nested_chain(factors: list[FactorLayout]) -> tuple[list[int], dict[tuple[int, int], Any]]:
+def pattern_of_keys(shape: tuple[int, int], keys: np.ndarray) -> CrossPattern:
+    """The pattern of sorted keys ``first * shape[1] + second`` of the pairs that occur; the rows are unknown."""
+    rows = keys // shape[1]
+    indptr = np.zeros(shape[0] + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=shape[0]), out=indptr[1:])
+    return CrossPattern(shape, indptr, keys - rows * shape[1], np.zeros(0, dtype=np.intp))
+
+
+def _nested_chain(
+    factors: list[FactorLayout], parents_of: Callable[[FactorLayout, FactorLayout], np.ndarray | None]
+) -> tuple[list[int], dict[tuple[int, int], Any]]:
     """The first factor and all in which the chain so far is nested, with maps keyed by place in the chain."""
     chain: list[int] = [0]
     parent: dict[tuple[int, int], Any] = {}
     for k in range(1, len(factors)):
-        maps = [parents(factors[j], factors[k]) for j in chain]
+        maps = [parents_of(factors[j], factors[k]) for j in chain]
         if all(m is not None for m in maps):
             parent.update({(i, len(chain)): m for i, m in enumerate(maps)})
             chain.append(k)
@@ -195,7 +207,48 @@ class Layout:
     def __init__(self, random: RandomEffects) -> None:
         self.random = random
         self.term_bases = tuple(term_basis(t) for t in random.terms)
-        factors = sorted((self._merge(i, f) for i, f in enumerate(random.factors)), key=lambda f: -f.size)
+        self._order(parents)
+
+    @classmethod
+    def of_pairs(
+        cls, random: RandomEffects, term_bases: tuple[TermBasis, ...], keys: Mapping[tuple[int, int], np.ndarray]
+    ) -> Layout:
+        """The layout of data whose rows are gone, from the pairs of levels that occur.
+
+        Parameters
+        ----------
+        random : RandomEffects
+            Without rows.
+        term_bases : tuple of TermBasis
+            Working coordinates of each term.
+        keys : dict
+            (i, j), i < j in the order of ``random.factors`` -> sorted keys ``level_i * n_j + level_j`` (int64).
+        """
+
+        def pairs(first: FactorLayout, second: FactorLayout) -> np.ndarray:
+            if first.index < second.index:
+                return keys[first.index, second.index]
+            second_level, first_level = np.divmod(keys[second.index, first.index], first.n_levels)
+            return np.sort(first_level * second.n_levels + second_level)
+
+        def parents_of(first: FactorLayout, second: FactorLayout) -> np.ndarray | None:
+            found = pairs(first, second)
+            return found % second.n_levels if len(found) == first.n_levels else None
+
+        out = object.__new__(cls)
+        out.random, out.term_bases = random, term_bases
+        out._order(parents_of)
+        patterns = {}
+        for k, first in enumerate(out.factors):
+            for m, second in enumerate(out.factors[k + 1 :], k + 1):
+                if (k, m) not in out.parent:
+                    patterns[k, m] = pattern_of_keys((first.n_levels, second.n_levels), pairs(first, second))
+        out.__dict__["patterns"] = patterns
+        return out
+
+    def _order(self, parents_of: Callable[[FactorLayout, FactorLayout], np.ndarray | None]) -> None:
+        """Merge the terms of each factor and put the factors into elimination order."""
+        factors = sorted((self._merge(i, f) for i, f in enumerate(self.random.factors)), key=lambda f: -f.size)
         self.n_random = sum(f.size for f in factors)
         self.loaded = any(f.incidence is not None for f in factors)
         self.dense = self.loaded or self.n_random <= DENSE_LIMIT
@@ -204,7 +257,7 @@ class Layout:
                 f"random effects with a known covariance or several memberships are solved densely, at most "
                 f"{LOADED_LIMIT:,} of them; this model has {self.n_random:,}"
             )
-        chain, self.parent = ([], {}) if self.dense else _nested_chain(factors)
+        chain, self.parent = ([], {}) if self.dense else _nested_chain(factors, parents_of)
         rest = [k for k in range(len(factors)) if k not in chain]
         self.factors = tuple(factors[k] for k in [*chain, *rest])
         self.chain = tuple(range(len(chain)))
