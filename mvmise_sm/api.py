@@ -29,6 +29,8 @@ _OBJECTS = {
     "register_marginaleffects": "mvmise_sm.inference.marginaleffects",
     "scan": "mvmise_sm.scanning.job",
     "squeeze_variances": "mvmise_sm.scanning.moderation",
+    "Chunks": "mvmise_sm.streaming.sources",
+    "CrossProducts": "mvmise_sm.streaming.products",
 }
 
 # Entry points are classmethods bound to a class, or partials of these.

@@ -22,6 +22,7 @@ __all__ = [
     "IdentificationWarning",
     "MissingDataError",
     "NewLevelError",
+    "NoRowsError",
     "NotAvailableError",
     "OptionError",
     "PriorWarning",
@@ -76,6 +77,10 @@ class MissingDataError(DataError, sm_exceptions.MissingDataError):
 
 class NewLevelError(DataError):
     """New data hold a level that the model has not seen."""
+
+
+class NoRowsError(DataError):
+    """A fit holds no rows of its data, and the question needs them."""
 
 
 class RandomEffectsError(DataError):

@@ -222,6 +222,7 @@ def build_design(
     cov: Mapping | None = None,
     contrasts: Mapping[str, Any] | None = None,
     namespace: Mapping | EvalEnvironment | None = None,
+    learnt: Mapping[EvalFactor, dict] | None = None,
 ) -> Design:
     """Evaluate a formula on data.
 
@@ -254,6 +255,8 @@ def build_design(
         ``"contr.poly"``, ``"contr.SAS"``, a matrix (levels, columns) or a contrast of patsy.
     namespace : mapping or EvalEnvironment, optional
         Variables besides the columns, see `caller_environment`.
+    learnt : mapping, optional
+        States of factors that have seen other data than these.
 
     Returns
     -------
@@ -286,7 +289,7 @@ def build_design(
         rows = subset_rows(subset, source)
         source = source.take(rows)
         arrays = {name: array[rows] for name, array in arrays.items()}
-    values = Values(source, arrays)
+    values = Values(source, arrays, learnt)
     codings = checked_codings(contrasts)
     rows_given = source.frame.index
     mask = values.complete(plan, missing, keep_missing_endog)

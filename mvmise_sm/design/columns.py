@@ -377,16 +377,28 @@ def prepare(factor: EvalFactor, source: Source) -> tuple[dict, bool]:
 
 def learn(factor: EvalFactor, state: dict, source: Source) -> None:
     """Let a stateful factor see the data of the fit."""
+    check_sizes(factor, state, source.nobs)
+    for step in range(len(state["pass_bins"])):
+        see(factor, state, step, source)
+        with _one_sentence(factor):
+            factor.memorize_finish(state, step)
+
+
+def see(factor: EvalFactor, state: dict, step: int, source: Source) -> None:
+    """Let a stateful factor see some of the data of the fit, in its pass `step` over them."""
     view = _view(factor, source)
+    with _one_sentence(factor):
+        factor.memorize_chunk(state, step, view)
+
+
+def check_sizes(factor: EvalFactor, state: dict, nobs: int) -> None:
+    """Refuse a spline or polynomial with more columns than rows."""
     with _one_sentence(factor):
         for name, value in _sizes(factor.code, state["eval_env"]):
             if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or value != int(value):
                 raise FormulaError(f"{factor.name()}: {name} must be a whole number, got {value!r}")
-            if value > source.nobs:
-                raise FormulaError(f"{factor.name()}: {name}={value:g} is more than the {source.nobs} rows allow")
-        for step in range(len(state["pass_bins"])):
-            factor.memorize_chunk(state, step, view)
-            factor.memorize_finish(state, step)
+            if value > nobs:
+                raise FormulaError(f"{factor.name()}: {name}={value:g} is more than the {nobs} rows allow")
 
 
 def _sizes(code: str, environment: EvalEnvironment) -> Iterator[tuple[str, Any]]:

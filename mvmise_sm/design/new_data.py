@@ -10,14 +10,24 @@ from patsy import DesignInfo, EvalEnvironment, EvalFactor
 
 from mvmise_sm.design import coding as coding
 from mvmise_sm.design.build import Design, GroupSpec, as_frame
-from mvmise_sm.design.columns import Encoded, Source, codes_for, column_of, encode, evaluate, names_in, unknown_column
+from mvmise_sm.design.columns import (
+    Encoded,
+    Source,
+    codes_for,
+    column_of,
+    encode,
+    evaluate,
+    names_in,
+    prepare,
+    unknown_column,
+)
 from mvmise_sm.design.grouping import interact_labels
 from mvmise_sm.design.relationships import new_members
 from mvmise_sm.design.residual import level_codes
 from mvmise_sm.design.structures import position_columns
 from mvmise_sm.exceptions import DataError, NewLevelError, UnknownColumnError
 
-__all__ = ["new_exog", "new_levels", "new_offset", "new_random_rows"]
+__all__ = ["new_exog", "new_factor", "new_levels", "new_offset", "new_random_rows"]
 
 
 def new_exog(design: Design, frame: Any, dropped: bool = False) -> pd.DataFrame:
@@ -133,6 +143,35 @@ def new_levels(design: Design, frame: Any) -> tuple[np.ndarray, np.ndarray]:
         table = np.append(pd.Index(known_labels).get_indexer([str(label) for label in labels]), -1)
         out.append(table[codes])
     return out[0], out[1]
+
+
+def new_factor(factor: EvalFactor, state: dict | None, frame: Any) -> np.ndarray:
+    """Evaluate one numeric factor, such as a response or weights, on rows that the fit did not see.
+
+    Parameters
+    ----------
+    factor : EvalFactor
+    state : dict or None
+        patsy's state, None where the factor depends on single rows only.
+    frame : DataFrame
+
+    Returns
+    -------
+    ndarray
+        (m,)
+
+    Raises
+    ------
+    DataError
+        If the values are labels or several columns.
+    """
+    source = Source(as_frame(frame), EvalEnvironment([]))
+    if state is None and column_of(factor) not in source:
+        state = prepare(factor, source)[0]
+    value = _encode_factor(factor, state, source)
+    if value.categories is not None or value.values.ndim != 1:
+        raise DataError(f"{factor.name()} must be one numeric column")
+    return value.values
 
 
 def _new_codes(spec: GroupSpec, factor: Any, source: Source, allow: bool) -> tuple[Any, np.ndarray]:

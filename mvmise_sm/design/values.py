@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -160,17 +160,45 @@ class Values:
         Factor -> patsy's state, for expressions.
     arrays : dict
         ``"weights"`` and ``"offset"`` if they were given as arrays.
+    learnt : dict
+        Factor -> state that has seen all data already, for factors that depend on whole columns.
     """
 
-    def __init__(self, source: Source, arrays: dict[str, np.ndarray]):
+    def __init__(self, source: Source, arrays: dict[str, np.ndarray], learnt: Mapping[EvalFactor, dict] | None = None):
         self.source = source
         self.arrays = arrays
+        self.learnt = {} if learnt is None else learnt
         self.encoded: dict[EvalFactor, Encoded] = {}
         self.labels: dict[EvalFactor, tuple[np.ndarray, pd.Index]] = {}
         self.states: dict[EvalFactor, dict] = {}
 
     def complete(self, plan: Plan, missing: str, keep_missing_endog: bool) -> np.ndarray | None:
         """Evaluate everything and drop incomplete rows; return the mask of dropped rows, None if there are none."""
+        found, waiting = self.incomplete(plan, keep_missing_endog)
+        mask = self._drop(found, missing)
+        found = {}
+        for factor in waiting:
+            learn(factor, self.states[factor], self.source)
+            value = encode(evaluate(factor, self.states[factor], self.source), self.source.nobs, factor.name())
+            self._note(found, factor.name(), value.missing())
+            self.encoded[factor] = value
+        # cut() leaves values outside its breaks missing
+        further = self._drop(found, missing)
+        if further is None or mask is None:
+            return mask if further is None else further
+        mask[np.flatnonzero(~mask)[further]] = True
+        return mask
+
+    def incomplete(self, plan: Plan, keep_missing_endog: bool) -> tuple[dict[str, np.ndarray], list[EvalFactor]]:
+        """Evaluate what needs no other rows.
+
+        Returns
+        -------
+        found : dict
+            What misses values -> rows (nobs,).
+        waiting : list of EvalFactor
+            Factors that must see all complete rows first.
+        """
         groups = [*(f for group in plan.groups for f in group), *plan.residual_labels]
         # a row may have fewer members than there are columns for them
         several = [group for group, many in zip(plan.groups, plan.members, strict=True) if many]
@@ -203,19 +231,7 @@ class Values:
             self._note(found, f"mm({', '.join(f.name() for f in group)})", absent if absent.any() else None)
         for name, array in self.arrays.items():
             self._note(found, name, np.isnan(array) if np.isnan(array).any() else None)
-        mask = self._drop(found, missing)
-        found = {}
-        for factor in waiting:
-            learn(factor, self.states[factor], self.source)
-            value = encode(evaluate(factor, self.states[factor], self.source), self.source.nobs, factor.name())
-            self._note(found, factor.name(), value.missing())
-            self.encoded[factor] = value
-        # cut() leaves values outside its breaks missing
-        further = self._drop(found, missing)
-        if further is None or mask is None:
-            return mask if further is None else further
-        mask[np.flatnonzero(~mask)[further]] = True
-        return mask
+        return found, waiting
 
     @staticmethod
     def _note(found: dict[str, np.ndarray], name: str, mask: np.ndarray | None) -> None:
@@ -227,6 +243,12 @@ class Values:
         name = column_of(factor)
         if name is not None and name in self.source:
             self.encoded[factor] = self.source.column(name)
+            return True
+        if factor in self.learnt:
+            self.states[factor] = self.learnt[factor]
+            self.encoded[factor] = encode(
+                evaluate(factor, self.states[factor], self.source), self.source.nobs, factor.name()
+            )
             return True
         self.states[factor], stateful = prepare(factor, self.source)
         if stateful:

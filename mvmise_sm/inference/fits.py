@@ -7,10 +7,20 @@ import warnings
 import numpy as np
 from statsmodels.base.wrapper import ResultsWrapper
 
-from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, RankWarning, SingularFitWarning
+from mvmise_sm.exceptions import ConvergenceWarning, DataError, RankWarning, SingularFitWarning
 from mvmise_sm.results.memo import ML_FIT
 
-__all__ = ["check_same_response", "fit_options", "labels_of", "ml_fit", "unwrap", "quietly", "refitted", "with_rows"]
+__all__ = [
+    "check_same_response",
+    "fit_options",
+    "labels_of",
+    "ml_fit",
+    "unwrap",
+    "quietly",
+    "refitted",
+    "with_rows",
+    "with_statistic",
+]
 
 
 def unwrap(result):
@@ -28,13 +38,27 @@ def with_rows(result):
     """
     result = unwrap(result)
     if not result.has_rows:
-        raise OptionError("this needs the rows of the data, which remove_data() has removed")
+        raise result.model.rows_gone()
+    return result
+
+
+def with_statistic(result):
+    """The result inside its wrapper, if its model can be fitted again: from rows, or from sums over them.
+
+    Raises
+    ------
+    OptionError
+        After ``remove_data``.
+    """
+    result = unwrap(result)
+    if not result.has_statistic:
+        raise result.model.rows_gone()
     return result
 
 
 def ml_fit(result):
     """The maximum-likelihood fit of the same model: the result itself unless it is by REML."""
-    result = with_rows(result)
+    result = with_statistic(result)
     if not result.restricted:
         return result
     return result.memo(ML_FIT, lambda: refitted(result, reml=False))

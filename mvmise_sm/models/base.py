@@ -198,6 +198,13 @@ class MixedModelBase(LikelihoodModel):
         Days          10.47
         dtype: float64
         """
+        if not isinstance(data, pd.DataFrame):
+            from mvmise_sm.streaming.model import is_streamed, streamed_model
+
+            if is_streamed(data):
+                given = {"weights": weights, "offset": offset, "subset": subset, "missing": missing}
+                given["eval_env"] = eval_env
+                return streamed_model(cls, with_bar_terms(formula, groups, re_formula), data, given, kwargs)
         structures = cls._structure_options(kwargs)
         refuse_unknown_model_options(cls, kwargs)
         refuse_dropped_columns(drop_cols)
@@ -264,7 +271,7 @@ class MixedModelBase(LikelihoodModel):
             return None
         priors = resolve_priors(
             *given,
-            terms=term_shapes(self.random_effects),
+            terms=term_shapes(self.random_layout),
             nobs=self.nobs,
             fixef_names=list(self.data.param_names),
             has_scale=self._has_residual,
@@ -275,6 +282,15 @@ class MixedModelBase(LikelihoodModel):
         """Refuse data from which the model cannot be estimated."""
         residual = "estimated" if self._residual_is_free() else "known"
         check_random_effects(self.random_effects, self.nobs, residual=residual)
+
+    @property
+    def streamed(self):
+        """Whether the rows are read block by block and never held."""
+        return False
+
+    def rows_gone(self):
+        """The error of a question that needs rows which are not there."""
+        return OptionError("this needs the rows of the data, which remove_data() has removed")
 
     def _residual_is_free(self):
         """Whether the residual variance is estimated, so that one random effect per row cannot be told from it."""

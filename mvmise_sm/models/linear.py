@@ -99,6 +99,15 @@ class LinearMixedModel(MixedModelBase):
         if self._residual_is_free():
             check_design(self)
 
+    def _check_response(self):
+        """Refuse a response from which nothing can be estimated."""
+        if self._residual_is_free():
+            check_response(self.endog, self.offset, self.endog_names)
+
+    def _check_solution(self, solution):
+        """Refuse a fit without residual variation."""
+        check_solution(self, solution)
+
     def residual_levels(self):
         """As in `MixedModelBase`."""
         return None if self.residual is None else (self.residual.rows.codes, self.residual.rows.groups)
@@ -203,8 +212,7 @@ class LinearMixedModel(MixedModelBase):
             "reml": bool(reml),
             **options,
         }
-        if self._residual_is_free():
-            check_response(self.endog, self.offset, self.endog_names)
+        self._check_response()
         with blas_threads(0):
             criterion = self.criterion(bool(reml))
         start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
@@ -239,7 +247,7 @@ class LinearMixedModel(MixedModelBase):
     def _report(self, criterion, optimum, settings, use_t):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
         solution = criterion.solve(optimum.theta)
-        check_solution(self, solution)
+        self._check_solution(solution)
         if not optimum.converged:
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
         if optimum.singular:

@@ -283,10 +283,20 @@ class MixedModelResults(VerbResults, InferentialResults):
         """Whether the rows of the data are still there, see `remove_data`."""
         return self.model.random_effects is not None
 
+    @property
+    def streamed(self):
+        """Whether the fit was made from sums over blocks and never held rows."""
+        return self.model.streamed
+
+    @property
+    def has_statistic(self):
+        """Whether the model can be fitted again: from its rows, or from sums over them."""
+        return self.has_rows or self.streamed
+
     def _require_rows(self):
         """Fail with a sentence once `remove_data` has removed what a method needs."""
         if not self.has_rows:
-            raise OptionError("this needs the rows of the data, which remove_data() has removed")
+            raise self.model.rows_gone()
 
     def _linear_predictor(self, b=None):
         self._require_rows()

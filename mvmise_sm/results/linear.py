@@ -20,6 +20,7 @@ from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 __all__ = ["LinearMixedModelResults", "LinearMixedModelResultsWrapper"]
 
 
+_RESIDUALS = "summary of the residuals"
 _REFUSED = {
     "overdispersion": "a linear mixed model estimates its residual variance; this is for counts and proportions",
     "zero_inflation": "zeros have probability nought in a continuous response; zero_inflation concerns counts",
@@ -218,6 +219,54 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
             out += self.scale * (codes[:, :, None] == codes[:, None, :]) * (half @ half.transpose(0, 2, 1))
         return out
 
+    def _header_rows(self):
+        return [("Source:", [self.model.source_text])] if self.streamed else super()._header_rows()
+
+    @property
+    def resid_summary(self):
+        """Minimum, quartiles, maximum and sum of squares ``ss`` of the residuals, a Series.
+
+        Without rows only the sum of squares, until `write_fitted` has read them again.
+        """
+        return self.memo(_RESIDUALS, self._resid_summary)
+
+    def _resid_summary(self):
+        names = ["min", "q25", "median", "q75", "max", "ss"]
+        if self.has_rows:
+            quartiles = np.quantile(self.resid, [0.0, 0.25, 0.5, 0.75, 1.0])
+            return pd.Series([*quartiles, float(self.resid @ self.resid)], names)
+        u = [np.linalg.lstsq(lam, b.T, rcond=None)[0] for lam, b in self._factors_and_modes()]
+        # the penalised residual sum of squares is e'e + u'u
+        squares = self.solution.r2 - sum(float(np.sum(part**2)) for part in u)
+        return pd.Series([*[np.nan] * 5, squares], names)
+
+    def _factors_and_modes(self):
+        layout = self.model.random_layout
+        return zip(layout.lambdas(self.theta), self.solution.b, strict=True)
+
+    def write_fitted(self, path, columns=("fitted", "resid"), keep=(), source=None):
+        """Read the source of a streamed fit again and write fitted values and residuals to a Parquet file.
+
+        Parameters
+        ----------
+        path : path
+        columns : sequence of {"fitted", "resid"}, optional
+        keep : sequence of str, optional
+            Columns of the source to write beside them.
+        source : source, optional
+            Where the rows are; by default where the fit read them.
+
+        Raises
+        ------
+        OptionError
+            If a column is unknown, or the fit is not a streamed one.
+        """
+        if not self.streamed:
+            raise OptionError("this fit holds its rows: fittedvalues and resid have them")
+        from mvmise_sm.streaming.model import write_fitted
+
+        self._cache[_RESIDUALS] = write_fitted(self, path, columns, keep, source)
+
     @property
     def restricted(self):
         """Whether the likelihood is the restricted one (REML)."""
@@ -230,7 +279,8 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
     def deviance_function(self):
         """The criterion as a function; rebuilt once after unpickling."""
         if self._criterion is None:
-            self._require_rows()
+            if not self.has_statistic:
+                raise self.model.rows_gone()
             self._criterion = self.model.criterion(self.reml)
         return self._criterion
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 
-__all__ = ["FixedBasis", "ResponseOrigin", "TermBasis", "fixed_basis", "sample_rows", "term_basis"]
+__all__ = [
+    "FixedBasis",
+    "ResponseOrigin",
+    "TermBasis",
+    "fixed_basis",
+    "fixed_basis_of",
+    "sample_rows",
+    "term_basis",
+    "term_basis_of",
+]
 
 _SAMPLE = 20_000
 _ILL_CONDITIONED = 1e3
@@ -87,19 +96,9 @@ def fixed_basis(X):
     constant = np.flatnonzero((spread == 0.0) & (mean != 0.0))
     # a column that is constant in the sample only must not carry the shift
     constant = [j for j in constant if rows.shape[0] == X.shape[0] or np.ptp(X[:, j]) == 0.0]
-    a = np.eye(p)
-    shift = None
-    size = np.hypot(mean, spread)
-    if constant:
-        k = constant[0]
-        far = np.abs(mean) > spread
-        far[constant] = False
-        if far.any():
-            shift = np.where(far, mean, 0.0)
-            a[k, far] = -mean[far] / mean[k]
-            size = np.where(far, spread, size)
-            rows = rows - shift
-    scale = 1.0 / np.where(size > 0.0, size, 1.0)
+    shift, scale, a = _shifted(mean, spread, constant)
+    if shift is not None:
+        rows = rows - shift
     rotation = None
     if p > 2 and rows.shape[0] > p:
         scaled = rows * scale
@@ -107,9 +106,62 @@ def fixed_basis(X):
         values = np.linalg.eigvalsh(gram)
         if values[0] * _ILL_CONDITIONED**2 < values[-1]:
             r = np.linalg.qr(scaled, mode="r") / np.sqrt(rows.shape[0])
-            if np.abs(np.diag(r)).min() > 1e-10 * np.abs(np.diag(r)).max():
-                rotation = np.diag(scale) @ solve_triangular(r, np.eye(p))
-                scale = np.ones(p)
+            rotation, scale = _rotated(r, scale)
+    return _fixed_basis(shift, rotation, scale, a)
+
+
+def fixed_basis_of(n, mean, scatter, constant):
+    """Working coordinates of the fixed effects from the moments of a sample.
+
+    Parameters
+    ----------
+    n : int
+        Rows of the sample.
+    mean, scatter : ndarray
+        Mean (p,) and sum of squares and products about it (p, p).
+    constant : int or None
+        Column that is constant in all data.
+    """
+    p = len(mean)
+    if p == 0:
+        return FixedBasis(None, None, np.ones(0), np.eye(0), 0.0)
+    spread = np.sqrt(np.maximum(scatter.diagonal(), 0.0) / n)
+    shift, scale, a = _shifted(mean, spread, [] if constant is None else [constant])
+    rotation = None
+    if p > 2 and n > p:
+        centre = mean if shift is None else mean - shift
+        gram = (scatter / n + np.multiply.outer(centre, centre)) * scale[:, None] * scale
+        values = np.linalg.eigvalsh(gram)
+        # beyond half the digits the moments cannot tell ill-conditioned columns from dependent ones
+        if np.finfo(float).eps ** 0.5 * values[-1] < values[0] < values[-1] / _ILL_CONDITIONED**2:
+            rotation, scale = _rotated(np.linalg.cholesky(gram).T, scale)
+    return _fixed_basis(shift, rotation, scale, a)
+
+
+def _shifted(mean, spread, constant):
+    """Shift (p,) or None, scale (p,) and A (p, p) for columns with these means and standard deviations."""
+    a = np.eye(len(mean))
+    shift = None
+    size = np.hypot(mean, spread)
+    if len(constant):
+        k = constant[0]
+        far = np.abs(mean) > spread
+        far[constant] = False
+        if far.any():
+            shift = np.where(far, mean, 0.0)
+            a[k, far] = -mean[far] / mean[k]
+            size = np.where(far, spread, size)
+    return shift, 1.0 / np.where(size > 0.0, size, 1.0), a
+
+
+def _rotated(r, scale):
+    """Rotation by the inverse of a triangular factor (p, p), and the scale left; None where the columns depend."""
+    if np.abs(np.diag(r)).min() <= 1e-10 * np.abs(np.diag(r)).max():
+        return None, scale
+    return np.diag(scale) @ solve_triangular(r, np.eye(len(scale))), np.ones(len(scale))
+
+
+def _fixed_basis(shift, rotation, scale, a):
     a = (a if rotation is None else a @ rotation) * scale
     logdet = float(np.log(np.abs(scale)).sum())
     if rotation is not None:
@@ -152,20 +204,31 @@ class ResponseOrigin:
 
 def term_basis(term):
     """Choose working coordinates for the columns of one random-effects term."""
-    q = term.q
-    n = len(term.factor.codes)
-    step = sample_rows(n)
+    step = sample_rows(len(term.factor.codes))
+    moments = [None if c is None else (float(c[step].mean()), float(c[step].std())) for c in term.columns]
+    return term_basis_of(term.structure.invariance, moments)
+
+
+def term_basis_of(invariance, moments):
+    """Working coordinates of a term's columns from their means and standard deviations.
+
+    Parameters
+    ----------
+    invariance : str
+        Of the term's structure.
+    moments : sequence
+        (mean, standard deviation) of every column, None for a column of ones (q).
+    """
+    q = len(moments)
     shift, scale = np.zeros(q), np.ones(q)
     a, a_inv = np.eye(q), np.eye(q)
-    invariance = term.structure.invariance
-    if invariance == "none" or all(c is None for c in term.columns):
+    if invariance == "none" or all(m is None for m in moments):
         return TermBasis(shift, scale, a, a_inv)
-    intercept = next((i for i, c in enumerate(term.columns) if c is None), None)
-    for i, column in enumerate(term.columns):
-        if column is None:
+    intercept = next((i for i, m in enumerate(moments) if m is None), None)
+    for i, known in enumerate(moments):
+        if known is None:
             continue
-        part = column[step]
-        mean, spread = float(part.mean()), float(part.std())
+        mean, spread = known
         size = float(np.hypot(mean, spread))
         if invariance == "linear" and intercept is not None and abs(mean) > spread > 1e-14 * abs(mean):
             shift[i] = mean

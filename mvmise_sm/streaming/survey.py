@@ -1,0 +1,266 @@
+"""The first pass over a source: which levels there are, a sample of rows, and the states of transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from patsy import EvalEnvironment, EvalFactor
+
+from mvmise_sm.design.columns import Source, check_sizes, column_of, names_in, see
+from mvmise_sm.design.values import Plan, Values, odd_names, plan_factors, subset_rows
+from mvmise_sm.exceptions import DataError, MissingDataError
+from mvmise_sm.formula.parts import FormulaParts, parse_formula
+
+__all__ = ["LEVEL", "Reader", "Survey", "learn_states", "survey", "united"]
+
+# rows that fix the working coordinates: they serve rounding only
+_SAMPLE = 20_000
+# a transform that needs quantiles holds its column up to so many rows
+_LARGEST_COLUMN = 50_000_000
+# first column of a table of witnesses
+LEVEL = "level of the factor"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A formula and its options as they apply to every block.
+
+    Attributes
+    ----------
+    formula : str
+    weights, offset, subset : str or None
+        Column names or expressions.
+    missing : {"drop", "raise"}
+    environment : EvalEnvironment
+        Variables of the caller.
+    """
+
+    formula: str
+    weights: str | None = None
+    offset: str | None = None
+    subset: str | None = None
+    missing: str = "drop"
+    environment: EvalEnvironment = field(default_factory=lambda: EvalEnvironment([]), compare=False)
+
+    @cached_property
+    def parts(self) -> FormulaParts:
+        """The parsed formula."""
+        return parse_formula(self.formula)
+
+    def factors(self, columns: Sequence[str]) -> Plan:
+        """Every factor of the formula for a source with these columns."""
+        odd = odd_names(pd.DataFrame(columns=list(columns)))
+        return plan_factors(self.parts, self.offset, self.weights, odd)
+
+    def used(self, columns: Sequence[str]) -> list[str]:
+        """Columns that the formula, its options and the subset use."""
+        mentioned: set[str] = set()
+        for factor in self.factors(columns).factors:
+            names, quoted = names_in(factor)
+            mentioned |= names | quoted
+        if self.subset is not None:
+            subset = plan_factors(self.parts, self.subset, None, odd_names(pd.DataFrame(columns=list(columns))))
+            names, quoted = names_in(subset.offsets[-1])
+            mentioned |= names | quoted
+        return [name for name in columns if name in mentioned]
+
+    def checked(self, frame: pd.DataFrame) -> None:
+        """Refuse names that are found nowhere, and arrays of the caller, which have no rows here.
+
+        Raises
+        ------
+        UnknownColumnError, DataError
+        """
+        source = Source(frame, self.environment)
+        for factor in self.factors(list(frame.columns)).factors:
+            for name in source.outside_names(factor):
+                if np.ndim(self.environment.namespace[name]) > 0:
+                    raise DataError(f"{name!r} is an array; a source read in chunks needs it as one of its columns")
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a block that `subset` selects."""
+        if self.subset is None or not len(frame):
+            return frame
+        return frame.iloc[subset_rows(self.subset, Source(frame, self.environment))]
+
+
+@dataclass(eq=False)
+class Survey:
+    """What one pass over complete rows finds; surveys of parts merge.
+
+    Attributes
+    ----------
+    nobs : int
+        Complete rows.
+    witnesses : dict
+        Code of a categorical factor -> frame with one row per level: the level (first column) and values of the columns
+        that the factor uses there.
+    groups : dict
+        Name of a grouping factor -> frame of the distinct labels of its parts.
+    sample : list of DataFrame
+        Some complete rows, at most some twenty thousand.
+    stride : int
+        Every how many rows the sample holds.
+    """
+
+    nobs: int = 0
+    witnesses: dict[str, pd.DataFrame] = field(default_factory=dict)
+    groups: dict[str, pd.DataFrame] = field(default_factory=dict)
+    sample: list[pd.DataFrame] = field(default_factory=list)
+    stride: int = 1
+
+    def keep_sample(self, frame: pd.DataFrame) -> None:
+        """Add every `stride`-th row of a frame of complete rows."""
+        self.sample.append(frame.iloc[:: self.stride])
+        if sum(map(len, self.sample)) > _SAMPLE:
+            self.sample = [pd.concat(self.sample, ignore_index=True).iloc[::2]]
+            self.stride *= 2
+
+    def merge(self, other: Survey) -> Survey:
+        """The survey of both parts."""
+        out = Survey(self.nobs + other.nobs, united(self.witnesses, other.witnesses), united(self.groups, other.groups))
+        out.stride = max(self.stride, other.stride)
+        for part, stride in ((p, s.stride) for s in (self, other) for p in s.sample):
+            out.keep_sample(part.iloc[:: max(1, out.stride // stride)])
+        return out
+
+
+def united(first: Mapping[str, pd.DataFrame], second: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Tables of distinct keys by name; rows of the first table win."""
+    out = dict(first)
+    for name, table in second.items():
+        out[name] = _distinct(pd.concat([out[name], table], ignore_index=True), name) if name in out else table
+    return out
+
+
+def _distinct(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    keys = [table.columns[0]] if table.columns[0] == LEVEL else list(table.columns)
+    return table[~table.duplicated(keys)].reset_index(drop=True)
+
+
+def survey(reader: Reader, frames: Iterable[pd.DataFrame], *, groups_only: bool = False) -> Survey:
+    """Look at all complete rows.
+
+    Parameters
+    ----------
+    reader : Reader
+    frames : iterable of DataFrame
+        Blocks.
+    groups_only : bool, optional
+        The blocks hold the columns of grouping factors only; nothing else depends on the data.
+
+    Raises
+    ------
+    MissingDataError
+        With ``missing="raise"``, where a value is missing.
+    """
+    out = Survey()
+    for frame in frames:
+        chosen = frame if groups_only else reader.rows(frame)
+        if not len(chosen):
+            continue
+        plan = reader.factors(list(frame.columns))
+        if groups_only:
+            plan = replace(plan, responses=(), fixed=(), random=(), offsets=(), weights=None)
+        values = Values(Source(chosen, reader.environment), {})
+        found, _ = values.incomplete(plan, False)
+        if found and reader.missing != "drop":
+            raise MissingDataError(f"values are missing in {', '.join(found)}; missing='drop' leaves these rows out")
+        bad = np.logical_or.reduce(list(found.values())) if found else np.zeros(len(chosen), dtype=bool)
+        if bad.all():
+            continue
+        rows = None if not bad.any() else np.flatnonzero(~bad)
+        out.nobs += len(chosen) - int(bad.sum())
+        _note_groups(out, reader, plan, values, rows)
+        if groups_only:
+            continue
+        for term in (*plan.fixed, *(t for terms in plan.random for t in terms)):
+            for factor in term.factors:
+                _note_levels(out, factor, values, rows)
+        out.keep_sample(chosen if rows is None else chosen.iloc[rows])
+    return out
+
+
+def _note_levels(out: Survey, factor: EvalFactor, values: Values, rows: np.ndarray | None) -> None:
+    value = values.encoded.get(factor)
+    if value is None or value.categories is None:
+        return
+    codes = value.values if rows is None else value.values[rows]
+    present, first = np.unique(codes, return_index=True)
+    known = out.witnesses.get(factor.code)
+    levels = value.categories[present]
+    if known is not None and levels.isin(pd.Index(known[LEVEL])).all():
+        return
+    at = first if rows is None else rows[first]
+    names = [n for n in dict.fromkeys([*names_in(factor)[1], *sorted(names_in(factor)[0])]) if n in values.source]
+    table = values.source.frame[names].iloc[at].reset_index(drop=True)
+    table.insert(0, LEVEL, np.asarray(levels.astype(object)))
+    if column_of(factor) is not None and isinstance(values.source.frame[names[0]].dtype, pd.CategoricalDtype):
+        # the order of a categorical is part of its meaning; all its categories come along
+        table[names[0]] = table[names[0]].astype(values.source.frame[names[0]].dtype)
+    out.witnesses = united(out.witnesses, {factor.code: table})
+
+
+def _note_groups(out: Survey, reader: Reader, plan: Plan, values: Values, rows: np.ndarray | None) -> None:
+    for spec, group in zip(reader.parts.random, plan.groups, strict=True):
+        parts = []
+        for factor in group:
+            codes, levels = values.labels[factor]
+            parts.append((codes if rows is None else codes[rows], levels))
+        if len(parts) == 1:
+            used = np.unique(parts[0][0])
+            table = pd.DataFrame({"0": parts[0][1][used]})
+        else:
+            cells = np.unique(np.column_stack([codes for codes, _ in parts]), axis=0)
+            table = pd.DataFrame({str(i): levels[cells[:, i]] for i, (_, levels) in enumerate(parts)})
+        out.groups = united(out.groups, {spec.group: table})
+
+
+def learn_states(
+    reader: Reader, blocks: Callable[[], Iterable[pd.DataFrame]], columns: Sequence[str], first: pd.DataFrame, nobs: int
+) -> dict[str, dict]:
+    """Let the factors that depend on whole columns see all complete rows, block by block.
+
+    Parameters
+    ----------
+    reader : Reader
+    blocks : callable
+        ``blocks()`` opens the source anew.
+    columns : sequence of str
+    first : DataFrame
+        Some rows, to prepare the states.
+    nobs : int
+        Complete rows.
+    """
+    plan = reader.factors(columns)
+    values = Values(Source(first, reader.environment), {})
+    _, waiting = values.incomplete(plan, False)
+    states = {factor: values.states[factor] for factor in waiting}
+    for factor, state in states.items():
+        check_sizes(factor, state, nobs)
+        if nobs > _LARGEST_COLUMN and any(word in factor.code for word in ("df=", "df =")):
+            raise DataError(
+                f"{factor.name()} needs the quantiles of its column over {nobs:,} rows; give knots= and bounds"
+            )
+    passes = max((len(state["pass_bins"]) for state in states.values()), default=0)
+    for step in range(passes):
+        for frame in blocks():
+            chosen = reader.rows(frame)
+            if not len(chosen):
+                continue
+            found, _ = Values(Source(chosen, reader.environment), {}).incomplete(plan, False)
+            bad = np.logical_or.reduce(list(found.values())) if found else np.zeros(len(chosen), dtype=bool)
+            if bad.all():
+                continue
+            source = Source(chosen if not bad.any() else chosen.iloc[np.flatnonzero(~bad)], reader.environment)
+            for factor, state in states.items():
+                if step < len(state["pass_bins"]):
+                    see(factor, state, step, source)
+        for factor, state in states.items():
+            if step < len(state["pass_bins"]):
+                factor.memorize_finish(state, step)
+    return {factor.code: state for factor, state in states.items()}
