@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, unwrap, with_rows
+from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, unwrap, with_statistic
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.nesting import check_nested, check_same_criterion, refuse_priors
 from mvmise_sm.inference.tables import table
@@ -20,7 +20,7 @@ _TYPES = {1: "sequential", 2: "each term after those that do not contain it", 3:
 
 def anova_terms(result, type=3, ddf="default"):
     """F tests of the terms of one fit; parameters as in `MixedModelResults.anova`."""
-    return anova_table(result, term_contrasts(result, type), with_rows(result).denominator(ddf), type)
+    return anova_table(result, term_contrasts(result, type), with_statistic(result).denominator(ddf), type)
 
 
 def anova_table(result, hypotheses, method, type):

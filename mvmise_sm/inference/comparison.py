@@ -43,7 +43,7 @@ def droppable(spec):
 def drop1(result):
     """Leave one term out at a time; parameters as in `MixedModelResults.drop1`."""
     refuse_priors([unwrap(result)], "drop1")
-    fit = ml_fit(result)
+    fit = ml_fit(with_rows(result))
     spec = model_spec_of(fit)
     exog = np.asarray(fit.model.exog)
     rows = {"<none>": (np.nan, fit.aic, np.nan, np.nan)}

@@ -6,7 +6,7 @@ import numpy as np
 
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import with_rows
+from mvmise_sm.inference.fits import with_statistic
 
 __all__ = ["METHODS", "denominator", "full_rank", "second_order_of"]
 
@@ -135,7 +135,7 @@ def _kenward_roger_of(result):
 
 
 def _at_optimum(result, ask):
-    criterion = with_rows(result).deviance_function()
+    criterion = with_statistic(result).deviance_function()
     with blas_threads(criterion.layout.n_random):
         return ask(criterion, criterion.working_theta(result.theta))
 

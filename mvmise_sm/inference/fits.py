@@ -92,12 +92,26 @@ def check_same_response(results):
             raise DataError(
                 "one fit models which values are missing and the other does not; fit it with missing_y=False instead"
             )
+        if first.streamed or other.streamed:
+            _check_same_sums(first, other)
+            continue
         if other.endog.shape != first.endog.shape:
             raise DataError(f"the fits have {len(first.endog)} and {len(other.endog)} rows; fit all to the same rows")
         if not np.array_equal(np.asarray(other.endog), np.asarray(first.endog), equal_nan=True):
             raise DataError("the fits have different responses; only fits to the same response can be compared")
         if type(other) is not type(first):
             raise DataError(f"cannot compare a {type(first).__name__} with a {type(other).__name__}")
+
+
+def _check_same_sums(first, other):
+    """Fail unless two models without rows have the same response, as far as its name and their rows tell."""
+    if not (first.streamed and other.streamed):
+        raise DataError("a streamed fit and one in memory cannot be compared; fit both to the same source")
+    if (first.nobs, first.endog_names) != (other.nobs, other.endog_names):
+        raise DataError(
+            f"the fits have the responses {first.endog_names!r} in {first.nobs} rows and {other.endog_names!r} in "
+            f"{other.nobs}; only fits to the same response can be compared"
+        )
 
 
 def labels_of(results):

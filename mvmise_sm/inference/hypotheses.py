@@ -50,10 +50,11 @@ def term_contrasts(result, type=3):
         Term name -> (q, p).
     """
     model_spec_of(result)
-    return design_contrasts(result.model.data.design, np.asarray(result.model.exog), type)
+    design, exog, gram_rows = result.model.term_design()
+    return design_contrasts(design, exog, type, gram_rows)
 
 
-def design_contrasts(design, exog, type=3):
+def design_contrasts(design, exog, type=3, gram_rows=None):
     """`term_contrasts` of a design that need not be fitted.
 
     Parameters
@@ -62,6 +63,8 @@ def design_contrasts(design, exog, type=3):
     exog : ndarray
         Its fixed-effects columns (n, p).
     type : {1, 2, 3}
+    gram_rows : ndarray, optional
+        Rows (m, p) with the cross-products of all data, where `exog` shows only which cells there are.
     """
     if type not in (1, 2, 3):
         raise OptionError(f"type must be 1, 2 or 3, got {type!r}")
@@ -72,9 +75,9 @@ def design_contrasts(design, exog, type=3):
     if type == 3:
         return _type3(design, exog, spec, places)
     if type == 1:
-        rows = _type1(design, exog, spec, places)
+        rows = _type1(design, exog if gram_rows is None else gram_rows, spec, places)
     else:
-        rows = {term.name(): _type2(exog, spec, term) for term in places}
+        rows = {t.name(): _type2(exog if gram_rows is None else gram_rows, spec, t) for t in places}
     return _canonical(rows, design, exog, spec, places)
 
 

@@ -19,7 +19,7 @@ from mvmise_sm.core.optimise.constrained import (
 )
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import ml_fit, refitted, with_rows
+from mvmise_sm.inference.fits import ml_fit, refitted, with_statistic
 from mvmise_sm.options import strict_options
 
 __all__ = ["Profile", "profile", "profile_intervals"]
@@ -206,7 +206,7 @@ def _chosen(parameters, params):
 
 def _prepare(result, reml):
     """Parameters of the likelihood (variances: of the REML criterion if wanted), and the threads to use."""
-    result = with_rows(result)
+    result = with_statistic(result)
     fit = ml_fit(result)
     layout = fit.deviance_function().layout
     if reml and not fit.linear:

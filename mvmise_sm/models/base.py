@@ -283,6 +283,10 @@ class MixedModelBase(LikelihoodModel):
         residual = "estimated" if self._residual_is_free() else "known"
         check_random_effects(self.random_effects, self.nobs, residual=residual)
 
+    def term_design(self):
+        """What tests by term look at: the `Design`, its fixed-effects columns (n, p), and rows with their products."""
+        return self.data.design, np.asarray(self.exog), None
+
     @property
     def streamed(self):
         """Whether the rows are read block by block and never held."""

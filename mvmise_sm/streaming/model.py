@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.criteria.sums import independent_of_gram, linear_sums
 from mvmise_sm.design import coding
 from mvmise_sm.design.grouping import check_random_effects
-from mvmise_sm.design.new_data import new_offset
+from mvmise_sm.design.new_data import new_exog, new_offset
 from mvmise_sm.exceptions import DataError, FormulaError, NoRowsError, OptionError, RankWarning
 from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.linear import LinearMixedModel
@@ -29,6 +31,8 @@ __all__ = ["StreamedLinearModel", "is_streamed", "streamed_model", "write_fitted
 _NO_ROWS = "the fit holds no rows; use write_fitted(path) for fitted values and residuals"
 # of the total sum of squares; below it the residual variance is rounding
 _EXACT = 64.0 * np.finfo(float).eps
+# made-up rows per combination of levels, and their spread about the mean of a number
+_DRAWS, _SPREAD = 12, 0.1
 
 
 def is_streamed(data: Any) -> bool:
@@ -133,7 +137,7 @@ class StreamedLinearModel(LinearMixedModel):
         if self.dropped:
             spec = coding.keep_columns(design.full_spec, kept)
             design = replace(design, model_spec=spec, dropped_columns=self.dropped)
-        self.plan, self.source = plan, source
+        self.products, self.plan, self.source = products, plan, source
         self.source_text = f"{products.source}, {sums.nobs:,} rows in {products.blocks:,} blocks"
         random = layout_of(RandomEffects(plan.random.terms, sums.nobs))
         self.statistic = linear_sums(sums, random, plan.term_bases, kept if self.dropped else None)
@@ -169,28 +173,87 @@ class StreamedLinearModel(LinearMixedModel):
             )
 
     def _check_response(self) -> None:
-        """Nothing to look at: a constant response shows in the sums."""
+        """Refuse a response that the fixed effects reproduce, a constant one among them."""
+        total = float(self.statistic.products.gram[-1, -1])
+        moments = self.plan.moments
+        size = moments.mean[-1] ** 2 + moments.scatter[-1, -1] / moments.n
+        if self._residual_is_free() and not total > _EXACT**2 * self.nobs * size:
+            raise self._exact()
 
     def _check_solution(self, solution: Any) -> None:
         total = float(self.statistic.products.gram[-1, -1])
         if not np.isfinite(solution.criterion) or solution.r2 <= _EXACT * total:
-            raise DataError(
-                f"fixed and random effects reproduce the response {self.endog_names!r} exactly or nearly so: there is "
-                "no residual variance"
-            )
+            raise self._exact()
+
+    def _exact(self) -> DataError:
+        return DataError(
+            f"fixed and random effects reproduce the response {self.endog_names!r} exactly or nearly so: there is "
+            "no residual variance"
+        )
 
     def criterion(self, reml: bool = True) -> ProfiledDeviance:
         """Return what `fit` minimises, see `LinearMixedModel.criterion`."""
         return ProfiledDeviance.of_sums(self.statistic, priors=self.priors, reml=reml)
 
+    def term_design(self) -> tuple[Any, np.ndarray, np.ndarray]:
+        """The design on made-up rows that show every combination of levels, and rows with the data's cross-products."""
+        root = np.linalg.cholesky(self.statistic.products.gram[:-1, :-1]).T
+        gram_rows = root @ np.linalg.inv(self.statistic.basis.a)
+        design = replace(self.data.design, frame=self._combinations())
+        return design, new_exog(design, design.frame).to_numpy(), gram_rows
+
+    def _combinations(self) -> pd.DataFrame:
+        """Every combination of the levels of the fixed effects, numbers at values about their means."""
+        design = self.data.design
+        if self.dropped:
+            raise NoRowsError(
+                "where columns were dropped, tests by term need to know which levels occur together; use wald_test"
+            )
+        values: dict[str, list[Any]] = {}
+        for term in design.model_spec.terms:
+            for factor in term.factors:
+                info = design.model_spec.factor_infos[factor]
+                table = self.plan.witnesses.get(factor.code)
+                if info.type == "categorical" and table is not None and len(table.columns) == 2:
+                    values[table.columns[1]] = list(table.iloc[:, 1])
+        frame = pd.DataFrame(list(product(*values.values())), columns=list(values))
+        frame = pd.concat([frame] * _DRAWS, ignore_index=True) if len(frame) else pd.DataFrame(index=range(_DRAWS))
+        rng = np.random.default_rng(0)
+        for name, value in self.plan.defaults.items():
+            if name in values:
+                column = pd.Series(list(frame[name]))
+                known = self.data.frame[name].dtype
+                frame[name] = column.astype(known) if isinstance(known, pd.CategoricalDtype) else column
+            elif isinstance(value, float):
+                frame[name] = (
+                    value * (1.0 + _SPREAD * rng.uniform(-1.0, 1.0, len(frame)))
+                    if value
+                    else rng.normal(size=len(frame))
+                )
+            else:
+                frame[name] = value
+        return frame
+
     def rows_gone(self) -> Exception:
         """The error of a question that needs rows."""
         return NoRowsError(_NO_ROWS)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # sums travel as their documented bytes; the source stays where it is
+        return _unpickled, (self.products.to_bytes(), self.cov_prior, self.fixef_prior, self.resid_prior)
 
     @property
     def streamed(self) -> bool:
         """Whether the rows are somewhere else: always."""
         return True
+
+
+def _unpickled(data: bytes, cov_prior: Any, fixef_prior: Any, resid_prior: Any) -> StreamedLinearModel:
+    options = {"cov_prior": cov_prior, "fixef_prior": fixef_prior, "resid_prior": resid_prior}
+    with warnings.catch_warnings():
+        # said when the model was made
+        warnings.simplefilter("ignore", RankWarning)
+        return StreamedLinearModel(CrossProducts.from_bytes(data), None, **options)
 
 
 def write_fitted(

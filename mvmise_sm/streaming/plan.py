@@ -12,6 +12,7 @@ import pandas as pd
 
 from mvmise_sm.core.covariance.coordinates import TermBasis, fixed_basis_of, term_basis_of
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.criteria.sums import independent_of_gram
 from mvmise_sm.core.elimination.sums import Block, FactorShape, RunningSums, SumPlan
 from mvmise_sm.design.build import Design, GroupSpec, build_design
 from mvmise_sm.design.columns import column_of
@@ -145,7 +146,11 @@ class StreamPlan:
         if basis.rotation is not None:
             gram, cross = basis.rotation.T @ gram @ basis.rotation, basis.rotation.T @ cross
         size = np.sqrt(np.maximum(gram.diagonal(), 1e-300))
-        origin = np.linalg.lstsq(gram / size[:, None] / size, cross / size, rcond=1e-12)[0] / size if p else np.zeros(0)
+        # a column that others determine may be dropped, and then nothing of the response may rest on it
+        alone = independent_of_gram(gram)
+        origin = np.zeros(p)
+        unit = gram[np.ix_(alone, alone)] / size[alone, None] / size[alone]
+        origin[alone] = np.linalg.lstsq(unit, cross[alone] / size[alone], rcond=1e-12)[0] / size[alone]
         if not np.isfinite(raw).all():
             raise DataError("the sample of the source has values whose squares cannot be represented")
         shapes = []

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LinearTarget", "ResidualTarget"]
 
+# beyond exp(+-300) squares of the scale are no longer numbers
+_LARGEST_LOG = 300.0
 _LOG_2PI = float(np.log(2.0 * np.pi))
 # d objective / d rho by differences: the second one keeps half the digits that this leaves
 _RHO_STEP = 1e-4
@@ -195,6 +197,8 @@ def _flat(gram: np.ndarray, rho: float, nobs: int, reml: bool) -> _AtScale:
     inverse = np.linalg.inv(gram[:p, :p])
     beta = inverse @ gram[:p, p]
     xi = np.append(-beta, 1.0)
+    if abs(rho) > _LARGEST_LOG:
+        raise np.linalg.LinAlgError("the residual variance is out of range")
     s2 = float(np.exp(rho))
     r2 = float(xi @ gram @ xi)
     nu = nobs - p if reml else nobs
