@@ -7,9 +7,7 @@ import pandas as pd
 import statsmodels.base.wrapper as wrap
 from statsmodels.tools._decorators import cache_readonly
 
-from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results import tables, variance
-from mvmise_sm.results.inferential import InferentialResults
 from mvmise_sm.results.memo import ML_FIT
 from mvmise_sm.results.prediction import predicted, prediction_results
 from mvmise_sm.results.questions import AnsweringWrapper
@@ -219,64 +217,6 @@ class MixedModelResults(VerbResults, InferentialResults):
     def resid(self):
         """Response residuals, conditional on the random effects (nobs,)."""
         return self.model.endog - self.fittedvalues
-
-    def term_columns(self):
-        """Columns of the fixed effects by term, without the intercept; by column for models without a formula."""
-        names = list(self.model.exog_names)
-        design = getattr(self.model.data, "design", None)
-        if design is None:
-            return {name: [j] for j, name in enumerate(names) if j != self.model.data.const_idx}
-        spec = design.model_spec
-        return {t.name(): list(np.arange(len(names))[spec.term_slices[t]]) for t in spec.terms if t.factors}
-
-    # --- what resampling needs
-
-    def parameter_values(self):
-        """All parameters, a Series named as in ``conf_int(method="profile")``."""
-        from mvmise_sm.inference.resampling import parameter_names, parameters_of
-
-        return pd.Series(parameters_of(self), index=parameter_names(self))
-
-    def response_draw(self, rng):
-        """One response simulated from the fit (nobs,), as `refit` takes it."""
-        return self.simulate(1, rng=rng).to_numpy()[:, 0]
-
-    def grouping_factors(self):
-        """Factors whose levels hold rows that are dependent."""
-        return [f for f in self.model.random_effects.factors if not f.loaded]
-
-    def grouping(self, name=None):
-        """Return a grouping factor by name, the one with the fewest levels by default.
-
-        Raises
-        ------
-        OptionError
-            If the fit has none of this name.
-        """
-        factors = self.grouping_factors()
-        if not factors:
-            raise OptionError("this fit has no groups of rows: neither random effects nor subjects of its residuals")
-        if name is None:
-            return min(factors, key=lambda f: f.n_levels)
-        for factor in factors:
-            if factor.name == name:
-                return factor
-        raise OptionError(f"unknown grouping factor {name!r}; this fit has {[f.name for f in factors]}")
-
-    def fit_to_rows(self, factor, taken, copies):
-        """Refit to some rows; levels of `factor` that are taken several times count as different ones.
-
-        Parameters
-        ----------
-        factor : GroupingFactor
-        taken : ndarray
-            Positions of rows, with repetition (m,).
-        copies : ndarray
-            Which copy of a level a row belongs to (m,).
-        """
-        from mvmise_sm.inference.resampling import fit_to_rows
-
-        return fit_to_rows(self, factor, taken, copies)
 
     @property
     def has_rows(self):
