@@ -19,7 +19,7 @@ __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 _USUAL = ("unstructured", "independent, a variance per column")
 
 
-class MixedModelResults(VerbResults, InferentialResults):
+class MixedModelResults(VerbResults, ResampledResults):
     """Results of a mixed model; `params` holds the fixed effects only.
 
     Parameters
