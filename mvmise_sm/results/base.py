@@ -11,6 +11,7 @@ from mvmise_sm.results import tables, variance
 from mvmise_sm.results.memo import ML_FIT
 from mvmise_sm.results.prediction import predicted, prediction_results
 from mvmise_sm.results.questions import AnsweringWrapper
+from mvmise_sm.results.resampled import ResampledResults
 from mvmise_sm.results.verbs import VerbResults
 
 __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
