@@ -96,8 +96,8 @@ def _refuse_repeated(subjects: np.ndarray, codes: np.ndarray, labels: Any, level
         subject, level = divmod(cell, len(levels))
         rows = int(count[count > 1][0])
         raise DataError(
-            f"Subject {str(labels[subject])!r} has {rows} rows at {spec.levels[0]} = {str(levels[level])!r}; a residual "
-            "structure needs one."
+            f"Subject {str(labels[subject])!r} has {rows} rows at {spec.levels[0]} = {str(levels[level])!r}; "
+            "a residual structure needs one."
         )
 
 
