@@ -93,7 +93,7 @@ def test_formulas_see_the_callers_variables(sleepstudy):
         (lambda f, u: np.full(len(f), 3.0), "'y' is constant"),
         (lambda f, u: 2.0 + 3.0 * f["Days"], "'y' exactly"),
         (lambda f, u: 2.0 + 3.0 * f["Days"] + u, "'y' exactly or nearly so"),
-        (lambda f, u: 2.0 + 3.0 * f["Days"] + u + 1e-9 * f["Reaction"], "exactly or nearly so"),
+        (lambda f, u: 2.0 + 3.0 * f["Days"] + u + 1e-15 * f["Reaction"], "exactly or nearly so"),
         (lambda f, u: 1e300 * f["Reaction"], "'y' has .*e.302 as its largest"),
         (lambda f, u: 1e-300 * f["Reaction"], "'y' has .*e-298 as its largest"),
     ],

@@ -19,6 +19,7 @@ from mvmise_sm.formula.residual import parse_residual
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing, redundant_terms
+from mvmise_sm.models.nearly_perfect import can_keep_residuals, is_nearly_perfect, keep_residuals
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.starts import checked_params
 from mvmise_sm.options import optimiser_options, refuse_unknown, strict_options
@@ -217,7 +218,14 @@ class LinearMixedModel(MixedModelBase):
             criterion = self.criterion(bool(reml))
         start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
         with blas_threads(_dense_size(criterion)), computing(self):
-            result = self._report(criterion, _minimum(criterion, start, settings), settings, use_t)
+            try:
+                optimum = _minimum(criterion, start, settings)
+                solution = criterion.solve(optimum.theta)
+            except (np.linalg.LinAlgError, ZeroDivisionError):
+                if not can_keep_residuals(self):
+                    raise
+                optimum = solution = None
+            result = self._report(criterion, optimum, settings, use_t, solution)
         if disp:
             print(result.message)
         return result if robust is None else result.get_robustcov_results(**robust)
@@ -244,10 +252,18 @@ class LinearMixedModel(MixedModelBase):
             raise OptionError("start_theta must be finite")
         return theta
 
-    def _report(self, criterion, optimum, settings, use_t):
+    def _report(self, criterion, optimum, settings, use_t, solution=None):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
-        solution = criterion.solve(optimum.theta)
-        self._check_solution(solution)
+        if solution is None and optimum is not None:
+            solution = criterion.solve(optimum.theta)
+        kept = None
+        if (solution is None or is_nearly_perfect(self, solution)) and can_keep_residuals(self):
+            kept = keep_residuals(self, settings)
+        solution, optimum = (solution, optimum) if kept is None else kept
+        if solution is None:
+            raise np.linalg.LinAlgError("no solution")
+        if kept is None:
+            self._check_solution(solution)
         if not optimum.converged:
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
         if optimum.singular:
@@ -258,6 +274,7 @@ class LinearMixedModel(MixedModelBase):
                 warn(f"{both}; only their sum is estimated.", IdentificationWarning)
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result.keep(criterion)
+        result.nearly_perfect = kept is not None
         result.undetermined = undetermined(self, optimum)
         return LinearMixedModelResultsWrapper(result)
 

@@ -39,6 +39,8 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         Whether the criterion is that of REML.
     """
 
+    # fitted from the residuals themselves, see core.criteria.augmented
+    nearly_perfect = False
     linear = True
 
     def __init__(self, model, solution, optimum, settings, *, cov_type="nonrobust", use_t=False):
@@ -277,7 +279,18 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         self._criterion = criterion
 
     def deviance_function(self):
-        """The criterion as a function; rebuilt once after unpickling."""
+        """The criterion as a function; rebuilt once after unpickling.
+
+        Raises
+        ------
+        OptionError
+            If the residuals are so small that the criterion cannot be formed again from cross-products.
+        """
+        if self.nearly_perfect:
+            raise OptionError(
+                "the residual standard deviation is too small beside the response for degrees of freedom, profiles and "
+                "refits, which evaluate the criterion again; estimates and standard errors of this fit hold"
+            )
         if self._criterion is None:
             if not self.has_statistic:
                 raise self.model.rows_gone()
