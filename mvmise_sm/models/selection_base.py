@@ -26,6 +26,7 @@ from mvmise_sm.models.selection_fit import (
     bind_priors,
     fit_direct,
     fit_reproduction,
+    fit_restricted,
     fit_with_lasso,
     loglike_at,
     mechanism_penalty,
@@ -383,6 +384,7 @@ class SelectionModel(LikelihoodModel):
         use_t=None,
         *,
         error_penalty=None,
+        reml=False,
     ):
         """Fit the model; it is left as it was.
 
@@ -410,6 +412,10 @@ class SelectionModel(LikelihoodModel):
             Graphical lasso on the error precision of model e, per unit of standardised errors; ``"auto"`` chooses it by
             the extended BIC (R's default, ``sqrt(log(K) / nobs)``, with ``method="mvmise"``, where None is
             ``ADMM = FALSE``).
+
+        reml : bool, optional
+            Restricted likelihood: the fixed effects are integrated, and variances are larger in small data. Of
+            ``method="ml"`` alone; tests of the mechanism and profiles belong to the likelihood.
 
         Returns
         -------
@@ -442,6 +448,8 @@ class SelectionModel(LikelihoodModel):
             shared = self.with_outcome_effects(())
             return shared.fit(start_params, method, maxiter, tol, disp, cov_type, use_t, error_penalty=error_penalty)
         start = self._checked_start(start_params)
+        if reml and (method != "ml" or error_penalty is not None or start is not None):
+            raise OptionError("reml=True goes with method='ml', without error_penalty and start_params")
         if method == "mvmise":
             outcome = fit_reproduction(self, start, maxiter, tol, cov_type, error_penalty)
         elif error_penalty is not None:
@@ -449,6 +457,8 @@ class SelectionModel(LikelihoodModel):
                 raise OptionError("method='em' has no lasso; use method='ml' with error_penalty")
             penalty = self.select_penalty("ebic") if error_penalty == "auto" else float(error_penalty)
             outcome = fit_with_lasso(self, penalty, maxiter, cov_type)
+        elif reml:
+            outcome = fit_restricted(self, maxiter, tol, cov_type)
         else:
             outcome = fit_direct(self, method, start, maxiter, tol, cov_type)
         settings = {
@@ -457,6 +467,7 @@ class SelectionModel(LikelihoodModel):
             "maxiter": maxiter,
             "tol": tol,
             "error_penalty": error_penalty,
+            "reml": bool(reml),
         }
         use_t = method != "mvmise" if use_t is None else use_t
         result = SelectionResults(self, outcome, settings, cov_type=cov_type, use_t=use_t)

@@ -15,11 +15,12 @@ from mvmise_sm.priors import PriorSet, TermShape, resolve_priors
 from mvmise_sm.priors.base import Prior
 from mvmise_sm.selection.crossed import spread_moments
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.information import Covariance, covariance
+from mvmise_sm.selection.information import Covariance, covariance, from_covariance
 from mvmise_sm.selection.likelihood import SelectionParams
-from mvmise_sm.selection.maximise import Maximum
+from mvmise_sm.selection.maximise import Maximum, maximise_smoothed
 from mvmise_sm.selection.mvmise.algorithm import MvmiseFit, name_order
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
+from mvmise_sm.selection.restricted import Chart, RestrictedObjective, beta_uncertainty
 from mvmise_sm.selection.solve import solve
 from mvmise_sm.selection.sparse import OrthantObjective, SparseFit, fit_sparse
 from mvmise_sm.selection.status import Status
@@ -38,6 +39,7 @@ __all__ = [
     "bind_priors",
     "fit_direct",
     "fit_reproduction",
+    "fit_restricted",
     "fit_with_lasso",
     "loglike_at",
     "mechanism_penalty",
@@ -73,6 +75,8 @@ class SelectionOutcome:
     reproduction : MvmiseFit or None
     notes : tuple of str
         What else a user has to be told, each a warning.
+    restricted : bool
+        Whether `llf` is the restricted log-likelihood.
     """
 
     params: SelectionParams
@@ -92,6 +96,7 @@ class SelectionOutcome:
     aic: float | None = None
     reproduction: MvmiseFit | None = None
     notes: tuple[str, ...] = ()
+    restricted: bool = False
 
 
 class PenaltyChoice(float):
@@ -149,6 +154,64 @@ def mechanism_penalty(prior, data: SelectionData) -> MechanismPrior:
     elif prior != "weak":
         raise OptionError(f"mechanism_prior must be 'weak', a positive scale, Normal or StudentT, got {prior!r}")
     return MechanismPrior.for_data(data, scale, df)
+
+
+def fit_restricted(model, maxiter, tol, cov_type) -> SelectionOutcome:
+    """Restricted likelihood: the fixed effects integrated with a flat prior by Laplace's method, from the ML fit."""
+    first = solve(model.objective(), maxiter=maxiter, tol=tol)
+    # with the weak penalties that the likelihood needed
+    objective = first.objective
+    likelihood = objective.likelihood
+    if not first.maximum.converged:
+        raise OptionError(
+            f"the restricted fit starts at the likelihood's maximum, and none is found: {first.maximum.message}; use "
+            "reml=False"
+        )
+    theta, cut = first.maximum.theta, likelihood.slices["beta"]
+    chart = Chart(likelihood.with_beta_information())
+    nuisance = chart.nuisance
+    restricted = RestrictedObjective(objective, chart, theta[cut])
+    # standard deviations at zero stay there: the restricted likelihood is symmetric about it
+    metric = first.maximum.information[np.ix_(nuisance, nuisance)]
+    metric = metric + np.diag(np.where(np.diag(metric) > 0, 0.0, 1.0))
+    options = {} if maxiter is None else {"maxiter": int(maxiter)}
+    found = maximise_smoothed(restricted, theta[nuisance], metric, diverged=None, **options)
+    inner = restricted.solve(found.theta)
+    k = likelihood.size
+    covariance_ = np.full((k, k), np.nan)
+    if found.converged:
+        keep = np.diag(found.information) > 0
+        inverse = np.zeros_like(found.information)
+        inverse[np.ix_(keep, keep)] = np.linalg.inv(found.information[np.ix_(keep, keep)])
+        spread = beta_uncertainty(restricted, found.theta, inverse)
+        covariance_ = np.zeros((k, k))
+        covariance_[cut, cut] = spread.conditional if cov_type == "conditional" else spread.cov
+        covariance_[np.ix_(nuisance, nuisance)] = inverse
+    warning = (SingularFitWarning, "; ".join(_WEAK[reason] for reason in first.reasons)) if first.reasons else None
+    if not found.converged:
+        warning = (ConvergenceWarning, f"the fit has not converged: {found.message}")
+    maximum = replace(found, theta=inner.theta, score=inner.score, information=None, free=np.ones(k, bool))
+    maximum = _signed(likelihood, maximum)
+    sign = np.where(maximum.theta * inner.theta < 0, -1.0, 1.0)
+    covariance_ = covariance_ * np.outer(sign, sign)
+    cov = from_covariance(likelihood, maximum.theta, covariance_)
+    llf = restricted.of(inner) + (objective.penalty(inner.theta)[0] if objective.penalties else 0.0)
+    return SelectionOutcome(
+        params=likelihood.params(maximum.theta),
+        llf=float(llf),
+        penalty=2.0 * (float(llf) - restricted.of(inner)),
+        cov=cov,
+        cov_beta=cov.beta,
+        k_params=likelihood.size,
+        history=found.history,
+        n_iter=found.n_iter,
+        converged=found.converged,
+        message=found.message,
+        warning=warning,
+        objective=objective,
+        maximum=maximum,
+        restricted=True,
+    )
 
 
 def loglike_at(model, point: dict) -> float:

@@ -86,6 +86,7 @@ class SelectionResults(SelectionQuestions):
         self.cov_type = cov_type
         self.cov_params_default = outcome.cov_beta
         self._outcome = outcome
+        self.restricted = bool(outcome.restricted)
         self.method = settings["optimizer"]
         self.mle_settings = settings
         self.mle_retvals = {"converged": outcome.converged, "iterations": outcome.n_iter, "message": outcome.message}

@@ -42,6 +42,8 @@ def _profile(result) -> MechanismProfile:
         raise OptionError("the data of this result were removed")
     if outcome.maximum is None:
         raise OptionError("method='mvmise' has no likelihood to profile; fit with method='ml'")
+    if result.restricted:
+        raise OptionError("profiles of the mechanism belong to the likelihood; fit with reml=False")
     if result.phi is None or "y" not in result.phi.index:
         raise OptionError("the mechanism does not depend on the outcome (missing_y is False or no block is missing)")
     return result.memo("profile", lambda: MechanismProfile(outcome.objective, outcome.maximum))
@@ -51,8 +53,10 @@ def ratio_test(result) -> MechanismTest | None:
     """The test for `summary`; None where it does not apply."""
     if result._outcome.maximum is None or result.phi is None or "y" not in result.phi.index or not result.converged:
         return None
+    if result.restricted:
+        return None
     if result.error_penalty:
-        # the restricted fit would have a sparsity pattern of its own, and the ratio no known law
+        # the fit without the dependence would have a sparsity pattern of its own, and the ratio no known law
         return None
     test = _profile(result).test(0.0)
     beta = test.restricted.theta[result._outcome.objective.likelihood.slices["beta"]]

@@ -16,6 +16,7 @@ from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.factor import MODE_STEPS, FactorLikelihood, quadrature_step
 from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, SelectionParams, least_squares
 from mvmise_sm.selection.mechanism import LOG_2PI
+from mvmise_sm.selection.restricted import DifferencedBeta
 from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.units import MechanismPart, Slot, Units, mechanism_part
 
@@ -165,6 +166,10 @@ class CrossedFactorLikelihood:
         out[self.slices["log_sigma2"]] = np.log(max(rest, 0.02 * s2))
         out[self.slices["phi"]] = start[cut["phi"]]
         return out
+
+    def with_beta_information(self) -> DifferencedBeta:
+        """The likelihood as the restricted one asks for it: with differences of its score."""
+        return DifferencedBeta(self)
 
     def starts(self) -> list[np.ndarray]:
         """Further starts: without the new effects, where the simple model's loadings belong."""

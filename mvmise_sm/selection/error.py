@@ -19,6 +19,7 @@ from mvmise_sm.selection.covariance import CovarianceCoordinates, LogCholesky
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, SelectionParams, least_squares, variance_groups
 from mvmise_sm.selection.mechanism import LOG_2PI
+from mvmise_sm.selection.restricted import DifferencedBeta
 from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.units import Slot, mechanism_part
 
@@ -212,6 +213,10 @@ class ErrorLikelihood:
                 self.part.start(),
             ]
         )
+
+    def with_beta_information(self) -> DifferencedBeta:
+        """The likelihood as the restricted one asks for it: with differences of its score."""
+        return DifferencedBeta(self)
 
     def starts(self) -> list[np.ndarray]:
         """Further starts: none, the error covariance takes up what the outcomes share."""

@@ -290,6 +290,10 @@ class FactorLikelihood:
         value = float((top + np.log(total)).sum()) + self._touched.size * (np.log(step) - 0.5 * LOG_2PI)
         return Nodes(at, weight / total, integral, value)
 
+    def with_beta_information(self) -> FactorLikelihood:
+        """The likelihood as the restricted one asks for it: itself."""
+        return self
+
     def beta_information(self, theta: np.ndarray) -> np.ndarray:
         """Observed information of the fixed effects with everything else fixed, in closed form, (p, p).
 

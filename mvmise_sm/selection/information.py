@@ -61,6 +61,13 @@ def covariance(likelihood: SelectionLikelihood, theta: np.ndarray, information: 
     )
 
 
+def from_covariance(likelihood: SelectionLikelihood, theta: np.ndarray, cov: np.ndarray) -> Covariance:
+    """The same from a covariance of the unconstrained vector, (k, k), which needs no correction for small samples."""
+    cut = likelihood.slices
+    beta = cov[cut["beta"], cut["beta"]]
+    return Covariance(cov, beta, beta, cov[cut["phi"], cut["phi"]], _standard_errors(likelihood, theta, cov))
+
+
 def small_sample(likelihood: SelectionLikelihood, information: np.ndarray, beta: np.ndarray) -> np.ndarray:
     """Covariance of the fixed effects with the bias correction of Kenward and Roger (1997, Biometrics 53, 983-997).
 

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import linalg
 
 from mvmise_sm.selection.likelihood import SelectionLikelihood
+from mvmise_sm.selection.maximise import observed_information
 from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.objective import PenalisedObjective
 
@@ -23,6 +24,27 @@ BETA_DECREMENT = 1e-14
 BETA_STEPS, BETA_HALVINGS = 60, 30
 # relative size of the differences of log|I_bb|: the truncation error is 1e-7 of the derivative, rounding 1e-10
 STEP = 3e-4
+
+
+class DifferencedBeta:
+    """A likelihood with the information of its fixed effects by differences of their score.
+
+    Parameters
+    ----------
+    likelihood : SelectionLikelihood
+    """
+
+    def __init__(self, likelihood: SelectionLikelihood) -> None:
+        self.likelihood = likelihood
+        self.slices, self.size, self.part = likelihood.slices, likelihood.size, likelihood.part
+
+    def beta_information(self, theta: np.ndarray) -> np.ndarray:
+        """Observed information of the fixed effects, (p, p)."""
+        free = np.zeros(theta.size, bool)
+        free[self.slices["beta"]] = True
+        diagonal = np.diag(self.likelihood.metric(theta))[free]
+        scale = 1.0 / np.sqrt(np.maximum(diagonal, 1e-300))
+        return observed_information(self.likelihood.value_and_score, theta, scale, free)
 
 
 class BetaLikelihood(SelectionLikelihood, Protocol):
@@ -52,8 +74,8 @@ class Chart:
     def nuisance(self) -> np.ndarray:
         """Positions in theta of everything free but the fixed effects."""
         cut, everything = self.likelihood.slices, np.arange(self.likelihood.size)
-        names = [] if self.ratio is not None else ["tau"]
-        names += ["log_sigma2"] if self.phi is not None else ["log_sigma2", "phi"]
+        held = {"beta", *(["tau"] if self.ratio is not None else []), *(["phi"] if self.phi is not None else [])}
+        names = [name for name in cut if name not in held]
         return np.concatenate([everything[cut[name]] for name in names])
 
     def point(self, beta: np.ndarray, t: np.ndarray) -> np.ndarray:
