@@ -6,6 +6,7 @@ from importlib.resources import as_file, files
 
 import pandas as pd
 
+from mvmise_sm.datasets.simulate import simulate_mvmise
 from mvmise_sm.exceptions import OptionError
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "load_psms",
     "load_sleepstudy",
     "load_tmt",
+    "simulate_mvmise",
 ]
 
 

@@ -33,6 +33,7 @@ from mvmise_sm.models.selection_fit import (
 )
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.priors import TermShape
+from mvmise_sm.results.detection_curve import DetectionCurve
 from mvmise_sm.results.selection import SelectionResults, SelectionResultsWrapper
 from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.priors import PriorPenalty
@@ -172,7 +173,7 @@ class SelectionModel(LikelihoodModel):
             True if missing_y == "auto" else bool(missing_y),
             bool(first_sample_variance),
             self._penalties(),
-            value_mechanism,
+            value_mechanism.held() if isinstance(value_mechanism, DetectionCurve) else value_mechanism,
             own_blocks="outcome" in design.own_terms,
             samples="sample" in design.own_terms,
             error_structure=error_structure,

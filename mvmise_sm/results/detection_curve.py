@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.selection.mechanism import Mechanism
+from mvmise_sm.selection.mechanism import Held, Mechanism
 from mvmise_sm.selection.mechanism_check import find_mechanism
 
 __all__ = ["DetectionCurve"]
@@ -56,6 +56,20 @@ class DetectionCurve:
             f"<DetectionCurve: {self.mechanism.name}, half of the values are missing at {at:.4g}, slope {slope:.4g}"
             f"{theta}, {int(self.table['used'].sum())} features>"
         )
+
+    def held(self) -> Mechanism:
+        """The mechanism with the curve's numbers held, as model b takes it.
+
+        Raises
+        ------
+        OptionError
+            If the curve has offsets, or its mechanism does not hold numbers.
+        """
+        if self.offsets is not None:
+            raise OptionError("model b has no offsets of runs; use lmer_mnar, or a curve without offsets")
+        if not isinstance(self.mechanism, Held):
+            raise OptionError(f"the mechanism {self.mechanism.name!r} does not hold numbers; derive it from Held")
+        return type(self.mechanism)(Intercept=float(self.params["Intercept"]), y=float(self.params["y"]))
 
     def probability(self, y, offset=0.0):
         """Probability that a value `y` is missing, of the shape of `y`."""
