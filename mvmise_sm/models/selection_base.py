@@ -13,7 +13,7 @@ from mvmise_sm.caller import warn
 from mvmise_sm.design.build import caller_environment
 from mvmise_sm.exceptions import DataError, DataWarning, OptionError
 from mvmise_sm.formula.parts import parse_formula
-from mvmise_sm.models.base import refuse_covariance, refuse_dropped_columns
+from mvmise_sm.models.base import refuse_dropped_columns
 from mvmise_sm.models.selection_data import SelectionFrameData
 from mvmise_sm.models.selection_design import (
     OWN_INTERCEPTS,
@@ -24,6 +24,8 @@ from mvmise_sm.models.selection_design import (
 )
 from mvmise_sm.models.selection_fit import (
     bind_priors,
+    check_fit_options,
+    checked_start,
     fit_direct,
     fit_reproduction,
     fit_restricted,
@@ -39,8 +41,6 @@ from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.priors import PriorPenalty
 
 __all__ = ["SelectionModel"]
-
-METHODS = ("ml", "em", "mvmise")
 
 
 class SelectionModel(LikelihoodModel):
@@ -427,18 +427,7 @@ class SelectionModel(LikelihoodModel):
         ConvergenceWarning, SingularFitWarning
             If the point reached is not a maximum, or the likelihood has none.
         """
-        if cov_type != "information":
-            refuse_covariance(cov_type)
-        if method not in METHODS:
-            raise OptionError(f"method must be one of {METHODS}, got {method!r}")
-        if method != "ml" and (self.spec.own_blocks or self.spec.samples or self.spec.error_structure):
-            raise OptionError(f"method={method!r} knows no effects of outcomes and samples and no error_structure")
-        if maxiter is not None and (isinstance(maxiter, bool) or maxiter != int(maxiter) or maxiter < 1):
-            raise OptionError(f"maxiter must be a positive integer, got {maxiter!r}")
-        if method != "ml" and not all(slot.mechanism.exponential and not slot.single for slot in self.spec.slots):
-            raise OptionError(
-                f"method={method!r} needs an exponential mechanism of blocks ('capped' or 'log'); use method='ml'"
-            )
+        check_fit_options(self.spec, method, maxiter, cov_type)
         self._check_penalty(error_penalty, method)
         if method == "mvmise" and self._default_effects and self.design.outcome_effects:
             warn(
@@ -448,7 +437,7 @@ class SelectionModel(LikelihoodModel):
             )
             shared = self.with_outcome_effects(())
             return shared.fit(start_params, method, maxiter, tol, disp, cov_type, use_t, error_penalty=error_penalty)
-        start = self._checked_start(start_params)
+        start = checked_start(self, start_params)
         if reml and (method != "ml" or error_penalty is not None or start is not None):
             raise OptionError("reml=True goes with method='ml', without error_penalty and start_params")
         if method == "mvmise":
@@ -480,18 +469,6 @@ class SelectionModel(LikelihoodModel):
         if disp:
             print(result.message)
         return SelectionResultsWrapper(result)
-
-    def _checked_start(self, start_params):
-        if start_params is None:
-            return None
-        start = np.atleast_1d(np.asarray(start_params, dtype=float))
-        p = self.design.data.X.shape[2]
-        if start.shape != (p,) or not np.isfinite(start).all():
-            raise OptionError(
-                f"start_params must be {p} finite numbers, one for each of {list(self.exog_names)}; found shape "
-                f"{start.shape}"
-            )
-        return start
 
     def _check_penalty(self, error_penalty, method):
         if error_penalty is not None:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
-from mvmise_sm.models.fixed import constant_column
+from mvmise_sm.models.base import refuse_covariance
+from mvmise_sm.models.selection_notes import own_terms_notes, shared_intercept_note
 from mvmise_sm.priors import PriorSet, TermShape, resolve_priors
 from mvmise_sm.priors.base import Prior
-from mvmise_sm.selection.crossed import spread_moments
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.information import Covariance, covariance, from_covariance
 from mvmise_sm.selection.likelihood import SelectionParams
@@ -26,10 +25,6 @@ from mvmise_sm.selection.sparse import OrthantObjective, SparseFit, fit_sparse
 from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.units import phi_labels
 
-# p-value below which data refuse a simpler model loudly enough for a warning
-REFUSED = 1e-3
-# share of the residual variance below which a variance is not worth a second fit
-WORTH = 0.01
 # variances need only the right size before everything moves
 START_ITERATIONS = 30
 
@@ -37,6 +32,8 @@ __all__ = [
     "PenaltyChoice",
     "SelectionOutcome",
     "bind_priors",
+    "check_fit_options",
+    "checked_start",
     "fit_direct",
     "fit_reproduction",
     "fit_restricted",
@@ -128,6 +125,50 @@ class PenaltyChoice(float):
         out = cls(path["error_penalty"][path[criterion].idxmin()])
         out.path, out.criterion = path, criterion
         return out
+
+
+METHODS = ("ml", "em", "mvmise")
+
+
+def check_fit_options(spec, method, maxiter, cov_type) -> None:
+    """Refuse options of ``fit`` that do not exist or do not go with the model.
+
+    Raises
+    ------
+    OptionError
+    """
+    if cov_type != "information":
+        refuse_covariance(cov_type)
+    if method not in METHODS:
+        raise OptionError(f"method must be one of {METHODS}, got {method!r}")
+    if method != "ml" and (spec.own_blocks or spec.samples or spec.error_structure):
+        raise OptionError(f"method={method!r} knows no effects of outcomes and samples and no error_structure")
+    if maxiter is not None and (isinstance(maxiter, bool) or maxiter != int(maxiter) or maxiter < 1):
+        raise OptionError(f"maxiter must be a positive integer, got {maxiter!r}")
+    if method != "ml" and not all(slot.mechanism.exponential and not slot.single for slot in spec.slots):
+        raise OptionError(
+            f"method={method!r} needs an exponential mechanism of blocks ('capped' or 'log'); use method='ml'"
+        )
+
+
+def checked_start(model, start_params) -> np.ndarray | None:
+    """The start of the fixed effects (p,), None where there is none.
+
+    Raises
+    ------
+    OptionError
+        If it has another length or is not finite.
+    """
+    if start_params is None:
+        return None
+    start = np.atleast_1d(np.asarray(start_params, dtype=float))
+    p = model.design.data.X.shape[2]
+    if start.shape != (p,) or not np.isfinite(start).all():
+        raise OptionError(
+            f"start_params must be {p} finite numbers, one for each of {list(model.exog_names)}; found shape "
+            f"{start.shape}"
+        )
+    return start
 
 
 def bind_priors(model, term: TermShape) -> PriorSet | None:
@@ -276,72 +317,6 @@ def fit_direct(model, method: str, start, maxiter, tol, cov_type) -> SelectionOu
     if solution.maximum.converged and method == "ml" and start is None:
         notes += own_terms_notes(model, solution)
     return replace(out, notes=tuple(notes))
-
-
-def shared_intercept_note(model, value: float) -> list[str]:
-    """What to say where one intercept for all outcomes is refused by the data; the score test fails there.
-
-    The information of the larger model is indefinite at the fit of the smaller one, so both are fitted.
-    """
-    const = constant_column(model.design.common_exog.to_numpy(dtype=float))
-    wider = model.with_outcome_effects(sorted({*model.design.outcome_effects, const}))
-    own = solve(wider.objective(), information=False).maximum
-    df = wider.design.data.X.shape[2] - model.design.data.X.shape[2]
-    ratio = 2.0 * (own.value - value)
-    if not own.converged or stats.chi2.sf(ratio, df) >= REFUSED:
-        return []
-    return [
-        f"the outcomes do not share one intercept (likelihood ratio {ratio:.1f} on {df} df): leave outcome_effects "
-        "out, or standard errors are wrong"
-    ]
-
-
-def _quick_fit(spec, data: SelectionData) -> tuple[float, SelectionParams | None]:
-    """Maximum and parameters from the moment start, without information; minus infinity where there is none."""
-    likelihood = spec.likelihood(data)
-    start = likelihood.start()
-    found = solve(spec.objective(data), start=start, tol=1e-6, information=False).maximum
-    return (found.value, likelihood.params(found.theta)) if found.converged else (-np.inf, None)
-
-
-def own_terms_notes(model, solution) -> list[str]:
-    """What to say where outcomes vary between batches on their own, or together within samples, and no term says so.
-
-    Both are compared by likelihood ratio with the missing values taken as missing at random, which needs no integrals,
-    once the moments of two-way tables of residuals give reason to.
-    """
-    spec, data = model.spec, model.design.data
-    if not spec.variant.takes_own_terms or data.n_outcomes < 2 or spec.penalties or solution.reasons:
-        return []
-    if spec.first_sample_variance or any(slot.single for slot in spec.slots):
-        return []
-    omega2, delta2, s2 = spread_moments(data)
-    group, out = model.group_name, []
-    plain = replace(spec, mechanism=None)
-    asked = [
-        (not spec.own_blocks and omega2 > WORTH * s2, "own_blocks"),
-        (not spec.samples and delta2 > WORTH * s2, "samples"),
-    ]
-    if not any(wanted for wanted, _ in asked):
-        return []
-    value = _quick_fit(plain, data)[0]
-    for wanted, name in asked:
-        wider = replace(plain, **{name: True})
-        found, params = _quick_fit(wider, data) if wanted else (-np.inf, None)
-        if params is None or not stats.chi2.sf(2.0 * (found - value), 1) < REFUSED:
-            continue
-        plain, value, sigma = wider, found, np.sqrt(params.sigma2[0])
-        if name == "own_blocks":
-            out.append(
-                f"outcomes vary between batches on their own (sd {abs(params.spread[0]):.3g} beside sigma "
-                f"{sigma:.3g}): add (1 | {group}:outcome) or normalise to a reference"
-            )
-        else:
-            out.append(
-                f"outcomes of one sample vary together (sd {abs(params.spread[1]):.3g} beside sigma {sigma:.3g}): add "
-                "(1 | sample), or standard errors are too small"
-            )
-    return out
 
 
 def fit_with_lasso(model, penalty: float, maxiter, cov_type) -> SelectionOutcome:
