@@ -152,3 +152,20 @@ def test_generalized_models_have_none():
     result = ms.glmer("n ~ x + (1 | g)", data, family="binomial").fit()
     with pytest.raises(OptionError, match="linear mixed models without priors"):
         result.get_robustcov_results("CR2", groups="g")
+
+
+def test_known_relationships_are_in_the_covariance_and_stay_in_clusters():
+    rng = np.random.default_rng(0)
+    ids = [f"i{i}" for i in range(16)]
+    related = pd.DataFrame(np.kron(np.eye(8), [[1.0, 0.5], [0.5, 1.0]]), index=ids, columns=ids)
+    code = np.repeat(np.arange(16), 4)
+    data = pd.DataFrame({"id": np.array(ids)[code], "x": rng.normal(size=64), "family": code // 2})
+    data["y"] = data["x"] + (np.linalg.cholesky(related) @ rng.normal(size=16))[code] + rng.normal(size=64)
+    result = ms.lmer("y ~ x + (1 | id)", data, cov={"id": related}).fit()
+    rows = np.flatnonzero(data["family"] == 3)
+    block = related.to_numpy()[np.ix_(code[rows], code[rows])]
+    expected = result.scale * (result.theta[0] ** 2 * block + np.eye(len(rows)))
+    np.testing.assert_allclose(result.response_cov(rows[None])[0], expected, rtol=1e-10)
+    assert np.isfinite(result.get_robustcov_results("CR2", groups="family").bse).all()
+    with pytest.raises(OptionError, match="levels of 'id' occur in several clusters"):
+        result.get_robustcov_results("CR2", groups="id")

@@ -17,6 +17,7 @@ from mvmise_sm.inference.fits import with_rows
 
 __all__ = ["RobustDf", "checked_cov_type", "robust_covariance"]
 
+_ZERO = 1e-12  # loadings of a relationship below this connect nothing
 _CELLS = 4_000_000  # of blocks handled at a time
 
 
@@ -135,8 +136,13 @@ def _clusters(result: Any, adjustment: str, groups: Any) -> tuple[np.ndarray, st
 
 
 def _check_nested(result: Any, codes: np.ndarray, name: str) -> None:
-    for factor in result.grouping_factors():
-        pairs = np.unique(np.column_stack([factor.codes, codes]), axis=0)
+    related = [factor for factor in result.model.random_effects.factors if factor.loaded]
+    for factor in [*result.grouping_factors(), *related]:
+        if factor.loaded:
+            row, effect = np.nonzero(np.abs(factor.incidence()) > _ZERO)
+            pairs = np.unique(np.column_stack([effect, codes[row]]), axis=0)
+        else:
+            pairs = np.unique(np.column_stack([factor.codes, codes]), axis=0)
         if len(pairs) > len(np.unique(pairs[:, 0])):
             raise OptionError(
                 f"groups={name!r}: levels of {factor.name!r} occur in several clusters; robust covariances need "

@@ -217,8 +217,14 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         for term, lam in zip(random.terms, random.lambdas(self.theta), strict=True):
             columns = [np.ones(self.nobs) if c is None else c for c in term.columns]
             half = (np.column_stack(columns) @ lam)[rows]
-            codes = term.factor.codes[rows]
-            out += self.scale * (codes[:, :, None] == codes[:, None, :]) * (half @ half.transpose(0, 2, 1))
+            if term.factor.loaded:
+                # levels with known relationships, or rows that belong to several levels
+                loads = term.factor.incidence()[rows]
+                shared = loads @ loads.transpose(0, 2, 1)
+            else:
+                codes = term.factor.codes[rows]
+                shared = codes[:, :, None] == codes[:, None, :]
+            out += self.scale * shared * (half @ half.transpose(0, 2, 1))
         return out
 
     def _header_rows(self):
