@@ -281,6 +281,8 @@ class Values:
         OptionError
             If a column is no factor of the formula.
         """
+        if not codings:
+            return
         columns = {column_of(factor): factor for factor in self.encoded}
         factors = [name for name, f in columns.items() if name is not None and self.encoded[f].categories is not None]
         for name, given in codings.items():
