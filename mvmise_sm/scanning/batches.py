@@ -209,7 +209,7 @@ class BatchFits:
                 with np.errstate(all="ignore"):
                     parts.append(self._rows([block.names[j] for j in chosen], own, weights))
             if not good.all():
-                parts.append(self.fits([block.feature(j) for j in np.flatnonzero(~good)]))
+                parts.append(self.fits([block.feature(int(j)) for j in np.flatnonzero(~good)]))
         return pd.concat(parts, ignore_index=True)
 
     def units(self, block: Block, theta: np.ndarray) -> pd.DataFrame:
@@ -223,7 +223,7 @@ class BatchFits:
             whole = self._tabled(block.names, found, terms, list(report.tests))
             lacking = np.flatnonzero(~found.full)
             if lacking.size:
-                own = self.fits.units([block.feature(j) for j in lacking], theta)
+                own = self.fits.units([block.feature(int(j)) for j in lacking], theta)
                 names = {block.names[j] for j in lacking}
                 whole = pd.concat([whole[~whole["feature"].isin(names)], own], ignore_index=True)
         return whole

@@ -195,7 +195,8 @@ def pairwise(design: Design, factor: str) -> dict[str, np.ndarray]:
     dict
         ``"B - A"`` -> combination of the fixed effects (p,).
     """
-    frame, values = design.frame, {}
+    frame = design.frame
+    values: dict[str, list] = {}
     for expression, info in design.model_spec.factor_infos.items():
         quoted, plain = names_in(expression)
         for name in sorted({*quoted, *plain} & set(frame.columns)):

@@ -33,10 +33,17 @@ class FeatureTable(Protocol):
         Weights of the samples (N,) that hold for all features.
     """
 
-    samples: pd.DataFrame
-    names: list[str]
-    ragged: bool
-    shared_weights: np.ndarray | None
+    @property
+    def samples(self) -> pd.DataFrame: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def ragged(self) -> bool: ...
+
+    @property
+    def shared_weights(self) -> np.ndarray | None: ...
 
     def n_outcomes(self, name: str) -> int:
         """Number of outcomes of one feature."""

@@ -160,7 +160,7 @@ def add_numbers(out: Rows, name: str, found: Numbers, K: int, message: str, know
     """Add what a fit says; without numbers where it is not a maximum or not identified."""
     if any(found.notes):
         message = ["; ".join(s for s in (note, message) if s) for note in found.notes]  # type: ignore[assignment]
-    common = {
+    common: dict[str, Any] = {
         "nobs": found.nobs, "n_outcomes": K, "converged": known, "singular": found.singular, "message": message,
     }  # fmt: skip
     if not known:

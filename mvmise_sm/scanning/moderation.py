@@ -67,9 +67,14 @@ def squeeze_variances(var: ArrayLike, df: ArrayLike) -> SqueezedVariances:
     array([0.303, 0.533, 0.821, 2.546])
     """
     try:
-        var, df = np.asarray(var, dtype=float), np.asarray(df, dtype=float)
+        variances, degrees = np.asarray(var, dtype=float), np.asarray(df, dtype=float)
     except (TypeError, ValueError):
         raise DataError("var and df must be numbers") from None
+    return _squeezed(variances, degrees)
+
+
+def _squeezed(var: np.ndarray, df: np.ndarray) -> SqueezedVariances:
+    """`squeeze_variances` of arrays."""
     if var.ndim != 1:
         raise DataError(f"var must have one dimension, found shape {var.shape}")
     if df.ndim > 1 or (df.ndim == 1 and df.shape != var.shape):

@@ -71,6 +71,8 @@ def reduced(template: Any, outcomes: pd.DataFrame) -> Reduced | None:
 
 def _without(design: SelectionDesign, dropped: set[int]) -> SelectionDesign:
     """The design without some columns of the common one."""
+    assert design.common_exog is not None
+    assert design.common_terms is not None
     kept = [j for j in range(design.common_exog.shape[1]) if j not in dropped]
     place = {j: i for i, j in enumerate(kept)}
     terms = {name: [place[j] for j in own if j in place] for name, own in design.common_terms.items()}

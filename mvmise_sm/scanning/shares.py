@@ -33,8 +33,8 @@ def shares_of(template: Any, result: Any, own: OwnColumns) -> dict[str, float]:
         out[name] = float(np.var(exog[:, columns] @ params[columns]))
     random = model.random_effects
     for term, lam in zip(random.terms, random.lambdas(result.theta), strict=True):
-        columns = np.column_stack([np.ones(random.nobs) if c is None else c for c in term.columns])
-        parts = (columns * (columns @ (result.scale * lam @ lam.T))).mean(axis=0)
+        z = np.column_stack([np.ones(random.nobs) if c is None else c for c in term.columns])
+        parts = (z * (z @ (result.scale * lam @ lam.T))).mean(axis=0)
         for name, part in zip(_names(term), parts, strict=True):
             out[name] = out.get(name, 0.0) + float(part)
     weights = model.weights

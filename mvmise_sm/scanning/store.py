@@ -8,6 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -95,7 +96,7 @@ class PartFiles:
         files = sorted(self.folder.glob("part-*.parquet"))
         if files:
             self._check(_loaded(self.folder / _NOTE, lambda: (self.folder / _NOTE).read_text("utf-8")), self.folder)
-        parts += [_loaded(file, lambda file=file: pd.read_parquet(file)) for file in files]
+        parts += [_loaded(file, partial(pd.read_parquet, file)) for file in files]
         for file, part in zip(files, parts[len(parts) - len(files) :], strict=True):
             if list(part.columns) != list(RAW):
                 raise ScanError(_damaged(file, f"columns {list(part.columns)}"))
