@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.scanning.content import digest
 
 __all__ = ["FeatureTable", "LongFeatures", "WideFeatures", "feature_digest", "looks_raw", "read_long", "read_wide"]
 
@@ -58,30 +58,14 @@ class FeatureTable(Protocol):
         """First outcomes of several features (N, F), their weights (N, F) or None, and which are numbers (F,)."""
 
 
-def _digest(*parts: Any) -> str:
-    """Hash of arrays and texts by content."""
-    out = hashlib.blake2b(digest_size=12)
-    for part in parts:
-        if part is None:
-            out.update(b"-")
-        elif isinstance(part, np.ndarray) and part.dtype.kind in "fiub":
-            out.update(f"{part.dtype.str}{part.shape}".encode())
-            out.update(np.ascontiguousarray(part).tobytes())
-        else:
-            out.update(repr(part if isinstance(part, str) else list(map(str, part))).encode())
-    return out.hexdigest()
-
-
 def feature_digest(table: FeatureTable, name: str) -> str:
     """Hash of everything that is the feature's own: names of its outcomes, values and weights."""
     outcomes = table.outcomes(name)
     try:
         values = outcomes.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
-        values = np.array(outcomes.to_numpy(dtype=object).astype(str))
-        return _digest(outcomes.columns, values.ravel(), table.weights(name))
-    # one bit pattern for every NaN
-    return _digest(outcomes.columns, np.where(np.isnan(values), np.nan, values), table.weights(name))
+        values = outcomes.to_numpy(dtype=object).astype(str)
+    return digest(list(map(str, outcomes.columns)), values, table.weights(name))
 
 
 def _checked_names(names: Iterable[Hashable], what: str) -> list[str]:
