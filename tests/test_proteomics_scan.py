@@ -114,8 +114,12 @@ def test_default_terms_are_told(ref, med):
     pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(same))
     # least squares need none, and a class is as good as its entry point
     assert proteins.scan(model="ols", terms=["Condition"])["p"].notna().all()
-    with pytest.warns(DataWarning, match=r"the scan adds \(1 \| Mixture\)"):
-        few(ref, "P00004").scan("~ Condition", model=ms.FactorSelectionModel)
+    for model in ("mvmise_b", ms.FactorSelectionModel):
+        with pytest.warns(DataWarning, match=r"adds \(1 \| Mixture\) \+ \(1 \| Mixture:outcome\) \+ \(1 \| sample\)$"):
+            few(ref, "P00004").scan("~ Condition", model=model)
+    with pytest.warns(DataWarning) as caught:
+        few(ref, "P00007").scan("~ Condition", model="mvmise_e")
+    assert "the formula has no random terms; the scan adds (1 | Mixture)" in [str(w.message) for w in caught]
     with pytest.raises(OptionError, match="model must be one of"):
         proteins.scan(model="limma")
     with pytest.raises(OptionError, match=r"name the random terms of model 'lmer', for example '~ Cond"):
@@ -134,10 +138,23 @@ def test_levels_of_their_own_are_warned_of(med, ref):
     with pytest.warns(DataWarning) as caught:
         one.scan("~ Condition + (1 | Mixture)", terms=["Condition"])
     told = [str(w.message) for w in caught]
-    assert any("own level in every Mixture (sd" in t and "normalize('reference')" in t for t in told)
+    assert any("own level in every Mixture (sd" in t and "add (1 | Mixture:outcome) or normalize" in t for t in told)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         one.scan(STACKED, model="lmer", terms=["Condition"])
+
+
+def test_own_terms_of_the_selection_model(med):
+    """With a level of its own in the mixture and in the sample, standard errors are those of the stacked peptides."""
+    exp = few(med, "P00004", "P00007", "P00009")
+    formula = "~ Condition + (1 | Mixture) + (1 | Mixture:outcome) + (1 | sample)"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = exp.scan(formula, terms=["Condition"])
+        stacked = exp.scan(STACKED, model="lmer", terms=["Condition"])
+    pd.testing.assert_series_equal(own["feature"], stacked["feature"])
+    np.testing.assert_allclose(own["se"], stacked["se"], rtol=0.12)
+    np.testing.assert_allclose(own["estimate"], stacked["estimate"], atol=0.02)
 
 
 def test_label_free_with_a_batch():

@@ -365,7 +365,9 @@ class SelectionModel(LikelihoodModel):
         out.outcome_names = list(design.endog.columns)
         out.common_design = len(design.exog) == out.nobs
         out.priors = bind_priors(out, out._prior_term())
-        out.spec = replace(self.spec, penalties=out._penalties())
+        # with one outcome these terms are the batch's effect and the residual
+        own = design.own_terms if len(out.outcome_names) > 1 else ()
+        out.spec = replace(self.spec, penalties=out._penalties(), own_blocks="outcome" in own, samples="sample" in own)
         return out
 
     def remove_rows(self):

@@ -23,6 +23,8 @@ __all__ = ["OwnLevels", "own_levels", "scan_experiment"]
 
 # columns of the long table that a scan takes
 PROTEIN, PEPTIDE, SAMPLE, VALUE = "protein", "peptide", "sample", "y"
+# what selection models call the outcomes of one fit
+OUTCOME = "outcome"
 # evidence beyond which a formula without the term is worth a warning
 _SIGNIFICANT = 1e-3
 _ALTERNATIONS = 50
@@ -60,7 +62,7 @@ def scan_experiment(experiment: Experiment, formula: str | None, model: Any, opt
     kind = kind_of(model)
     text = _complete(experiment, "~ Condition" if formula is None else formula, model, kind)
     if experiment.level == "peptide":
-        _compare(experiment, text, kind)
+        _compare(experiment, text, model, kind)
     if all(len(columns) == 1 for columns in features.values()):
         values = experiment.matrix().reset_index(drop=True)
         values.columns = list(features)
@@ -71,6 +73,14 @@ def scan_experiment(experiment: Experiment, formula: str | None, model: Any, opt
     return scan(
         text, long, model=model, by=PROTEIN, outcome=VALUE, column=PEPTIDE, sample=SAMPLE, samples=samples, **options
     )
+
+
+def _takes_own_terms(model: Any) -> bool:
+    """Whether a selection model has effects of single outcomes and of samples beside those of batches."""
+    from mvmise_sm.api import find
+
+    factor = find("FactorSelectionModel")
+    return issubclass(model, factor) if isinstance(model, type) else find(model).__self__ is factor
 
 
 def _complete(experiment: Experiment, formula: str, model: Any, kind: str) -> str:
@@ -92,8 +102,10 @@ def _complete(experiment: Experiment, formula: str, model: Any, kind: str) -> st
         )
     if len(experiment.data.layout.labels) == 1:
         raise OptionError(f"with one {block} there are no batches; use model='ols', or name the random terms")
-    if experiment.level == "protein" or kind == SELECTION:
+    if experiment.level == "protein":
         added = f"(1 | {block})"
+    elif kind == SELECTION:
+        added = f"(1 | {block})" + f" + (1 | {block}:{OUTCOME}) + (1 | {SAMPLE})" * _takes_own_terms(model)
     else:
         raise OptionError(
             f"name the random terms of model {model!r}, for example '{text} + {PEPTIDE} + (1 | {block}) + "
@@ -103,7 +115,7 @@ def _complete(experiment: Experiment, formula: str, model: Any, kind: str) -> st
     return f"{text} + {added}"
 
 
-def _compare(experiment: Experiment, formula: str, kind: str) -> None:
+def _compare(experiment: Experiment, formula: str, model: Any, kind: str) -> None:
     """Warn of what peptides do not share and the formula does not say."""
     from mvmise_sm.scanning.templates import SELECTION
 
@@ -116,10 +128,10 @@ def _compare(experiment: Experiment, formula: str, kind: str) -> None:
     found = own_levels(experiment.data.view(experiment.min_mixtures), block)
     if found is None:
         return
-    batches = {"Mixture", "Run"}
-    stacked = kind != SELECTION
-    if not any(g & batches and PEPTIDE in g for g in groups) and found.p_block < _SIGNIFICANT:
-        remedies = [f"add (1 | {block}:{PEPTIDE})"] * stacked
+    names = {PEPTIDE, OUTCOME}
+    takes_own = kind != SELECTION or _takes_own_terms(model)
+    if not any(g & {"Mixture", "Run"} and g & names for g in groups) and found.p_block < _SIGNIFICANT:
+        remedies = [f"add (1 | {block}:{OUTCOME if kind == SELECTION else PEPTIDE})"] * takes_own
         remedies += ["normalize('reference')"] * ("reference" not in experiment.normalized)
         warn(
             f"peptides have their own level in every {block} (sd {found.block:.2g} beside sigma {found.residual:.2g})"
@@ -127,11 +139,11 @@ def _compare(experiment: Experiment, formula: str, kind: str) -> None:
             + " or ".join(remedies),
             DataWarning,
         )
-    if frozenset({SAMPLE}) not in groups and found.p_sample < _SIGNIFICANT:
-        remedy = f"add (1 | {SAMPLE})" if stacked else "compare with proteins()"
+    # model e has the sample's effect in the covariance of its errors
+    if takes_own and frozenset({SAMPLE}) not in groups and found.p_sample < _SIGNIFICANT:
         warn(
             f"peptides of one sample vary together (sd {found.sample:.2g} beside sigma {found.residual:.2g}): "
-            f"{remedy}, or standard errors are too small",
+            f"add (1 | {SAMPLE}), or standard errors are too small",
             DataWarning,
         )
 
