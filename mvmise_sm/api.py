@@ -13,6 +13,7 @@ _MODULES = {"datasets", "exceptions", "families", "mechanisms", "priors", "prote
 _OBJECTS = {
     "LinearMixedModel": "mvmise_sm.models.linear",
     "GeneralizedLinearMixedModel": "mvmise_sm.models.generalized",
+    "OrdinalMixedModel": "mvmise_sm.models.ordinal",
     "FactorSelectionModel": "mvmise_sm.models.selection",
     "ErrorSelectionModel": "mvmise_sm.models.selection",
     "ValueSelectionModel": "mvmise_sm.models.value_selection",
@@ -39,6 +40,7 @@ _ENTRY_POINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "blmer": ("LinearMixedModel", {"cov_prior": "wishart"}),
     "glmer": ("GeneralizedLinearMixedModel", {}),
     "bglmer": ("GeneralizedLinearMixedModel", {"cov_prior": "wishart"}),
+    "clmm": ("OrdinalMixedModel", {}),
     "glmer_nb": ("GeneralizedLinearMixedModel", {"family": "negativebinomial"}),
     "lmer_mnar": ("ValueSelectionModel", {}),
     "mvmise_b": ("FactorSelectionModel", {}),

@@ -217,7 +217,7 @@ def build_design(
     offset: Any = None,
     subset: Any = None,
     keep_missing_endog: bool = False,
-    categorical_response: bool = False,
+    categorical_response: bool | str = False,
     residual: ResidualSpec | None = None,
     cov: Mapping | None = None,
     contrasts: Mapping[str, Any] | None = None,
@@ -344,7 +344,7 @@ def _finite(values: np.ndarray, shown: str) -> None:
 
 
 def _response(
-    plan: Plan, parts: FormulaParts, values: Values, categorical: bool
+    plan: Plan, parts: FormulaParts, values: Values, categorical: bool | str
 ) -> tuple[pd.Series | pd.DataFrame, pd.Index | None]:
     """Response as labelled floats, with the labels of a categorical one."""
     index = values.source.frame.index
@@ -356,7 +356,7 @@ def _response(
             boolean = value.categories.dtype == bool
             if not boolean and not (categorical and len(plan.responses) == 1):
                 raise DataError(f"the response {text!r} must be numeric, found labels; {known(value.categories)}")
-            if len(value.categories) != 2:
+            if len(value.categories) != 2 and categorical != "levels":
                 raise DataError(
                     f"the response {text!r} has {len(value.categories)} levels; a categorical response needs two"
                 )

@@ -176,7 +176,12 @@ class MultiPartResults(GeneralizedLinearMixedModelResults):
                 chosen = tuple(j for j, name in enumerate(names) if name in wanted)
             rows: NewRows = model.part_rows(design, mine, frame, chosen, allow_new_levels, offset if key == 0 else None)
             slot = self._slots["cond" if key == 0 else key]
-            value = rows.exog @ self.params[slot]
+            exog = rows.exog
+            if key == 0 and exog.shape[1] != self.k_fe:
+                # a formula read again from a pickle has the intercept that an ordinal model leaves out
+                names = list(design.exog_names)
+                exog = exog[:, [names.index(name) for name in model.exog_names]]
+            value = exog @ self.params[slot]
             for j in chosen:
                 codes, columns = rows.random[j]
                 known = codes >= 0
