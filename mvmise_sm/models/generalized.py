@@ -33,7 +33,7 @@ from mvmise_sm.models.starts import beginning, checked_params, other_modes
 from mvmise_sm.options import optimiser_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
-__all__ = ["GeneralizedLinearMixedModel"]
+__all__ = ["GeneralizedLinearMixedModel", "minimum"]
 
 # on the scale of a link for probabilities or of a log link, effects of this size mean probabilities or ratios of
 # nothing
@@ -301,7 +301,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         theta = None if start_theta is None else self._checked_theta(start_theta)
         start = beginning(criterion, theta, params)
         with blas_threads(criterion.dense_size):
-            optimum = _minimum(criterion, start, settings)
+            optimum = minimum(criterion, start, settings)
             if start is None and self._fixef_prior_has_modes() and not criterion.profiles_beta:
                 optimum = self._lowest_mode(criterion, optimum, settings)
             criterion, optimum = self._at_limit(criterion, optimum, settings)
@@ -319,11 +319,11 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         flat.priors = replace(self.priors, fixef=())
         chosen = (settings["nagq"], settings["dispersion"], settings["curvature"])
         plain = flat.criterion(*chosen)
-        found = _minimum(plain, None, settings)
+        found = minimum(plain, None, settings)
         k, p = plain.k_theta, self.exog.shape[1]
         beta = plain.fixed_map[:p, :p] @ found.working[k : k + p]
         for start in other_modes(criterion, beta, optimum):
-            other = _minimum(criterion, start, settings)
+            other = minimum(criterion, start, settings)
             optimum = other if other.value < optimum.value - _SAME_OBJECTIVE else optimum
         return optimum
 
@@ -341,7 +341,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             return model.fit(**_fit_arguments(settings), cov_type=result.cov_type, use_t=result.use_t)
         criterion = result.deviance_function().refitted(model.endog)
         optimum = with_second_start(
-            criterion, result.optimum, lambda start: _minimum(criterion, start, settings), moments=False
+            criterion, result.optimum, lambda start: minimum(criterion, start, settings), moments=False
         )
         criterion, optimum = model._at_limit(criterion, optimum, settings)
         return model._report(criterion, optimum, settings, result.cov_type, result.use_t)
@@ -354,11 +354,11 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         criterion.value(inside)
         if criterion.evaluate(inside, information=False).gradient[-1] < 0.0:
             # a long step has jumped over the optimum to where the objective is flat
-            found = _minimum(criterion, inside, settings)
+            found = minimum(criterion, inside, settings)
             if found.value < optimum.value and found.working[-1] > np.log(_NO_OVERDISPERSION):
                 return criterion, found
         limit, start = criterion.at_limit(optimum.working)
-        found = _minimum(limit, start, settings)
+        found = minimum(limit, start, settings)
         if found.value > optimum.value + _SAME_OBJECTIVE:
             return criterion, optimum
         return limit, replace(found, singular=True)
@@ -455,7 +455,7 @@ _NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter",
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
 
 
-def _minimum(criterion, start, settings):
+def minimum(criterion, start, settings):
     """Minimise from a working start, None for the default; `settings` as ``mle_settings``."""
     options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
     return minimize(criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options)

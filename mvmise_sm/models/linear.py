@@ -13,6 +13,7 @@ from mvmise_sm.core.criteria.whitened import WhitenedDeviance
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.optimise.second_start import with_second_start
 from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.design.build import caller_environment
 from mvmise_sm.design.residual import warn_unseen
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, IdentificationWarning, OptionError, SingularFitWarning
 from mvmise_sm.formula.residual import parse_residual
@@ -87,6 +88,45 @@ class LinearMixedModel(MixedModelBase):
         self.residual_text = "" if self.residual is None else self.residual.text
         if self.residual is not None:
             warn_unseen(self.residual)
+
+    @classmethod
+    def from_formula(
+        cls,
+        formula,
+        data,
+        subset=None,
+        drop_cols=None,
+        *,
+        weights=None,
+        offset=None,
+        missing="drop",
+        groups=None,
+        re_formula=None,
+        eval_env=None,
+        dispersion=None,
+        **kwargs,
+    ):
+        """Create a model from a formula and a frame; parameters as in `MixedModelBase.from_formula`, and
+
+        Parameters
+        ----------
+        dispersion : str, optional
+            One-sided formula of the logarithm of the residual standard deviation, for example ``"~ sex"``; it gives a
+            `LinearDispersionModel`.
+        """
+        environment = caller_environment(eval_env)
+        options = {"weights": weights, "offset": offset, "missing": missing, "groups": groups, "re_formula": re_formula}
+        if dispersion is None:
+            return super().from_formula(formula, data, subset, drop_cols, eval_env=environment, **options, **kwargs)
+        from mvmise_sm.models.dispersion import LinearDispersionModel
+
+        if kwargs.pop("residual", None) is not None:
+            raise OptionError(
+                "residual and dispersion exclude each other: a residual structure has variances of its own"
+            )
+        return LinearDispersionModel.from_formula(
+            formula, data, subset, drop_cols, dispersion=dispersion, eval_env=environment, **options, **kwargs
+        )
 
     @classmethod
     def _structure_options(cls, options):

@@ -12,19 +12,26 @@ import pandas as pd
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.criteria.parts import Block, PartsDeviance
 from mvmise_sm.core.criteria.parts_quadrature import PartsQuadrature
+from mvmise_sm.core.families.exponential import Poisson
 from mvmise_sm.core.families.predictors import PartsResponse
 from mvmise_sm.design.build import build_design
 from mvmise_sm.exceptions import DataError, MissingDataError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.base import refuse_dropped_columns, with_bar_terms
-from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
+from mvmise_sm.models.generalized import GeneralizedLinearMixedModel, minimum
 from mvmise_sm.models.new_rows import frame_rows
-from mvmise_sm.models.response_checks import check_response
+from mvmise_sm.models.response_checks import check_response, separated_columns
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.results.multipart import MultiPartResults, MultiPartResultsWrapper
 from mvmise_sm.results.variance import layout_of
 
 __all__ = ["MultiPartMixedModel", "Part", "from_formulas"]
+
+# a zero part this far out (logit) is nearly certain: other modes of its likelihood are tried, so far away
+_NEARLY_CERTAIN, _FAR = 4.0, 8.0
+_MODE_STEPS = 30
+# beyond these the data no longer determine a logit, a log dispersion, or the degrees of freedom
+_GONE, _FLAT, _NORMAL_DF = 12.0, 11.0, 200.0
 
 _PREFIX = {"zi": "zi_", "disp": "disp_"}
 _OPTION = {"zi": "zero_inflation", "disp": "dispersion"}
@@ -254,7 +261,43 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         return PartsDeviance(*given, priors=self.priors)
 
     def _at_limit(self, criterion, optimum, settings):
+        if self.has_zero_part and self.family.zero_part == "inflated":
+            zero = criterion.solve(optimum.working).predictors[1]
+            starts = criterion.zero_starts(optimum.working, _FAR) if zero.min() < -_NEARLY_CERTAIN else []
+            for start in starts:
+                # a separated part creeps on for ever: the first steps tell whether its mode is better
+                found = minimum(criterion, start, {**settings, "maxiter": min(settings["maxiter"], _MODE_STEPS)})
+                if found.value < optimum.value - 1e-6:
+                    optimum = found
         return criterion, optimum
+
+    def _trouble(self, solution):
+        """A sentence on estimates that run to infinity, or None."""
+        if self.has_zero_part:
+            zero = solution.predictors[1]
+            if zero.max() < -_GONE:
+                return "the zero part has gone to probability 0; leave zero_inflation out"
+            if np.abs(zero).max() > _GONE:
+                part = next(p for p in self.parts if p.name == "zi")
+                found = separated_columns(np.where(self.endog == 0.0, 0.0, 0.5), part.exog, Poisson())
+                names = [part.labels[j] for j in found] or ["its columns"]
+                return (
+                    f"separation in the zero part: its probability is 0 or 1 for some rows, told apart by "
+                    f"{', '.join(names)}, whose estimates are infinite; leave columns out of zero_inflation or give a "
+                    "prior, for example fixef_prior={'zi_Intercept': ms.priors.Normal(sd=3)}"
+                )
+        if self.family.has_dispersion:
+            log_d = solution.predictors[2 if self.has_zero_part else 1]
+            limit = self.family.limit
+            low, high = float(log_d.min()), float(log_d.max())
+            if limit is not None and (low < -_FLAT if self.family.name.endswith("nb1") else high > _FLAT):
+                return (
+                    f"the dispersion of family {self.family.name!r} has gone to its limit: {limit[1]}; use "
+                    f"family={limit[0]!r}"
+                )
+        if "df" in self.family.shape_names and np.exp(solution.shapes[-1]) > _NORMAL_DF:
+            return f"the t family's df are {np.exp(solution.shapes[-1]):.3g}; use 'gaussian'"
+        return super()._trouble(solution)
 
     def _result(self, *args, **kwargs):
         return MultiPartResultsWrapper(MultiPartResults(self, *args, **kwargs))

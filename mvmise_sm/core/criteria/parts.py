@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from mvmise_sm.core.covariance.coordinates import FixedBasis, fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
@@ -24,7 +25,6 @@ from mvmise_sm.core.criteria.solution import GeneralizedSolution
 from mvmise_sm.core.elimination.incidence import Incidence, PartsIncidence
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.elimination.reweighted import Eliminator
-from mvmise_sm.core.families.predictors import positive_rows
 
 __all__ = ["Block", "PartsDeviance", "PartsSolution"]
 
@@ -35,6 +35,8 @@ _LEAST_PIVOT = 1e-6
 # standard deviation of the random effects at the start, on the scale of the link
 _START_SD = 0.4
 _START_STEPS = 30
+# probabilities of another mode of the zero part, and how much lower its log-likelihood without random effects may be
+_OTHER_MODE, _NOT_MUCH_WORSE = 0.2, 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,16 +218,19 @@ class PartsDeviance(LaplaceDeviance):
                 coef[at] = np.linalg.lstsq(next(iter(columns.values())), target, rcond=None)[0]
             elif block.start is not None:
                 coef[at] = np.linalg.solve(self._full_map[at, at], block.start)
+        return self._ascended(coef)[1]
+
+    def _ascended(self, coef):
+        """Log-likelihood without random effects and working coefficients after Newton steps on convex weights."""
         here = self.response.expand(self.predictors(coef))
         value = here.loglik
         for _ in range(_START_STEPS):
             if not np.isfinite(value):
                 break
             score = self._adjoint(here.score())
-            weight = _positive_all(here.weights())
-            information = self._gram(weight)
+            information = _floored(self._gram(here.weights()))
             information.flat[:: len(coef) + 1] += 1e-8 * np.maximum(information.diagonal(), 1e-8)
-            step = np.linalg.lstsq(information, score, rcond=None)[0]
+            step = np.linalg.solve(information, score)
             gain, size = float(step @ score), 1.0
             if not np.isfinite(gain) or gain < 1e-4:
                 break
@@ -237,7 +242,36 @@ class PartsDeviance(LaplaceDeviance):
             else:
                 break
             coef, here, value = coef + size * step, trial, trial.loglik
-        return coef
+        return value, coef
+
+    def zero_starts(self, x: np.ndarray, far: float) -> list[np.ndarray]:
+        """Starts with another zero part where fits without random effects say that one may be better.
+
+        Where the zero part is nearly certain for some rows its likelihood has several modes: each of its coefficients
+        is moved by `far` to either side and the model without random effects fitted from there.
+        """
+        k = self.k_theta
+        block = next((i for i, b in enumerate(self.blocks) if b.name == "zi"), None)
+        if block is None:
+            return []
+        at = self.places[block]
+        first = self._ascended(x[k:])
+        found = []
+        for j in range(at.stop - at.start):
+            unit = np.linalg.solve(self._full_map[at, at], np.eye(at.stop - at.start)[j])
+            for side in (-far, far):
+                coef = x[k:].copy()
+                coef[at] += side * unit
+                found.append(self._ascended(coef))
+        found.sort(key=lambda pair: -pair[0])
+        taken = [expit(self.predictors(first[1])[1])]
+        out = []
+        for value, coef in found:
+            p = expit(self.predictors(coef)[1])
+            if value > first[0] - _NOT_MUCH_WORSE and all(np.abs(p - q).max() > _OTHER_MODE for q in taken):
+                taken.append(p)
+                out.append(np.concatenate([x[:k], coef]))
+        return out[:2]
 
     def _adjoint(self, rows: np.ndarray) -> np.ndarray:
         """Sum over predictors of X_c' rows_c, in all coefficients."""
@@ -410,13 +444,6 @@ def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
         out[at : at + len(b), at : at + len(b)] = b
         at += len(b)
     return out
-
-
-def _positive_all(weight: np.ndarray) -> np.ndarray:
-    """Positive semidefinite part of the rows' weights (K, K, nobs)."""
-    if len(weight) == 1:
-        return np.maximum(weight, 0.0)
-    return positive_rows(weight)
 
 
 def _floored(information: np.ndarray) -> np.ndarray:

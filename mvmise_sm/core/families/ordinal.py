@@ -13,7 +13,6 @@ from mvmise_sm.core.families.jets import log1mexp, variables
 __all__ = ["Cumulative", "threshold_map"]
 
 
-
 def threshold_map(kind: str, m: int) -> tuple[np.ndarray, list[str]]:
     """Matrix from the threshold parameters to the m thresholds, and names of the parameters; None names for flexible.
 
