@@ -172,7 +172,7 @@ def _rows(result):
         if count:
             rows = "row has a residual" if count == 1 else "rows have residuals"
             yield f"{count} {rows} beyond {_OUTLYING} standard deviations: see plot_diagnostics() and get_influence()."
-    elif not result.k_scale and not result.estimates_alpha:
+    elif not result.k_scale and not result.family.has_dispersion and not result.family.shape_names:
         found = result.overdispersion()
         if found["p_value"] < 0.01 and found["ratio"] > 1.2:
             yield (

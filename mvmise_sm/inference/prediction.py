@@ -96,6 +96,8 @@ def observation_prediction(result, linear, variance, which, labels, residual=1.0
 
 def _observations(result, mean, u):
     """Responses of weight one at `mean` (m, draws): quantiles at `u`, or simulated where the family has none."""
-    family = result.model.family
-    draws = family.quantile(u, mean, None, result.dispersion)
-    return family.simulate(np.random.default_rng(0), mean, None, result.dispersion) if draws is None else draws
+    family, d = result.model.family, result.dispersion
+    if np.ndim(d):
+        raise OptionError("new rows have dispersions of their own: use prediction_interval()")
+    draws = family.quantile(u, mean, None, d, result.shapes)
+    return family.simulate(np.random.default_rng(0), mean, None, d, result.shapes) if draws is None else draws

@@ -299,7 +299,7 @@ def _general_parameters(fit):
     inverse = np.linalg.pinv(information, rcond=1e-12, hermitian=True)
     k, p = criterion.k_theta, criterion.k_fe
     out = []
-    for j, name in enumerate(fit.model.exog_names):
+    for j, name in enumerate(fit.coef_names):
         weights = np.zeros(x.size)
         weights[k : k + p] = criterion.basis.a[j]
         se = float(np.sqrt(2.0 * weights @ inverse @ weights))
@@ -310,18 +310,18 @@ def _general_parameters(fit):
         )
     structures, bases = criterion.space.structures, criterion.layout.term_bases
     out += _covariance_parameters(fit.model.random_layout, structures, bases, evaluate, x, inverse, rho=None)
-    if criterion.k_shape:
-        weights = np.eye(x.size)[-1]
-        se = float(np.sqrt(2.0 * inverse[-1, -1]))
-        name, power = ("sigma", 0.5) if fit.k_scale else ("alpha", 1.0)
-        solve = _solver(evaluate, Coordinate(weights))
-        least = float(criterion.lower[-1])
+    first = x.size - criterion.k_shape
+    for i, (name, value) in enumerate(fit.shape_profiles() if criterion.k_shape else (), first):
+        weights = np.eye(x.size)[i]
+        se = float(np.sqrt(2.0 * inverse[i, i]))
+        least = float(criterion.lower[i])
 
-        def shown(c):
+        def shown(c, least=least, value=value):
             # the limit of the family stands for a parameter of zero
-            return 0.0 if c <= least else float(np.exp(power * c))
+            return 0.0 if c <= least else value(c)
 
-        out.append(_Parameter(name, name, solve, float(x[-1]), se, least, np.inf, shown))
+        solve = _solver(evaluate, Coordinate(weights))
+        out.append(_Parameter(name, name, solve, float(x[i]), se, least, np.inf, shown))
     return _leaving_the_boundary(out, x, minimum, criterion.lower[:k])
 
 

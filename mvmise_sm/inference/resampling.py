@@ -35,7 +35,7 @@ def generators(rng, n):
 
 def parameter_names(result):
     """Names of all parameters, as `InferentialResults.conf_int` has them."""
-    names = list(result.model.exog_names)
+    names = list(result.coef_names)
     for term in result.model.random_layout.terms:
         found = term.structure.parameters(term.structure.start(np.ones(term.q)), term.names)
         names += [parameter_label(p, term.factor.name) for p in found]
@@ -44,7 +44,7 @@ def parameter_names(result):
         names += [_residual_label(p) for p in structure.parameters(structure.start())]
     elif result.k_scale:
         names.append("sigma")
-    return [*names, "alpha"] if getattr(result, "estimates_alpha", False) else names
+    return [*names, *result.family_parameters()]
 
 
 def _residual_label(parameter):
@@ -72,7 +72,7 @@ def parameters_of(result):
     layout = result.model.random_layout
     structure = result.residual_structure()
     values = all_parameters(layout, result.params, result.theta, result.scale, bool(result.k_scale), structure)
-    return np.append(values, result.alpha) if getattr(result, "estimates_alpha", False) else values
+    return np.append(values, list(result.family_parameters().values()))
 
 
 # objectives of two minima differ by more than rounding

@@ -57,10 +57,10 @@ def _residual(result):
         return float(result.scale * np.mean(relative if model.weights is None else relative / model.weights))
     family, link = model.family, model.family.link
     known = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
-    if family.trials and not family.has_dispersion and link.name in known:
+    if family.latent and link.name in known:
         return known[link.name]
     mean = np.array(float(np.average(model.endog, weights=model.weights)))
-    variance = float(family.variance(mean, result.dispersion))
+    variance = float(np.mean(family.variance(mean, result.dispersion, result.shapes)))
     if link.name == "log":
         # variance of the logarithm of a lognormal variable with this squared coefficient of variation
         return float(np.log1p(variance / mean**2))

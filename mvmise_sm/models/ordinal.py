@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ class OrdinalMixedModel(MultiPartMixedModel):
             self.threshold_matrix, self._threshold_names = threshold_map(threshold, len(levels) - 1)
         except ValueError as error:
             raise OptionError(str(error)) from None
-        labels = [f"{a}|{b}" for a, b in zip(levels[:-1], levels[1:], strict=True)]
+        labels = [f"{a}|{b}" for a, b in pairwise(levels)]
         self.threshold_labels = labels
         self._threshold_names = self._threshold_names or labels
         if design is not None:

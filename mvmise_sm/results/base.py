@@ -133,6 +133,23 @@ class MixedModelResults(VerbResults, ResampledResults):
         """Covariance of the fixed effects (k_fe, k_fe), finite also where the data do not determine it."""
         return np.asarray(super().cov_params())
 
+    @property
+    def coef_names(self):
+        """Names of `params`."""
+        return list(self.model.data.param_names)
+
+    def family_parameters(self):
+        """Parameters beside coefficients, variances and sigma: a dict from name to value."""
+        return {}
+
+    def with_components(self, table):
+        """A tidy table with the part of the model that each row belongs to, where there are several."""
+        return table
+
+    def coefficient_tables(self):
+        """Titles and positions of the coefficients of each part of the model."""
+        return [(None, slice(None))]
+
     # --- likelihood
 
     @property

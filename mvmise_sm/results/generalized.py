@@ -20,6 +20,7 @@ from mvmise_sm.core.uncertainty import hessian as uncertainty
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
+from mvmise_sm.results.prediction import predictor_law
 
 __all__ = ["GeneralizedLinearMixedModelResults", "GeneralizedLinearMixedModelResultsWrapper"]
 
@@ -68,6 +69,15 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
     def _set_dispersion(self, solution):
         self.dispersion = self.family.dispersion_of(self.scale, self.alpha)
         self.shapes = ()
+
+    def family_parameters(self):
+        return {"alpha": self.alpha} if self.estimates_alpha else {}
+
+    def shape_profiles(self):
+        """Names of the parameters after the coefficients, and how each is shown: functions of its working value."""
+        if self.k_scale:
+            return [("sigma", lambda c: float(np.exp(0.5 * c)))]
+        return [("alpha", lambda c: float(np.exp(c)))]
 
     # --- covariance of the estimates
 
@@ -264,6 +274,66 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         return {"linear": predictors[0], "dispersion": self.dispersion * ones, "zero": 0.0 * ones}.get(
             which, variance if which == "variance" else mean
         )
+
+    @property
+    def has_zero_mass(self):
+        """Whether a response can be exactly zero though the family is continuous."""
+        return self.family.zero_mass
+
+    def own_predictors(self):
+        """Linear predictors of the rows of the model, a list of (nobs,)."""
+        return [self._linear_predictor()]
+
+    def predictor_law(self, frame, random, allow_new_levels):
+        """Linear predictors, their standard deviations and row labels; random effects that are not chosen are new."""
+        linear, variance, index = predictor_law(self, frame, random, allow_new_levels)
+        return [linear], [np.sqrt(np.maximum(variance, 0.0))], index
+
+    def drawn(self, rng, predictors, weights):
+        """One response for each row of linear predictors."""
+        return self.family.draw(rng, predictors[0], weights, self.dispersion, self.shapes)
+
+    def cumulative(self, y, predictors, weights):
+        """Probability of a response up to `y` by row, None where the family has no distribution function."""
+        return self.family.distribution(y, predictors[0], weights, self.dispersion, self.shapes)
+
+    def resid_quantile(self, rng=None):
+        """Randomised quantile residuals given the random effects (nobs,), standard normal if the model holds.
+
+        Parameters
+        ----------
+        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
+            Where the distribution function jumps, a uniform point of the jump is taken.
+        """
+        from mvmise_sm.inference.simulated import quantile_residuals
+
+        return quantile_residuals(self, rng)
+
+    def prediction_interval(self, frame=None, alpha=0.05, random="all", n=2000, rng=None, *, allow_new_levels=False):
+        """Intervals of responses by simulation.
+
+        Parameters
+        ----------
+        frame : DataFrame, optional
+            New rows; the model's own by default.
+        alpha : float, optional
+            One minus the coverage.
+        random : {"all", "none"} or list of str, optional
+            Random effects to take from the fit; the others are drawn anew.
+        n : int, optional
+            Draws for each row: of the linear predictor with its uncertainty, then of the response.
+        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
+        allow_new_levels : bool, optional
+            Whether an unknown level has a new random effect; otherwise it is an error.
+
+        Returns
+        -------
+        DataFrame
+            ``mean, pi_low, pi_high``.
+        """
+        from mvmise_sm.inference.simulated import prediction_interval
+
+        return prediction_interval(self, frame, alpha, random, n, rng, allow_new_levels)
 
     # --- refitting and simulation
 

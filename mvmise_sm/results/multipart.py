@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
 
 import numpy as np
 import pandas as pd
@@ -62,6 +62,78 @@ class MultiPartResults(GeneralizedLinearMixedModelResults):
         self.family_params = pd.Series(family.shape_value(self.shapes), index=list(family.shape_names), dtype=float)
         if family.name in ("nb2", "truncated_nb2") and np.ndim(self.dispersion) == 0:
             self.alpha = 1.0 / self.dispersion
+
+    @property
+    def has_zero_mass(self):
+        """Whether a response can be exactly zero."""
+        return self.model.has_zero_part or self.family.zero_mass
+
+    def family_parameters(self):
+        found = {}
+        if self.family.has_dispersion and np.ndim(self.dispersion) == 0:
+            found["dispersion"] = self.dispersion
+        return found | {str(name): float(value) for name, value in self.family_params.items()}
+
+    def shape_profiles(self):
+        family, out = self.family, []
+        if family.has_dispersion and np.ndim(self.dispersion) == 0:
+            out.append(("dispersion", lambda c: float(np.exp(c))))
+        for i, name in enumerate(family.shape_names):
+            at = list(self.shapes)
+
+            def shown(c, i=i, at=at):
+                return float(family.shape_value([*at[:i], c, *at[i + 1 :]])[i])
+
+            out.append((name, shown))
+        return out
+
+    def with_components(self, table):
+        if len(self._slots) < 2:
+            return table
+        fixed = {name: part for part, at in self._slots.items() for name in self.coef_names[at]}
+        return table.assign(
+            component=[
+                fixed.get(term, "cond") if effect == "fixed" else "zi" if str(group).startswith("zi:") else "cond"
+                for effect, term, group in zip(table["effect"], table["term"], table["group"], strict=True)
+            ]
+        )
+
+    def coefficient_tables(self):
+        titles = {"cond": "Conditional part", "zi": "Zero part (logit)", "disp": "Dispersion (log)"}
+        return [(titles[name] if len(self._slots) > 1 else None, at) for name, at in self._slots.items()]
+
+    def conditional_part(self):
+        """Return this result with the conditional coefficients only, for questions that concern means."""
+        if len(self.params) == self.k_fe:
+            return self
+        out = copy.copy(self)
+        out._cache = {}
+        out.model = copy.copy(self.model)
+        out.model.data = copy.copy(self.model.data)
+        out.model.data.param_names = None
+        out.params = np.asarray(self.params)[: self.k_fe]
+        out.cov_type, out.cov_rx = "rx", np.asarray(self.cov_params_default)[: self.k_fe, : self.k_fe]
+        return out
+
+    def anova(self, ddf="default", type=3):
+        """Test every term of the conditional part; parameters as in `InferentialResults.anova`."""
+        return super(MultiPartResults, self.conditional_part()).anova(ddf, type)
+
+    def marginal_means(self, *args, **kwargs):
+        """Marginal means of the conditional part; parameters as in `InferentialResults.marginal_means`."""
+        return super(MultiPartResults, self.conditional_part()).marginal_means(*args, **kwargs)
+
+    def vif(self):
+        """Variance inflation of the terms of the conditional part, a DataFrame."""
+        return super(MultiPartResults, self.conditional_part()).vif()
+
+    def r2(self):
+        """Nakagawa's R^2 of the conditional part, a Series."""
+        return super(MultiPartResults, self.conditional_part()).r2()
+
+    def icc(self, adjusted=True):
+        """Intraclass correlations of the conditional part, a Series."""
+        return super(MultiPartResults, self.conditional_part()).icc(adjusted)
 
     # --- parts of the coefficients
 
@@ -132,79 +204,123 @@ class MultiPartResults(GeneralizedLinearMixedModelResults):
 
     # --- linear predictors
 
-    def _own_predictors(self, terms=None, b=None):
-        """Predictors of the rows of the model (K, nobs), with the random effects of `terms`."""
+    def _own_rows(self):
+        """The rows of the model by part: (part, design, offset, [(term, codes, columns)])."""
         self._require_rows()
-        model, b = self.model, self.solution.b if b is None else b
-        keep = [x if terms is None or i in terms else np.zeros_like(x) for i, x in enumerate(b)]
-        out = [model.exog @ self.fe_params]
-        if model.offset is not None:
-            out[0] = out[0] + model.offset
-        named = {0: out[0]}
-        for part in model.parts:
-            value = part.exog @ self.params[self._slots[part.name]]
-            named[part.name] = value if part.offset is None else value + part.offset
-        for i, (term, where) in enumerate(zip(model.random_effects.terms, model.term_parts, strict=True)):
-            effect = keep[i][term.factor.codes]
-            columns = np.column_stack([np.ones(self.nobs) if c is None else c for c in term.columns])
-            key = "zi" if where else 0
-            named[key] = named[key] + (effect * columns).sum(axis=1)
-        return self._ordered(named)
-
-    def _ordered(self, named):
-        out = [named[0]]
-        ones = np.ones_like(named[0])
-        if self.model.has_zero_part:
-            out.append(named["zi"])
-        if self.family.has_dispersion:
-            out.append(named["disp"] if "disp" in named else np.log(self.dispersion) * ones)
+        model, out = self.model, []
+        given = [("cond", model.exog, model.offset), *((p.name, p.exog, p.offset) for p in model.parts)]
+        for key, exog, offset in given:
+            terms = []
+            for i, (term, where) in enumerate(zip(model.random_effects.terms, model.term_parts, strict=True)):
+                if key == ("zi" if where else "cond"):
+                    columns = np.column_stack([np.ones(self.nobs) if c is None else c for c in term.columns])
+                    terms.append((i, term.factor.codes, columns))
+            out.append((key, exog, offset, terms))
         return out
 
-    def _new_predictors(self, frame, random, allow_new_levels, offset):
-        """Predictors of new rows, and their index."""
-        model, b = self.model, self.solution.b
-        named, index = {}, None
-        for key, design in [(0, getattr(model.data, "design", None)), *((p.name, p.design) for p in model.parts)]:
+    def _new_rows(self, frame, chosen, allow_new_levels, offset):
+        """The same of new data, and their index; `chosen` are the terms to evaluate."""
+        model, out, index = self.model, [], None
+        designs = [("cond", getattr(model.data, "design", None)), *((p.name, p.design) for p in model.parts)]
+        for key, design in designs:
             if design is None:
                 raise OptionError("new data need a model from a formula; predict without exog takes the model's rows")
             where = 1 if key == "zi" else 0
             mine = [i for i, w in enumerate(model.term_parts) if w == where] if key != "disp" else []
-            chosen = tuple(range(len(mine))) if random == "all" else ()
-            if not isinstance(random, str):
-                wanted = [name.removeprefix("zi:") for name in random]
-                names = [model.random_layout.terms[i].factor.name.removeprefix("zi:") for i in mine]
-                chosen = tuple(j for j, name in enumerate(names) if name in wanted)
-            rows: NewRows = model.part_rows(design, mine, frame, chosen, allow_new_levels, offset if key == 0 else None)
-            slot = self._slots["cond" if key == 0 else key]
-            exog = rows.exog
-            if key == 0 and exog.shape[1] != self.k_fe:
+            wanted = tuple(j for j, i in enumerate(mine) if i in chosen)
+            given = offset if key == "cond" else None
+            rows: NewRows = model.part_rows(design, mine, frame, wanted, allow_new_levels, given)
+            exog, index = rows.exog, rows.index
+            if key == "cond" and exog.shape[1] != self.k_fe:
                 # a formula read again from a pickle has the intercept that an ordinal model leaves out
                 names = list(design.exog_names)
                 exog = exog[:, [names.index(name) for name in model.exog_names]]
-            value = exog @ self.params[slot]
-            for j in chosen:
-                codes, columns = rows.random[j]
-                known = codes >= 0
-                value[known] += (b[mine[j]][codes[known]] * columns[known]).sum(axis=1)
-            value = value if rows.offset is None else value + rows.offset
-            named[key], index = value, rows.index
-        return self._ordered(named), index
+            out.append((key, exog, rows.offset, [(mine[j], *rows.random[j]) for j in wanted]))
+        return out, index
 
-    def _predictor_rows(self, exog, random, allow_new_levels, offset=None):
-        """Predictors and row labels, of the model's rows or of new ones."""
-        if exog is None:
-            names = [f.name for f in self.model.random_layout.factors]
-            if isinstance(random, str) and random in ("all", "none"):
-                terms = None if random == "all" else ()
-            else:
-                wanted = [random] if isinstance(random, str) else list(random)
-                for name in wanted:
-                    if name not in names:
-                        raise OptionError(f"random must be 'all', 'none' or a list of {names}, got {name!r}")
-                layout = self.model.random_layout
-                terms = tuple(i for i, t in enumerate(layout.terms) if t.factor.name in wanted)
-            return self._own_predictors(terms), self.model.data.row_labels
-        return self._new_predictors(exog, random, allow_new_levels, offset)
+    def _chosen(self, random):
+        """Random-effects terms that `random` names; a grouping factor's name means all its parts."""
+        terms = self.model.random_layout.terms
+        if isinstance(random, str) and random in ("all", "none"):
+            return tuple(range(len(terms))) if random == "all" else ()
+        names = [random] if isinstance(random, str) else list(random)
+        known = {t.factor.name for t in terms} | {t.factor.name.removeprefix("zi:") for t in terms}
+        for name in names:
+            if name not in known:
+                raise OptionError(f"random must be 'all', 'none' or a list of {sorted(known)}, got {name!r}")
+        return tuple(
+            i for i, t in enumerate(terms) if t.factor.name in names or t.factor.name.removeprefix("zi:") in names
+        )
+
+    def _rows(self, frame, chosen, allow_new_levels=False, offset=None):
+        """Rows by part with the chosen terms, and row labels."""
+        if frame is None:
+            rows = [(k, x, o, [t for t in terms if t[0] in chosen]) for k, x, o, terms in self._own_rows()]
+            return rows, self.model.data.row_labels
+        return self._new_rows(frame, chosen, allow_new_levels, offset)
+
+    def _predictors(self, rows, b=None):
+        """Linear predictors (m,), conditional, zero, dispersion, at the modes or other random effects `b`."""
+        b, named = self.solution.b if b is None else b, {}
+        for key, exog, offset, terms in rows:
+            value = exog @ self.params[self._slots[key]]
+            for i, codes, columns in terms:
+                known = codes >= 0
+                value[known] += (b[i][codes[known]] * columns[known]).sum(axis=1)
+                value[np.isnan(columns).any(axis=1)] = np.nan
+            named[key] = value if offset is None else value + offset
+        return self._ordered(named)
+
+    def _ordered(self, named):
+        out = [named["cond"]]
+        if self.model.has_zero_part:
+            out.append(named["zi"])
+        if self.family.has_dispersion:
+            out.append(named["disp"] if "disp" in named else np.log(self.dispersion) * np.ones_like(out[0]))
+        return out
+
+    def own_predictors(self, b=None):
+        """Linear predictors of the rows of the model, a list of (nobs,)."""
+        return self._predictors(self._own_rows(), b)
+
+    def _conditional_variance(self, rows, chosen):
+        """Variance of the conditional predictor, random effects included."""
+        _, exog, _, terms = rows[0]
+        cov = np.asarray(self.cov_params_default)
+        wide = np.zeros((len(exog), self.k_coef))
+        wide[:, : self.k_fe] = exog
+        if not chosen:
+            return np.einsum("ij,jk,ik->i", wide, cov, wide)
+        given = {i: (codes, columns) for i, codes, columns in terms}
+        full = [
+            given.get(i, (np.zeros(len(exog), dtype=np.intp), np.zeros((len(exog), term.q))))
+            for i, term in enumerate(self.model.random_layout.terms)
+        ]
+        with blas_threads(0):
+            return uncertainty.prediction_variance(self.deviance_function(), self.optimum, cov, wide, full)
+
+    def predictor_law(self, frame, random, allow_new_levels):
+        """Linear predictors, their standard deviations and row labels; random effects that are not chosen are new."""
+        chosen = self._chosen(random)
+        everything = tuple(range(len(self.model.random_layout.terms)))
+        rows, index = self._rows(frame, chosen, allow_new_levels)
+        predictors = self._predictors(rows)
+        cov = np.asarray(self.cov_params_default)
+        variances = {"cond": self._conditional_variance(rows, chosen)}
+        for key, exog, _, _ in rows[1:]:
+            at = self._slots[key]
+            variances[key] = np.einsum("ij,jk,ik->i", exog, cov[at, at], exog)
+        left = [i for i in everything if i not in chosen]
+        if left:
+            lambdas = self.model.random_layout.lambdas(self.theta)
+            for key, _, _, terms in self._rows(frame, everything, True)[0]:
+                for i, _, columns in terms:
+                    if i in left:
+                        variances[key] = variances[key] + np.square(columns @ lambdas[i]).sum(axis=1)
+        sd = {key: np.sqrt(np.maximum(v, 0.0)) for key, v in variances.items()}
+        zero = np.zeros_like(predictors[0])
+        order = ["cond", *(["zi"] if self.model.has_zero_part else []), "disp"]
+        return predictors, [sd.get(key, zero) for key in order[: len(predictors)]], index
 
     def dispersion_rows(self, predictors):
         """d by row, 1.0 without a dispersion."""
@@ -259,7 +375,8 @@ class MultiPartResults(GeneralizedLinearMixedModelResults):
             raise OptionError(f"which must be one of {', '.join(map(repr, self.scales))}, got {which!r}")
         if groups is not None or exog_re is not None:
             raise OptionError("groups and exog_re belong to models with one linear predictor")
-        predictors, index = self._predictor_rows(exog, random, allow_new_levels, offset)
+        rows, index = self._rows(exog, self._chosen(random), allow_new_levels, offset)
+        predictors = self._predictors(rows)
         weights = self.model.weights if exog is None else None
         values = self.on_scale(predictors, which, weights)
         return values if index is None else pd.Series(values, index=index)
@@ -267,39 +384,46 @@ class MultiPartResults(GeneralizedLinearMixedModelResults):
     @cache_readonly
     def fittedvalues(self):
         """Mean of every response given the random effects (nobs,)."""
-        return self.on_scale(self._own_predictors(), "mean")
+        return self.on_scale(self.own_predictors(), "mean")
 
     @cache_readonly
     def resid_pearson(self):
         """Residuals over the standard deviation that the model gives the response (nobs,)."""
-        variance = self.on_scale(self._own_predictors(), "variance", self.model.weights)
+        variance = self.on_scale(self.own_predictors(), "variance", self.model.weights)
         return self.resid / np.sqrt(variance)
-
-    def _deviance_rows(self):
-        predictors = self._own_predictors()
-        d = self.dispersion_rows(predictors)
-        mean = self.family.mean(predictors[0], d, self.shapes)
-        return self.family.deviance_rows(self.model.endog, mean, self.model.weights, d, self.shapes)
 
     @property
     def deviance(self):
-        """Minus twice the log-likelihood: there is no saturated model of several parts."""
-        return -2.0 * self.llf
+        """Sum of squared deviance residuals; with a zero part minus twice the log-likelihood."""
+        rows = self._deviance_rows()
+        return -2.0 * self.llf if rows is None else float(rows.sum())
+
+    def _deviance_rows(self):
+        """Contributions to the deviance (nobs,), None with a zero part."""
+        if self.model.has_zero_part:
+            return None
+        predictors = self.own_predictors()
+        d = self.dispersion_rows(predictors)
+        mean = self.family.link.inverse(predictors[0])
+        return self.family.deviance_rows(self.model.endog, mean, self.model.weights, d, self.shapes)
 
     @cache_readonly
     def resid_deviance(self):
-        """Randomised quantile residuals stand in for deviance residuals, which several parts do not have (nobs,)."""
-        return np.asarray(self.resid_quantile(rng=0))
+        """Signed roots of the contributions to the deviance (nobs,); quantile residuals with a zero part."""
+        rows = self._deviance_rows()
+        if rows is None:
+            return np.asarray(self.resid_quantile(rng=0))
+        return np.sign(self.resid) * np.sqrt(np.maximum(rows, 0.0))
 
     @cache_readonly
     def resid_working(self):
         """Response residuals of the conditional part on the scale of its linear predictor (nobs,)."""
-        mean = self.family.link.inverse(self._own_predictors()[0])
+        mean = self.family.link.inverse(self.own_predictors()[0])
         return (self.model.endog - mean) * self.family.link.deriv(mean)
 
     # --- simulation
 
-    def _simulated(self, rng, predictors, weights):
+    def drawn(self, rng, predictors, weights):
         """One response for each row."""
         family, d = self.family, self.dispersion_rows(predictors)
         y = family.draw(rng, predictors[0], weights, d, self.shapes)
@@ -313,16 +437,16 @@ class MultiPartResults(GeneralizedLinearMixedModelResults):
             raise OptionError(f"random must be 'new' or 'conditional', got {random!r}")
         rng = check_random_state(rng)
         model, layout = self.model, self.model.random_layout
-        own = self._own_predictors() if random == "conditional" else None
+        own = self.own_predictors() if random == "conditional" else None
         out = np.empty((self.nobs, n), order="F")
         for i in range(n):
             if random == "new":
                 b = [
-                    rng.standard_normal((term.factor.n_levels, term.q)) @ lam.T
-                    for term, lam in zip(layout.terms, layout.lambdas(self.theta), strict=True)
+                    term.factor.draw(rng, term.q) @ lam.T
+                    for term, lam in zip(model.random_effects.terms, layout.lambdas(self.theta), strict=True)
                 ]
-                own = self._own_predictors(b=b)
-            out[:, i] = self._simulated(rng, own, model.weights)
+                own = self.own_predictors(b=b)
+            out[:, i] = self.drawn(rng, own, model.weights)
         return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
 
     def cumulative(self, y, predictors, weights):
@@ -349,7 +473,42 @@ class MultiPartResults(GeneralizedLinearMixedModelResults):
         rows += [(f"{name.capitalize()}:", [f"{value:.4f}"]) for name, value in self.family_params.items()]
         return rows
 
-    _tables: ClassVar[dict[str, str]] = {"zi": "Zero part (logit)", "disp": "Dispersion (log)"}
+    def get_prediction(
+        self,
+        exog=None,
+        which="conditional",
+        transform=True,
+        row_labels=None,
+        *,
+        random="all",
+        allow_new_levels=False,
+        groups=None,
+        exog_re=None,
+        offset=None,
+        kind="confidence",
+    ):
+        """Predict the conditional part with standard errors; parameters as in `MixedModelResults.get_prediction`.
+
+        ``which`` is ``"linear"`` or ``"conditional"``, the mean beside the zero part (``"mean"`` is the same without a
+        zero part); `prediction_interval` has intervals of responses with the zero part.
+        """
+        if which == "mean" and self.model.has_zero_part:
+            raise OptionError(
+                "standard errors are those of the conditional part: use which='conditional' or 'linear'; "
+                "prediction_interval() has intervals of responses with the zero part"
+            )
+        if which not in ("mean", "conditional", "linear"):
+            raise OptionError(f"which must be 'conditional' or 'linear', got {which!r}")
+        chosen = self._chosen(random)
+        rows, index = self._rows(exog, chosen, allow_new_levels, offset)
+        predictors = self._predictors(rows)
+        labels = index if row_labels is None else row_labels
+        variance = self._conditional_variance(rows, chosen)
+        if kind == "prediction":
+            from mvmise_sm.inference.prediction import observation_prediction
+
+            return observation_prediction(self, predictors[0], variance, "mean", labels)
+        return self._prediction(predictors[0], variance, "linear" if which == "linear" else "mean", labels)
 
 
 class MultiPartResultsWrapper(GeneralizedLinearMixedModelResultsWrapper):

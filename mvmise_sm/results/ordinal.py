@@ -41,7 +41,7 @@ class OrdinalResults(MultiPartResults):
         return pd.Series(np.sqrt(np.einsum("ij,jk,ik->i", j, cov, j)), index=self.model.threshold_labels)
 
     def _ordered(self, named):
-        return [named[0]]
+        return [named["cond"]]
 
     def on_scale(self, predictors, which, weights=None):
         if which == "linear":
@@ -81,7 +81,8 @@ class OrdinalResults(MultiPartResults):
             raise OptionError(f"which must be one of {', '.join(map(repr, self.scales))}, got {which!r}")
         if groups is not None or exog_re is not None:
             raise OptionError("groups and exog_re belong to models with one linear predictor")
-        predictors, index = self._predictor_rows(exog, random, allow_new_levels, offset)
+        rows, index = self._rows(exog, self._chosen(random), allow_new_levels, offset)
+        predictors = self._predictors(rows)
         values = self.on_scale(predictors, which)
         if which == "prob":
             return pd.DataFrame(values, index=index, columns=list(self.model.levels))
@@ -90,15 +91,18 @@ class OrdinalResults(MultiPartResults):
             return pd.Series(levels, index=index)
         return values if index is None else pd.Series(values, index=index)
 
+    def _deviance_rows(self):
+        return None
+
     @cache_readonly
     def fittedvalues(self):
         """Mean code 0, 1, ... of every response given the random effects (nobs,)."""
-        return self.on_scale(self._own_predictors(), "mean")
+        return self.on_scale(self.own_predictors(), "mean")
 
     @cache_readonly
     def resid_pearson(self):
         """Residuals of the codes over their standard deviation (nobs,)."""
-        prob = self.on_scale(self._own_predictors(), "prob")
+        prob = self.on_scale(self.own_predictors(), "prob")
         codes = np.arange(prob.shape[1])
         mean = prob @ codes
         return (self.model.endog - mean) / np.sqrt(prob @ codes**2 - mean**2)
@@ -108,7 +112,7 @@ class OrdinalResults(MultiPartResults):
         """Not defined for categories."""
         raise OptionError("categories have no working residuals; use resid_quantile()")
 
-    def _simulated(self, rng, predictors, weights):
+    def drawn(self, rng, predictors, weights):
         prob = self.on_scale(predictors, "prob")
         cuts = np.cumsum(prob[:, :-1], axis=1)
         return (rng.random(len(prob))[:, None] > cuts).sum(axis=1).astype(float)

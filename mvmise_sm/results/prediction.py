@@ -11,7 +11,7 @@ import pandas as pd
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results.residual import new_variances
 
-__all__ = ["NewRows", "predicted", "prediction_results", "selected_terms"]
+__all__ = ["NewRows", "predicted", "prediction_results", "predictor_law", "selected_terms"]
 
 
 @dataclass(frozen=True)
@@ -164,3 +164,22 @@ def _relative_variance(result, rows, terms, used):
         else:
             random.append((np.zeros(len(used), dtype=np.intp), np.zeros((len(used), term.q))))
     return result._prediction_variance(exog, random)
+
+
+def predictor_law(result, frame, random, allow_new_levels):
+    """Linear predictor and its variance (m,), and row labels; random effects that `random` leaves out are new ones."""
+    model = result.model
+    terms = selected_terms(model.random_layout, random)
+    everything = tuple(range(len(model.random_layout.terms)))
+    if frame is None:
+        rows = full = model.own_rows()
+    else:
+        rows = model.new_rows(frame, terms, allow_new_levels=allow_new_levels)
+        full = rows if terms == everything else model.new_rows(frame, everything, allow_new_levels=True)
+    used = np.arange(len(rows.exog))
+    variance = result.scale * _relative_variance(result, rows, terms, used)
+    lambdas = model.random_layout.lambdas(result.theta)
+    for i in everything:
+        if i not in terms:
+            variance = variance + result.scale * np.square(full.random[i][1] @ lambdas[i]).sum(axis=1)
+    return _linear(result, rows, terms), variance, rows.index

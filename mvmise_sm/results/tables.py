@@ -109,12 +109,31 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05, ddf=None)
         result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model.title} Results"
     )
     if ddf is None:
-        out.add_table_params(result, yname=yname, xname=xname, alpha=alpha, use_t=result.use_t)
+        out.tables += _params_tables(result, yname, xname, alpha)
     else:
         out.tables.append(_params_with_df(result, xname, alpha, ddf))
     out.tables.append(random_table(result))
     out.add_extra_txt(notes(result, ddf is None and not result.use_t))
     return out
+
+
+def _params_tables(result, yname, xname, alpha):
+    """statsmodels' table of the coefficients, one for each part of the model."""
+    from statsmodels.iolib.summary import summary_params
+
+    names = result.coef_names if xname is None else list(xname)
+    intervals = np.asarray(result.conf_int(alpha))
+    tables = []
+    for title, at in result.coefficient_tables():
+        if not len(names[at]):
+            continue
+        given = (np.asarray(v)[at] for v in (result.params, result.bse, result.tvalues, result.pvalues))
+        parts = (result, *given, intervals[at])
+        table = summary_params(parts, yname=yname, xname=names[at], alpha=alpha, use_t=result.use_t)
+        if title is not None:
+            table.title = title
+        tables.append(table)
+    return tables
 
 
 def _params_with_df(result, xname, alpha, ddf):
@@ -161,7 +180,7 @@ def _fixed_rows(result, ddf, alpha):
 
     table = coefficient_table(result, ddf, alpha)
     df = np.where(np.isinf(table["df"]), np.nan, table["df"])
-    start = {"effect": "fixed", "group": None, "term": list(result.model.exog_names), "estimate": result.params}
+    start = {"effect": "fixed", "group": None, "term": result.coef_names, "estimate": result.params}
     return pd.DataFrame({**start, **table, "df": df})
 
 
@@ -227,7 +246,8 @@ def tidy(result, effects="fixed", conf_int=False, alpha=0.05, ddf=None, exponent
             random["std_error"] = se
             random[["conf_low", "conf_high"]] = np.column_stack([low, high])
         parts.append(random)
-    return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    out = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    return result.with_components(out)
 
 
 def glance(result):

@@ -76,6 +76,10 @@ class Family:
     zero_part: str | None = None
     shape_names: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
+    # whether the response is a threshold of a continuous one, with the variance that the link stands for
+    latent: bool = False
+    # whether a continuous response can be exactly zero
+    zero_mass: bool = False
     # weights divide the dispersion instead of multiplying the log density
     weights_scale: bool = False
     # whether only `links` may be typed

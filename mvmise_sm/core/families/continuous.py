@@ -165,7 +165,7 @@ class Tweedie(Family):
     """
 
     name, label, links = "tweedie", "Tweedie", ("log",)
-    has_dispersion = True
+    has_dispersion = zero_mass = True
     shape_names = ("power",)
 
     def log_density(self, y, w, parts, shape):

@@ -44,8 +44,7 @@ class Binomial(Exponential):
 
     name, label, row_formulas, canonical = "binomial", "Binomial", "Binomial", "logit"
     links = ("logit", "probit", "cloglog", "loglog", "cauchit", "log", "identity")
-    integer = False
-    trials = True
+    trials = latent = True
     zero_part = "inflated"
     edges = (0.0, 1.0)
 

@@ -55,6 +55,7 @@ class Cumulative(Family):
     """
 
     name, label, links = "cumulative", "Cumulative", ("logit", "probit", "cloglog", "loglog")
+    integer = latent = True
     shape_names = ("upper", "lower")
 
     def __init__(self, link: Any = None, n_levels: int = 3):
