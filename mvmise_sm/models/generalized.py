@@ -33,7 +33,7 @@ from mvmise_sm.models.starts import beginning, checked_params, other_modes
 from mvmise_sm.options import optimiser_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
-__all__ = ["GeneralizedLinearMixedModel", "minimum"]
+__all__ = ["GeneralizedLinearMixedModel", "fit_arguments", "minimum"]
 
 # on the scale of a link for probabilities or of a log link, effects of this size mean probabilities or ratios of
 # nothing
@@ -338,7 +338,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         model = self.with_endog(endog)
         settings = result.mle_settings
         if result.at_limit:
-            return model.fit(**_fit_arguments(settings), cov_type=result.cov_type, use_t=result.use_t)
+            return model.fit(**fit_arguments(settings), cov_type=result.cov_type, use_t=result.use_t)
         criterion = result.deviance_function().refitted(model.endog)
         optimum = with_second_start(
             criterion, result.optimum, lambda start: minimum(criterion, start, settings), moments=False
@@ -461,7 +461,7 @@ def minimum(criterion, start, settings):
     return minimize(criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options)
 
 
-def _fit_arguments(settings):
+def fit_arguments(settings):
     """Arguments of ``fit`` for the settings of a result."""
     kept = {key: value for key, value in settings.items() if key not in ("optimizer", "start_params", "start_theta")}
     return {"method": settings["optimizer"], **kept}

@@ -14,6 +14,7 @@ from mvmise_sm.design.build import caller_environment
 from mvmise_sm.design.coding import keep_columns
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.models.fixed import constant_column
+from mvmise_sm.models.generalized import fit_arguments
 from mvmise_sm.models.multipart import MultiPartMixedModel
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.ordinal import OrdinalResults, OrdinalResultsWrapper
@@ -147,7 +148,9 @@ class OrdinalMixedModel(MultiPartMixedModel):
         y, m = self.endog.astype(int), len(self.levels) - 1
         upper = self.threshold_matrix[np.minimum(y, m - 1)]
         lower = self.threshold_matrix[np.maximum(y - 1, 0)]
-        share = np.cumsum(np.bincount(y, minlength=m + 1))[:-1] / len(y)
+        # a simulated response may leave a level out
+        share = np.clip(np.cumsum(np.bincount(y, minlength=m + 1))[:-1] / len(y), 1e-3, 1.0 - 1e-3)
+        share = np.maximum.accumulate(share + 1e-4 * np.arange(m))
         start = np.linalg.lstsq(self.threshold_matrix, self.family.link(share), rcond=None)[0]
         X = np.asarray(self.exog, dtype=float)
         blocks = [
@@ -155,6 +158,16 @@ class OrdinalMixedModel(MultiPartMixedModel):
             Block("threshold", {1: upper, 2: lower}, start=start),
         ]
         return blocks, 2
+
+    def refit(self, endog, result):
+        """Fit a result's model to other codes; the thresholds that a row touches change with its code."""
+        codes = np.asarray(endog, dtype=float)
+        if not np.isin(codes, np.arange(len(self.levels))).all():
+            raise DataError(f"the new response must hold codes from 0 to {len(self.levels) - 1}")
+        arguments = {
+            k: v for k, v in fit_arguments(result.mle_settings).items() if k not in ("curvature", "dispersion")
+        }
+        return self.with_endog(codes).fit(**arguments, cov_type=result.cov_type, use_t=result.use_t)
 
     def _result(self, *args, **kwargs):
         return OrdinalResultsWrapper(OrdinalResults(self, *args, **kwargs))

@@ -35,6 +35,8 @@ _LEAST_PIVOT = 1e-6
 # standard deviation of the random effects at the start, on the scale of the link
 _START_SD = 0.4
 _START_STEPS = 30
+# change of a linear predictor in one step of the start
+_LONGEST_MOVE = 2.0
 # probabilities of another mode of the zero part, and how much lower its log-likelihood without random effects may be
 _OTHER_MODE, _NOT_MUCH_WORSE = 0.2, 3.0
 
@@ -231,7 +233,10 @@ class PartsDeviance(LaplaceDeviance):
             information = _floored(self._gram(here.weights()))
             information.flat[:: len(coef) + 1] += 1e-8 * np.maximum(information.diagonal(), 1e-8)
             step = np.linalg.solve(information, score)
-            gain, size = float(step @ score), 1.0
+            gain = float(step @ score)
+            # where the likelihood is not concave a full step can leave the neighbourhood in which the weights hold
+            reach = float(np.abs(self.predictors(coef + step) - here.eta).max())
+            size = min(1.0, _LONGEST_MOVE / max(reach, 1e-300))
             if not np.isfinite(gain) or gain < 1e-4:
                 break
             while size > 1e-4:
