@@ -108,7 +108,9 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05, ddf=None)
     out.add_table_2cols(
         result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model.title} Results"
     )
-    if ddf is None:
+    if ddf is None and len(result.coefficient_tables()) == 1:
+        out.add_table_params(result, yname=yname, xname=xname or result.coef_names, alpha=alpha, use_t=result.use_t)
+    elif ddf is None:
         out.tables += _params_tables(result, yname, xname, alpha)
     else:
         out.tables.append(_params_with_df(result, xname, alpha, ddf))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtr, betainc, digamma, gammainc, gammaincinv, gammaln, ndtr, ndtri, pdtr, polygamma, xlogy
+from scipy.special import betainc, digamma, gammainc, gammaincinv, gammaln, ndtr, ndtri, pdtr, polygamma, xlogy
 
 from mvmise_sm.core.families.base import Derivatives, Family, through_link
 from mvmise_sm.core.families.checks import bad_counts, bad_positive, bad_proportions
@@ -89,7 +89,9 @@ class Binomial(Exponential):
         trials = np.round(1.0 if w is None else w) * np.ones_like(mean)
         # a proportion times its trials may fall short of the count by rounding
         count = np.floor(y * trials + 1e-9)
-        return np.where(count < 0.0, 0.0, bdtr(np.maximum(count, 0.0), trials, mean))
+        inside = np.clip(count, 0.0, np.maximum(trials - 1.0, 0.0))
+        below = betainc(trials - inside, inside + 1.0, 1.0 - mean)
+        return np.where(count < 0.0, 0.0, np.where(count >= trials, 1.0, below))
 
     def quantile(self, u, mean, w=None, d=1.0, shape=()):
         from scipy.stats import binom
