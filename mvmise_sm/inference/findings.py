@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mvmise_sm.core.covariance.reported import parameter_label
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.checks import vif
 from mvmise_sm.inference.ddf import second_order_of
 from mvmise_sm.inference.fits import with_rows
@@ -16,6 +17,8 @@ _WEAK = 0.5
 _COLLINEAR = 10.0
 _OUTLYING = 4.5
 _PERFECT = 1.0 - 1e-4
+# shift of an estimate, in standard errors, that is worth a word; rows times parameters that are looked at unasked
+_SHIFTED, _QUICK = 0.1, 2e4
 
 
 class Findings(tuple):
@@ -43,6 +46,7 @@ def check(result):
         *_undetermined(result),
         *_singular(result),
         *_weak(result),
+        *_approximation(result),
         *_columns(result),
         *_rows(result),
     ]
@@ -105,6 +109,30 @@ def _singular(result):
                 f"The covariance matrix of {text} has not full rank: fewer dimensions vary than it has columns; leave "
                 "a column out, or use a prior (cov_prior='wishart')."
             )
+
+
+def _approximation(result):
+    """What the Laplace approximation may have done to the estimates, where that is found in little time."""
+    if result.linear or result.nagq != 1 or not result.converged or result.singular:
+        return
+    criterion = result.deviance_function()
+    several = len(criterion.layout.factors) > 1
+    if several and result.nobs * len(result.optimum) > _QUICK:
+        return
+    try:
+        table = result.laplace_error()
+    except OptionError:
+        return
+    share = table["shift_se"].abs()
+    if not np.isfinite(share).any() or share.max() <= _SHIFTED:
+        return
+    name = share.idxmax()
+    q = sum(t.q for t in result.model.random_effects.terms)
+    hint = "fit(nagq=9) integrates more exactly" if not several and q <= 3 else "see laplace_error()"
+    yield (
+        f"The Laplace approximation moves {name} by about {share.max():.2f} standard errors from the exact integral: "
+        f"{hint}."
+    )
 
 
 def _sizes(term):

@@ -9,6 +9,7 @@ from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.results import tables, variance
 from mvmise_sm.results.memo import ML_FIT
+from mvmise_sm.results.one_part import OnePart
 from mvmise_sm.results.prediction import predicted, prediction_results
 from mvmise_sm.results.questions import AnsweringWrapper
 from mvmise_sm.results.resampled import ResampledResults
@@ -20,7 +21,7 @@ __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 _USUAL = ("unstructured", "independent, a variance per column")
 
 
-class MixedModelResults(VerbResults, ResampledResults):
+class MixedModelResults(OnePart, VerbResults, ResampledResults):
     """Results of a mixed model; `params` holds the fixed effects only.
 
     Parameters
@@ -132,23 +133,6 @@ class MixedModelResults(VerbResults, ResampledResults):
     def plain_cov(self):
         """Covariance of the fixed effects (k_fe, k_fe), finite also where the data do not determine it."""
         return np.asarray(super().cov_params())
-
-    @property
-    def coef_names(self):
-        """Names of `params`."""
-        return list(self.model.data.param_names)
-
-    def family_parameters(self):
-        """Parameters beside coefficients, variances and sigma: a dict from name to value."""
-        return {}
-
-    def with_components(self, table):
-        """A tidy table with the part of the model that each row belongs to, where there are several."""
-        return table
-
-    def coefficient_tables(self):
-        """Titles and positions of the coefficients of each part of the model."""
-        return [(None, slice(None))]
 
     # --- likelihood
 

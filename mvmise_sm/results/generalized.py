@@ -297,6 +297,27 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         """Probability of a response up to `y` by row, None where the family has no distribution function."""
         return self.family.distribution(y, predictors[0], weights, self.dispersion, self.shapes)
 
+    def laplace_error(self):
+        """Say how far the Laplace approximation is from the exact integral over the random effects.
+
+        Returns
+        -------
+        DataFrame
+            ``estimate, shift, shift_se`` by parameter: the expected change of the estimate if the integral were exact,
+            and the same in standard errors; attribute ``llf``, the log-likelihood with the next term of the expansion.
+            It is no criterion to fit by; where shifts matter, fit with ``nagq``.
+
+        References
+        ----------
+        Shun and McCullagh (1995). Laplace approximation of high dimensional integrals. Journal of the Royal Statistical
+        Society B 57. Raudenbush, Yang and Yosef (2000). Maximum likelihood for generalized linear models with nested
+        random effects via high-order, multivariate Laplace approximation. Journal of Computational and Graphical
+        Statistics 9.
+        """
+        from mvmise_sm.inference.laplace_error import laplace_error
+
+        return laplace_error(self)
+
     def resid_quantile(self, rng=None):
         """Randomised quantile residuals given the random effects (nobs,), standard normal if the model holds.
 

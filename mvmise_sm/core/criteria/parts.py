@@ -24,6 +24,7 @@ from mvmise_sm.core.criteria.pirls import FixedSystem, Mode, conditional_mode, i
 from mvmise_sm.core.criteria.solution import GeneralizedSolution
 from mvmise_sm.core.elimination.incidence import Incidence, PartsIncidence
 from mvmise_sm.core.elimination.layout import Layout
+from mvmise_sm.core.elimination.loaded import LoadedEliminator, LoadedIncidence
 from mvmise_sm.core.elimination.reweighted import Eliminator
 
 __all__ = ["Block", "PartsDeviance", "PartsSolution"]
@@ -135,10 +136,14 @@ class PartsDeviance(LaplaceDeviance):
         chosen = sorted(set(parts))
         self._random_parts = tuple(chosen)
         if len(chosen) == 1:
-            self.incidence = Incidence(self.layout)
+            loaded = self.layout.loaded
+            self.incidence = LoadedIncidence(self.layout) if loaded else Incidence(self.layout)
+        elif self.layout.loaded:
+            raise ValueError("multiple membership in models with random effects in the zero part is not available")
         else:
             self.incidence = PartsIncidence(self.layout, [chosen.index(p) for p in parts])
-        self.eliminate = Eliminator(self.layout, self.incidence)
+        eliminator = LoadedEliminator if self.layout.loaded else Eliminator
+        self.eliminate = eliminator(self.layout, self.incidence)
         self.penalty = Penalty(priors, self.basis.a, self.layout.term_bases)
         self._use_space(ThetaSpace(random, self.layout, self.penalty.repels))
         self._eta = self._last = None
@@ -404,6 +409,18 @@ class PartsDeviance(LaplaceDeviance):
         out[:k, :k] += c.T @ np.linalg.solve(information, c) if c.size else 0.0
         out[k:, :k], out[:k, k:] = 2.0 * c, 2.0 * c.T
         out[k:, k:] = 2.0 * information
+        return out
+
+    def third_rows(self, mode, step):
+        full = self._full_eta(mode)
+        full[list(self._random_parts)] += np.asarray(step, dtype=float).reshape(-1, 1)
+        rows = self.response.expand(full)
+        r = len(self._random_parts)
+        out = np.empty((r, r, r, self.nobs))
+        for i, a in enumerate(self._random_parts):
+            for j, b in enumerate(self._random_parts):
+                for k, c in enumerate(self._random_parts):
+                    out[i, j, k] = rows.get(a, b, c)
         return out
 
     # solution

@@ -74,6 +74,10 @@ class Elimination:
 
     layout: Layout
 
+    def least_pivot(self) -> float:
+        """A number near zero where M is nearly singular; one where the tier does not keep its pivots apart."""
+        return 1.0
+
     def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R for `rhs`, one (q, J, c) per factor; C = Z'WZ."""
         raise NotImplementedError
@@ -227,10 +231,6 @@ class ChainElimination(Elimination):
         with np.errstate(invalid="ignore", divide="ignore"):
             self.factorization = ChainFactorization(owner.system(w), lambdas, keep_cross=True)
         self.logdet = _checked(self.factorization.logdet)
-
-    def least_pivot(self) -> float:
-        """One: the determinants of a chain's levels are not kept apart."""
-        return 1.0
 
     def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """As `SingleElimination.solve_blocks`."""

@@ -14,7 +14,7 @@ from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 
-__all__ = ["conditional_cov", "hessian", "parameter_cov", "prediction_variance"]
+__all__ = ["conditional_cov", "hessian", "parameter_cov", "prediction_variance", "working_cov"]
 
 # width of the differences in standard errors of the working model: truncation and rounding are both near 1e-6
 _STEP = 2e-3
@@ -66,18 +66,24 @@ def parameter_cov(criterion: LaplaceDeviance, x: np.ndarray) -> np.ndarray | Non
     ndarray or None
         (k, k), zero for parameters on their bound; None where the Hessian is not positive definite.
     """
-    h, free = hessian(criterion, x)
-    out = _inverse(h, free)
-    if out is None and criterion.k_shape:
-        # alpha that runs to zero leaves the objective flat in log alpha
-        free = free & (np.arange(x.size) < x.size - 1)
-        out = _inverse(h, free)
+    out = working_cov(criterion, x)
     if out is None:
         return None
     if not criterion.profiles_beta:
         at = slice(criterion.k_theta, criterion.k_theta + criterion.k_fe)
         out[at] = criterion.fixed_map @ out[at]
         out[:, at] = out[:, at] @ criterion.fixed_map.T
+    return out
+
+
+def working_cov(criterion: LaplaceDeviance, x: np.ndarray) -> np.ndarray | None:
+    """`parameter_cov` with beta in working coordinates too."""
+    h, free = hessian(criterion, x)
+    out = _inverse(h, free)
+    if out is None and criterion.k_shape:
+        # alpha that runs to zero leaves the objective flat in log alpha
+        free = free & (np.arange(x.size) < x.size - 1)
+        out = _inverse(h, free)
     return out
 
 
