@@ -122,12 +122,16 @@ class PartPredictors:
             at = self._slots[key]
             variances[key] = np.einsum("ij,jk,ik->i", exog, cov[at, at], exog)
         left = [i for i in everything if i not in chosen]
-        if left:
-            lambdas = self.model.random_layout.lambdas(self.theta)
-            for key, _, _, terms in self._rows(frame, everything, True)[0]:
-                for i, _, columns in terms:
-                    if i in left:
-                        variances[key] = variances[key] + np.square(columns @ lambdas[i]).sum(axis=1)
+        lambdas = self.model.random_layout.lambdas(self.theta)
+        sloped = tuple(i for i in left if self.model.random_layout.terms[i].names != ("Intercept",))
+        for i in left:
+            if i not in sloped:
+                # a random intercept needs no column of the data
+                key = "zi" if self.model.term_parts[i] else "cond"
+                variances[key] = variances[key] + float(lambdas[i][0, 0]) ** 2
+        for key, _, _, terms in self._rows(frame, sloped, True)[0] if sloped else ():
+            for i, _, columns in terms:
+                variances[key] = variances[key] + np.square(columns @ lambdas[i]).sum(axis=1)
         sd = {key: np.sqrt(np.maximum(v, 0.0)) for key, v in variances.items()}
         zero = np.zeros_like(predictors[0])
         order = ["cond", *(["zi"] if self.model.has_zero_part else []), "disp"]

@@ -170,16 +170,21 @@ def predictor_law(result, frame, random, allow_new_levels):
     """Linear predictor and its variance (m,), and row labels; random effects that `random` leaves out are new ones."""
     model = result.model
     terms = selected_terms(model.random_layout, random)
-    everything = tuple(range(len(model.random_layout.terms)))
+    layout = model.random_layout
+    everything = tuple(range(len(layout.terms)))
     if frame is None:
         rows = full = model.own_rows()
     else:
         rows = model.new_rows(frame, terms, allow_new_levels=allow_new_levels)
-        full = rows if terms == everything else model.new_rows(frame, everything, allow_new_levels=True)
+        # a random intercept needs no column of the data
+        sloped = tuple(i for i in everything if i not in terms and layout.terms[i].names != ("Intercept",))
+        full = model.new_rows(frame, sloped, allow_new_levels=True) if sloped else rows
     used = np.arange(len(rows.exog))
     variance = result.scale * _relative_variance(result, rows, terms, used)
     lambdas = model.random_layout.lambdas(result.theta)
     for i in everything:
-        if i not in terms:
+        if i not in terms and layout.terms[i].names == ("Intercept",):
+            variance = variance + result.scale * float(lambdas[i][0, 0]) ** 2
+        elif i not in terms:
             variance = variance + result.scale * np.square(full.random[i][1] @ lambdas[i]).sum(axis=1)
     return _linear(result, rows, terms), variance, rows.index
