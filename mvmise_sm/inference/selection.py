@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from mvmise_sm.inference.anova import anova_table
 from mvmise_sm.inference.comparison import droppable
 from mvmise_sm.inference.ddf import SatterthwaiteDf, full_rank
 from mvmise_sm.inference.fits import fit_options, quietly, unwrap
-from mvmise_sm.inference.hypotheses import term_contrasts
+from mvmise_sm.inference.hypotheses import design_contrasts
 from mvmise_sm.inference.tables import table
 
 __all__ = ["ClusterDf", "RestrictedDf", "anova", "drop1", "hypotheses", "no_ddf"]
@@ -87,24 +86,6 @@ class RestrictedDf(SatterthwaiteDf):
         return out
 
 
-@dataclass(frozen=True, eq=False)
-class _CommonFit:
-    """The design before columns got a coefficient per outcome, as `term_contrasts` looks at a fit."""
-
-    model: Any
-
-
-@dataclass(frozen=True, eq=False)
-class _CommonModel:
-    exog: np.ndarray
-    data: Any
-
-
-@dataclass(frozen=True, eq=False)
-class _CommonData:
-    design: Any
-
-
 def hypotheses(result: Any, type: int = 3) -> dict[str, np.ndarray]:
     """Contrast matrices (q, p) of the terms; effects of their own of several outcomes are tested jointly.
 
@@ -118,10 +99,9 @@ def hypotheses(result: Any, type: int = 3) -> dict[str, np.ndarray]:
         unit = np.eye(len(result.params))
         return {name: unit[columns] for name, columns in design.terms.items() if name != "Intercept"}
     exog = result.model.exog if design.common_exog is None else design.common_exog.to_numpy(dtype=float)
-    common = _CommonFit(_CommonModel(exog, _CommonData(design.design)))
     maps = design.outcome_maps()
     out = {}
-    for name, contrasts in term_contrasts(common, type).items():
+    for name, contrasts in design_contrasts(design.design, exog, type).items():
         stacked = np.concatenate([contrasts @ each for each in maps])
         rows, order = np.unique(stacked, axis=0, return_index=True)
         out[name] = rows[np.argsort(order)]
