@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.caller import warn
-from mvmise_sm.core.covariance.random_effects import RandomTerm
 from mvmise_sm.core.uncertainty.identification import FlatDirections, flat_directions
 from mvmise_sm.exceptions import IdentificationWarning
 
@@ -50,7 +49,7 @@ def undetermined(model: Any, optimum: Any) -> FlatDirections | None:
 def _plain(model: Any) -> bool:
     """Whether the covariance of the rows is Z Sigma Z' with independent levels, and of a size to check."""
     terms = model.random_effects.terms
-    if not terms or model.residual is not None or any(type(t) is not RandomTerm for t in terms):
+    if not terms or model.residual is not None or any(t.factor.loaded for t in terms):
         return False
     # other structures determine more of a covariance than its elements by themselves
     if any(t.factor.loaded or not t.structure.placed for t in terms):

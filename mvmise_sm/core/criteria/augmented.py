@@ -28,7 +28,8 @@ _NOISE = 64.0 * float(np.finfo(float).eps)
 def fits_in_memory(random: RandomEffects, n: int, p: int) -> bool:
     """Whether the dense decomposition is affordable and the structures are those that EM steps stay within."""
     k = sum(t.factor.n_levels * t.q for t in random.terms)
-    return all(t.structure.placed for t in random.terms) and (n + k) * (k + p) ** 2 <= _MOST_WORK
+    plain = all(t.structure.placed and not t.factor.loaded for t in random.terms)
+    return plain and (n + k) * (k + p) ** 2 <= _MOST_WORK
 
 
 def residual_based_fit(

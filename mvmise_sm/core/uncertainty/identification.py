@@ -135,7 +135,7 @@ def outside_span(small: RandomEffects, large: RandomEffects, weights: np.ndarray
     """
     root = np.ones(small.nobs) if weights is None else np.sqrt(weights)
     terms = [*large.terms, *small.terms]
-    if any(type(term) is not RandomTerm for term in terms):
+    if any(term.factor.loaded for term in terms):
         return []
     columns = [np.array([root if c is None else root * c for c in term.columns]) for term in terms]
     directions = [_directions(term) for term in terms]
