@@ -10,6 +10,7 @@ With one outcome this is the linear mixed model with one scalar random term, who
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -200,7 +201,7 @@ class FactorLikelihood:
             out.append(theta)
         return out
 
-    def gaussian(self, theta: np.ndarray) -> tuple[SelectionParams | np.ndarray, ...]:
+    def gaussian(self, theta: np.ndarray) -> tuple[Any, ...]:
         """Observed-outcome part: parameters, weighted residuals and the normal posterior of b."""
         params = self.params(theta)
         resid = self._y - (self._x_flat @ params.beta).reshape(self._y.shape)

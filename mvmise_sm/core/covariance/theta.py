@@ -54,7 +54,7 @@ class ThetaSpace:
         for structure, at, repel in zip(self.structures, random.theta_slices, repels, strict=False):
             self.guarded[at] = repel & (structure.lower == 0.0)
         self._repels = repels
-        self._known = None
+        self._known: tuple[np.ndarray, np.ndarray] | None = None
 
     def reordered(self, theta: np.ndarray) -> ThetaSpace | None:
         """The space whose factors have the largest variances at `theta` first, or None where that is this one."""
@@ -121,7 +121,7 @@ class ThetaSpace:
     @cached_property
     def where(self) -> list[tuple[int, slice, int]]:
         """Per term: its factor, its columns of the factor, and the factor's q."""
-        out = [None] * len(self.random.terms)
+        out: list[Any] = [None] * len(self.random.terms)
         for k, f in enumerate(self.layout.factors):
             for t, place in zip(f.terms, f.places, strict=True):
                 out[t] = (k, place, f.q)

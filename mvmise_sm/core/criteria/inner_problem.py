@@ -121,7 +121,7 @@ class FlatInnerProblem:
         self.logdet_a = logdet_a
         self.uses_sigmas = False
 
-    def solve(self, gram: np.ndarray, sigmas: None = None) -> InnerSolution:
+    def solve(self, gram: np.ndarray, sigmas: list[np.ndarray] | None = None) -> InnerSolution:
         p, nu = self.p, self.nu
         kxy, kyy = gram[:p, p], gram[p, p]
         if p:
@@ -150,7 +150,7 @@ class FlatInnerProblem:
             weights[:p, :p] += cov_beta
         return InnerSolution(value, 0.0, beta, sigma2, r2, nu, logdet_user, weights, cov_beta, 1.0 / nu)
 
-    def check(self, sigmas: None) -> None:
+    def check(self, sigmas: list[np.ndarray] | None) -> None:
         """Accept all covariances."""
 
     def evaluate(self, gram: Any, sigmas: Any, beta: Any, sigma2: Any = None) -> Any:

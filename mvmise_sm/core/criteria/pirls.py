@@ -7,14 +7,14 @@ solves (Sigma^-1 + C) db = r with r = Z's - g, which gives dg = r - C db.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.laplace import LaplaceDeviance
-    from mvmise_sm.core.elimination.reweighted import SingleElimination
     from mvmise_sm.core.families.response import RowTerms
+    from mvmise_sm.core.interfaces import WeightedElimination
 
 __all__ = [
     "FixedSystem",
@@ -53,9 +53,9 @@ class Mode:
     b: list
     g: list
     beta: np.ndarray
-    terms: object
+    terms: Any
     square: float
-    weighted: object = None
+    weighted: Any = None
 
 
 def _dot(x: list[np.ndarray], y: list[np.ndarray]) -> float:
@@ -77,7 +77,7 @@ def weighed(weight: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def newton_elimination(
     problem: LaplaceDeviance, terms: RowTerms, lambdas: list[np.ndarray]
-) -> tuple[SingleElimination, np.ndarray]:
+) -> tuple[WeightedElimination, np.ndarray]:
     """Elimination and weights of a Newton step: the observed weights, or others that always ascend where those are not
     positive definite.
     """
@@ -149,7 +149,7 @@ def conditional_mode(
 
 def _first_step(
     problem: LaplaceDeviance, lambdas: list[np.ndarray], base: np.ndarray, eta: np.ndarray
-) -> tuple[list[np.ndarray], list[np.ndarray], RowTerms, SingleElimination]:
+) -> tuple[list[np.ndarray], list[np.ndarray], RowTerms, WeightedElimination]:
     """A Newton step from any `eta`, which need not be one of the model; None where it leads nowhere."""
     inc, response = problem.incidence, problem.response
     terms = response.rows(eta)
@@ -208,7 +208,7 @@ class FixedSystem:
     information: np.ndarray
 
 
-def fixed_system(problem: LaplaceDeviance, weighted: SingleElimination, weight: np.ndarray) -> FixedSystem:
+def fixed_system(problem: LaplaceDeviance, weighted: WeightedElimination, weight: np.ndarray) -> FixedSystem:
     """Eliminate the random effects from the columns of X."""
     X = problem.X
     scaled = X * weight[:, None]

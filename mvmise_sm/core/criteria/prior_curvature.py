@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf
 
 if TYPE_CHECKING:
-    from mvmise_sm.core.criteria.inner_problem import InnerSolution
+    pass
 
 __all__ = ["descending", "kronecker", "own_curvature", "prior_curvature", "trusted"]
 
@@ -22,7 +22,7 @@ def prior_curvature(
     lambdas: list[np.ndarray],
     slopes: list[np.ndarray],
     sizes: list[np.ndarray],
-    solution: InnerSolution,
+    solution: Any,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Second derivatives along the tangents of Sigma = Lambda Lambda' that the average information does not have.
 
@@ -70,7 +70,7 @@ def prior_curvature(
 
 
 def own_curvature(
-    slices: tuple[slice], vec_maps: list[np.ndarray], tangents: list[np.ndarray], solution: InnerSolution
+    slices: tuple[slice], vec_maps: list[np.ndarray], tangents: list[np.ndarray], solution: Any
 ) -> np.ndarray:
     """The priors' own curvature, its positive part if it is indefinite (k_theta, k_theta), block diagonal by term."""
     k_theta = slices[-1].stop

@@ -11,7 +11,6 @@ from scipy.special import xlogy
 from mvmise_sm.core.families.distributions import DISTRIBUTIONS
 
 if TYPE_CHECKING:
-    from mvmise_sm.core.families.base import Family
     from mvmise_sm.core.families.exponential import Binomial, Poisson
 
 __all__ = ["FamilyResponse", "RowTerms", "make_response", "make_rows"]
@@ -52,9 +51,7 @@ class RowTerms:
         return np.maximum(self.observed, 0.0) if self.observed is self.weight else self.weight
 
 
-def make_response(
-    family: Family, y: np.ndarray, weights: np.ndarray | None = None, *, curvature: str = "observed"
-) -> Any:
+def make_response(family: Any, y: np.ndarray, weights: np.ndarray | None = None, *, curvature: str = "observed") -> Any:
     """The rows of `family` for a response.
 
     Parameters
@@ -75,7 +72,7 @@ def make_response(
     return family.response(y, weights, curvature)
 
 
-def make_rows(family: Family, y: np.ndarray, weights: np.ndarray | None, curvature: str) -> Any:
+def make_rows(family: Any, y: np.ndarray, weights: np.ndarray | None, curvature: str) -> Any:
     """The rows of an exponential family."""
     cls = _FAST.get((family.row_formulas, family.link.name, curvature))
     cls = cls or _FAST.get((family.row_formulas, family.link.name, None), FamilyResponse)
@@ -96,7 +93,7 @@ class FamilyResponse:
     """
 
     def __init__(
-        self, family: Family, y: np.ndarray, weights: np.ndarray | None = None, curvature: str = "observed"
+        self, family: Any, y: np.ndarray, weights: np.ndarray | None = None, curvature: str = "observed"
     ) -> None:
         self.family = family
         self.y = y
