@@ -76,6 +76,11 @@ def test_identification_warns_and_gives_no_standard_error(frame, formula, named,
     assert result.check()[0].startswith("Not identified: ")
     assert "its variances are identified" not in " ".join(result.check())
     result.summary()
+    rows = result.tidy("random", conf_int=True)
+    for label, term in (pair for group in result.undetermined.groups for pair in group):
+        text = "sigma" if term is None else result.model.random_effects.terms[term].factor.name
+        mine = rows[rows["term"] == "sigma"] if term is None else rows[rows["group"] == text]
+        assert mine["std_error"].isna().any(), label
 
 
 @pytest.mark.parametrize("formula", CLOSED)

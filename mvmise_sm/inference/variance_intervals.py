@@ -64,7 +64,24 @@ def random_intervals(result: Any, terms: list[str], alpha: float) -> tuple[np.nd
             out[:, i] = size, *np.tanh(center[i] + np.array([-1.0, 1.0]) * half[i])
     for i in np.flatnonzero((kinds == "sd") & (estimate == 0.0)):
         out[1, i], out[2, i] = 0.0, _profile_end(result, i, alpha)
+    out[:, _undetermined(result, len(terms))] = np.nan
     return out[0], out[1], out[2]
+
+
+def _undetermined(result: Any, count: int) -> np.ndarray:
+    """Rows (count,) of terms that take part in a direction which the data do not determine."""
+    found = np.zeros(count, dtype=bool)
+    if result.undetermined is None:
+        return found
+    open_terms = {t for group in result.undetermined.groups for _, t in group}
+    at = 0
+    for i, term in enumerate(result.model.random_layout.terms):
+        size = len(term.structure.parameters(term.structure.start(np.ones(term.q)), term.names))
+        found[at : at + size] = i in open_terms
+        at += size
+    # the residual is None among the terms
+    found[at:] = None in open_terms
+    return found
 
 
 def _values(result: Any, at: np.ndarray | None = None) -> np.ndarray:
