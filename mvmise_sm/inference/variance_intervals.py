@@ -53,7 +53,8 @@ def random_intervals(result: Any, terms: list[str], alpha: float) -> tuple[np.nd
         with np.errstate(invalid="ignore"):
             jacobian[:, j] = (ends[0] - ends[1]) / (2.0 * step)
     spread = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", jacobian, cov, jacobian), 0.0))
-    inside &= np.isfinite(spread) & (spread > 0.0)
+    # along flat directions the spread is arbitrary, often out of range
+    inside &= np.isfinite(spread) & (spread > 0.0) & ~_undetermined(result, len(terms))
     half = stats.norm.isf(0.5 * alpha) * spread
     center = _transformed(estimate, kinds)
     for i in np.flatnonzero(inside):
