@@ -112,6 +112,8 @@ class SelectionModel(LikelihoodModel):
 
     _kind = ""
     models_missing = True
+    # whether the rows are read block by block and not kept
+    streamed = False
     title = ""
 
     def __init__(

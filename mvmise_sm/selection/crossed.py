@@ -338,6 +338,29 @@ class CrossedFactorLikelihood:
             return None
         return Status.UNCAPPED_DIVERGES if self.moments(self.law(theta)).log_missing > 0.0 else None
 
+    def _variance_information(self, params: SelectionParams) -> np.ndarray:
+        """Expected information of loadings, standard deviations and log variance from the seen outcomes."""
+        (omega, delta), tau, s2, K = params.spread, params.tau, float(params.sigma2[0]), params.tau.size
+        out = np.zeros((K + int(self.own_blocks) + int(self.samples) + 1,) * 2)
+        for start, size in zip(self.data.starts, self.data.sizes, strict=True):
+            row, outcome = np.nonzero(self.data.observed[start : start + size])
+            if not row.size:
+                continue
+            same, level = outcome[:, None] == outcome, (row[:, None] == row).astype(float)
+            load = tau[outcome]
+            V = np.outer(load, load) + omega**2 * same + delta**2 * level + s2 * np.eye(row.size)
+            inverse = np.linalg.inv(V)
+            moves = [np.outer(outcome == k, load) + np.outer(load, outcome == k) for k in range(K)]
+            # at zero a standard deviation has no information; there the variance's own serves as a scale
+            floor = 0.1 * np.sqrt(s2)
+            moves += [2.0 * max(abs(omega), floor) * same] * self.own_blocks
+            moves += [2.0 * max(abs(delta), floor) * level] * self.samples
+            moves.append(s2 * np.eye(row.size))
+            turned = np.stack([inverse @ move for move in moves])
+            out += 0.5 * np.einsum("aij,bji->ab", turned, turned)
+        # loadings near zero have none either
+        return out + 1e-3 * np.diag(np.maximum(np.diag(out), self.n_seen / (K * s2) * 1e-2))
+
     def metric(self, theta: np.ndarray) -> np.ndarray:
         """Block-diagonal approximation of the information, the maximiser's first Hessian."""
         law = self.law(theta)
@@ -352,16 +375,8 @@ class CrossedFactorLikelihood:
         loaded = data.cluster_sum(np.einsum("nkq,nkp->nqp", coefficients, x))
         out[cut["beta"], cut["beta"]] = self._x_flat.T @ self._x_flat / s2
         out[cut["beta"], cut["beta"]] -= np.einsum("cqp,cqr,crs->ps", loaded, law.cov, loaded) / s2**2
-        diagonal = np.arange(self.size)
-        known = np.einsum("cij,cji->ci", law.cov, law.load) / s2
-        own = known[:, 0].sum() / K + 1e-6
-        out[diagonal[cut["tau"]], diagonal[cut["tau"]]] = 2.0 * own / np.maximum(params.tau**2, 0.05 * s2)
-        for name, columns in (("omega", slice(1, 1 + K)), ("delta", slice(1 + K, None))):
-            index = diagonal[cut[name]]
-            size = np.maximum(theta[cut[name]] ** 2, 0.02 * s2)
-            out[index, index] = 2.0 * (known[:, columns] ** 2).sum() / size + 1e-6
-        index = diagonal[cut["log_sigma2"]]
-        out[index, index] = 0.5 * max(self.n_seen - known.sum(), 1.0)
+        middle = slice(cut["tau"].start, cut["log_sigma2"].stop)
+        out[middle, middle] = self._variance_information(params)
         if self.part.free.size:
             units = self.units
             expected = units.x @ params.beta + params.tau[units.outcome] * law.mean[units.cluster, 0]
