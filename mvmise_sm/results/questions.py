@@ -57,6 +57,11 @@ class AnsweringResults(LikelihoodModelResults):
         """The priors of the model, None without any."""
         return self.model.priors
 
+    @property
+    def has_statistic(self) -> bool:
+        """Whether what the likelihood needs of the data is still there: the rows, unless a class keeps their sums."""
+        return bool(self.has_rows)
+
     def wald_law(self) -> Any:
         """Covariance and degrees of freedom of Wald tests, see `mvmise_sm.inference.ddf.PlainDf`."""
         from mvmise_sm.inference.ddf import PlainDf
