@@ -20,6 +20,7 @@ from mvmise_sm.exceptions import FormulaError, NotAvailableError, OptionError, R
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
+from mvmise_sm.models.held_rows import HoldsRows
 from mvmise_sm.models.new_rows import new_rows, own_rows
 from mvmise_sm.models.rows import design_rows, read_rows
 from mvmise_sm.options import refuse_unknown_model_options
@@ -29,7 +30,7 @@ from mvmise_sm.results.variance import layout_of
 __all__ = ["MixedModelBase"]
 
 
-class MixedModelBase(LikelihoodModel):
+class MixedModelBase(HoldsRows, LikelihoodModel):
     """A model with fixed and random effects; subclasses say what is minimised.
 
     Parameters
@@ -286,15 +287,6 @@ class MixedModelBase(LikelihoodModel):
     def term_design(self):
         """What tests by term look at: the `Design`, its fixed-effects columns (n, p), and rows with their products."""
         return self.data.design, np.asarray(self.exog), None
-
-    @property
-    def streamed(self):
-        """Whether the rows are read block by block and never held."""
-        return False
-
-    def rows_gone(self):
-        """The error of a question that needs rows which are not there."""
-        return OptionError("this needs the rows of the data, which remove_data() has removed")
 
     def _residual_is_free(self):
         """Whether the residual variance is estimated, so that one random effect per row cannot be told from it."""

@@ -297,7 +297,7 @@ class LinearMixedModel(MixedModelBase):
         if solution is None and optimum is not None:
             solution = criterion.solve(optimum.theta)
         kept = None
-        if (solution is None or is_nearly_perfect(self, solution)) and can_keep_residuals(self):
+        if can_keep_residuals(self) and (solution is None or is_nearly_perfect(self, solution)):
             kept = keep_residuals(self, settings)
         solution, optimum = (solution, optimum) if kept is None else kept
         if solution is None:

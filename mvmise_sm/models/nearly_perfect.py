@@ -29,6 +29,8 @@ def is_nearly_perfect(model: Any, solution: PLSSolution) -> bool:
 
 def can_keep_residuals(model: Any) -> bool:
     """Whether the fit from residuals is defined and affordable for a model."""
+    if model.streamed:
+        return False
     terms = model.random_effects.terms
     plain = model.priors is None and model.residual is None and bool(terms)
     return plain and fits_in_memory(model.random_effects, model.nobs, model.exog.shape[1])

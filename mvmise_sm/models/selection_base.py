@@ -14,6 +14,7 @@ from mvmise_sm.design.build import caller_environment
 from mvmise_sm.exceptions import DataError, DataWarning, OptionError
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.base import refuse_dropped_columns
+from mvmise_sm.models.held_rows import HoldsRows
 from mvmise_sm.models.selection_data import SelectionFrameData
 from mvmise_sm.models.selection_design import (
     OWN_INTERCEPTS,
@@ -43,7 +44,7 @@ from mvmise_sm.selection.priors import PriorPenalty
 __all__ = ["SelectionModel"]
 
 
-class SelectionModel(LikelihoodModel):
+class SelectionModel(HoldsRows, LikelihoodModel):
     """Several outcomes of clustered samples whose blocks may be missing depending on their values.
 
     Parameters
@@ -112,8 +113,6 @@ class SelectionModel(LikelihoodModel):
 
     _kind = ""
     models_missing = True
-    # whether the rows are read block by block and not kept
-    streamed = False
     title = ""
 
     def __init__(

@@ -225,16 +225,6 @@ class MixedModelResults(OnePart, VerbResults, ResampledResults):
         """Whether the rows of the data are still there, see `remove_data`."""
         return self.model.random_effects is not None
 
-    @property
-    def streamed(self):
-        """Whether the fit was made from sums over blocks and never held rows."""
-        return self.model.streamed
-
-    @property
-    def has_statistic(self):
-        """Whether the model can be fitted again: from its rows, or from sums over them."""
-        return self.has_rows or self.streamed
-
     def _require_rows(self):
         """Fail with a sentence once `remove_data` has removed what a method needs."""
         if not self.has_rows:

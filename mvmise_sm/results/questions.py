@@ -57,16 +57,26 @@ class AnsweringResults(LikelihoodModelResults):
         """The priors of the model, None without any."""
         return self.model.priors
 
-    @property
-    def has_statistic(self) -> bool:
-        """Whether what the likelihood needs of the data is still there: the rows, unless a class keeps their sums."""
-        return bool(self.has_rows)
-
     def wald_law(self) -> Any:
         """Covariance and degrees of freedom of Wald tests, see `mvmise_sm.inference.ddf.PlainDf`."""
         from mvmise_sm.inference.ddf import PlainDf
 
         return PlainDf(self.plain_cov(), self.df_resid if self.use_t else np.inf)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the rows of the data are still there, see `remove_data`."""
+        raise NotImplementedError
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the fit was made from sums over blocks and never held rows."""
+        return self.model.streamed
+
+    @property
+    def has_statistic(self) -> bool:
+        """Whether the model can be fitted again: from its rows, or from sums over them."""
+        return self.has_rows or self.streamed
 
     @property
     def profiled(self) -> bool:

@@ -23,7 +23,7 @@ __all__ = [
 def require_rows(result) -> None:
     """Fail with a sentence once `remove_data` has removed what a method needs."""
     if not result.has_rows:
-        raise OptionError("this needs the rows of the data, which remove_data() has removed")
+        raise result.model.rows_gone()
 
 
 def simulated(result, n, rng, random, missing) -> pd.DataFrame:

@@ -234,7 +234,7 @@ class StreamedLinearModel(LinearMixedModel):
                 frame[name] = value
         return frame
 
-    def rows_gone(self) -> Exception:
+    def rows_gone(self) -> OptionError:
         """The error of a question that needs rows."""
         return NoRowsError(_NO_ROWS)
 
