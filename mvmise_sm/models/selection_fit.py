@@ -228,6 +228,10 @@ def fit_restricted(model, maxiter, tol, cov_type) -> SelectionOutcome:
         covariance_ = np.zeros((k, k))
         covariance_[cut, cut] = spread.conditional if cov_type == "conditional" else spread.cov
         covariance_[np.ix_(nuisance, nuisance)] = inverse
+        if cov_type != "conditional":
+            # the fixed effects follow the variances and the mechanism
+            covariance_[cut, nuisance] = spread.moves @ inverse
+            covariance_[nuisance, cut] = covariance_[cut, nuisance].T
     warning = (SingularFitWarning, "; ".join(_WEAK[reason] for reason in first.reasons)) if first.reasons else None
     if not found.converged:
         warning = (ConvergenceWarning, f"the fit has not converged: {found.message}")

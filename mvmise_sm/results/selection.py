@@ -19,7 +19,7 @@ from mvmise_sm.results import selection_plots as plots
 from mvmise_sm.results import selection_tables as tables
 from mvmise_sm.results.questions import AnsweringWrapper
 from mvmise_sm.results.selection_permutation import permutation_test
-from mvmise_sm.results.selection_prediction import missing_frame, outcome_table
+from mvmise_sm.results.selection_prediction import outcome_table
 from mvmise_sm.results.selection_questions import SelectionQuestions
 from mvmise_sm.selection.degrees import wald_df
 from mvmise_sm.selection.prediction import posterior_moments
@@ -229,17 +229,6 @@ class SelectionResults(SelectionQuestions):
         """Outcomes minus `fittedvalues` (nobs, K), NaN where missing."""
         values = self.model.design.data.unsort(self._moments().fitted)
         return outcome_table(self.model, self.model.endog - values, self.model.data.row_labels)
-
-    def predict_missing(self):
-        """Posterior mean and standard deviation of every missing value, given all data and which blocks are missing.
-
-        Returns
-        -------
-        DataFrame
-            Columns ``row, group, outcome, kind, mean, sd``; `kind` is ``"block"`` where the whole block of an outcome
-            in a cluster is missing, else ``"sporadic"``. Parameters are taken as known.
-        """
-        return missing_frame(self)
 
     # --- the mechanism
 

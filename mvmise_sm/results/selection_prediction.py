@@ -73,8 +73,8 @@ class SelectionPrediction:
         return pd.DataFrame({name: part.to_numpy().ravel() for name, part in parts.items()}, index=keys)
 
 
-def missing_frame(result) -> pd.DataFrame:
-    """Posterior moments of every missing value; see `SelectionResults.predict_missing`."""
+def missing_frame(result, added: np.ndarray | None = None) -> pd.DataFrame:
+    """Posterior moments of every missing value, with added variances (N, K) in the sorted order of the data."""
     design = result.model.design
     data, moments = design.data, result._moments()
     row, outcome = np.nonzero(~data.observed)
@@ -83,6 +83,7 @@ def missing_frame(result) -> pd.DataFrame:
     row, outcome, position = row[order], outcome[order], position[order]
     block = data.block_missing[data.cluster[row], outcome]
     labels = pd.Series(list(data.labels))
+    variance = moments.sd**2 if added is None else moments.sd**2 + added
     return pd.DataFrame(
         {
             "row": design.endog.index[position],
@@ -90,7 +91,7 @@ def missing_frame(result) -> pd.DataFrame:
             "outcome": np.asarray(result.model.outcome_names, dtype=object)[outcome],
             "kind": np.where(block, "block", "sporadic"),
             "mean": moments.mean[row, outcome],
-            "sd": moments.sd[row, outcome],
+            "sd": np.sqrt(variance[row, outcome]),
         }
     )
 

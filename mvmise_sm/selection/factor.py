@@ -213,7 +213,7 @@ class FactorLikelihood:
         precision = 1.0 + weight_sum @ params.tau**2
         return params, resid, weighted, resid_sum, weight_sum, resid_sum @ params.tau / precision, 1.0 / precision
 
-    def _predictors(self, params: SelectionParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def predictors(self, params: SelectionParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Given b, eta of a missing unit is ``N(base + slope b, var)``; each (m,)."""
         units = self.units
         phi = params.phi.reshape(-1, 3)[units.slot]
@@ -228,7 +228,7 @@ class FactorLikelihood:
         unit = np.zeros((len(self.units), 3))
         if not len(self.units):
             return FactorPosterior(b, b2, 0.0, unit)
-        base, slope, var = self._predictors(params)
+        base, slope, var = self.predictors(params)
         value = self._alone(bh, P, base, slope, var, b, b2, unit) if self._single.size else 0.0
         if self._several.size:
             many = self._several
@@ -308,7 +308,7 @@ class FactorLikelihood:
         units = self.units
         if not len(units):
             return out
-        base, slope, var = self._predictors(params)
+        base, slope, var = self.predictors(params)
         phi1 = params.phi.reshape(-1, 3)[units.slot, 1]
         direction = phi1[:, None] * units.x - slope[:, None] * (P[:, None] * loaded)[units.cluster]
         one = self._single

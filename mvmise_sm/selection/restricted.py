@@ -244,12 +244,20 @@ class BetaUncertainty:
         ``A^-1``, covariance of the nuisance parameters; zero for variances at zero.
     slopes : ndarray, (k, p, p)
         Derivatives of ``I_bb^-1`` in the nuisance parameters, beta following.
+    moves : ndarray, (p, k)
+        ``B``, derivatives of the fixed effects' estimates in the nuisance parameters.
     """
 
     conditional: np.ndarray
     cov: np.ndarray
     nuisance: np.ndarray
     slopes: np.ndarray
+    moves: np.ndarray
+
+    def joint(self) -> np.ndarray:
+        """Covariance of the fixed effects and the nuisance parameters together, (p + k, p + k)."""
+        across = self.moves @ self.nuisance
+        return np.block([[self.cov, across], [across.T, self.nuisance]])
 
 
 def beta_uncertainty(restricted: RestrictedObjective, t: np.ndarray, nuisance: np.ndarray) -> BetaUncertainty:
@@ -262,7 +270,7 @@ def beta_uncertainty(restricted: RestrictedObjective, t: np.ndarray, nuisance: n
         slopes.append((np.linalg.inv(ahead.information) - np.linalg.inv(behind.information)) / (2.0 * width))
         moves.append((ahead.theta[cut] - behind.theta[cut]) / (2.0 * width))
     B = np.array(moves).reshape(len(moves), -1).T
-    return BetaUncertainty(conditional, conditional + B @ nuisance @ B.T, nuisance, np.array(slopes))
+    return BetaUncertainty(conditional, conditional + B @ nuisance @ B.T, nuisance, np.array(slopes), B)
 
 
 def newton_step(information: np.ndarray, score: np.ndarray) -> np.ndarray:

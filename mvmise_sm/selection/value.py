@@ -381,7 +381,7 @@ class ValueProblem:
             slopes.append((ahead - behind) / (2.0 * step[k]))
             moves.append((up - down) / (2.0 * step[k]))
         B = np.array(moves).reshape(len(moves), -1).T
-        return BetaUncertainty(conditional, conditional + B @ covered @ B.T, covered, np.array(slopes))
+        return BetaUncertainty(conditional, conditional + B @ covered @ B.T, covered, np.array(slopes), B)
 
     # --- predictions
 
