@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class LinearDispersionModel(MultiPartMixedModel):
     """
 
     title = "Linear Mixed Model"
-    _design_options: dict = {}  # noqa: RUF012
+    _design_options: ClassVar[dict] = {}
 
     def __init__(self, endog, exog, random_effects=None, *, dispersion=None, part_designs=None, **kwargs):
         if dispersion is None and not (part_designs or {}).get("disp"):
@@ -61,7 +61,7 @@ class LinearDispersionModel(MultiPartMixedModel):
         out._reml = bool(reml)
         return out
 
-    def fit(
+    def fit(  # type: ignore[override]
         self,
         start_params=None,
         reml=True,

@@ -29,7 +29,7 @@ class LinearDispersionResults(MultiPartResults):
     @property
     def cov_params_default(self):
         """Covariance of all coefficients; after REML that of beta is (X'V^-1X)^-1."""
-        cov = MultiPartResults.cov_params_default.fget(self)
+        cov = super().cov_params_default
         if self.reml and self.cov_type != "rx":
             cov = np.array(cov)
             cov[: self.k_fe, : self.k_fe] = np.asarray(self.cov_rx)[: self.k_fe, : self.k_fe]

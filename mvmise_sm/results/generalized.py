@@ -47,7 +47,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         Integration over the random effects.
     """
 
-    scales = ("mean", "conditional", "linear", "zero", "dispersion", "variance")
+    scales: tuple[str, ...] = ("mean", "conditional", "linear", "zero", "dispersion", "variance")
 
     def __init__(self, model, solution, optimum, settings, *, criterion, cov_type="nonrobust", use_t=False):
         self.k_scale = int(criterion.response.dispersed)

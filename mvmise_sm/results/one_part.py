@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["OnePart"]
 
 
 class OnePart:
     """Answers of a model with one linear predictor."""
+
+    model: Any
 
     @property
     def coef_names(self):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from mvmise_sm.core.threads import blas_threads
@@ -14,6 +17,22 @@ __all__ = ["PartPredictors"]
 
 class PartPredictors:
     """Rows of every part of a `MultiPartResults`, their predictors, and the uncertainty of those."""
+
+    # what the results that this serves have
+    model: Any
+    nobs: int
+    k_fe: int
+    k_coef: int
+    params: np.ndarray
+    theta: np.ndarray
+    solution: Any
+    optimum: Any
+    family: Any
+    dispersion: Any
+    cov_params_default: Any
+    deviance_function: Callable[[], Any]
+    _slots: dict[str, Any]
+    _require_rows: Callable[[], None]
 
     def _own_rows(self):
         """The rows of the model by part: (part, design, offset, [(term, codes, columns)])."""

@@ -25,6 +25,7 @@ class WorkingParameters:
     k_theta: int
     k_fe: int
     k_shape: int
+    _last: Any
 
     def _use_space(self, space: ThetaSpace) -> None:
         self.space = space

@@ -74,7 +74,7 @@ def _one_factor(criterion: Any, weighted: Any, third: np.ndarray) -> float:
 def _drawn(criterion: Any, mode: Any, third: np.ndarray) -> float:
     """The cubic sum as the mean of (sum_i l_abc g_a g'_b g''_c)^2 over independent g = Z b, b ~ N(0, P)."""
     rng = np.random.default_rng(_SEED)
-    squares = []
+    squares: list[float] = []
     while len(squares) < _DRAWS:
         g = [_posterior_draws(criterion, mode, rng) for _ in range(3)]
         for k in range(_BATCH):
