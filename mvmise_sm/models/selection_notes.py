@@ -43,7 +43,11 @@ def _quick_fit(spec, data: SelectionData) -> tuple[float, SelectionParams | None
     """Maximum and parameters from the moment start, without information; minus infinity where there is none."""
     likelihood = spec.likelihood(data)
     start = likelihood.start()
-    found = solve(spec.objective(data), start=start, tol=1e-6, information=False).maximum
+    try:
+        found = solve(spec.objective(data), start=start, tol=1e-6, information=False).maximum
+    except np.linalg.LinAlgError:
+        # a fit that only serves a remark never stops the user's own
+        return -np.inf, None
     return (found.value, likelihood.params(found.theta)) if found.converged else (-np.inf, None)
 
 

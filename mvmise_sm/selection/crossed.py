@@ -22,6 +22,8 @@ from mvmise_sm.selection.units import MechanismPart, Slot, Units, mechanism_part
 
 # the product rule has the square of the nodes; eight digits of the log-likelihood are enough for its differences
 SPAN = 7.0
+# variance of the effects over that of the residuals, beyond which the inverse of 1 + ratio has no correct digit
+MAX_RATIO = 1e12
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,8 @@ class CrossedFactorLikelihood:
         seen_value, seen_score = self.part.observed(self.part.expand(theta[self.slices["phi"]]))
         if not np.isfinite(seen_value) or np.abs(theta[self.slices["log_sigma2"]]).max() > MAX_LOG_VARIANCE:
             return -np.inf, None
+        if self._is_perfect(theta):
+            return -np.inf, None
         law = self.law(theta)
         found = self.moments(law)
         params, units, data = law.params, self.units, self.data
@@ -324,6 +328,13 @@ class CrossedFactorLikelihood:
                 np.add.at(phi, 3 * units.slot + j, column)
         gradient = SelectionParams(beta=beta, sigma2=np.array([in_s2]), phi=phi, tau=in_tau, spread=spread)
         return float(law.log_density + found.log_missing + seen_value), gradient
+
+    def _is_perfect(self, theta: np.ndarray) -> bool:
+        """Whether the effects leave so little to the residuals that the precision of the effects has lost its digits."""
+        params = self.params(theta)
+        omega, delta = params.spread
+        largest = max(float(np.sum(params.tau**2)), omega**2, delta**2)
+        return not largest * float(self._counts.sum(axis=1).max()) < MAX_RATIO * float(params.sigma2[0])
 
     def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Log-likelihood and its gradient over theta."""
