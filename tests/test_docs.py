@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import mvmise_sm as ms
@@ -146,9 +147,24 @@ def reader(tmp_path_factory):
     model = ms.lmer(f, data)
     res = model.fit()
     names = {"ms": ms, "np": np, "data": data, "f": f, "model": model, "res": res, "res1": res, "new": data.head(3)}
+    names |= {"K": pd.DataFrame(np.eye(18), *[data["Subject"].astype(str).unique()] * 2)}
+    arm = np.where(np.arange(180) < 90, "a", "b")
+    visits = data.assign(id=data["Subject"], visit=data["Days"], arm=arm, y=data["Reaction"])
+    names["d"] = visits[visits["Days"] < 3]
     names["res0"] = ms.lmer("Reaction ~ Days + (Days | g)", data).fit()
     names |= {"y": data["Reaction"].to_numpy(), "L": np.eye(3)[1:], "l": np.array([0.0, 1.0, 0.0]), "t": res.theta}
+    rng = np.random.default_rng(7)
+    mean = np.exp(2.0 + 0.1 * data["Days"] + 0.4 * rng.normal(size=18)[np.arange(180) // 10])
+    count = rng.negative_binomial(3.0, 3.0 / (3.0 + mean))
+    counts = data.assign(n=np.where(rng.random(180) < 0.3, 0, count))
+    parts = {"zero_inflation": "~ f", "dispersion": "~ Days"}
+    names["of_parts"] = ms.glmer("n ~ Days + (1 | g)", counts, family="nb2", **parts).fit(maxiter=200)
     return names | {"path": tmp_path_factory.mktemp("dictionary") / "fit.pickle"}
+
+
+# entries that speak of another model than the dictionary's own
+OTHER = {"residual=": {"f": "Reaction ~ Days"}, "cov=": {"f": "Reaction ~ Days + (1 | id)"}}
+OF_PARTS = ("res.params_zi", "res.params_disp", "res.dispersion")
 
 
 def test_the_dictionary_is_long():
@@ -164,4 +180,7 @@ def test_entry_of_the_dictionary(code, reader):
         "=, ", "='flat', "
     )
     short = re.sub(r"(?<=bootstrap\", )rng=1", "n=8, rng=1", short).replace("resid_prior=)", "resid_prior='flat')")
-    eval(compile(short, "dictionary", "eval"), dict(reader))
+    own = next((names for word, names in OTHER.items() if word in code), {})
+    if code in OF_PARTS:
+        own = {"res": reader["of_parts"]}
+    eval(compile(short, "dictionary", "eval"), {**reader, **own})

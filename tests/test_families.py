@@ -314,3 +314,14 @@ def test_counts_that_are_poisson_end_at_the_limit():
         result = ms.glmer_nb("y ~ x + (1 | g)", frame).fit()
     assert result.alpha == 0.0
     np.testing.assert_allclose(result.llf, ms.glmer("y ~ x + (1 | g)", frame, family="poisson").fit().llf, atol=1e-8)
+
+
+def test_a_dispersion_with_a_formula_is_not_taken_for_one_at_its_limit():
+    rng = np.random.default_rng(8)
+    group = np.repeat(np.arange(18), 10)
+    day = np.tile(np.arange(10.0), 18)
+    mean = np.exp(2.0 + 0.1 * day + 0.4 * rng.normal(size=18)[group])
+    table = pd.DataFrame({"n": rng.negative_binomial(1.5, 1.5 / (1.5 + mean)), "day": day, "g": group})
+    fit = ms.glmer("n ~ day + (1 | g)", table, family="nb2", dispersion="~ day").fit()
+    assert fit.converged
+    assert not fit.singular

@@ -185,8 +185,9 @@ class ParametricRefit:
         sigma = np.sqrt(result.scale)
         if not hasattr(self, "_mean"):
             mean = model.exog @ result.params
-            self._mean = mean if model.offset is None else mean + model.offset
             self._lambdas = model.random_layout.lambdas(result.theta)
+            # last, because other threads take it for a sign that all is there
+            self._mean = mean if model.offset is None else mean + model.offset
         terms = model.random_effects.terms
         b = [sigma * t.factor.draw(rng, t.q) @ lam.T for t, lam in zip(terms, self._lambdas, strict=True)]
         return self._mean + model.random_effects.linear(b) + result.residual_noise(rng)

@@ -363,6 +363,10 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             return criterion, optimum
         return limit, replace(found, singular=True)
 
+    def _is_at_limit(self, criterion):
+        """Whether a fit has ended without the dispersion that the family has."""
+        return self.family.has_dispersion and self.family.limit is not None and not criterion.k_shape
+
     def _checked_theta(self, theta):
         try:
             theta = np.asarray(theta, dtype=float)
@@ -380,8 +384,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             warn(trouble, SeparationWarning)
         elif not optimum.converged:
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
-        limit = self.family.has_dispersion and self.family.limit is not None and not criterion.k_shape
-        if limit:
+        if self._is_at_limit(criterion):
             other, why = self.family.limit
             warn(f"the negative binomial alpha goes to zero: {why}; use family={other!r}", SingularFitWarning)
         elif optimum.singular:

@@ -271,6 +271,10 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
                     optimum = found
         return criterion, optimum
 
+    def _is_at_limit(self, criterion):
+        # a dispersion with a formula is no shape; `_trouble` looks at its values
+        return False
+
     def _trouble(self, solution):
         """A sentence on estimates that run to infinity, or None."""
         if self.has_zero_part:

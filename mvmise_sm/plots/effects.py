@@ -84,7 +84,6 @@ def random_effects(result, group=None, ax=None, *, columns=None, alpha=0.05, sor
     return axes if len(axes) > 1 else axes[0]
 
 
-@strict
 def _axis_of(column, points):
     """Places of the rows along the axis, values at which lines are drawn, and labels of a factor's levels."""
     if pd.api.types.is_numeric_dtype(column) and column.dtype != bool:
@@ -98,6 +97,7 @@ def _axis_of(column, points):
     return kept.codes.astype(float), span, [str(level) for level in kept.categories]
 
 
+@strict
 def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     """Plot the response against `x` by group, with fitted lines: solid for the group, dashed for the population.
 

@@ -138,7 +138,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
 
     @property
     def deviance(self):
-        """-2 times `llf`."""
+        """-2 times the log-likelihood."""
         return self.criterion
 
     @property

@@ -330,7 +330,7 @@ class CrossedFactorLikelihood:
         return float(law.log_density + found.log_missing + seen_value), gradient
 
     def _is_perfect(self, theta: np.ndarray) -> bool:
-        """Whether the effects leave so little to the residuals that the precision of the effects has lost its digits."""
+        """Whether so little is left to the residuals that the precision of the effects has lost its digits."""
         params = self.params(theta)
         omega, delta = params.spread
         largest = max(float(np.sum(params.tau**2)), omega**2, delta**2)
