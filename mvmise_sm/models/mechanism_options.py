@@ -10,11 +10,12 @@ import numpy as np
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.priors.base import Prior
 from mvmise_sm.results.detection_curve import DetectionCurve
-from mvmise_sm.selection.build import mechanism_slot
+from mvmise_sm.selection.build import ModelSpec, mechanism_slot
+from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.objective import MechanismPrior, Penalty, PhiNormal, PhiPrior
-from mvmise_sm.selection.units import PHI_NAMES, Slot
+from mvmise_sm.selection.units import PHI_NAMES, Slot, mechanism_part
 
-__all__ = ["Mechanisms", "ReadMechanism", "read_mechanism", "slope_prior"]
+__all__ = ["Mechanisms", "ReadMechanism", "read_mechanism", "selection_priors", "slope_prior"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,70 @@ def mechanism_priors(prior, names: tuple[str, ...], spread: float) -> list[Penal
         return out
     scale, df = slope_prior(prior)
     return [MechanismPrior(spread, scale, df)]
+
+
+def selection_priors(prior, spec: ModelSpec, data: SelectionData, covariate: str) -> list[Penalty]:
+    """The penalties that the `mechanism_prior` of model b or e means.
+
+    Raises
+    ------
+    OptionError
+        If a name is no free element of phi, or a curve has no mechanism of single values to inform.
+    """
+    if prior is None:
+        return []
+    if not isinstance(prior, (dict, DetectionCurve)):
+        scale, df = slope_prior(prior)
+        return [MechanismPrior.for_data(data, scale, df)]
+    part, _ = mechanism_part(data, spec.slots, np.ones((data.n_rows, 1)))
+    places: dict[str, int | None] = {}
+    for slot in spec.slots:
+        prefix = "value:" if slot.single and len(spec.slots) > 1 else ""
+        # where nothing is missing a mechanism has no parameters
+        kept = [k for k, own in enumerate(part.slots) if own.single == slot.single]
+        free = [True, slot.missing_y, data.cov_miss is not None]
+        for j, name in enumerate((*PHI_NAMES[:2], covariate)):
+            if free[j] and j not in slot.held:
+                places[prefix + name] = 3 * kept[0] + j if kept else None
+    if isinstance(prior, DetectionCurve):
+        return _curve_prior(prior, spec, places)
+    out: list[Penalty] = []
+    for name, own in prior.items():
+        if name not in places or not isinstance(own, Prior) or own.name not in ("normal", "t"):
+            raise OptionError(
+                f"mechanism_prior: {name!r} must be one of {list(places)} with a Normal or StudentT prior, got {own!r}"
+            )
+        place = places[name]
+        if place is not None:
+            out.append(PhiPrior(place, *_scale_and_df(own)))
+    return out
+
+
+def _curve_prior(curve: DetectionCurve, spec: ModelSpec, places: dict[str, int | None]) -> list[Penalty]:
+    """The normal law of a curve's numbers as the prior of the mechanism of single values."""
+    single = [slot for slot in spec.slots if slot.single]
+    if not single:
+        raise OptionError(
+            "mechanism_prior: a detection curve is about single values, and this model has no mechanism of single "
+            "values; give value_mechanism= (model b), or a dict of priors for the mechanism of blocks"
+        )
+    if curve.offsets is not None:
+        raise OptionError("model b has no offsets of runs; use lmer_mnar, or a curve without offsets")
+    if single[0].mechanism.name != curve.mechanism.name:
+        raise OptionError(
+            f"mechanism_prior: the curve is of mechanism {curve.mechanism.name!r} and value_mechanism is "
+            f"{single[0].mechanism.name!r}"
+        )
+    prefix = "value:" if len(spec.slots) > 1 else ""
+    names = [prefix + name for name in PHI_NAMES[:2]]
+    if not set(names) <= set(places):
+        raise OptionError(
+            f"mechanism_prior: a curve is a prior of {names}, which must be free; free are {list(places)}"
+        )
+    place = places[names[0]]
+    if place is None:
+        return []
+    return [PhiNormal(np.asarray(curve.params, dtype=float), np.asarray(curve.cov, dtype=float), place)]
 
 
 def slope_prior(prior) -> tuple[float, float]:

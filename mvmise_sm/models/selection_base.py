@@ -15,6 +15,7 @@ from mvmise_sm.exceptions import DataError, DataWarning, OptionError
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.base import refuse_dropped_columns
 from mvmise_sm.models.held_rows import HoldsRows
+from mvmise_sm.models.mechanism_options import selection_priors
 from mvmise_sm.models.selection_data import SelectionFrameData
 from mvmise_sm.models.selection_design import (
     OWN_INTERCEPTS,
@@ -32,7 +33,6 @@ from mvmise_sm.models.selection_fit import (
     fit_restricted,
     fit_with_lasso,
     loglike_at,
-    mechanism_penalty,
 )
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.priors import TermShape
@@ -82,9 +82,11 @@ class SelectionModel(HoldsRows, LikelihoodModel):
         its own intercept by default, and an empty list is the shared one of mvMISE.
     cov_prior, fixef_prior, resid_prior : optional
         Priors of the random-effect variances, the fixed effects and the residual variance, see `mvmise_sm.priors`.
-    mechanism_prior : {None, "weak"}, float or prior, optional
+    mechanism_prior : {None, "weak"}, float, prior, dict or DetectionCurve, optional
         Prior of the mechanism's slope in units of one over the spread of the block means: Student's t with 7 degrees of
-        freedom and this scale (``"weak"``: 1), or ``priors.Normal`` or ``priors.StudentT``.
+        freedom and this scale (``"weak"``: 1), or ``priors.Normal`` or ``priors.StudentT``. A dict gives elements of
+        phi such priors in their own units (``{"y": priors.Normal(0.5)}``); a curve is the normal prior of its numbers
+        for `value_mechanism`, which must be of the curve's kind.
 
     Attributes
     ----------
@@ -173,12 +175,13 @@ class SelectionModel(HoldsRows, LikelihoodModel):
             mechanism,
             True if missing_y == "auto" else bool(missing_y),
             bool(first_sample_variance),
-            self._penalties(),
+            (),
             value_mechanism.held() if isinstance(value_mechanism, DetectionCurve) else value_mechanism,
             own_blocks="outcome" in design.own_terms,
             samples="sample" in design.own_terms,
             error_structure=error_structure,
         )
+        self.spec = replace(self.spec, penalties=self._penalties())
         self.spec.check()
         if design.design is not None:
             self.formula = design.design.parts.text
@@ -291,9 +294,8 @@ class SelectionModel(HoldsRows, LikelihoodModel):
 
     def _penalties(self):
         out = [] if self.priors is None else [PriorPenalty(self.priors)]
-        if self.mechanism_prior is not None:
-            out.append(mechanism_penalty(self.mechanism_prior, self.design.data))
-        return tuple(out)
+        given = selection_priors(self.mechanism_prior, self.spec, self.design.data, self.design.covariate_name)
+        return (*out, *given)
 
     # --- likelihood
 

@@ -12,13 +12,11 @@ from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWar
 from mvmise_sm.models.base import refuse_covariance
 from mvmise_sm.models.selection_notes import own_terms_notes, shared_intercept_note
 from mvmise_sm.priors import PriorSet, TermShape, resolve_priors
-from mvmise_sm.priors.base import Prior
-from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.information import Covariance, covariance, from_covariance
 from mvmise_sm.selection.likelihood import SelectionParams
 from mvmise_sm.selection.maximise import Maximum, maximise_smoothed
 from mvmise_sm.selection.mvmise.algorithm import MvmiseFit, name_order
-from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
+from mvmise_sm.selection.objective import PenalisedObjective
 from mvmise_sm.selection.restricted import Chart, RestrictedObjective, beta_uncertainty
 from mvmise_sm.selection.solve import solve
 from mvmise_sm.selection.sparse import OrthantObjective, SparseFit, fit_sparse
@@ -39,7 +37,6 @@ __all__ = [
     "fit_restricted",
     "fit_with_lasso",
     "loglike_at",
-    "mechanism_penalty",
 ]
 
 
@@ -182,19 +179,6 @@ def bind_priors(model, term: TermShape) -> PriorSet | None:
     if priors.resid is not None and priors.resid.fixed is not None:
         raise OptionError("resid_prior: selection models estimate the residual variance; point priors do not apply")
     return None if priors.flat else priors
-
-
-def mechanism_penalty(prior, data: SelectionData) -> MechanismPrior:
-    """The prior on the mechanism's slope that a model's `mechanism_prior` means."""
-    scale, df = 1.0, 7.0
-    if isinstance(prior, Prior) and prior.name in ("normal", "t"):
-        scale = float(prior.arguments.get("sd", prior.arguments.get("scale", 1.0)))
-        df = np.inf if prior.name == "normal" else float(prior.arguments.get("df", 3.0))
-    elif isinstance(prior, (int, float)) and not isinstance(prior, bool) and prior > 0:
-        scale = float(prior)
-    elif prior != "weak":
-        raise OptionError(f"mechanism_prior must be 'weak', a positive scale, Normal or StudentT, got {prior!r}")
-    return MechanismPrior.for_data(data, scale, df)
 
 
 def fit_restricted(model, maxiter, tol, cov_type) -> SelectionOutcome:

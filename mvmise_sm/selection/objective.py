@@ -108,20 +108,24 @@ class PhiPrior:
 
 @dataclass(frozen=True)
 class PhiNormal:
-    """Normal prior on the first elements of phi together, that of an estimated curve.
+    """Normal prior on neighbouring elements of phi together, that of an estimated curve.
 
     Attributes
     ----------
     mean : ndarray, (m,)
     cov : ndarray, (m, m)
+    first : int
+        Position of the first element.
     """
 
     mean: np.ndarray
     cov: np.ndarray
+    first: int = 0
 
     def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
-        away = params.phi[: self.mean.size] - self.mean
+        own = slice(self.first, self.first + self.mean.size)
+        away = params.phi[own] - self.mean
         slope = np.linalg.solve(self.cov, away)
         gradient = params.zeros()
-        gradient.phi[: self.mean.size] = slope
+        gradient.phi[own] = slope
         return 0.5 * float(away @ slope), gradient
