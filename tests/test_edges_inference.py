@@ -1,5 +1,7 @@
 """Small-sample tests at their limits: exact F tests, one answer for one hypothesis, deletion of single rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,9 @@ import mvmise_sm as ms
 from mvmise_sm import exceptions as ex
 from mvmise_sm.core.uncertainty.kenward_roger import f_approximation
 from mvmise_sm.inference.ddf import PlainDf
+from mvmise_sm.inference.hypotheses import term_contrasts
+
+REFERENCE = Path(__file__).parent / "reference"
 
 # --- Kenward-Roger and Satterthwaite in balanced designs are classical analysis of variance
 
@@ -191,3 +196,17 @@ def test_cooks_distance_without_random_variance_is_that_of_least_squares(slopes)
         result = ms.lmer("y ~ x + (1 | g)", data).fit()
     ols = sm.OLS(data["y"], sm.add_constant(data["x"])).fit().get_influence()
     np.testing.assert_allclose(result.get_influence().cooks_distance, ols.cooks_distance[0], rtol=1e-6)
+
+
+def test_an_interaction_with_an_empty_cell_has_lmertests_basis():
+    data = pd.read_csv(REFERENCE / "posthoc" / "empty_cell.csv", dtype=dict.fromkeys("abcg", str))
+    formula = "y ~ c*a + b + (1 | g) + (1 | g:a)"
+    with pytest.warns(ex.RankWarning, match="dropped"), pytest.warns(ex.SingularFitWarning):
+        result = ms.lmer(formula, data).fit()
+    # lmerTest 3.1: anova(fit, type = 3, ddf = "Satterthwaite")
+    expected = {"c": 21.886658471602, "a": 21.816981990447, "b": 21.273715911835, "c:a": 22.061489765021}
+    table = result.anova(type=3, ddf="satterthwaite")
+    assert table["df_denom"].to_dict() == pytest.approx(expected, abs=5e-4)
+    own = np.eye(9)[-3:]
+    np.testing.assert_allclose(term_contrasts(result._results, 3)["c:a"], own, atol=1e-12)
+    np.testing.assert_allclose(term_contrasts(result._results, 2)["c:a"], own, atol=1e-12)

@@ -152,7 +152,7 @@ def _type3(design, exog, spec, places):
     keep = values > _RANK * values[-1]
     basis = vectors[:, keep].T
     back = (vectors[:, keep] / values[keep]) @ (basis @ (whole.T @ exog))
-    out = {}
+    out, empty = {}, ~whole.any(axis=0)
     for term in places:
         containing = [blocks[t] for t in spec.terms if t is not term and _contains(spec, t, term)]
         inside = np.concatenate([blocks[term], *containing])
@@ -161,12 +161,14 @@ def _type3(design, exog, spec, places):
         above = _zero_on(basis, np.concatenate([other, blocks[term]]))
         rest = hypotheses - (hypotheses @ above.T) @ above
         _, sizes, rows = np.linalg.svd(rest, full_matrices=False)
-        out[term.name()] = _differences(rows[sizes > _ZERO], blocks[term], firsts[term]) @ back
+        out[term.name()] = _differences(rows[sizes > _ZERO], blocks[term], firsts[term] | empty[blocks[term]]) @ back
     return out
 
 
 def _differences(rows, block, first):
     """The same hypotheses (q, m) as differences from the first levels, where the cells allow it.
+
+    `first` marks the columns of the block (m,) that stand for a first level, and those of empty cells.
 
     Satterthwaite's degrees of freedom of several contrasts depend a little on how their hypothesis is written.
     """
