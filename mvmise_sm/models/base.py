@@ -54,6 +54,9 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
         Whether the design spans a constant; found from the data by default.
     cov_prior, fixef_prior, resid_prior : optional
         Priors of the random-effects covariances, the fixed effects and the residual variance, see `mvmise_sm.priors`.
+    sd_prior, cor_prior : optional
+        In place of `cov_prior`, priors of the standard deviations (``HalfT(3, 2.5)``) and of the correlation matrix
+        (``LKJ(2)``) of the random effects: one, or a dict by grouping factor; for `sd_prior` also one per column.
     cov : dict, optional
         Known covariances between the levels of grouping factors: name -> DataFrame with the labels on both axes, or a
         pedigree (`mvmise_sm.pedigree`). Labels without rows get predicted effects.
@@ -104,6 +107,8 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
         cov_prior=None,
         fixef_prior=None,
         resid_prior=None,
+        sd_prior=None,
+        cor_prior=None,
         cov=None,
         **kwargs,
     ):
@@ -125,6 +130,7 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
         self.random_layout = layout_of(rows.random)
         self.weights, self.offset = rows.weights, rows.offset
         self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
+        self.sd_prior, self.cor_prior = sd_prior, cor_prior
         self.priors = self._bind_priors()
         self._check_data()
         self._init_keys = list(_INIT_KEYS)
@@ -268,7 +274,8 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
     def _bind_priors(self):
         """The priors at the dimensions of the model, None for a flat one."""
         given = (self.cov_prior, self.fixef_prior, self.resid_prior)
-        if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in given):
+        apart = (self.sd_prior, self.cor_prior)
+        if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in (*given, *apart)):
             return None
         priors = resolve_priors(
             *given,
@@ -276,6 +283,8 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
             nobs=self.nobs,
             fixef_names=list(self.data.param_names),
             has_scale=self._has_residual,
+            sd=self.sd_prior,
+            cor=self.cor_prior,
         )
         return None if priors.flat else priors
 
@@ -427,7 +436,8 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
         return constrained._results.widened(self, np.arange(self.exog.shape[1])[keep_index], constrained)
 
 
-_INIT_KEYS = ("random_effects", "weights", "offset", "cov_prior", "fixef_prior", "resid_prior")
+_PRIORS = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
+_INIT_KEYS = ("random_effects", "weights", "offset", *_PRIORS)
 
 
 def _without(exog, drop):

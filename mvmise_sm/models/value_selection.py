@@ -162,7 +162,8 @@ class ValueSelectionModel(MixedModelBase):
 
     def _get_init_kwds(self):
         keys = {key: getattr(self, key) for key in ("random_effects", "offset")}
-        priors = {key: getattr(self, key) for key in ("cov_prior", "fixef_prior", "resid_prior")}
+        keywords = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
+        priors = {key: getattr(self, key) for key in keywords}
         return {**keys, **priors, **self._given.held_arrays(self.mechanism)}
 
     @property

@@ -228,12 +228,15 @@ class CovariancePrior(Prior):
         True if the density is zero at every singular S, so that an estimate cannot be singular.
     pole : bool
         True if the density is infinite at every singular S, so that only a mode inside the cone is an estimate.
+    attracts : bool
+        True if a standard deviation of 0 is a local mode whatever the data: fits compare it with the other one.
     """
 
     common_scale = True
     fixed: float | None = None
     repels = False
     pole = False
+    attracts = False
 
     def value(self, s: np.ndarray) -> float:
         """Return -2 log density at S (q, q); inf where the density is zero."""

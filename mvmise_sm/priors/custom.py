@@ -162,6 +162,7 @@ class Independent(CovariancePrior):
         self.common_scale = self.parts[0].common_scale
         self.repels = all(p.repels for p in self.parts)
         self.pole = any(p.pole for p in self.parts)
+        self.attracts = any(p.attracts for p in self.parts)
 
     def value(self, s: np.ndarray) -> float:
         """Return -2 log density at S (q, q)."""

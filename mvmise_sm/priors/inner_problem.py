@@ -102,6 +102,7 @@ class PenalisedInnerProblem:
         self.constant = sum(b.constant for b in self.blocks)
         self.uses_sigmas = bool(self.relative or self.absolute)
         self.repels = tuple(c is not None and c.repels for c in priors.cov)
+        self.attracts = tuple(c is not None and c.attracts for c in priors.cov)
         self._profile = self._constant_profile()
         absolute = [b for b in self.blocks if not b.common]
         informed = self.resid is not None and self.fixed_rho is None

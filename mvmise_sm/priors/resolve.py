@@ -12,6 +12,7 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import ROLES, CovariancePrior, Dimensions, Prior
 from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
 from mvmise_sm.priors.custom import Custom, Independent
+from mvmise_sm.priors.decomposed import resolve_decomposed
 from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Normal, StudentT
 from mvmise_sm.priors.inner_problem import PenalisedInnerProblem
 from mvmise_sm.priors.parse import parse_priors
@@ -114,6 +115,8 @@ def resolve_priors(
     nobs: int,
     fixef_names: Sequence[str],
     has_scale: bool = True,
+    sd: Any = None,
+    cor: Any = None,
 ) -> PriorSet:
     """Bind the prior keywords of a model to its dimensions.
 
@@ -131,6 +134,8 @@ def resolve_priors(
     fixef_names : sequence of str
     has_scale : bool, optional
         False for models without a residual scale; they take no residual prior and no common_scale.
+    sd, cor : prior, dict by grouping factor, or None
+        Priors of standard deviations and of correlation matrices, in place of `cov`.
 
     Returns
     -------
@@ -144,8 +149,9 @@ def resolve_priors(
     dims = Dimensions(nobs, len(fixef_names), has_scale=has_scale, fixef_names=tuple(fixef_names))
     if not has_scale and _items(resid, "resid"):
         raise OptionError("resid_prior does not apply: this model has no residual variance.")
+    whole = _resolve_covariances(_items(cov, "cov"), terms, dims)
     return PriorSet(
-        _resolve_covariances(_items(cov, "cov"), terms, dims),
+        resolve_decomposed(sd, cor, terms, whole),
         _resolve_fixef(_items(fixef, "fixef"), dims),
         _resolve_residual(_items(resid, "resid"), dims),
         tuple(t.factor for t in terms),

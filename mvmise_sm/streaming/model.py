@@ -108,7 +108,7 @@ class StreamedLinearModel(LinearMixedModel):
         Sums.
     source : source or None
         Where the rows are, for `write_fitted`.
-    cov_prior, fixef_prior, resid_prior : optional
+    cov_prior, fixef_prior, resid_prior, sd_prior, cor_prior : optional
         As in `LinearMixedModel`.
 
     Attributes
@@ -126,6 +126,8 @@ class StreamedLinearModel(LinearMixedModel):
         cov_prior: Any = None,
         fixef_prior: Any = None,
         resid_prior: Any = None,
+        sd_prior: Any = None,
+        cor_prior: Any = None,
     ) -> None:
         plan, sums = products.statistic()
         p = len(sums.plan.origin)
@@ -153,6 +155,7 @@ class StreamedLinearModel(LinearMixedModel):
         self.data.const_idx = intercept[0] if intercept else None
         self.k_constant = self.data.k_constant = len(intercept)
         self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
+        self.sd_prior, self.cor_prior = sd_prior, cor_prior
         self.priors = self._bind_priors()
         self._check_data()
         self._data_attr: list[str] = []
@@ -240,7 +243,8 @@ class StreamedLinearModel(LinearMixedModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # sums travel as their documented bytes; the source stays where it is
-        return _unpickled, (self.products.to_bytes(), self.cov_prior, self.fixef_prior, self.resid_prior)
+        keywords = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
+        return _unpickled, (self.products.to_bytes(), {key: getattr(self, key) for key in keywords})
 
     @property
     def streamed(self) -> bool:
@@ -248,8 +252,7 @@ class StreamedLinearModel(LinearMixedModel):
         return True
 
 
-def _unpickled(data: bytes, cov_prior: Any, fixef_prior: Any, resid_prior: Any) -> StreamedLinearModel:
-    options = {"cov_prior": cov_prior, "fixef_prior": fixef_prior, "resid_prior": resid_prior}
+def _unpickled(data: bytes, options: dict[str, Any]) -> StreamedLinearModel:
     with warnings.catch_warnings():
         # said when the model was made
         warnings.simplefilter("ignore", RankWarning)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvmise_sm.core.covariance.base import SINGULAR
+
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.base import CovarianceStructure
     from mvmise_sm.core.covariance.random_effects import RandomEffects
@@ -31,6 +33,8 @@ class ThetaSpace:
         Terms whose prior keeps the covariance off the boundary.
     structures : tuple of CovarianceStructure, optional
         Working structures; those of the terms by default.
+    attracts : sequence of bool, optional
+        Terms whose prior makes a standard deviation of 0 a local mode; none by default.
 
     Attributes
     ----------
@@ -46,6 +50,7 @@ class ThetaSpace:
         layout: Layout,
         repels: tuple[bool, ...] = (),
         structures: tuple[CovarianceStructure, ...] | None = None,
+        attracts: tuple[bool, ...] = (),
     ) -> None:
         self.random, self.layout = random, layout
         self.structures = tuple(t.structure for t in random.terms) if structures is None else structures
@@ -54,7 +59,20 @@ class ThetaSpace:
         for structure, at, repel in zip(self.structures, random.theta_slices, repels, strict=False):
             self.guarded[at] = repel & (structure.lower == 0.0)
         self._repels = repels
+        self.attracts = attracts or (False,) * len(self.structures)
         self._known: tuple[np.ndarray, np.ndarray] | None = None
+
+    def _without_columns(self, t: int, theta: np.ndarray) -> list[np.ndarray]:
+        """Starts (k_theta,) with the standard deviation of one column of a term, and of all, at 0."""
+        structure, basis = self.structures[t], self.layout.term_bases[t]
+        lam = basis.a @ structure.factor(theta)
+        out = [structure.theta_from(np.zeros((structure.q, structure.q)))]
+        for j in range(structure.q if structure.q > 1 else 0):
+            rows = lam.copy()
+            rows[j] = 0.0
+            rows = basis.a_inv @ rows
+            out.append(structure.theta_from(rows @ rows.T))
+        return out
 
     def reordered(self, theta: np.ndarray) -> ThetaSpace | None:
         """The space whose factors have the largest variances at `theta` first, or None where that is this one."""
@@ -64,7 +82,7 @@ class ThetaSpace:
         )
         if structures == self.structures:
             return None
-        return ThetaSpace(self.random, self.layout, self._repels, structures)
+        return ThetaSpace(self.random, self.layout, self._repels, structures, self.attracts)
 
     def working(self, theta: np.ndarray) -> np.ndarray:
         """Working theta for the user's theta; exactly the one that `user` was last asked for, where that gave
@@ -199,12 +217,18 @@ class ThetaSpace:
         return [(b.a @ lam) @ (b.a @ lam).T for b, lam in zip(self.layout.term_bases, terms, strict=True)]
 
     def is_singular(self, theta: np.ndarray) -> bool:
-        """Whether a working theta is on the boundary."""
-        return any(
-            structure.on_boundary(theta[at])
-            for structure, at in zip(self.structures, self.random.theta_slices, strict=True)
-            if not self.guarded[at].any()
-        )
+        """Whether a working theta is on the boundary; a standard deviation of 0 where a prior has its mode is not."""
+        for t, (structure, at) in enumerate(zip(self.structures, self.random.theta_slices, strict=True)):
+            if self.guarded[at].any() or not structure.on_boundary(theta[at]):
+                continue
+            if not self.attracts[t] or _has_extreme_correlation(self._user_rows(t, theta[at])):
+                return True
+        return False
+
+    def _user_rows(self, t: int, theta: np.ndarray) -> np.ndarray:
+        """Square root (q, q) of the user's covariance of a term, its rows in units of the working columns."""
+        a = self.layout.term_bases[t].a
+        return (a @ self.structures[t].factor(theta)) / np.sqrt(np.square(a).sum(axis=1))[:, None]
 
     def descent_points(
         self, theta: np.ndarray, slopes: tuple[np.ndarray, ...], only_check: bool = False
@@ -256,15 +280,28 @@ class ThetaSpace:
             parts.append(structure.start(np.maximum(variances, size**2)))
         return np.concatenate(parts)
 
-    def other_starts(self, theta: np.ndarray) -> list[Any]:
-        """Further starts (k_theta,) for structures whose likelihood has several optima."""
+    def other_starts(self, theta: np.ndarray, size: float = 1.0) -> list[Any]:
+        """Further starts (k_theta,): for structures whose likelihood has several optima; for priors with a mode at 0,
+        that one and standard deviations of `size`.
+        """
         out = []
-        for structure, at in zip(self.structures, self.random.theta_slices, strict=True):
-            for part in structure.other_starts(theta[at]):
+        for t, (structure, at) in enumerate(zip(self.structures, self.random.theta_slices, strict=True)):
+            parts = structure.other_starts(theta[at])
+            if self.attracts[t]:
+                wide = structure.start(np.full(structure.q, size**2))
+                parts = [*parts, *self._without_columns(t, theta[at]), wide]
+            for part in parts:
                 candidate = theta.copy()
                 candidate[at] = part
                 out.append(candidate)
         return out
+
+
+def _has_extreme_correlation(rows: np.ndarray) -> bool:
+    """Whether a covariance with square root `rows` (q, q) is singular without its columns of variance 0."""
+    sizes = np.sqrt(np.square(rows).sum(axis=1))
+    kept = sizes > SINGULAR
+    return bool(kept.any()) and float(np.linalg.svd(rows[kept] / sizes[kept, None])[1][-1]) < SINGULAR
 
 
 def positive_part(d: np.ndarray) -> np.ndarray:

@@ -75,12 +75,15 @@ class InnerProblem(Protocol):
         Whether `solve` needs the relative covariances.
     repels : tuple of bool
         For every term, whether a prior makes a singular covariance impossible; empty without priors.
+    attracts : tuple of bool
+        For every term, whether a prior makes a standard deviation of 0 a local mode; empty without priors.
     several_modes : bool
         Whether priors in conflict with the data may leave more than one mode.
     """
 
     uses_sigmas: bool
     repels: tuple
+    attracts: tuple
     several_modes: bool
 
     def solve(self, gram: np.ndarray, sigmas: list[np.ndarray] | None) -> InnerSolution:
@@ -111,6 +114,7 @@ class FlatInnerProblem:
     """
 
     repels = ()
+    attracts = ()
     several_modes = False
 
     def __init__(self, nobs: int, k_fe: int, reml: bool, logdet_a: float) -> None:

@@ -94,7 +94,7 @@ class LaplaceDeviance(WorkingParameters):
             self.incidence = Incidence(self.layout)
             self.eliminate = Eliminator(self.layout, self.incidence)
         self.penalty = Penalty(priors, self.basis.a, self.layout.term_bases)
-        self._use_space(ThetaSpace(random, self.layout, self.penalty.repels))
+        self._use_space(ThetaSpace(random, self.layout, self.penalty.repels, attracts=self.penalty.attracts))
         self._eta = self._last = None
 
     def restart_points(self, evaluation: Evaluation) -> list[np.ndarray]:
@@ -109,9 +109,10 @@ class LaplaceDeviance(WorkingParameters):
         return []
 
     def other_starts(self, x: np.ndarray) -> list[Any]:
-        """Further starts for structures whose likelihood has several optima."""
+        """Further starts for structures whose likelihood has several optima, and for priors with a mode at 0."""
         out = []
-        for theta in self.space.other_starts(x[: self.k_theta]):
+        wide = 0.5 * self._unit(self.mode(x).terms.eta) if any(self.space.attracts) else 1.0
+        for theta in self.space.other_starts(x[: self.k_theta], wide):
             out.append(x.copy())
             out[-1][: self.k_theta] = theta
         return out

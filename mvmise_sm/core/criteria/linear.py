@@ -101,7 +101,8 @@ class ProfiledDeviance:
             self._inner = FlatInnerProblem(self.nobs, self.k_fe, self.reml, basis.logdet)
         else:
             self._inner = self._priors(self.nobs, self.k_fe, self.reml, basis.a, self.origin)
-            self.space = ThetaSpace(self.random, self.layout, self._inner.repels, self.space.structures)
+            marks = self._inner.repels, self.space.structures, self._inner.attracts
+            self.space = ThetaSpace(self.random, self.layout, *marks)
 
     def _copy(self, **changes):
         out = object.__new__(ProfiledDeviance)

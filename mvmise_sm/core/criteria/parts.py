@@ -145,7 +145,7 @@ class PartsDeviance(LaplaceDeviance):
         eliminator = LoadedEliminator if self.layout.loaded else Eliminator
         self.eliminate = eliminator(self.layout, self.incidence)
         self.penalty = Penalty(priors, self.basis.a, self.layout.term_bases)
-        self._use_space(ThetaSpace(random, self.layout, self.penalty.repels))
+        self._use_space(ThetaSpace(random, self.layout, self.penalty.repels, attracts=self.penalty.attracts))
         self._eta = self._last = None
 
     # LaplaceDeviance bounds the shape; here no parameter has a limit of its own

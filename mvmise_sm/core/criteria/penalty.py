@@ -20,8 +20,8 @@ class Penalty:
     Parameters
     ----------
     priors : object or None
-        ``cov``: per term None or an object with ``evaluate``, ``hessian`` and ``repels``; ``fixef``: quadratic
-        penalties with ``precision``, ``mean``, ``constant``, ``mixing`` and ``evaluate``.
+        ``cov``: per term None or an object with ``evaluate``, ``hessian``, ``repels`` and ``attracts``; ``fixef``:
+        quadratic penalties with ``precision``, ``mean``, ``constant``, ``mixing`` and ``evaluate``.
     a : ndarray
         beta = a @ working beta (p, p).
     bases : sequence of TermBasis
@@ -31,6 +31,8 @@ class Penalty:
     ----------
     repels : tuple of bool
         Terms whose prior is infinite where the covariance is singular.
+    attracts : tuple of bool
+        Terms whose prior makes a standard deviation of 0 a local mode.
     """
 
     def __init__(self, priors: Any | None, a: np.ndarray, bases: tuple[TermBasis, ...]) -> None:
@@ -38,6 +40,7 @@ class Penalty:
         self.cov = (None,) * len(bases) if priors is None else priors.cov
         self.fixef = () if priors is None else priors.fixef
         self.repels = tuple(c is not None and c.repels for c in self.cov)
+        self.attracts = tuple(c is not None and c.attracts for c in self.cov)
         self.any_cov = any(c is not None for c in self.cov)
         self._forms = [self.a.T @ block.precision @ self.a for block in self.fixef]
 

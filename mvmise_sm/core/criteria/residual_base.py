@@ -97,7 +97,8 @@ class ResidualCriterion(ABC):
             self._inner: Any = FlatInnerProblem(self.nobs, self.k_fe, self.reml, self.basis.logdet)
         else:
             self._inner = self._priors(self.nobs, self.k_fe, self.reml, self.basis.a, self.origin)
-            self.space = ThetaSpace(self.random, self.layout, self._inner.repels, self.space.structures)
+            marks = self._inner.repels, self.space.structures, self._inner.attracts
+            self.space = ThetaSpace(self.random, self.layout, *marks)
 
     def _copy(self, **changes: Any) -> Any:
         out = object.__new__(type(self))

@@ -22,7 +22,8 @@ def with_second_start(
     """The minimum from a warm start, or from the criterion's own start where that is lower.
 
     A warm start on the boundary stays there although the new response may have its optimum elsewhere. The second start
-    is taken where the first ended on the boundary, far from the moment estimate, or nowhere.
+    is taken where the first ended on the boundary, far from the moment estimate, or nowhere, and where a prior has a
+    mode of its own at a standard deviation of 0.
 
     Parameters
     ----------
@@ -40,7 +41,8 @@ def with_second_start(
         With ``retvals["second_start"]``, whether there was another start, and ``retvals["second_start_won"]``.
     """
     found = minimum(start)
-    again = found.singular or not found.converged or (moments and _is_far(criterion, found.working))
+    again = found.singular or not found.converged or any(criterion.space.attracts)
+    again = again or (moments and _is_far(criterion, found.working))
     found.retvals["second_start"] = again
     found.retvals["second_start_won"] = False
     if not again:
