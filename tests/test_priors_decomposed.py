@@ -266,3 +266,50 @@ def test_correlations_that_are_not_there():
 def test_arguments_are_checked(make, message):
     with pytest.raises(OptionError, match=message):
         make()
+
+
+def gamma_rows():
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(20), 8), rng.normal(size=160)
+    mean = np.exp(1 + 0.3 * x + 0.5 * rng.normal(size=20)[g])
+    counts = rng.poisson(mean) * (rng.uniform(size=160) > 0.3)
+    z = x + rng.normal(size=20)[g] + rng.normal(size=160)
+    return pd.DataFrame(
+        {"g": g, "x": x, "t": np.tile(np.arange(8), 20), "y": rng.gamma(2, mean / 2), "n": counts, "z": z}
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "formula", "options"),
+    [
+        ("glmer", "y ~ x + (1 | g)", {"family": "gamma(log)"}),
+        ("glmer", "n ~ x + (1 | g)", {"family": "nb2"}),
+        ("glmer", "n ~ x + (1 | g)", {"family": "poisson", "zero_inflation": "~ 1"}),
+        ("lmer", "y ~ x + (1 | g)", {"dispersion": "~ x"}),
+        ("lmer", "z ~ x + (1 | g)", {"residual": "ar1(t | g)"}),
+    ],
+)
+def test_the_density_is_of_the_absolute_deviation_in_every_model(call, formula, options):
+    result = getattr(ms, call)(formula, gamma_rows(), sd_prior=P.HalfNormal(0.2), **options).fit()
+    assert result.converged
+    wanted = -2.0 * stats.halfnorm.logpdf(result.varcorr["sdcor"].iloc[0], scale=0.2)
+    assert result.penalty == pytest.approx(wanted, rel=1e-7)
+
+
+def test_relative_deviations_are_refused():
+    model = ms.glmer("y ~ x + (1 | g)", gamma_rows(), family="gamma(log)", sd_prior=P.HalfNormal(0.2))
+    with pytest.raises(OptionError, match="relative standard deviations"):
+        model.fit(dispersion="lme4")
+
+
+def test_streamed_models_take_them(tmp_path):
+    data = ms.datasets.load_sleepstudy()
+    options = {"sd_prior": P.HalfT(3, 5.0), "cor_prior": P.LKJ(2)}
+    whole = ms.lmer(SLOPES, data, **options).fit()
+    path = tmp_path / "rows.parquet"
+    pytest.importorskip("pyarrow")
+    data.to_parquet(path)
+    streamed = ms.lmer(SLOPES, path, **options).fit()
+    np.testing.assert_allclose(streamed.theta, whole.theta, rtol=1e-6)
+    again = pickle.loads(pickle.dumps(streamed))
+    assert repr(again.model.priors) == repr(streamed.model.priors)

@@ -71,7 +71,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         (with its own alpha), or a name such as ``"poisson"`` or ``"binomial(probit)"``; the name ``"negativebinomial"``
         has alpha estimated.
     **kwargs
-        ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior`` and ``fixef_prior``
+        ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior``, ``sd_prior``,
+        ``cor_prior`` and ``fixef_prior``
         as in `MixedModelBase`.
 
     Attributes
@@ -201,6 +202,10 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         if dispersion == "lme4" and response.distribution.dispersed:
             if nagq != 1 or self.weights is not None:
                 raise OptionError("dispersion='lme4' goes with nagq=1 and without weights")
+            if self.sd_prior is not None:
+                raise OptionError(
+                    "dispersion='lme4' has relative standard deviations, sd_prior is of absolute ones; use 'ml'"
+                )
             return ClassicDispersion(*given, **options)
         try:
             if nagq > 1:

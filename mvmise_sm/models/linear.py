@@ -49,7 +49,8 @@ class LinearMixedModel(MixedModelBase):
         Structure of the residuals of a subject: with a formula a text such as ``"us(visit | id)"`` or
         ``"ar1h(visit | arm/id)"``, see the guide on repeated measures.
     **kwargs
-        ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior``, ``fixef_prior`` and
+        ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior``, ``sd_prior``,
+        ``cor_prior``, ``fixef_prior`` and
         ``resid_prior`` as in `MixedModelBase`.
 
     References
