@@ -12,6 +12,7 @@ from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import strict
+from mvmise_sm.selection.marginal import marginal_units
 from mvmise_sm.selection.simulate import missing_pattern, simulate
 
 __all__ = ["compare_mechanisms", "mechanism_fit", "mechanism_table", "plot_mechanism", "unit_frame"]
@@ -42,50 +43,18 @@ def unit_frame(result, unit=None) -> pd.DataFrame:
         unit = kinds[0]
     if unit not in kinds:
         raise OptionError(f"unit must be one of {kinds}, got {unit!r}")
-    k = kinds.index(unit)
-    data, p = result.model.design.data, result._outcome.params
-    phi = p.phi[3 * k : 3 * k + 3]
-    rows = data.X @ p.beta
-    variance = _marginal(result)
-    if unit == "block":
-        cluster, outcome = np.indices(data.block_missing.shape).reshape(2, -1)
-        mean = data.cluster_mean(rows)[cluster, outcome]
-        var = variance[0][cluster, outcome]
-        gone = data.block_missing[cluster, outcome]
-        cov = 0.0 if data.cov_miss is None else data.cluster_mean(data.cov_miss)[cluster, outcome]
-        row = np.full(cluster.size, -1)
-    else:
-        skip = data.block_missing[data.cluster] if "block" in kinds else np.zeros(data.Y.shape, bool)
-        row, outcome = np.nonzero(~skip)
-        cluster, mean, var = data.cluster[row], rows[row, outcome], variance[1][row, outcome]
-        gone = ~data.observed[row, outcome]
-        cov = 0.0 if data.cov_miss is None else data.cov_miss[row, outcome]
-    eta = phi[0] + phi[1] * mean + phi[2] * cov
-    expected = np.exp(slots[k].mechanism.missing(eta, phi[1] ** 2 * var)[0])
+    data, k = result.model.design.data, kinds.index(unit)
+    units = marginal_units(result._outcome.objective.likelihood, result._outcome.params, k)
     return pd.DataFrame(
         {
-            "batch": pd.Series(list(data.labels)).iloc[cluster].to_numpy(),
-            "outcome": np.asarray(result.model.outcome_names, dtype=object)[outcome],
-            "row": np.where(row >= 0, data.order[row], -1),
-            "mean": mean,
-            "expected": np.minimum(expected, 1.0),
-            "missing": gone,
+            "batch": pd.Series(list(data.labels)).iloc[units.cluster].to_numpy(),
+            "outcome": np.asarray(result.model.outcome_names, dtype=object)[units.outcome],
+            "row": np.where(units.row >= 0, data.order[units.row], -1),
+            "mean": units.mean,
+            "expected": units.expected,
+            "missing": units.missing,
         }
     )
-
-
-def _marginal(result) -> tuple[np.ndarray, np.ndarray]:
-    """Marginal variances of block means (C, K) and of values (N, K)."""
-    data, p = result.model.design.data, result._outcome.params
-    s = p.sigma2[result._outcome.objective.likelihood.group]
-    share = data.cluster_sum(s)[:, None] / data.sizes[:, None] ** 2
-    if p.tau is not None:
-        omega, delta = (0.0, 0.0) if p.spread is None else p.spread
-        block = p.tau**2 + omega**2 + delta**2 / data.sizes[:, None] + share
-        return block, p.tau**2 + omega**2 + delta**2 + s[:, None] * np.ones(p.tau.size)
-    diagonal = np.diag(p.error_cov)
-    zbar = data.cluster_mean(data.Z)
-    return (zbar**2 @ p.D) + share * diagonal, (data.Z**2 @ p.D) + s[:, None] * diagonal
 
 
 def mechanism_table(result, by="fitted", unit=None, bins=10) -> pd.DataFrame:

@@ -246,7 +246,7 @@ class SelectionResults(SelectionQuestions):
         """
         return mechanism.profile_interval(self, alpha)
 
-    def sensitivity(self, phi_y=None, alpha=0.05):
+    def sensitivity(self, phi_y=None, alpha=0.05, hold="refit"):
         """Fixed effects as the missingness assumption varies.
 
         Parameters
@@ -255,13 +255,23 @@ class SelectionResults(SelectionQuestions):
             Values at which the mechanism's slope on the outcome is held; by default 0, the estimate and three standard
             errors on both sides.
         alpha : float, optional
+        hold : {"refit", "rate"}, optional
+            The mechanism's intercept at every slope: fitted again as everything else, or held where the marginal
+            missing rate is that of the fit, so that slopes are compared at one rate.
 
         Returns
         -------
         DataFrame
-            Columns ``phi_y, llf, term, estimate, std_error, conf_low, conf_high, converged``.
+            Columns ``phi_y, llf, term, estimate, std_error, conf_low, conf_high, converged``; NaN at slopes where
+            ``hold="rate"`` would make a unit that was seen missing for certain.
+
+        Raises
+        ------
+        OptionError
+            If the mechanism does not depend on the outcome, ``hold="rate"`` and its intercept is held, or
+            `remove_data` has removed the rows.
         """
-        return mechanism.sensitivity(self, phi_y, alpha)
+        return mechanism.sensitivity(self, phi_y, alpha, hold)
 
     def mechanism_table(self, by="fitted", unit=None, bins=10):
         """Compare observed missing rates with those that the fit expects under the marginal law of the units.

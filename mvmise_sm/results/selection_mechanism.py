@@ -70,8 +70,10 @@ def profile_interval(result, alpha: float) -> tuple[float, float]:
     return profile.interval(alpha, se=se if np.isfinite(se) and se > 0 else 0.1 * max(abs(profile.estimate), 0.1))
 
 
-def sensitivity(result, phi_y, alpha: float) -> pd.DataFrame:
+def sensitivity(result, phi_y, alpha: float, hold: str = "refit") -> pd.DataFrame:
     """Restricted fits over a grid of slopes, as a long frame."""
+    if not isinstance(hold, str) or hold not in ("refit", "rate"):
+        raise OptionError(f"hold must be 'refit' or 'rate', got {hold!r}")
     profile = _profile(result)
     if phi_y is None:
         width = 3.0 * float(result.bse_phi["y"])
@@ -79,26 +81,34 @@ def sensitivity(result, phi_y, alpha: float) -> pd.DataFrame:
     values = np.atleast_1d(np.asarray(phi_y, dtype=float))
     if not np.isfinite(values).all():
         raise OptionError("phi_y must be finite numbers")
+    if hold == "rate":
+        if not profile.has_level:
+            raise OptionError("hold='rate' moves the mechanism's Intercept, which is held in this model; use 'refit'")
+        fits = [profile.at_rate(float(value)) for value in values]
+    else:
+        fits = [*profile.path(values)]
     z = stats.t.isf(alpha / 2.0, result.df_resid_inference) if result.use_t else stats.norm.isf(alpha / 2.0)
     likelihood = result._outcome.objective.likelihood
     frames = []
-    for value, fit in zip(values, profile.path(values), strict=True):
-        beta = fit.theta[likelihood.slices["beta"]]
-        se = np.full(beta.size, np.nan)
-        if fit.information is not None:
+    for value, fit in zip(values, fits, strict=True):
+        names = list(result.model.exog_names)
+        llf, beta, se = np.nan, np.full(len(names), np.nan), np.full(len(names), np.nan)
+        if fit is not None:
+            llf, beta = likelihood.value_and_score(fit.theta)[0], fit.theta[likelihood.slices["beta"]]
+        if fit is not None and fit.information is not None:
             cov = covariance(likelihood, fit.theta, fit.information)
             se = np.sqrt(np.diag(cov.beta if result.cov_type == "information" else cov.beta_small_sample))
         frames.append(
             pd.DataFrame(
                 {
                     "phi_y": value,
-                    "llf": likelihood.value_and_score(fit.theta)[0],
-                    "term": list(result.model.exog_names),
+                    "llf": llf,
+                    "term": names,
                     "estimate": beta,
                     "std_error": se,
                     "conf_low": beta - z * se,
                     "conf_high": beta + z * se,
-                    "converged": fit.converged,
+                    "converged": fit is not None and fit.converged,
                 }
             )
         )

@@ -55,9 +55,11 @@ class SelectionLikelihood(Protocol):
     """One selection model on one data set, as the maximisers see it.
 
     ``theta`` is the unconstrained vector: fixed effects, covariance part, logarithms of variances, mechanism.
+    `group` is the variance group of every row (N,).
     """
 
     data: SelectionData
+    group: np.ndarray
     slices: dict[str, slice]
     part: MechanismPart
     size: int

@@ -11,11 +11,14 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
+from mvmise_sm.selection.marginal import marginal_units
 from mvmise_sm.selection.maximise import Maximum, maximise
 from mvmise_sm.selection.objective import PenalisedObjective
 
 # how far the profile is followed, in Wald standard errors and in doublings of the first step
 MAX_DOUBLINGS = 12
+# fits in turn with the level that keeps the missing rate, and the change of the level that ends them
+MAX_TURNS, LEVEL_TOL = 50, 1e-8
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,53 @@ class MechanismProfile:
                 return float(brentq(excess, min(inner, outer), max(inner, outer), xtol=1e-5 * abs(step)))
             inner, width = outer, 1.5 * width
         return float(np.copysign(np.inf, step))
+
+    @property
+    def has_level(self) -> bool:
+        """Whether the intercept of the slope's mechanism is free."""
+        return bool((self.part.free == self._level_element).any())
+
+    @property
+    def _level_element(self) -> int:
+        """Element of phi that is the intercept beside the slope."""
+        return 3 * (int(self.part.free[self._index - self._phi.start]) // 3)
+
+    def at_rate(self, value: float) -> Maximum | None:
+        """Maximise with the slope fixed and its mechanism's intercept where the marginal missing rate is the fit's.
+
+        The rate is the mean over all units of their marginal probability at the fixed effects and variances of the
+        same fit, which is therefore repeated until the intercept stays. None where a unit that was seen would be
+        missing for certain, or no fit is found.
+        """
+        likelihood, k = self.objective.likelihood, self._level_element // 3
+        level = self._phi.start + int(np.flatnonzero(self.part.free == self._level_element)[0])
+        free = np.ones(self.maximum.theta.size, bool)
+        free[[self._index, level]] = False
+        target = marginal_units(likelihood, likelihood.params(self.maximum.theta), k).expected.mean()
+
+        def excess(at: float, theta: np.ndarray) -> float:
+            moved = theta.copy()
+            moved[level] = at
+            return float(marginal_units(likelihood, likelihood.params(moved), k).expected.mean() - target)
+
+        theta = self._feasible(self.maximum.theta, value)
+        last = np.inf
+        for _ in range(MAX_TURNS):
+            width = 1.0
+            while excess(theta[level] - width, theta) > 0.0 or excess(theta[level] + width, theta) < 0.0:
+                width *= 2.0
+            theta[level] = brentq(excess, theta[level] - width, theta[level] + width, args=(theta,), xtol=1e-11)
+            if not np.isfinite(self.objective(theta)[0]):
+                return None
+            settled = abs(theta[level] - last) < LEVEL_TOL
+            last = theta[level]
+            fit = maximise(
+                self.objective, theta, self._metric(theta), free=free, information=settled, diverged=likelihood.diverged
+            )
+            if settled or not fit.converged:
+                return fit
+            theta = fit.theta.copy()
+        return None
 
     def path(self, values: np.ndarray, *, information: bool = True) -> list[Maximum]:
         """Restricted fits over a grid, each started from its neighbour nearer to the maximum."""
