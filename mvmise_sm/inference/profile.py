@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mvmise_sm.caller import warn
 from mvmise_sm.core.covariance.reported import LogDeviation, ReportedParameter, from_line, parameter_label
 from mvmise_sm.core.optimise.constrained import (
     ConstrainedPoint,
@@ -18,14 +19,13 @@ from mvmise_sm.core.optimise.constrained import (
     free_minimum,
 )
 from mvmise_sm.core.threads import blas_threads
-from mvmise_sm.exceptions import OptionError
+from mvmise_sm.exceptions import OptionError, SeparationWarning
 from mvmise_sm.inference.fits import ml_fit, refitted, with_statistic
+from mvmise_sm.inference.profile_search import end, path, pulled_back, zeta
 from mvmise_sm.options import strict_options
 
 __all__ = ["Profile", "profile", "profile_intervals"]
 
-_STEP = 0.5
-_LARGEST = 4.0
 _AT_ZERO = 1e-3  # relative standard deviations below this count as zero
 _AWAY = 0.1  # where the search away from zero starts: small, but on the slope of every minimum of interest
 _GAIN = 1e-10
@@ -51,6 +51,9 @@ class _Parameter:
         Parameters at the optimum.
     minimum : float
         Objective there.
+    unit : float
+        Change of the parameter that moves a linear predictor by one, where its profile may be flat for ever; zero
+        elsewhere.
     """
 
     name: str
@@ -63,6 +66,16 @@ class _Parameter:
     shown: object
     origin: np.ndarray | None = None
     minimum: float = np.nan
+    unit: float = 0.0
+
+    def at(self, c, start):
+        """The constrained minimum; None where no point near `start` has a likelihood."""
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                point = self.solve(c, start)
+        except np.linalg.LinAlgError:
+            return None
+        return point if np.isfinite(point.value) and np.isfinite(point.x).all() else None
 
 
 @strict_options
@@ -86,8 +99,8 @@ class Profile:
     def _trace(self, parameter, reach):
         rows = [(parameter.name, parameter.shown(parameter.estimate), 0.0)]
         for side in (-1.0, 1.0):
-            for point in _path(parameter, side, reach):
-                rows.append((parameter.name, parameter.shown(point.c), side * _zeta(point, parameter.minimum)))
+            for point in path(parameter, side, reach):
+                rows.append((parameter.name, parameter.shown(point.c), side * zeta(point, parameter.minimum)))
         return sorted(rows, key=lambda row: row[1])
 
     def conf_int(self, alpha=0.05):
@@ -104,70 +117,6 @@ class Profile:
         return f"<Profile of {', '.join(self._parameters)}>"
 
 
-def _zeta(point, minimum):
-    return float(np.sqrt(max(point.value - minimum, 0.0)))
-
-
-def _path(parameter, side, reach):
-    """Points of a profile from the estimate outwards, until zeta reaches `reach` or the range ends."""
-    x, minimum = parameter.origin, parameter.minimum
-    point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, None, True)
-    c, step, before = parameter.estimate, _STEP * parameter.se, 0.0
-    for _ in range(40):
-        target = c + side * step
-        if not parameter.lower < target < parameter.upper:
-            target = 0.5 * (c + (parameter.lower if side < 0 else parameter.upper))
-            if not np.isfinite(target) or abs(target - c) < 0.02 * parameter.se:
-                return
-        point = parameter.solve(target, _predicted(point, target, x))
-        zeta = _zeta(point, minimum)
-        yield point
-        if zeta >= reach:
-            return
-        gained = max(zeta - before, 0.05)
-        step = float(np.clip(abs(target - c) * _STEP / gained, 0.2 * abs(target - c), 3.0 * abs(target - c)))
-        c, before = target, zeta
-
-
-def _predicted(point, c, x):
-    if point.tangent is None:
-        return x
-    return point.x + (c - point.c) * point.tangent
-
-
-def _end(parameter, side, z):
-    """Value of c at which zeta is `z`, by Newton's method on zeta; the end of the range where zeta stays below."""
-    x, minimum = parameter.origin, parameter.minimum
-    limit = parameter.lower if side < 0 else parameter.upper
-    inside, outside = parameter.estimate, limit
-    if abs(limit - parameter.estimate) <= 1e-9:
-        return limit
-    c = parameter.estimate + side * z * parameter.se
-    point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, None, True)
-    touched = False
-    for _ in range(60):
-        if not min(inside, outside) < c < max(inside, outside):
-            c = 0.5 * (inside + outside) if np.isfinite(outside) else inside + 2.0 * (inside - parameter.estimate)
-            if np.isfinite(limit) and outside == limit and not touched:
-                c, touched = limit - side * 1e-4 * abs(limit - parameter.estimate), True
-        point = parameter.solve(c, _predicted(point, c, x))
-        zeta = _zeta(point, minimum)
-        if abs(zeta - z) < 1e-7 * z:
-            return c
-        if zeta < z:
-            inside = c
-            if touched and outside == limit and abs(c - limit) <= 2e-4 * abs(limit - parameter.estimate):
-                return limit
-        else:
-            outside = c
-        if abs(outside - inside) < 1e-10 * max(abs(inside), parameter.se):
-            break
-        slope = side * point.slope / (2.0 * zeta) if zeta > 0.0 else 0.0
-        c = c + side * (z - zeta) / slope if slope > 0.0 else np.nan
-        # a NaN fails the test at the head of the loop and leads to bisection
-    return c
-
-
 def _intervals(parameters, alpha):
     z = float(stats.norm.ppf(1.0 - 0.5 * alpha))
     rows = {}
@@ -175,7 +124,13 @@ def _intervals(parameters, alpha):
         if not np.isfinite(p.estimate) and p.kind == "cor":
             rows[p.name] = (np.nan, np.nan)
             continue
-        rows[p.name] = tuple(p.shown(_end(p, side, z)) for side in (-1.0, 1.0))
+        rows[p.name] = tuple(p.shown(end(p, side, z)) for side in (-1.0, 1.0))
+        if p.unit and np.isinf(rows[p.name]).any():
+            warn(
+                f"the profile of {p.name!r} never reaches the quantile, so that its interval is infinite: the "
+                "responses are (nearly) separated; give a prior, for example fixef_prior=ms.priors.StudentT()",
+                SeparationWarning,
+            )
     return pd.DataFrame.from_dict(rows, orient="index", columns=[0, 1])
 
 
@@ -295,19 +250,27 @@ def _general_parameters(fit):
         here = criterion.evaluate(at)
         return here.value, here.gradient, here.information
 
-    minimum, _, information = evaluate(x)
-    inverse = np.linalg.pinv(information, rcond=1e-12, hermitian=True)
+    minimum = evaluate(x)[0]
     k, p = criterion.k_theta, criterion.k_fe
+    # the largest change of the linear predictor per unit of a coefficient; about that in further parts
+    sizes, exog = np.ones(p), np.abs(np.asarray(fit.model.exog, dtype=float)).max(axis=0)
+    sizes[: exog.size] = np.where(exog > 0.0, exog, 1.0)
+    infinite = np.zeros(p, dtype=bool) if fit.without_error is None else fit.without_error[:p]
+    if infinite.any():
+        if not fit.converged:
+            raise OptionError(f"there is no profile of a fit that has not converged: {fit.message}")
+        rows = np.zeros((p, x.size))
+        rows[:, k : k + p] = criterion.basis.a * sizes[:, None]
+        x = pulled_back(evaluate, x, slice(k, k + p), rows[infinite])
+    information = evaluate(x)[2]
+    inverse = np.linalg.pinv(information, rcond=1e-12, hermitian=True)
     out = []
     for j, name in enumerate(fit.coef_names):
         weights = np.zeros(x.size)
         weights[k : k + p] = criterion.basis.a[j]
         se = float(np.sqrt(2.0 * weights @ inverse @ weights))
-        out.append(
-            _Parameter(
-                name, "fixed", _solver(evaluate, Coordinate(weights)), float(weights @ x), se, -np.inf, np.inf, float
-            )
-        )
+        solve, unit = _solver(evaluate, Coordinate(weights)), 1.0 / sizes[j]
+        out.append(_Parameter(name, "fixed", solve, float(weights @ x), se, -np.inf, np.inf, float, unit=unit))
     structures, bases = criterion.space.structures, criterion.layout.term_bases
     out += _covariance_parameters(fit.model.random_layout, structures, bases, evaluate, x, inverse, rho=None)
     first = x.size - criterion.k_shape

@@ -14,7 +14,6 @@ from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 from mvmise_sm.core.criteria.lme4_dispersion import ClassicDispersion
 from mvmise_sm.core.criteria.quadrature import QuadratureDeviance
 from mvmise_sm.core.families.response import make_response
-from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.optimise.second_start import with_second_start
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.design.build import caller_environment
@@ -28,12 +27,13 @@ from mvmise_sm.exceptions import (
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.families import needs_parts, resolve_family
 from mvmise_sm.models.identification import undetermined
+from mvmise_sm.models.link_edges import at_the_edge, minimum
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
 from mvmise_sm.models.starts import beginning, checked_params, other_modes
 from mvmise_sm.options import optimiser_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
-__all__ = ["GeneralizedLinearMixedModel", "fit_arguments", "minimum"]
+__all__ = ["GeneralizedLinearMixedModel", "fit_arguments"]
 
 # on the scale of a link for probabilities or of a log link, effects of this size mean probabilities or ratios of
 # nothing
@@ -384,9 +384,12 @@ class GeneralizedLinearMixedModel(MixedModelBase):
     def _report(self, criterion, optimum, settings, cov_type, use_t):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
         solution = criterion.solve(optimum.working)
-        trouble = self._trouble(solution)
+        trouble, edge = self._trouble(solution), self._edge(solution)
         if trouble:
             warn(trouble, SeparationWarning)
+        elif edge:
+            warn(edge, ConvergenceWarning)
+            optimum = replace(optimum, converged=False, message=edge)
         elif not optimum.converged:
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
         if self._is_at_limit(criterion):
@@ -396,6 +399,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             warn(_SINGULAR, SingularFitWarning)
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
         result._results.undetermined = undetermined(self, optimum)
+        result._results.without_error = np.full(len(result.params), bool(edge))
+        result._results.without_error[: self.exog.shape[1]] |= self._infinite(solution)
         return result
 
     def _result(self, *args, **kwargs):
@@ -414,17 +419,13 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             )
         if not self.family.link.separable:
             return None
-        fixed = self.exog @ solution.beta[: self.exog.shape[1]]
-        if not self._has_fixef_prior() and (
-            np.ptp(fixed) > _WIDE_PREDICTOR or np.abs(solution.eta).max() > 2.0 * _WIDE_PREDICTOR
-        ):
-            found = separated_columns(self.endog, np.asarray(self.exog), self.family)
-            if found.size:
-                names = ", ".join(repr(self.exog_names[j]) for j in found)
-                return (
-                    f"separation: the responses at the edge of their range are told apart by {names}, whose estimates "
-                    "are infinite; give a prior, for example fixef_prior=ms.priors.StudentT(), or leave the column out"
-                )
+        infinite = self._infinite(solution)
+        if infinite.any():
+            names = ", ".join(repr(self.exog_names[j]) for j in np.flatnonzero(infinite))
+            return (
+                f"separation: the responses at the edge of their range are told apart by {names}, whose estimates "
+                "are infinite; give a prior, for example fixef_prior=ms.priors.StudentT(), or leave the column out"
+            )
         sigmas = [solution.sigma2 * lam @ lam.T for lam in self.random_layout.lambdas(solution.theta)]
         for t, (term, sigma) in enumerate(zip(self.random_effects.terms, sigmas, strict=True)):
             sd = np.sqrt(float((sigma * _mean_square(term.columns)).sum()))
@@ -436,6 +437,20 @@ class GeneralizedLinearMixedModel(MixedModelBase):
                     "to infinity; give a prior, for example cov_prior='wishart' or fixef_prior=ms.priors.StudentT()"
                 )
         return None
+
+    def _infinite(self, solution):
+        """Fixed effects (k_fe,) whose estimates run to infinity because of separation."""
+        out = np.zeros(self.exog.shape[1], dtype=bool)
+        if not self.family.link.separable or self._has_fixef_prior():
+            return out
+        fixed = self.exog @ solution.beta[: self.exog.shape[1]]
+        if np.ptp(fixed) > _WIDE_PREDICTOR or np.abs(solution.eta).max() > 2.0 * _WIDE_PREDICTOR:
+            out[separated_columns(self.endog, np.asarray(self.exog), self.family)] = True
+        return out
+
+    def _edge(self, solution):
+        """A sentence on means at the edge of their range, or None."""
+        return at_the_edge(self.family, np.atleast_2d(solution.eta)[0])
 
     def _extreme_groups(self, term):
         """How many groups have all responses at one edge, in words."""
@@ -459,14 +474,7 @@ def _mean_square(columns):
     return z.T @ z / n
 
 
-_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "nagq", "curvature", "dispersion"))
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
-
-
-def minimum(criterion, start, settings):
-    """Minimise from a working start, None for the default; `settings` as ``mle_settings``."""
-    options = {key: value for key, value in settings.items() if key not in _NOT_OPTIONS}
-    return minimize(criterion, start, method=settings["optimizer"], maxiter=settings["maxiter"], **options)
 
 
 def fit_arguments(settings):

@@ -18,7 +18,8 @@ from mvmise_sm.design.build import build_design
 from mvmise_sm.exceptions import DataError, MissingDataError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.base import refuse_dropped_columns, with_bar_terms
-from mvmise_sm.models.generalized import GeneralizedLinearMixedModel, minimum
+from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
+from mvmise_sm.models.link_edges import minimum
 from mvmise_sm.models.new_rows import frame_rows
 from mvmise_sm.models.response_checks import check_response, separated_columns
 from mvmise_sm.options import refuse_unknown_model_options

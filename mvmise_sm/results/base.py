@@ -98,12 +98,15 @@ class MixedModelResults(OnePart, VerbResults, ResampledResults):
     def cov_params(self, r_matrix=None, column=None, scale=None, cov_p=None, other=None):
         """Covariance of the fixed effects or of combinations of them; parameters as in statsmodels.
 
-        Entries that change along directions of the variances that the data do not determine are NaN.
+        Entries that change along directions of the variances that the data do not determine are NaN, and so are those
+        of estimates that are infinite.
         """
         cov = super().cov_params(r_matrix, column, scale, cov_p, other)
-        if cov_p is not None or self.undetermined is None or not self.undetermined.effects.any():
+        felt = np.zeros(len(self.params), dtype=bool) if self.without_error is None else self.without_error
+        if self.undetermined is not None:
+            felt = felt | self.undetermined.effects
+        if cov_p is not None or not felt.any():
             return cov
-        felt = self.undetermined.effects
         if r_matrix is not None:
             rows = np.atleast_2d(np.asarray(r_matrix, dtype=float))
             if other is not None or len(rows) != np.size(cov) ** 0.5:

@@ -116,7 +116,8 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         if "_cov_hessian" not in self.__dict__:
             with blas_threads(0):
                 self._cov_hessian = uncertainty.parameter_cov(self.deviance_function(), self.optimum)
-            if self._cov_hessian is None and self.undetermined is None:
+            said = self.undetermined is not None or (self.without_error is not None and self.without_error.any())
+            if self._cov_hessian is None and not said:
                 warn(
                     "the Hessian at the optimum is not positive definite; "
                     "standard errors take theta as known (cov_type='rx')",

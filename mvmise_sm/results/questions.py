@@ -37,11 +37,14 @@ class AnsweringResults(LikelihoodModelResults):
         Whether the likelihood is the restricted one (REML).
     undetermined : FlatDirections or None
         Directions of the variances that the data do not determine.
+    without_error : ndarray or None
+        Fixed effects whose estimates have no standard error (k_fe,), infinite ones for example.
     """
 
     refused: ClassVar[Mapping[str, str]] = {}
     linear: ClassVar[bool] = False
     undetermined: Any = None
+    without_error: Any = None
     restricted: bool = False
 
     def __init_subclass__(cls, refuses: Mapping[str, str] | None = None, **kwargs: Any) -> None:

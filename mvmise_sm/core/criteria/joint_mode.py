@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mvmise_sm.core.criteria.laplace import LaplaceDeviance
-from mvmise_sm.core.criteria.pirls import fixed_system, inner, joint_mode
+from mvmise_sm.core.criteria.pirls import fixed_system, inner, joint_mode, solved
 
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.pirls import Mode
@@ -32,7 +32,7 @@ class JointDeviance(LaplaceDeviance):
         fixed = fixed_system(self, observed, rows.observed)
         hessian = fixed.information + 0.5 * self.penalty.fixed_derivatives(mode.beta)[2]
         v_columns = [x[:, :, None] for x in v]
-        k = np.linalg.solve(hessian, self.X.T @ t - inner(fixed.zx, v_columns)[:, 0])
+        k = solved(hessian, self.X.T @ t - inner(fixed.zx, v_columns)[:, 0])
         rho = [r - s @ k for r, s in zip(rho, fixed.score, strict=True)]
         slopes = []
         for trace, g, r in zip(weighted.traces(), mode.g, rho, strict=True):

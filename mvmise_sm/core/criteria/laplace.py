@@ -15,7 +15,7 @@ from scipy.linalg.lapack import dposv
 from mvmise_sm.core.covariance.coordinates import fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
 from mvmise_sm.core.criteria.penalty import Penalty
-from mvmise_sm.core.criteria.pirls import conditional_mode, fixed_system, inner, joint_mode
+from mvmise_sm.core.criteria.pirls import conditional_mode, fixed_system, inner, joint_mode, newton_elimination
 from mvmise_sm.core.criteria.solution import Evaluation, GeneralizedSolution
 from mvmise_sm.core.criteria.working import WorkingParameters
 from mvmise_sm.core.elimination.incidence import Incidence
@@ -151,7 +151,7 @@ class LaplaceDeviance(WorkingParameters):
 
     def _improved(self, mode: Mode, merged: list[np.ndarray]) -> np.ndarray:
         """Theta after an EM step: the mean over levels of b b' plus the conditional covariance."""
-        blocks = self.eliminate(mode.terms.weight, merged).posterior_cov()
+        blocks = newton_elimination(self, mode.terms, merged)[0].posterior_cov()
         theta = np.empty(self.k_theta)
         for t, (k, place, _) in enumerate(self.space.where):
             b = mode.b[k][place]

@@ -24,6 +24,7 @@ __all__ = [
     "inner",
     "joint_mode",
     "newton_elimination",
+    "solved",
     "weighed",
 ]
 
@@ -301,13 +302,18 @@ def _joint_step(
     direct = problem.X.T @ score - 0.5 * slope
     reduced = direct - inner(fixed.zx, _stack(db))[:, 0]
     information = fixed.information + 0.5 * safe
-    try:
-        dbeta = np.linalg.solve(information, reduced)
-    except np.linalg.LinAlgError:
-        dbeta = np.linalg.lstsq(information, reduced, rcond=None)[0]
+    dbeta = solved(information, reduced)
     db = [d - k @ dbeta for d, k in zip(db, fixed.coef, strict=True)]
     dg = [d - k @ dbeta for d, k in zip(dg, fixed.score, strict=True)]
     return db, dg, dbeta, _dot(residual, db) + float(direct @ dbeta)
+
+
+def solved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a^-1 b, by least squares where `a` is singular."""
+    try:
+        return np.linalg.solve(a, b)
+    except np.linalg.LinAlgError:
+        return np.linalg.lstsq(a, b, rcond=None)[0]
 
 
 def _stacked_rows(x: np.ndarray) -> np.ndarray:

@@ -78,6 +78,8 @@ class Family:
     edges: tuple[float, ...] = ()
     # whether the response is a threshold of a continuous one, with the variance that the link stands for
     latent: bool = False
+    # open range of the mean where a link may leave it, None where every predictor is allowed
+    mean_range: tuple[float, float] | None = None
     # whether a continuous response can be exactly zero
     zero_mass: bool = False
     # weights divide the dispersion instead of multiplying the log density

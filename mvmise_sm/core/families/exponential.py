@@ -45,6 +45,7 @@ class Binomial(Exponential):
     name, label, row_formulas, canonical = "binomial", "Binomial", "Binomial", "logit"
     links = ("logit", "probit", "cloglog", "loglog", "cauchit", "log", "identity")
     trials = latent = True
+    mean_range = (0.0, 1.0)
     zero_part = "inflated"
     edges = (0.0, 1.0)
 
@@ -109,6 +110,7 @@ class Poisson(Exponential):
 
     name, label, row_formulas, canonical = "poisson", "Poisson", "Poisson", "log"
     links = ("log", "sqrt", "identity")
+    mean_range = (0.0, np.inf)
     integer = True
     zero_part = "inflated"
     edges = (0.0,)
@@ -214,6 +216,7 @@ class Gamma(Exponential):
 
     name, label, row_formulas, canonical = "gamma", "Gamma", "Gamma", "inverse"
     links = ("inverse", "log", "identity")
+    mean_range = (0.0, np.inf)
     has_dispersion = True
     weights_scale = True
     zero_part = None
@@ -277,6 +280,7 @@ class InverseGaussian(Exponential):
 
     name, label, row_formulas, canonical = "inversegaussian", "InverseGaussian", "InverseGaussian", "1/mu^2"
     links = ("1/mu^2", "inverse", "identity", "log")
+    mean_range = (0.0, np.inf)
     has_dispersion = True
     weights_scale = True
 
@@ -330,6 +334,7 @@ class NegativeBinomial(Exponential):
 
     name, label, row_formulas = "nb2", "NegativeBinomial", "NegativeBinomial"
     links = ("log", "sqrt", "identity")
+    mean_range = (0.0, np.inf)
     integer = True
     zero_part = "inflated"
     edges = (0.0,)

@@ -347,14 +347,26 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
         predicted = float(current.gradient @ taken - 0.5 * taken @ current.information @ taken)
         gain = current.value - value
         if gain >= -noise and (gain > _ARMIJO * predicted or predicted <= 4.0 * noise):
+            following = _differentiated(counter, theta)
+            if following is None:
+                damping = max(4.0 * damping, 0.1)
+                continue
             damping = _less(damping, gain, predicted)
-            current = counter.evaluate(theta)
+            current = following
         elif decrement <= 4.0 * noise:
             break
         else:
             # from a tenth of the curvature upwards: less would hardly shorten the step
             damping = max(4.0 * damping, 0.1)
     return current
+
+
+def _differentiated(counter: _Counter, theta: np.ndarray) -> Evaluation | None:
+    """Derivatives at a point with a finite objective; None where there are none, at the edge of a link's domain."""
+    try:
+        return counter.evaluate(theta)
+    except np.linalg.LinAlgError:
+        return None
 
 
 def _exact_information(counter: _Counter, evaluation: Evaluation) -> np.ndarray:

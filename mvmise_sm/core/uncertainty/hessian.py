@@ -64,9 +64,14 @@ def parameter_cov(criterion: LaplaceDeviance, x: np.ndarray) -> np.ndarray | Non
     Returns
     -------
     ndarray or None
-        (k, k), zero for parameters on their bound; None where the Hessian is not positive definite.
+        (k, k), zero for parameters on their bound; None where the Hessian is not positive definite, or the objective
+        is not finite around `x`.
     """
-    out = working_cov(criterion, x)
+    try:
+        out = working_cov(criterion, x)
+    except np.linalg.LinAlgError:
+        criterion.value(x)
+        return None
     if out is None:
         return None
     if not criterion.profiles_beta:
