@@ -84,15 +84,13 @@ def few(rng, mean, draw):
     return pd.DataFrame({"y": draw(np.maximum(mean(x, rng.normal(size=12)[g]), 0.02)), "x": x, "g": g})
 
 
-@pytest.mark.parametrize(
-    ("family", "term"), [("poisson(identity)", "1"), ("poisson(identity)", "x"), ("negativebinomial(identity)", "1")]
-)
+@pytest.mark.parametrize(("family", "term"), [("poisson(identity)", "1"), ("negativebinomial(identity)", "1")])
 def test_means_at_the_edge_are_said_and_have_no_errors(family, term):
     rng = np.random.default_rng(1)
     frame = few(rng, lambda x, b: 0.5 + 0.8 * x + 0.9 * b, rng.poisson)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = ms.glmer(f"y ~ x + ({term} | g)", frame, family=family).fit(maxiter=8)
+        result = ms.glmer(f"y ~ x + ({term} | g)", frame, family=family).fit(maxiter=30)
         assert np.isnan(result.bse).all()
         result.summary()
     assert not result.converged
@@ -109,7 +107,7 @@ def test_probabilities_at_one():
     rng = np.random.default_rng(0)
     frame = few(rng, lambda x, b: np.minimum(np.exp(-0.6 + 0.6 * x + 0.5 * b), 0.97), lambda p: rng.binomial(1, p))
     with pytest.warns(ConvergenceWarning, match=r"log link .* between 0 and 1 .*binomial\(logit\)"):
-        result = ms.glmer("y ~ x + (1 | g)", frame, family="binomial(log)").fit(maxiter=8)
+        result = ms.glmer("y ~ x + (1 | g)", frame, family="binomial(log)").fit(maxiter=30)
     assert np.isnan(result.bse).all()
 
 
