@@ -59,7 +59,7 @@ def zeta(point, minimum):
 def path(parameter, side, reach):
     """Points of a profile from the estimate outwards, until zeta reaches `reach` or the range ends."""
     x, minimum = parameter.origin, parameter.minimum
-    point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, None, True)
+    point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, np.zeros_like(x), True)
     c, step, before = parameter.estimate, _STEP * parameter.se, 0.0
     for _ in range(40):
         target = c + side * step
@@ -67,7 +67,7 @@ def path(parameter, side, reach):
             target = 0.5 * (c + (parameter.lower if side < 0 else parameter.upper))
             if not np.isfinite(target) or abs(target - c) < 0.02 * parameter.se:
                 return
-        following = parameter.at(target, _predicted(point, target, x))
+        following = parameter.at(target, _predicted(point, target))
         if following is None:
             return
         point = following
@@ -80,9 +80,7 @@ def path(parameter, side, reach):
         c, before = target, reached
 
 
-def _predicted(point, c, x):
-    if point.tangent is None:
-        return x
+def _predicted(point, c):
     return point.x + (c - point.c) * point.tangent
 
 
@@ -102,14 +100,14 @@ def end(parameter, side, z):
         first = min(first, _LONGEST * parameter.unit)
     c = parameter.estimate + side * first
     before = np.inf
-    point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, None, True)
+    point = ConstrainedPoint(parameter.estimate, x, minimum, 0.0, np.zeros_like(x), True)
     touched = False
     for _ in range(60):
         if not min(inside, outside) < c < max(inside, outside):
             c = 0.5 * (inside + outside) if np.isfinite(outside) else inside + 2.0 * (inside - parameter.estimate)
             if np.isfinite(limit) and outside == limit and not touched:
                 c, touched = limit - side * 1e-4 * abs(limit - parameter.estimate), True
-        following = parameter.at(c, _predicted(point, c, x))
+        following = parameter.at(c, _predicted(point, c))
         if parameter.unit and (following is None or not following.converged):
             # once more from the optimum: the last point was too far away
             again = parameter.at(c, x)
