@@ -313,3 +313,10 @@ def test_streamed_models_take_them(tmp_path):
     np.testing.assert_allclose(streamed.theta, whole.theta, rtol=1e-6)
     again = pickle.loads(pickle.dumps(streamed))
     assert repr(again.model.priors) == repr(streamed.model.priors)
+
+
+def test_models_of_missing_values_refuse_densities_with_a_mode_at_zero():
+    data = ms.datasets.load_sleepstudy()
+    data.loc[::7, "Reaction"] = np.nan
+    with pytest.raises(OptionError, match="does not search"):
+        ms.lmer_mnar("Reaction ~ Days + (1 | Subject)", data, sd_prior=P.PC(1))

@@ -120,6 +120,15 @@ class ValueSelectionModel(MixedModelBase):
         self.mechanism = read_mechanism(self._given, frame, self.nobs, self.random_effects)
         self._init_keys += ["mechanism", "missing_y", "missing_cov", "mechanism_offset", "mechanism_prior", "theta"]
 
+    def _bind_priors(self):
+        priors = super()._bind_priors()
+        if priors is not None and any(prior is not None and prior.attracts for prior in priors.cov):
+            raise OptionError(
+                "sd_prior: Exponential and PC have a mode at 0, which a model of missing values does not search; "
+                "use HalfT, HalfCauchy or HalfNormal"
+            )
+        return priors
+
     @classmethod
     def from_formula(
         cls, formula, data, subset=None, drop_cols=None, *, weights=None, samples=None, sample=None, **kwargs
