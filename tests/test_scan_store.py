@@ -255,16 +255,20 @@ def started(path, n_jobs=1, pause=0.4):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_process_that_is_ended_loses_nothing(tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "written"), [(signal.SIGKILL, 1), (signal.SIGKILL, 4), (signal.SIGKILL, 7), (signal.SIGINT, 1)]
+)
+def test_a_process_that_is_ended_loses_nothing(tmp_path, how, written):
     path = tmp_path / "scan.parquet"
-    process = started(path)
+    process = started(path, pause=0.2)
+    for _ in range(written - 1):
+        assert process.stdout.readline() == "part\n"
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     if how == signal.SIGINT:
         assert "call scan again with output=" in err
-    assert parts_of(path)
+    assert len(parts_of(path)) >= written
     frame, names = table(16)
     found = ms.scan(FORMULA, frame, names, "blmer", output=path)
     same(found, ms.scan(FORMULA, frame, names, "blmer"))
