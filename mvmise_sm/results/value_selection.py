@@ -42,6 +42,8 @@ REFUSED = {
 class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
     """Results of a `ValueSelectionModel`; `params` holds the fixed effects only.
 
+    The log-likelihood is that of values and missingness, after REML the restricted one.
+
     Parameters
     ----------
     model : ValueSelectionModel
@@ -62,8 +64,6 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
     cov_phi : DataFrame or None
     sigma2 : float
         Residual variance, the same as `scale`.
-    llf : float
-        Log-likelihood of values and missingness; the restricted one after REML.
     n_missing, n_observed : int
     detection_curve : Series or None
         The curve of the probability of being SEEN where the mechanism is symmetric (logit, probit): ``-phi``.
