@@ -246,7 +246,7 @@ def optimiser_options(cls: type, method: str, options: Mapping[str, Any]) -> dic
         if value is not None and name not in _NOT_NUMBERS and not _is_number(value):
             raise OptionError(f"{name} must be a number, got {_short(value)}")
     if "tol" in options:
-        _check_value("tol", options["tol"])
+        _checked_value("tol", options["tol"])
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -272,6 +272,8 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
     places = tuple((positions.index(key), key) for key in spelled if key in positions)
 
     kinds = {*_WHOLE, *_FRACTION, *_SIZE, *_FLAGS} & allowed
+    # a level has no default of its own behind None
+    fixed = {p.name for p in parameters if p.name in _FRACTION and p.default is not None}
     checks = tuple((positions.index(key) if key in positions else _NOWHERE, key) for key in sorted(kinds))
 
     @wraps(function)
@@ -285,9 +287,9 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
                 args = (*args[:at], _translated(spelled[key], args[at]), *args[at + 1 :])
         for at, key in checks:
             if key in options:
-                _check_value(key, options[key])
+                options[key] = _checked_value(key, options[key], key in fixed)
             elif at < len(args):
-                _check_value(key, args[at])
+                args = (*args[:at], _checked_value(key, args[at], key in fixed), *args[at + 1 :])
         return function(*args, **options)
 
     return checked  # type: ignore[return-value]
@@ -311,23 +313,28 @@ def strict_options(cls: _Class) -> _Class:
 _NOWHERE = 10**6
 
 
-def _check_value(key: str, value: Any) -> None:
-    """Refuse a value of another kind than the option has; None is a default wherever it is allowed."""
-    if value is None:
-        return
+def _checked_value(key: str, value: Any, fixed: bool = False) -> Any:
+    """The value, whole numbers as integers; one of another kind than the option has is refused.
+
+    None is a default wherever it is allowed: not where the option is `fixed`.
+    """
+    if value is None and not fixed:
+        return value
     if key in _FLAGS:
         if not isinstance(value, Integral) and type(value).__name__ not in ("bool_", "bool"):
             raise OptionError(f"{key} must be True or False, got {_short(value)}")
-        return
+        return value
     number = _is_number(value)
     if key in _WHOLE:
         if not number or not isfinite(value) or value != int(value) or value < _WHOLE[key]:
             raise OptionError(f"{key} must be {_LEAST.get(_WHOLE[key], 'an integer')}, got {_short(value)}")
-    elif key in _FRACTION:
+        return int(value)
+    if key in _FRACTION:
         if not number or not 0.0 < value < 1.0:
             raise OptionError(f"{key} must lie between 0 and 1, got {_short(value)}")
     elif not number or not 0.0 <= value < inf:
         raise OptionError(f"{key} must be a number that is not negative, got {_short(value)}")
+    return value
 
 
 def _is_number(value: Any) -> bool:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import mvmise_sm as ms
-from mvmise_sm.exceptions import NotAvailableError, OptionError, UnknownOptionError
+from mvmise_sm.exceptions import ConvergenceWarning, NotAvailableError, OptionError, UnknownOptionError
 from mvmise_sm.options import constructor_options, hint, parameter_names
 
 SLEEP = "Reaction ~ Days + (Days | Subject)"
@@ -187,3 +187,13 @@ def test_warnings_point_at_the_users_line(models):
         warnings.simplefilter("always")
         ms.lmer("Reaction ~ Days + I(2 * Days) + (1 | Subject)", ms.datasets.load_sleepstudy()).fit()
     assert [w.filename for w in caught] == [__file__]
+
+
+def test_whole_numbers_written_as_floats_are_integers_and_levels_are_never_none(results):
+    result = results["lmer"]
+    with pytest.warns(ConvergenceWarning, match="has not converged"):
+        assert not result.model.fit(maxiter=0.0).converged
+    assert result.model.fit(maxiter=50.0).mle_settings["maxiter"] == 50
+    for call in (lambda: result.conf_int(alpha=None), lambda: result.conf_int(None)):
+        with pytest.raises(OptionError, match="alpha must lie between 0 and 1, got None"):
+            call()
