@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 with warnings.catch_warnings():
     # statsmodels sets filters when it is first imported; those of the user must stay in front of them
     before = list(warnings.filters)
     from statsmodels.tools import sm_exceptions
 
-    _LATE_FILTERS = [(entry[0], entry[2]) for entry in warnings.filters if entry not in before]
+    _LATE_FILTERS = [entry for entry in warnings.filters if entry not in before]
     del before
-for _action, _category in reversed(_LATE_FILTERS):
-    warnings.simplefilter(_action, _category, append=True)  # type: ignore[arg-type]
+
+
+def _pattern(text: Any) -> str:
+    return getattr(text, "pattern", text or "")
+
+
+for _action, _message, _category, _module, _line in _LATE_FILTERS:
+    # with their messages: what numpy ignores is one sentence, not every warning
+    warnings.filterwarnings(
+        _action,  # type: ignore[arg-type]
+        message=_pattern(_message),
+        category=_category,  # type: ignore[arg-type]
+        module=_pattern(_module),
+        lineno=_line,
+        append=True,
+    )
 
 __all__ = [
     "ConvergenceWarning",

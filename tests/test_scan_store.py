@@ -227,7 +227,9 @@ def test_where_the_output_cannot_be(tmp_path):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+# a shell that starts a job in the background lets it ignore interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [{tests!r}]
 import mvmise_sm as ms, mvmise_sm.scanning.job as job
 from mvmise_sm.scanning.store import PartFiles

@@ -102,8 +102,8 @@ def pedigree(frame: Any, id: str = "id", sire: str = "sire", dam: str = "dam") -
     >>> import pandas as pd
     >>> import mvmise_sm as ms
     >>> ped = ms.pedigree(pd.DataFrame({"id": ["c", "a", "b"], "sire": ["a", None, None], "dam": ["b", None, None]}))
-    >>> ped.relationship().loc["c", "a"]
-    np.float64(0.5)
+    >>> float(ped.relationship().loc["c", "a"])
+    0.5
     """
     frame = pd.DataFrame(frame)
     for column in (id, sire, dam):

@@ -34,7 +34,7 @@ class Chunks:
     --------
     >>> import mvmise_sm as ms
     >>> data = ms.datasets.load_sleepstudy()
-    >>> parts = ms.Chunks(lambda: (part for _, part in data.groupby("Subject")))
+    >>> parts = ms.Chunks(lambda: (part for _, part in data.groupby("Subject", observed=True)))
     >>> ms.lmer("Reaction ~ Days + (Days | Subject)", parts).fit().params.round(3)
     Intercept    251.405
     Days          10.467
