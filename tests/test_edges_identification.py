@@ -8,7 +8,7 @@ import pytest
 
 import mvmise_sm as ms
 from mvmise_sm.core.uncertainty.identification import flat_directions
-from mvmise_sm.exceptions import IdentificationWarning, SingularFitWarning
+from mvmise_sm.exceptions import ConvergenceWarning, IdentificationWarning, SingularFitWarning
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +156,21 @@ def test_identification_is_said_again_for_another_response(frame):
 
 def test_identification_is_a_kind_of_singularity():
     assert issubclass(IdentificationWarning, SingularFitWarning)
+
+
+@pytest.mark.parametrize("kind", ["lmer", "glmer"])
+def test_an_unconverged_fit_has_no_standard_errors(kind):
+    if kind == "lmer":
+        model = ms.lmer("Reaction ~ Days + (Days | Subject)", ms.datasets.load_sleepstudy())
+    else:
+        frame = ms.datasets.load_cbpp()
+        model = ms.glmer("incidence / size ~ period + (1 | herd)", frame, family="binomial", weights="size")
+    with pytest.warns(ConvergenceWarning, match="has not converged"):
+        result = model.fit(maxiter=1)
+    assert not result.converged
+    assert np.isfinite(result.params).all()
+    for table in (result.bse, result.pvalues, result.cov_params(), result.conf_int()):
+        assert np.isnan(np.asarray(table)).all()
+    assert result.tidy(effects="all")["std_error"].isna().all()
+    assert result.anova()["p_value"].isna().all()
+    assert "has not converged" in result.summary().as_text() or "not converge" in " ".join(map(str, result.check()))

@@ -191,9 +191,8 @@ def denominator(result, ddf):
         If the method is unknown or not defined for the model.
     """
     method = _by_name(result, ddf)
-    if result.undetermined is None or not result.undetermined.effects.any():
-        return method
-    return IdentifiedTests(method, result.undetermined.effects)
+    felt = result.effects_without_error()
+    return IdentifiedTests(method, felt) if felt.any() else method
 
 
 def _by_name(result, ddf):

@@ -70,18 +70,18 @@ def random_intervals(result: Any, terms: list[str], alpha: float) -> tuple[np.nd
 
 
 def _undetermined(result: Any, count: int) -> np.ndarray:
-    """Rows (count,) of terms that take part in a direction which the data do not determine."""
-    found = np.zeros(count, dtype=bool)
+    """Rows (count,) of terms that take part in a direction which the data do not determine; all without a maximum."""
+    found = np.full(count, not result.converged)
     if result.undetermined is None:
         return found
     open_terms = {t for group in result.undetermined.groups for _, t in group}
     at = 0
     for i, term in enumerate(result.model.random_layout.terms):
         size = len(term.structure.parameters(term.structure.start(np.ones(term.q)), term.names))
-        found[at : at + size] = i in open_terms
+        found[at : at + size] |= i in open_terms
         at += size
     # the residual is None among the terms
-    found[at:] = None in open_terms
+    found[at:] |= None in open_terms
     return found
 
 

@@ -99,12 +99,10 @@ class MixedModelResults(OnePart, VerbResults, ResampledResults):
         """Covariance of the fixed effects or of combinations of them; parameters as in statsmodels.
 
         Entries that change along directions of the variances that the data do not determine are NaN, and so are those
-        of estimates that are infinite.
+        of estimates that are infinite; after a fit that has not converged all are.
         """
         cov = super().cov_params(r_matrix, column, scale, cov_p, other)
-        felt = np.zeros(len(self.params), dtype=bool) if self.without_error is None else self.without_error
-        if self.undetermined is not None:
-            felt = felt | self.undetermined.effects
+        felt = self.effects_without_error()
         if cov_p is not None or not felt.any():
             return cov
         if r_matrix is not None:
@@ -115,6 +113,13 @@ class MixedModelResults(OnePart, VerbResults, ResampledResults):
         elif column is not None:
             felt = felt[column]
         return np.where(np.logical_or.outer(felt, felt).reshape(np.shape(cov)), np.nan, cov)
+
+    def effects_without_error(self):
+        """Which fixed effects have no standard error (k_fe,)."""
+        if not self.converged:
+            return np.ones(len(self.params), dtype=bool)
+        felt = np.zeros(len(self.params), dtype=bool) if self.without_error is None else self.without_error
+        return felt if self.undetermined is None else felt | self.undetermined.effects
 
     def nesting(self):
         """Design, random effects and law of the fit, see `mvmise_sm.inference.nesting`."""

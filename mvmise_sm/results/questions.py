@@ -81,6 +81,10 @@ class AnsweringResults(LikelihoodModelResults):
         """Whether the model can be fitted again: from its rows, or from sums over them."""
         return self.has_rows or self.streamed
 
+    def effects_without_error(self) -> np.ndarray:
+        """Which fixed effects have no standard error (k_fe,); selection models say it in their covariance."""
+        return np.zeros(len(self.params), dtype=bool)
+
     @property
     def profiled(self) -> bool:
         """Whether beta and sigma2 are profiled out of the criterion, so that refits need no result."""
