@@ -121,10 +121,20 @@ def test_identification_of_generalized_models(frame):
 
 
 def test_identification_by_a_prior(frame):
-    for formula in ("y ~ x + (1 | g) + (1 | g2)", "y ~ f + (1 | f)"):
-        result, said = fitted(formula, frame, ms.blmer)
+    for formula, prior in (
+        ("y ~ x + (1 | g) + (1 | g2)", "wishart"),
+        ("y ~ f + (1 | f)", ms.priors.Gamma(shape=2.0, rate=0.5)),
+    ):
+        result, said = fitted(formula, frame, ms.blmer, cov_prior=prior)
         assert said == []
+        assert result.converged
         assert np.isfinite(result.bse).all()
+
+
+def test_an_improper_prior_on_a_flat_likelihood_has_no_mode(frame):
+    with pytest.warns(ConvergenceWarning, match="has not converged"):
+        result = ms.blmer("y ~ f + (1 | f)", frame).fit()
+    assert result.bse.isna().all()
 
 
 def test_identification_is_null_space_of_a_dense_information(frame):
