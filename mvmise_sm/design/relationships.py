@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,10 @@ _NEGATIVE = 1e-8
 _SHOWN = 3
 
 
+@overload
+def with_relationships(random: RandomEffects, cov: Any) -> RandomEffects: ...
+@overload
+def with_relationships(random: None, cov: Any) -> None: ...
 def with_relationships(random: RandomEffects | None, cov: Any) -> RandomEffects | None:
     """Give the levels of some grouping factors known covariances.
 

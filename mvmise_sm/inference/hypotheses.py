@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 from patsy import ContrastMatrix, DesignInfo
@@ -218,15 +219,8 @@ def _all_dummies(design, spec):
         at += first.size
     infos = {f: info for f, info in spec.factor_infos.items() if not hasattr(f, "whole")}
     dummies = DesignInfo([f"c{i}" for i in range(at)], infos, codings)
-    columns = new_exog(_Recoded(dummies), design.frame).to_numpy(copy=True)
+    columns = new_exog(replace(design, model_spec=dummies), design.frame).to_numpy(copy=True)
     for block in blocks.values():
         # one factor per term keeps what balances its columns, and makes the rank a matter of structure only
         columns[:, block] /= max(float(np.abs(columns[:, block]).max(initial=0.0)), 1e-300)
     return columns, blocks, firsts
-
-
-class _Recoded:
-    """A design that differs in the coding of its fixed effects only."""
-
-    def __init__(self, model_spec):
-        self.model_spec = model_spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,12 +59,12 @@ class _Parameter:
 
     name: str
     kind: str
-    solve: object
+    solve: Callable[..., ConstrainedPoint]
     estimate: float
     se: float
     lower: float
     upper: float
-    shown: object
+    shown: Callable[[float], float]
     origin: np.ndarray | None = None
     minimum: float = np.nan
     unit: float = 0.0

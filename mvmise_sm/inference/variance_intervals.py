@@ -64,7 +64,7 @@ def random_intervals(result: Any, terms: list[str], alpha: float) -> tuple[np.nd
             size = (1.0 - estimate[i] ** 2) * spread[i]
             out[:, i] = size, *np.tanh(center[i] + np.array([-1.0, 1.0]) * half[i])
     for i in np.flatnonzero((kinds == "sd") & (estimate == 0.0)):
-        out[1, i], out[2, i] = 0.0, _profile_end(result, i, alpha)
+        out[1, i], out[2, i] = 0.0, _profile_end(result, int(i), alpha)
     out[:, _undetermined(result, len(terms))] = np.nan
     return out[0], out[1], out[2]
 

@@ -37,7 +37,8 @@ def variance_parts(result):
     result = with_rows(result)
     model = result.model
     fixed = float(np.var(np.asarray(model.exog) @ np.asarray(result.params), ddof=1))
-    random, rest = {}, _residual(result)
+    random: dict[str, float] = {}
+    rest = _residual(result)
     for term, lam in zip(model.random_effects.terms, model.random_effects.lambdas(result.theta), strict=True):
         columns = np.column_stack([np.ones(result.nobs) if c is None else c for c in term.columns])
         share = float(result.scale * np.square(columns @ lam).sum(axis=1).mean())

@@ -134,7 +134,7 @@ def _estimated(model, Y, usable, table, F, first, offsets, method, theta, mapped
     if common:
         term = model.random_effects.terms[0]
         batch = FeatureBatch(chosen, X, term.factor.codes, F, z=term.columns[0], offset=offset)
-        objective = BatchObjective(batch, method == "adjusted")
+        objective: BatchObjective | CurveObjective = BatchObjective(batch, method == "adjusted")
         if offsets:
             start, offset = _with_offsets(objective, start, chosen)
     else:
@@ -145,8 +145,7 @@ def _estimated(model, Y, usable, table, F, first, offsets, method, theta, mapped
     values = objective.values(found.theta)
     table = table.copy()
     table.loc[table["used"], "llf"] = values
-    k = found.theta.size
-    cov = np.linalg.inv(found.information) if found.converged else np.full((k, k), np.nan)
+    cov = found.covariance()
     if not found.converged:
         warn(f"the curve has not converged: {found.message}", ConvergenceWarning)
     names = ["Intercept", "y"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.core.families.base import Family
+from mvmise_sm.core.families.exponential import NegativeBinomial
 from mvmise_sm.core.families.links import LINKS, as_link
 from mvmise_sm.core.families.registry import ALIASES, FAMILIES
 from mvmise_sm.exceptions import OptionError
@@ -62,8 +63,9 @@ def resolve_family(family: Any) -> Family:
     if is_class:
         family = family()
     link = as_link(family.link)
-    cls = FAMILIES[_STATSMODELS[known[0]]]
-    return cls(link, alpha=float(family.alpha)) if known[0] == "NegativeBinomial" else cls(link)
+    if known[0] == "NegativeBinomial":
+        return NegativeBinomial(link, alpha=float(family.alpha))
+    return FAMILIES[_STATSMODELS[known[0]]](link)
 
 
 def needs_parts(family: Any) -> bool:

@@ -368,9 +368,9 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             return criterion, optimum
         return limit, replace(found, singular=True)
 
-    def _is_at_limit(self, criterion):
-        """Whether a fit has ended without the dispersion that the family has."""
-        return self.family.has_dispersion and self.family.limit is not None and not criterion.k_shape
+    def _limit_reached(self, criterion) -> tuple[str, str] | None:
+        """The family that a fit has ended at without its dispersion, and why; None for all others."""
+        return self.family.limit if self.family.has_dispersion and not criterion.k_shape else None
 
     def _checked_theta(self, theta):
         try:
@@ -392,8 +392,9 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             optimum = replace(optimum, converged=False, message=edge)
         elif not optimum.converged:
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
-        if self._is_at_limit(criterion):
-            other, why = self.family.limit
+        limit = self._limit_reached(criterion)
+        if limit is not None:
+            other, why = limit
             warn(f"the negative binomial alpha goes to zero: {why}; use family={other!r}", SingularFitWarning)
         elif optimum.singular:
             warn(_SINGULAR, SingularFitWarning)

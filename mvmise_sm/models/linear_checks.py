@@ -84,7 +84,7 @@ def _widest(model):
     if spec is None:
         return ""
     widths = {name: at.stop - at.start for name, at in spec.term_name_slices.items()}
-    widest = max(widths, key=widths.get)
+    widest = max(widths, key=lambda name: widths[name])
     return f"; the term {widest!r} alone has {widths[widest]}" if widths[widest] > 1 else ""
 
 

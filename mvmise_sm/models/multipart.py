@@ -24,7 +24,7 @@ from mvmise_sm.models.new_rows import frame_rows
 from mvmise_sm.models.response_checks import check_response, separated_columns
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.results.multipart import MultiPartResults, MultiPartResultsWrapper
-from mvmise_sm.results.variance import layout_of
+from mvmise_sm.results.variance import NO_ROWS, layout_of
 
 __all__ = ["MultiPartMixedModel", "Part", "from_formulas"]
 
@@ -272,9 +272,9 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
                     optimum = found
         return criterion, optimum
 
-    def _is_at_limit(self, criterion):
+    def _limit_reached(self, criterion) -> tuple[str, str] | None:
         # a dispersion with a formula is no shape; `_trouble` looks at its values
-        return False
+        return None
 
     def _trouble(self, solution):
         """A sentence on estimates that run to infinity, or None."""
@@ -364,9 +364,10 @@ def _made_part(name, given, nobs):
     exog = exog[:, None] if exog.ndim == 1 else exog
     if exog.shape[0] != nobs:
         raise DataError(f"{_OPTION[name]} has {exog.shape[0]} rows and the response {nobs}")
-    names = [f"x{i}" for i in range(exog.shape[1])] if frame is None else [str(c) for c in frame.columns]
-    names = ["const" if (exog[:, i] == 1.0).all() and frame is None else n for i, n in enumerate(names)]
-    return Part(name, exog, tuple(names), "")
+    if frame is not None:
+        return Part(name, exog, tuple(str(c) for c in frame.columns), "")
+    names = tuple("const" if (column == 1.0).all() else f"x{i}" for i, column in enumerate(exog.T))
+    return Part(name, exog, names, "")
 
 
 def _shown(text):
@@ -382,7 +383,7 @@ def _joined(random, parts):
     known = {f.name: f for f in random.factors}
     terms, where, shown = list(random.terms), [0] * len(random.terms), list(layout.terms)
     for part in extra:
-        named = {}
+        named: dict[str, GroupingFactor] = {}
         for term in part.random.terms:
             factor = known.get(term.factor.name, term.factor)
             if factor is not term.factor and not np.array_equal(factor.codes, term.factor.codes):
@@ -390,7 +391,7 @@ def _joined(random, parts):
             terms.append(replace(term, factor=factor))
             where.append(1)
             label = f"{part.name}:{term.factor.name}"
-            named.setdefault(label, GroupingFactor(label, None, term.factor.levels))
+            named.setdefault(label, GroupingFactor(label, NO_ROWS, term.factor.levels))
             shown.append(replace(term, factor=named[label], columns=(None,) * term.q))
     return RandomEffects(terms), RandomEffects(shown), tuple(where)
 

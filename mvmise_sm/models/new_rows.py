@@ -59,7 +59,7 @@ def new_rows(model, exog, terms, *, transform=True, allow_new_levels=False, grou
     elif terms and model.exog is not None and model.random_effects is not None:
         random = _recognised(model, X)
     else:
-        random = tuple(_no_effect(model, i, len(X)) for i in range(len(model.random_layout.terms)))
+        random = [_no_effect(model, i, len(X)) for i in range(len(model.random_layout.terms))]
     return NewRows(X, tuple(random), row_vector(offset, "offset", len(X)), index)
 
 

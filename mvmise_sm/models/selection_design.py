@@ -81,6 +81,18 @@ class SelectionDesign:
         const = constant_column(self.common_exog.to_numpy(dtype=float))
         return const is not None and const not in self.outcome_effects
 
+    def common(self) -> pd.DataFrame:
+        """The design (N, p) before its columns were given to single outcomes.
+
+        Raises
+        ------
+        DataError
+            If it was stacked by outcome from the start.
+        """
+        if self.common_exog is None:
+            raise DataError("the design was given stacked by outcome; there is no common one")
+        return self.common_exog
+
     def outcome_maps(self) -> list[np.ndarray]:
         """Matrices that take all coefficients to those of one outcome on the common design.
 
@@ -250,13 +262,13 @@ def _own_terms(parts: FormulaParts, outcome: str | None, sample: str | None) -> 
 
 def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms, columns, levels, design):
     names = [str(c) for c in endog.columns]
-    shared, common_terms = exog if len(exog) == len(endog) else None, terms
+    common, shared, common_terms = exog, exog if len(exog) == len(endog) else None, terms
     own = tuple(columns)
     if len(names) < 2:
         columns = []
     if columns:
-        exog = expand_outcome_effects(exog, names, columns)
-        terms = _expanded_terms(terms, list(shared.columns), columns, len(names))
+        exog = expand_outcome_effects(common, names, columns)
+        terms = _expanded_terms(terms, list(common.columns), columns, len(names))
     try:
         data = selection_data(
             _floats(endog),
@@ -436,13 +448,14 @@ def with_outcomes(design: SelectionDesign, endog: pd.DataFrame) -> SelectionDesi
         raise DataError(f"the design has {old.n_outcomes} outcomes and cannot be used for {K}")
     X, Z, cov = old.X, old.Z, old.cov_miss
     if old.n_outcomes != K:
-        X, Z, cov = (a if a is None else np.repeat(a[:, :1], K, axis=1) for a in (X, Z, cov))
+        X, Z = (np.repeat(a[:, :1], K, axis=1) for a in (X, Z))
+        cov = None if cov is None else np.repeat(cov[:, :1], K, axis=1)
     data = replace(old, Y=Y[old.order], X=np.ascontiguousarray(X), Z=np.ascontiguousarray(Z), cov_miss=cov)
     endog = endog.set_axis(names, axis=1)
     if old.n_outcomes != K and design.common_exog is not None:
         out = with_effects(replace(design, data=data, endog=endog), design.own_effects)
     elif design.outcome_effects:
-        own, common = set(design.outcome_effects), list(design.common_exog.columns)
+        own, common = set(design.outcome_effects), list(design.common().columns)
         labels = [
             f"{c}[{k}]" if j in own else str(c) for j, c in enumerate(common) for k in (names if j in own else [""])
         ]
@@ -472,7 +485,7 @@ def _outcome_values(endog: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
 
 def with_effects(design: SelectionDesign, columns: Sequence[int]) -> SelectionDesign:
     """The same design with one coefficient per outcome for other columns of the common design; none for one outcome."""
-    names, data, common = list(design.endog.columns), design.data, design.common_exog
+    names, data, common = list(design.endog.columns), design.data, design.common()
     K, columns = len(names), tuple(columns)
     used = columns if K > 1 else ()
     values = common.to_numpy(dtype=float)

@@ -195,8 +195,8 @@ def identified(model, problem: ValueProblem) -> InfiniteMeans | None:
         return None
     slot = problem.slots[0]
     if not slot.missing_y:
-        names = ", ".join(np.asarray(model.exog_names)[np.abs(null).max(axis=1) > 1e-8])
-        raise DataError(f"no seen value identifies {names}; without dependence on y the missing ones do not either")
+        unknown = ", ".join(np.asarray(model.exog_names)[np.abs(null).max(axis=1) > 1e-8])
+        raise DataError(f"no seen value identifies {unknown}; without dependence on y the missing ones do not either")
     towards = -1.0 if slot.held.get(1, -1.0) <= 0 else 1.0
     moves = towards * (X[~seen] / scale) @ null
     # a bounded programme: the largest gain in the box is positive if and only if there is such a direction
@@ -209,9 +209,9 @@ def identified(model, problem: ValueProblem) -> InfiniteMeans | None:
     columns = np.flatnonzero(np.abs(direction) > 1e-8)
     # columns without which the remaining rows have full rank: those whose means are infinite, the latest first
     kept = [j for j in range(X.shape[1]) if j not in set(columns)]
-    for j in columns:
+    for j in columns.tolist():
         if np.linalg.matrix_rank(X[rows][:, sorted([*kept, j])] / scale[sorted([*kept, j])]) == len(kept) + 1:
-            kept.append(int(j))
+            kept.append(j)
     gone = np.array(sorted(set(range(X.shape[1])) - set(kept)), dtype=int)
     names = tuple(str(model.exog_names[j]) for j in gone)
     return InfiniteMeans(names, gone, np.sign(direction[gone]), rows)
@@ -225,7 +225,8 @@ def _null_space(A: np.ndarray) -> np.ndarray:
 
 def _random_rows(random: RandomEffects, keep: np.ndarray) -> RandomEffects:
     """Random effects of some rows; levels without a row go."""
-    factors, terms = {}, []
+    factors: dict[int, GroupingFactor] = {}
+    terms = []
     for factor in random.factors:
         levels, codes = np.unique(factor.codes[keep], return_inverse=True)
         factors[id(factor)] = GroupingFactor(factor.name, codes, np.asarray(factor.levels)[levels])

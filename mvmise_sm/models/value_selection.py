@@ -22,6 +22,7 @@ from mvmise_sm.models.value_checks import (
 )
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.value_selection import ValueSelectionResults, ValueSelectionResultsWrapper
+from mvmise_sm.selection.objective import Penalty
 from mvmise_sm.selection.priors import PriorPenalty
 from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.value import ValueFit, ValueProblem
@@ -220,7 +221,7 @@ class ValueSelectionModel(MixedModelBase):
         if nagq != "auto" and nagq > 1 and not scalar:
             raise OptionError("nagq above 1 needs one scalar random term; use nagq='auto' or 1 (Laplace)")
         exact = scalar and nagq != 1
-        penalties = [] if self.priors is None else [PriorPenalty(self.priors)]
+        penalties: list[Penalty] = [] if self.priors is None else [PriorPenalty(self.priors)]
         given = self.mechanism
         penalties += given.penalties(self.endog)
         if penalties and not exact:

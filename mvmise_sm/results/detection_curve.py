@@ -109,8 +109,8 @@ class DetectionCurve:
             _, ax = plt.subplots()
         b0, b1 = self.params["Intercept"], self.params["y"]
         if y is None:
-            ends = sorted((self.mechanism.start(rate) - b0) / b1 for rate in (0.001, 0.999))
-            y = np.linspace(*ends, 200)
+            low, high = sorted((self.mechanism.start(rate) - b0) / b1 for rate in (0.001, 0.999))
+            y = np.linspace(low, high, 200)
         y = np.asarray(y, dtype=float)
         rows = np.column_stack([np.ones(y.size), y])
         eta = b0 + b1 * y

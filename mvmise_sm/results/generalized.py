@@ -14,6 +14,7 @@ from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.caller import warn
+from mvmise_sm.core.families.base import Family
 from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty import hessian as uncertainty
@@ -48,6 +49,9 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
     """
 
     scales: tuple[str, ...] = ("mean", "conditional", "linear", "zero", "dispersion", "variance")
+    family: Family
+    optimum: np.ndarray
+    dispersion: float | np.ndarray
 
     def __init__(self, model, solution, optimum, settings, *, criterion, cov_type="nonrobust", use_t=False):
         self.k_scale = int(criterion.response.dispersed)
@@ -67,7 +71,7 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         self._criterion_name = "-2 Log-Likelihood"
 
     def _set_dispersion(self, solution):
-        self.dispersion = self.family.dispersion_of(self.scale, self.alpha)
+        self.dispersion = self.model.family.dispersion_of(self.scale, self.alpha)
         self.shapes = ()
 
     def family_parameters(self):

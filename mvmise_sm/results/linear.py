@@ -276,7 +276,7 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         self._cache[_RESIDUALS] = write_fitted(self, path, columns, keep, source)
 
     @property
-    def restricted(self):
+    def restricted(self) -> bool:
         """Whether the likelihood is the restricted one (REML)."""
         return self.reml
 

@@ -17,6 +17,9 @@ class MarginalResults:
     A class of results takes part by answering the questions below the methods.
     """
 
+    # the fitted model, which the results that this serves have
+    model: Any
+
     def marginal_means(
         self,
         specs,

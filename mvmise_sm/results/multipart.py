@@ -42,7 +42,7 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
         self.k_fe = model.exog.shape[1]
         self.k_params = self.k_coef + criterion.k_theta + criterion.k_shape
         self.df_resid = float(self.nobs - self.k_coef)
-        self._slots = {}
+        self._slots: dict[str, slice] = {}
         at = 0
         for name, size in [("cond", self.k_fe), *((p.name, len(p.names)) for p in model.parts)]:
             self._slots[name] = slice(at, at + size)
@@ -79,7 +79,7 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
         if family.has_dispersion and np.ndim(self.dispersion) == 0:
             out.append(("dispersion", lambda c: float(np.exp(c))))
         for i, name in enumerate(family.shape_names):
-            at = list(self.shapes)
+            at: list[float] = list(self.shapes)
 
             def shown(c, i=i, at=at):
                 return float(family.shape_value([*at[:i], c, *at[i + 1 :]])[i])

@@ -33,8 +33,6 @@ class AnsweringResults(LikelihoodModelResults):
         Name of a method -> sentence.
     linear : bool
         Whether the response is normal given the random effects, with beta and sigma2 profiled out of the criterion.
-    restricted : bool
-        Whether the likelihood is the restricted one (REML).
     undetermined : FlatDirections or None
         Directions of the variances that the data do not determine.
     without_error : ndarray or None
@@ -45,7 +43,6 @@ class AnsweringResults(LikelihoodModelResults):
     linear: ClassVar[bool] = False
     undetermined: Any = None
     without_error: Any = None
-    restricted: bool = False
 
     def __init_subclass__(cls, refuses: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -70,6 +67,11 @@ class AnsweringResults(LikelihoodModelResults):
     def has_rows(self) -> bool:
         """Whether the rows of the data are still there, see `remove_data`."""
         raise NotImplementedError
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the likelihood is the restricted one (REML)."""
+        return False
 
     @property
     def streamed(self) -> bool:

@@ -27,8 +27,6 @@ from mvmise_sm.selection.units import phi_labels
 
 __all__ = ["SelectionResults", "SelectionResultsWrapper"]
 
-_UNKNOWN = "not computed"
-
 
 @strict_options
 class SelectionResults(SelectionQuestions):
@@ -86,7 +84,6 @@ class SelectionResults(SelectionQuestions):
         self.cov_type = cov_type
         self.cov_params_default = outcome.cov_beta
         self._outcome = outcome
-        self.restricted = bool(outcome.restricted)
         self.method = settings["optimizer"]
         self.mle_settings = settings
         self.mle_retvals = {"converged": outcome.converged, "iterations": outcome.n_iter, "message": outcome.message}
@@ -108,7 +105,6 @@ class SelectionResults(SelectionQuestions):
         self.aic = -2.0 * self.llf + 2.0 * self.k_params if outcome.aic is None else float(outcome.aic)
         self.bic = -2.0 * self.llf + np.log(self.nobs) * self.k_params
         self.saturated = self._saturation()
-        self._mechanism_test = _UNKNOWN
 
     def _set_parameters(self):
         p, model, outcome = self._outcome.params, self.model, self._outcome
@@ -168,14 +164,17 @@ class SelectionResults(SelectionQuestions):
         return self._llf
 
     @property
+    def restricted(self) -> bool:
+        """Whether the likelihood is the restricted one (REML)."""
+        return bool(self._outcome.restricted)
+
+    @property
     def mechanism_test(self):
         """Likelihood-ratio test that missingness does not depend on the outcome, None where it does not apply.
 
         An object with ``statistic``, ``pvalue``, ``df`` and ``llf_null``.
         """
-        if isinstance(self._mechanism_test, str):
-            self._mechanism_test = mechanism.ratio_test(self)
-        return self._mechanism_test
+        return self.memo("mechanism test", lambda: mechanism.ratio_test(self))
 
     @property
     def theta(self):

@@ -100,8 +100,15 @@ class SelectionQuestions(InferentialResults, refuses=REFUSED):
 
         return anova(self, type, ddf)
 
-    def drop1(self):
+    def drop1(self, test="lrt", ddf="default"):
         """Leave out every term that no other term contains, one at a time.
+
+        Parameters
+        ----------
+        test : {"lrt"}, optional
+            Likelihood ratio; F tests of terms are those of `anova`.
+        ddf : {"default"}, optional
+            Likelihood-ratio tests have no denominator degrees of freedom.
 
         Returns
         -------
@@ -109,6 +116,11 @@ class SelectionQuestions(InferentialResults, refuses=REFUSED):
             ``df, aic, chisq, p_value``.
         """
         from mvmise_sm.inference.selection import drop1
+
+        if test not in ("lrt", "LRT", "Chisq"):
+            raise OptionError(f"drop1 of selection models takes test='lrt', got {test!r}; anova() has the F tests")
+        if ddf != "default":
+            raise OptionError("likelihood-ratio tests have no denominator degrees of freedom; anova() has the F tests")
 
         return drop1(self)
 

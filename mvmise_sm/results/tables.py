@@ -30,7 +30,7 @@ def _random_cells(result):
     for group, var1, var2, vcov, sdcor in rows:
         if var2 is None:
             order[group, var1] = [group, var1, _format(vcov), _format(sdcor)]
-    correlations = {}
+    correlations: dict[tuple[str, str], list[str]] = {}
     for group, _, var2, _, sdcor in rows:
         if var2 is not None:
             correlations.setdefault((group, var2), []).append(f"{sdcor:.2f}" if np.isfinite(sdcor) else "")

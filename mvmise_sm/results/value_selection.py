@@ -132,7 +132,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
         return False
 
     @property
-    def restricted(self):
+    def restricted(self) -> bool:
         """Whether the likelihood is the restricted one (REML)."""
         return self.reml
 
@@ -198,7 +198,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
     def random_effects_cov(self):
         """Posterior covariances of the random effects, dict of ndarray (n_levels, q, q)."""
         layout = self.model.random_layout
-        blocks = {}
+        blocks: dict[str, list[np.ndarray]] = {}
         for term, own in zip(layout.terms, self._moments.effects_cov, strict=True):
             blocks.setdefault(term.factor.name, []).append(own)
         return {name: _block_diagonal(parts) for name, parts in blocks.items()}
@@ -310,7 +310,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
 
     def mechanism_rows(self):
         """The mechanism as a table: coefficient, standard error, z, p; a held coefficient has none."""
-        if self.phi is None:
+        if self.phi is None or self.bse_phi is None:
             return None
         se = self.bse_phi.where(self.bse_phi > 0)
         z = self.phi / se

@@ -10,7 +10,11 @@ import pandas as pd
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.covariance.structures import Parameter
 
+# codes of a factor that is known by its levels alone
+NO_ROWS = np.empty(0, dtype=np.intp)
+
 __all__ = [
+    "NO_ROWS",
     "covariance_frames",
     "described_rows",
     "layout_of",
@@ -25,7 +29,7 @@ __all__ = [
 
 def layout_of(random: RandomEffects) -> RandomEffects:
     """Return `random` without its rows: names, levels and structures, which summaries and predictions need."""
-    factors = {id(f): GroupingFactor(f.name, None, f.levels, None, f.root) for f in random.factors}
+    factors = {id(f): GroupingFactor(f.name, NO_ROWS, f.levels, None, f.root) for f in random.factors}
     return RandomEffects([replace(t, factor=factors[id(t.factor)], columns=(None,) * t.q) for t in random.terms])
 
 
@@ -58,7 +62,7 @@ def parameter_rows(group: str, parameters: list[Parameter], sigma2: float) -> li
     has none.
     """
     sizes: dict[str, float] = {}
-    rows = []
+    rows: list[tuple] = []
     for p in parameters:
         if p.kind == "sd":
             sd = p.value * float(np.sqrt(sigma2))

@@ -170,7 +170,7 @@ def selection_data(
     cov_miss: np.ndarray | None = None,
     outcome_names: list[str] | None = None,
     exog_names: list[str] | None = None,
-) -> SelectionData | None:
+) -> SelectionData:
     """Check the input of a selection model and sort it by cluster.
 
     Parameters

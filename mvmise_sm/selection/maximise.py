@@ -70,6 +70,21 @@ class Maximum:
         """How it ended, as a sentence."""
         return self.status.sentence(self.n_iter)
 
+    def covariance(self, keep: np.ndarray | None = None) -> np.ndarray:
+        """Inverse of the information, (k, k): zero at elements without information, NaN without a maximum.
+
+        Parameters
+        ----------
+        keep : ndarray of bool, (k,), optional
+            Elements that have information; by default those whose diagonal is positive.
+        """
+        if not self.converged or self.information is None:
+            return np.full((self.theta.size,) * 2, np.nan)
+        keep = np.diag(self.information) > 0 if keep is None else keep
+        out = np.zeros_like(self.information)
+        out[np.ix_(keep, keep)] = np.linalg.inv(self.information[np.ix_(keep, keep)])
+        return out
+
 
 def maximise(
     objective: Objective,

@@ -160,7 +160,7 @@ class ValueProblem:
         )
         column = term.columns[0] if exact else None
         self.extras = RowExtras(*(None if v is None else v[order][:, None] for v in (column, mechanism_offset, offset)))
-        self.slots = () if slot is None else (slot,)
+        self.slots: tuple[Slot, ...] = () if slot is None else (slot,)
         if exact:
             self.likelihood = FactorLikelihood(self.data, self.slots, extras=self.extras)
             self.part, self.units = self.likelihood.part, self.likelihood.units

@@ -90,7 +90,8 @@ def written(name: Name, sign: str) -> str:
 
 def _given(method: Any, labels: Sequence[str]) -> ContrastSet:
     if isinstance(method, Mapping):
-        names, rows = [str(name) for name in method], list(method.values())
+        names: list[Name] = [str(name) for name in method]
+        rows = list(method.values())
     else:
         rows = list(np.atleast_2d(np.asarray(method, dtype=float)))
         names = [f"c{i + 1}" for i in range(len(rows))]
@@ -169,7 +170,7 @@ def _polynomials(labels: list[str], ref: int) -> ContrastSet:
     k = len(labels)
     degree = min(k - 1, len(_DEGREES))
     x = np.arange(k) - (k - 1) / 2.0
-    basis = [np.ones(k)]
+    basis: list[np.ndarray] = [np.ones(k)]
     for power in range(1, degree + 1):
         column = x**power
         for other in basis:
