@@ -1,14 +1,12 @@
-"""Other packages on our results: marginaleffects and ArviZ."""
+"""The package marginaleffects on our results."""
 
 import warnings
 
 import numpy as np
 import pytest
-from inference_models import frame_of, sleepstudy, unbalanced
+from inference_models import frame_of, unbalanced
 
 import mvmise_sm as ms
-from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.arviz import draws
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -75,26 +73,3 @@ def test_robust_results_bring_their_covariance(linear):
     robust = linear.get_robustcov_results("CR2", groups="g")
     table = me.hypotheses(robust.to_marginaleffects(), hypothesis="x = 0")
     np.testing.assert_allclose(table["std_error"].to_numpy(), robust.bse["x"], rtol=1e-6)
-
-
-def test_draws_have_the_moments_of_the_fit():
-    result = sleepstudy()
-    sample = draws(result, 20_000, 1)
-    np.testing.assert_allclose(sample["beta"].mean(axis=0), result.params, atol=4 * result.bse.max() / np.sqrt(20_000))
-    np.testing.assert_allclose(np.cov(sample["beta"].T), result.cov_params(), rtol=0.05, atol=0.2)
-    np.testing.assert_allclose(sample["b_Subject"].mean(axis=0), result.random_effects["Subject"], atol=0.5)
-    table = result.tidy("random", conf_int=True)
-    inside = (sample["variance"] > table["conf_low"].to_numpy()) & (sample["variance"] < table["conf_high"].to_numpy())
-    np.testing.assert_allclose(inside.mean(axis=0), 0.95, atol=0.01)
-
-
-def test_arviz_data_or_a_sentence():
-    try:
-        import arviz  # noqa: F401
-    except ImportError:
-        with pytest.raises(OptionError, match="needs the package arviz"):
-            sleepstudy().to_arviz()
-        return
-    data = sleepstudy().to_arviz(draws=50, chains=2, rng=0)
-    assert data.posterior["beta"].shape == (2, 50, 2)
-    assert "not from a posterior" in data.posterior.attrs["approximation"]

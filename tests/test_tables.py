@@ -193,3 +193,21 @@ def test_results_read_as_frames(result):
     assert list(result.conf_int().index) == ["Intercept", "Days"]
     assert list(result.cov_params().columns) == ["Intercept", "Days"]
     assert result.random_effects["Subject"].index.name == "Subject"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_maketables_reads_results_as_they_are():
+    maketables = pytest.importorskip("maketables")
+    sleep = ms.datasets.load_sleepstudy()
+    result = ms.lmer("Reaction ~ Days + (1 | Subject)", sleep).fit()
+    robust = result.get_robustcov_results("CR2", groups="Subject")
+    for fit in (result, robust):
+        extractor = maketables.get_extractor(fit)
+        table = extractor.coef_table(fit)
+        np.testing.assert_allclose(table["b"], fit.params, rtol=1e-12)
+        np.testing.assert_allclose(table["se"], fit.bse, rtol=1e-12)
+        assert extractor.stat(fit, "N") == 180
+    text = maketables.ETable([result, robust]).make(type="tex")
+    assert "10.467" in text
+    assert "0.804" in text
+    assert "1.546" in text

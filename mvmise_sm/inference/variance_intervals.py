@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,59 @@ from scipy import stats
 from mvmise_sm.inference.fits import quietly
 from mvmise_sm.inference.resampling import all_parameters, parameter_names
 
-__all__ = ["random_intervals"]
+__all__ = ["TransformedLaw", "random_intervals", "transformed_law"]
 
 _STEP = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class TransformedLaw:
+    """Normal law of log standard deviations and Fisher's z of correlations.
+
+    Attributes
+    ----------
+    estimate, center : ndarray
+        Values (k,), and on the transformed scale: infinite at a boundary, NaN for other parameters.
+    cov : ndarray or None
+        Covariance of the transformed values (k, k) at the curvature of the criterion; None where there is none.
+    kinds : ndarray of str
+        ``"sd"``, ``"cor"`` or ``""`` for others (k,).
+    inside : ndarray of bool
+        Which have a law: away from the boundary and determined by the data (k,).
+    """
+
+    estimate: np.ndarray
+    center: np.ndarray
+    cov: np.ndarray | None
+    kinds: np.ndarray
+    inside: np.ndarray
+
+
+def transformed_law(result: Any, terms: list[str]) -> TransformedLaw:
+    """The law of the rows `terms` of ``tidy(effects="random")``."""
+    estimate = _values(result)
+    kinds = np.array([_kind(term) for term in terms])
+    center = _transformed(estimate, kinds)
+    inside = np.isfinite(center)
+    law = result.variance_law() if result.converged else None
+    if law is None:
+        return TransformedLaw(estimate, center, None, kinds, np.zeros(len(terms), dtype=bool))
+    at, cov = law
+    jacobian = np.zeros((len(terms), len(at)))
+    for j in range(len(at)):
+        step = _STEP * max(abs(at[j]), 0.1)
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = at.copy()
+            moved[j] += sign * step
+            ends.append(_transformed(_values(result, moved), kinds))
+        with np.errstate(invalid="ignore"):
+            jacobian[:, j] = (ends[0] - ends[1]) / (2.0 * step)
+    with np.errstate(invalid="ignore"):
+        cov = jacobian @ cov @ jacobian.T
+    # along flat directions the spread is arbitrary, often out of range
+    inside &= np.isfinite(cov.diagonal()) & (cov.diagonal() > 0.0) & ~_undetermined(result, len(terms))
+    return TransformedLaw(estimate, center, cov, kinds, inside)
 
 
 def random_intervals(result: Any, terms: list[str], alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -34,29 +85,13 @@ def random_intervals(result: Any, terms: list[str], alpha: float) -> tuple[np.nd
     std_error, conf_low, conf_high : ndarray
         One value per row.
     """
-    estimate = _values(result)
+    law = transformed_law(result, terms)
+    estimate, center, kinds, inside = law.estimate, law.center, law.kinds, law.inside
     out = np.full((3, len(terms)), np.nan)
-    law = result.variance_law() if result.converged else None
-    if law is None:
+    if law.cov is None:
         return out[0], out[1], out[2]
-    at, cov = law
-    kinds = np.array([_kind(term) for term in terms])
-    inside = np.isfinite(_transformed(estimate, kinds))
-    jacobian = np.zeros((len(terms), len(at)))
-    for j in range(len(at)):
-        step = _STEP * max(abs(at[j]), 0.1)
-        ends = []
-        for sign in (1.0, -1.0):
-            moved = at.copy()
-            moved[j] += sign * step
-            ends.append(_transformed(_values(result, moved), kinds))
-        with np.errstate(invalid="ignore"):
-            jacobian[:, j] = (ends[0] - ends[1]) / (2.0 * step)
-    spread = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", jacobian, cov, jacobian), 0.0))
-    # along flat directions the spread is arbitrary, often out of range
-    inside &= np.isfinite(spread) & (spread > 0.0) & ~_undetermined(result, len(terms))
+    spread = np.sqrt(np.maximum(law.cov.diagonal(), 0.0))
     half = stats.norm.isf(0.5 * alpha) * spread
-    center = _transformed(estimate, kinds)
     for i in np.flatnonzero(inside):
         if kinds[i] == "sd":
             out[:, i] = estimate[i] * spread[i], *np.exp(center[i] + np.array([-1.0, 1.0]) * half[i])

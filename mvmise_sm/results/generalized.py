@@ -213,17 +213,20 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         return dict(zip(names, blocks, strict=True))
 
     def variance_law(self):
-        """Working theta and its asymptotic covariance; None where the family has a dispersion or none is known."""
-        if self.k_scale or self.nagq == 0 or self._cov_all is None:
+        """Working theta, then log phi of a dispersion phi, and their asymptotic covariance; None without."""
+        if self.nagq == 0 or self._cov_all is None or self.k_scale > self.deviance_function().k_shape:
             return None
-        k = len(self.theta)
-        return np.array(self.optimum[:k]), self._cov_all[:k, :k]
+        places = np.arange(len(self.theta))
+        if self.k_scale:
+            places = np.append(places, len(self.optimum) - 1)
+        return np.array(self.optimum)[places], self._cov_all[np.ix_(places, places)]
 
     def parameters_at(self, at):
-        """Theta and scale at parameters of `variance_law`."""
-        working = np.array(self.optimum, dtype=float)
-        working[: len(at)] = at
-        return self.deviance_function().user_theta(working)[: len(at)], self.scale
+        """Theta and scale at parameters of `variance_law`; theta is relative to the dispersion."""
+        k, working = len(self.theta), np.array(self.optimum, dtype=float)
+        working[:k] = at[:k]
+        theta = self.deviance_function().user_theta(working)[:k]
+        return (theta, self.scale) if len(at) == k else (theta / np.exp(0.5 * at[k]), float(np.exp(at[k])))
 
     def mean_scale(self):
         """The scale of the link, see `MarginalResults.mean_scale`."""
@@ -301,6 +304,12 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
     def cumulative(self, y, predictors, weights):
         """Probability of a response up to `y` by row, None where the family has no distribution function."""
         return self.family.distribution(y, predictors[0], weights, self.dispersion, self.shapes)
+
+    def density_of_rows(self):
+        """Log density by row as a function of a solution and a step of the linear predictor, see `inference.draws`."""
+        from mvmise_sm.inference.draws import one_part_density
+
+        return one_part_density(self)
 
     def laplace_error(self):
         """Say how far the Laplace approximation is from the exact integral over the random effects.

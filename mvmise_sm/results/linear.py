@@ -126,14 +126,15 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
             return None
         return residual.residual_blocks(self.model.residual_structure, self.model.residual.rows, self.theta)
 
-    def residual_noise(self, rng):
-        """Residuals drawn from the fit (nobs,)."""
+    def residual_noise(self, rng, theta=None, scale=None):
+        """Residuals (nobs,) drawn from the fit, or from its model at other variance parameters."""
         model = self.model
         if model.residual is None:
             noise = rng.standard_normal(model.nobs)
         else:
-            noise = residual.draw_residuals(model.residual_structure, model.residual.rows, self.theta, rng)
-        size = np.sqrt(self.scale)
+            at = self.theta if theta is None else theta
+            noise = residual.draw_residuals(model.residual_structure, model.residual.rows, at, rng)
+        size = np.sqrt(self.scale if scale is None else scale)
         return noise * (size if model.weights is None else size / np.sqrt(model.weights))
 
     def _variance_rows(self):

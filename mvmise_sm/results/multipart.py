@@ -338,6 +338,12 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
         p = expit(predictors[1])
         return np.where(y < 0.0, 0.0, p + (1.0 - p) * inner)
 
+    def density_of_rows(self):
+        """See `GeneralizedLinearMixedModelResults.density_of_rows`."""
+        from mvmise_sm.inference.draws import parts_density
+
+        return parts_density(self)
+
     # --- tables
 
     def overdispersion(self):

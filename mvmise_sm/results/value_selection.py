@@ -33,6 +33,7 @@ REFUSED = {
     "check": "check() knows linear and generalized mixed models; summary() says what is doubtful here",
     "profile": "profiles of variances are not available with missing values in the likelihood; use bootstrap()",
     "plot_profile": "profiles of variances are not available with missing values in the likelihood; use bootstrap()",
+    "to_arviz": "to_arviz draws from linear and generalized mixed models; bootstrap() has draws of the parameters here",
     "plot_fit": "plot_fit draws complete responses; use predict() and predict_missing()",
     "plot_priors": "plot_priors knows linear and generalized mixed models; summary() prints the priors",
 }

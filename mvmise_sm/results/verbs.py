@@ -103,23 +103,36 @@ class VerbResults:
 
         return adapter(self)
 
-    def to_arviz(self, draws=1000, chains=4, rng=None):
+    def to_arviz(self, draws=1000, chains=4, rng=None, log_likelihood=True):
         """Draws from the normal approximation at the optimum as ArviZ data; they are no posterior sample.
+
+        Variance parameters, coefficients and random effects are drawn jointly: of linear models log standard
+        deviations and Fisher's z of correlations are normal and the rest is normal given these, exactly; of generalized
+        models covariance parameters and coefficients are normal and the random effects have Laplace's law given these.
+        A draw costs an evaluation of the criterion.
 
         Parameters
         ----------
         draws, chains : int, optional
         rng : int, numpy.random.Generator, or numpy.random.RandomState, optional
+        log_likelihood : bool, optional
+            Whether to keep the log density of every row in every draw, for ``arviz.loo`` and ``arviz.waic``.
 
         Returns
         -------
         arviz.InferenceData
-            With ``posterior`` (``beta``, one ``b_<group>`` per grouping factor, standard deviations and correlations)
-            and ``observed_data``.
+            ``posterior`` with ``beta`` (term), one ``b_<group>`` (level, term) per grouping factor, ``sd`` and ``cor``
+            of the random effects, ``sigma`` and the family's own parameters; ``observed_data``; ``log_likelihood``
+            given the random effects, but for models with correlated residuals.
+
+        Raises
+        ------
+        OptionError
+            If ArviZ is not installed, or the fit has no covariance of its parameters.
         """
         from mvmise_sm.inference.arviz import to_arviz
 
-        return to_arviz(self, draws, chains, rng)
+        return to_arviz(self, draws, chains, rng, log_likelihood)
 
     def add1(self, scope):
         """Add every term of a scope, one at a time.

@@ -397,10 +397,10 @@ class LaplaceDeviance(WorkingParameters):
         )
         return value - fitted, exact
 
-    def _user_modes(self, mode: Mode, terms: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Conditional modes in the user's coordinates, one (n_levels, q) per term."""
-        b = [None] * len(terms)
-        for f, effects in zip(self.layout.factors, mode.b, strict=True):
+    def user_effects(self, blocks: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Random effects (q, J) per factor in the user's coordinates, one (n_levels, q) per term."""
+        b = [None] * len(self.layout.term_bases)
+        for f, effects in zip(self.layout.factors, blocks, strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
                 own = (self.layout.term_bases[t].a @ effects[place]).T
                 b[t] = self.random.factors[f.index].labelled(own)
@@ -413,7 +413,7 @@ class LaplaceDeviance(WorkingParameters):
         -------
         GeneralizedSolution
         """
-        mode, _, terms, sigmas, value = self.at(x)
+        mode, _, _, sigmas, value = self.at(x)
         penalty = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
         sigma2 = self.response.scale
         information = self.fixed_system(mode).information
@@ -425,7 +425,7 @@ class LaplaceDeviance(WorkingParameters):
         return GeneralizedSolution(
             theta=self.space.user(x[: self.k_theta]) / np.sqrt(sigma2),
             beta=a @ mode.beta,
-            b=self._user_modes(mode, terms),
+            b=self.user_effects(mode.b),
             sigma2=sigma2,
             alpha=getattr(self.response.distribution, "alpha", None),
             cov_beta=cov / sigma2,

@@ -276,17 +276,11 @@ class ProfiledDeviance:
         working = self.working_theta(theta)
         factorization, inner, terms, value = self.eliminated(working)
         self._inner.check(self.space.user_sigmas(terms) if self._inner.uses_sigmas else None)
-        xi = np.append(-inner.beta, 1.0)
-        b = [None] * len(terms)
-        for f, score in zip(self.layout.factors, factorization.scores(xi), strict=True):
-            for t, place in zip(f.terms, f.places, strict=True):
-                left = self.layout.term_bases[t].a @ (terms[t] @ terms[t].T)
-                b[t] = self.random.factors[f.index].labelled((left @ score[place]).T)
         basis = self.basis
         return PLSSolution(
             theta=theta,
             beta=basis.a @ inner.beta + self.origin,
-            b=tuple(b),
+            b=self._modes(factorization, inner.beta, terms),
             sigma2=inner.sigma2,
             cov_beta=basis.a @ inner.cov_beta @ basis.a.T,
             logdet_m=factorization.logdet,
@@ -296,6 +290,19 @@ class ProfiledDeviance:
             criterion=value - inner.penalty,
             penalty=inner.penalty,
         )
+
+    def _modes(self, factorization, beta, terms):
+        b = [None] * len(terms)
+        for f, score in zip(self.layout.factors, factorization.scores(np.append(-beta, 1.0)), strict=True):
+            for t, place in zip(f.terms, f.places, strict=True):
+                left = self.layout.term_bases[t].a @ (terms[t] @ terms[t].T)
+                b[t] = self.random.factors[f.index].labelled((left @ score[place]).T)
+        return tuple(b)
+
+    def random_effects_at(self, theta, beta):
+        """E(b | y, theta, beta) at the user's theta (k_theta,) and beta (p,), one (n_levels, q) per term."""
+        factorization, _, terms, _ = self.eliminated(self.working_theta(np.asarray(theta, dtype=float)))
+        return self._modes(factorization, np.linalg.solve(self.basis.a, beta - self.origin), terms)
 
     def evaluate_at(self, theta, beta, sigma2=None):
         """-2 log L, penalty and sigma2 at given parameters; sigma2 is profiled if None.

@@ -426,14 +426,14 @@ class PartsDeviance(LaplaceDeviance):
     # solution
 
     def solve(self, x):
-        mode, _, terms, sigmas, value = self.at(x)
+        mode, _, _, sigmas, value = self.at(x)
         penalty = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
         a = self.basis.a
         full = self._full_eta(mode)
         return PartsSolution(
             theta=self.space.user(x[: self.k_theta]),
             beta=a @ mode.beta,
-            b=self._user_modes(mode, terms),
+            b=self.user_effects(mode.b),
             sigma2=1.0,
             alpha=None,
             cov_beta=a @ np.linalg.pinv(self.fixed_system(mode).information, hermitian=True) @ a.T,

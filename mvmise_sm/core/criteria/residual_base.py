@@ -273,7 +273,7 @@ class ResidualCriterion(ABC):
         return PLSSolution(
             theta=theta,
             beta=basis.a @ inner.beta + self.origin,
-            b=self._modes(factorization, inner, terms),
+            b=self._modes(factorization, inner.beta, terms),
             sigma2=inner.sigma2,
             cov_beta=basis.a @ inner.cov_beta @ basis.a.T,
             logdet_m=factorization.logdet,
@@ -284,8 +284,13 @@ class ResidualCriterion(ABC):
             penalty=inner.penalty,
         )
 
-    def _modes(self, factorization: Any, inner: Any, terms: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    def _modes(self, factorization: Any, beta: np.ndarray, terms: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
+
+    def random_effects_at(self, theta: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, ...]:
+        """E(b | y, theta, beta) at the user's theta (k_theta,) and beta (p,), one (n_levels, q) per term."""
+        factorization, _, terms, _ = self.eliminated(self.working_theta(theta))
+        return self._modes(factorization, np.linalg.solve(self.basis.a, beta - self.origin), terms)
 
     def conditional_cov(self, theta: np.ndarray) -> tuple[np.ndarray, ...]:
         """Var(b | y, beta) / sigma2 by level, one (n_levels, q, q) per grouping factor."""

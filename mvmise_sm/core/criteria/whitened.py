@@ -350,8 +350,8 @@ class WhitenedDeviance(ResidualCriterion):
         """By central differences of the gradient; the slopes of the covariance of beta are exact."""
         return second_order(self, theta, -self.products(theta)[0])
 
-    def _modes(self, factorization: Any, inner: Any, terms: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        xi = np.append(-inner.beta, 1.0)
+    def _modes(self, factorization: Any, beta: np.ndarray, terms: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        xi = np.append(-beta, 1.0)
         b: list[Any] = [None] * len(terms)
         for f, score in zip(self.layout.factors, factorization.scores(xi), strict=True):
             for t, place in zip(f.terms, f.places, strict=True):

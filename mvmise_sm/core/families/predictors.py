@@ -200,6 +200,15 @@ class PartsResponse:
             rows, score = np.where(bad, -np.inf, rows), np.where(bad, 0.0, score)
         return rows, score
 
+    def log_density_rows(self, predictors: np.ndarray) -> np.ndarray:
+        """Log density by row (nobs,), constants included, at all predictors (K, nobs); -inf outside its domain."""
+        with np.errstate(all="ignore"):
+            rows = self._derivatives(predictors, False)[()] + np.zeros(self.y.shape)
+            extra = self.family.row_constant(self._safe, self._inner, [predictors[c] for c in self._places()[1:]])
+        if extra is not None:
+            rows = rows + (extra if self._outer is None else self._outer * extra)
+        return np.where(np.isfinite(rows), rows, -np.inf)
+
     def _predictors(self, eta: np.ndarray) -> np.ndarray:
         full = self._base.copy()
         full[self.random[0] if eta.ndim == 1 else list(self.random)] = eta

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.core.uncertainty import hessian as uncertainty
+from mvmise_sm.core.uncertainty.draws import laplace_effects
 
 __all__ = ["second_order_term", "shifts"]
 
@@ -76,40 +77,12 @@ def _drawn(criterion: Any, mode: Any, third: np.ndarray) -> float:
     rng = np.random.default_rng(_SEED)
     squares: list[float] = []
     while len(squares) < _DRAWS:
-        g = [_posterior_draws(criterion, mode, rng) for _ in range(3)]
-        for k in range(_BATCH):
-            value = np.einsum("abcn,an,bn,cn->", third, g[0][k], g[1][k], g[2][k], optimize=True)
+        sets = [laplace_effects(criterion, mode, rng, _BATCH) for _ in range(3)]
+        for drawn in zip(*sets, strict=True):
+            g = [np.atleast_2d(criterion.incidence.times(b)) for b in drawn]
+            value = np.einsum("abcn,an,bn,cn->", third, *g, optimize=True)
             squares.append(float(value) ** 2)
     return float(np.mean(squares))
-
-
-def _posterior_draws(criterion: Any, mode: Any, rng: np.random.Generator) -> list[np.ndarray]:
-    """Draws of Z b for b ~ N(0, P): prior draws corrected by the conditional mean given noisy observations of them."""
-    inc, weighted = criterion.incidence, mode.weighted
-    w = mode.terms.convex()
-    several = w.ndim > 1
-    if several:
-        values, vectors = np.linalg.eigh(w.transpose(2, 0, 1))
-        root = np.einsum("nik,nk,njk->ijn", vectors, np.sqrt(np.maximum(values, 0.0)), vectors)
-    else:
-        root = np.sqrt(w)
-    prior, rhs = [], []
-    for _ in range(_BATCH):
-        b = [lam @ rng.standard_normal(x.shape) for lam, x in zip(criterion.merged_lambdas, mode.b, strict=True)]
-        zb = inc.times(b)
-        noise = rng.standard_normal(zb.shape)
-        if several:
-            row = np.einsum("abn,bn->an", root, noise) - np.einsum("abn,bn->an", w, zb)
-        else:
-            row = root * noise - w * zb
-        prior.append(b)
-        rhs.append(inc.transposed(row))
-    stacked = [np.stack([one[k] for one in rhs], axis=2) for k in range(len(rhs[0]))]
-    coef = weighted.solve_blocks(stacked)[0]
-    return [
-        np.atleast_2d(inc.times([b + c[:, :, i] for b, c in zip(one, coef, strict=True)]))
-        for i, one in enumerate(prior)
-    ]
 
 
 def shifts(criterion: Any, x: np.ndarray) -> tuple[float, np.ndarray | None, np.ndarray]:

@@ -216,8 +216,8 @@ class Estimates:
         return out
 
     def _adjustment(self, tests: str) -> str:
-        _, _, df = self.wald()
-        sizes = {int(np.isfinite(df[at]).sum()) for at in self.groups()}
+        estimate, _, _ = self.wald()
+        sizes = {int(np.isfinite(estimate[at]).sum()) for at in self.groups()}
         size = f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(next(iter(sizes), 0))
         what = tests or ("P-values and intervals" if self.is_contrast else "Intervals")
         text = f"{what} adjusted after {SHOWN[self.adjust]} for families of {size}"
