@@ -135,10 +135,21 @@ def check_nesting(term: ResidualTerm, factors: tuple[GroupingFactor, ...]) -> No
     ------
     DataError
     """
-    if not term.subject:
+    if all(batch.size == 1 for batch in term.rows.batches):
         return
+    labels = term.subject_labels if len(term.subject_labels) else np.arange(term.rows.nobs)
     for factor in factors:
-        _one_level(term.rows.subjects, term.subject_labels, factor.codes, term.subject, factor.name)
+        codes = factor.codes if factor.loadings is None else _kinds_of(factor.loadings)
+        _one_level(term.rows.subjects, labels, codes, term.subject, factor.name)
+
+
+def _kinds_of(loadings: Any) -> np.ndarray:
+    """Codes (nobs,) that are equal where two rows have the same memberships in the same shares."""
+    loadings = loadings.tocsr()
+    loadings.sum_duplicates()
+    bounds = zip(loadings.indptr[:-1], loadings.indptr[1:], strict=True)
+    rows = [(loadings.indices[a:b].tobytes(), loadings.data[a:b].tobytes()) for a, b in bounds]
+    return pd.factorize(pd.Series(rows, dtype=object))[0]
 
 
 def unseen_pairs(term: ResidualTerm) -> list[tuple[str, str]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.core.criteria.whitened import WhitenedDeviance
+from mvmise_sm.core.uncertainty.deletion import RowDeletion, row_deletion
 from mvmise_sm.core.uncertainty.hessian import prediction_variance
-from mvmise_sm.exceptions import NotAvailableError
 from mvmise_sm.inference.fits import with_rows
 from mvmise_sm.inference.resampling import parameter_names, parameters_of, resampled_fit
 from mvmise_sm.options import strict_options
@@ -37,33 +38,25 @@ class RowInfluence:
     -----
     With P = V^-1 - V^-1 X C X'V^-1 and x_i = X'V^-1 e_i, deleting row i moves beta by C x_i (Py)_i / P_ii and its
     covariance from C to C + C x_i x_i'C / P_ii (Christensen, Pearson and Johnson 1992, Technometrics 34); here
-    (Py)_i = w_i e_i and P_ii = w_i (1 - h_i), with conditional residuals e and leverages h.
+    (Py)_i = w_i e_i and P_ii = w_i (1 - h_i), with conditional residuals e and leverages h. With ``residual=`` they are
+    taken from V itself.
     """
 
     def __init__(self, result):
         result = with_rows(result)
         model = result.model
-        if result.residual_structure() is not None:
-            raise NotAvailableError(
-                "the influence of single rows takes independent residuals; with residual= leave out subjects: "
-                f"get_influence(level={result.grouping().name!r})"
-            )
         self._index = model.data.row_labels
         if self._index is None:
             self._index = pd.RangeIndex(result.nobs)
-        h, residual, x_whitened, cov = _linearised(result)
-        self.hat_matrix_diag = h
+        cov, residual, deleted = _deleted(result)
+        self.hat_matrix_diag = h = deleted.hat
         left = np.maximum(1.0 - h, 1e-12)
-        p = result.k_fe
-        shortcut = residual**2 / left**2 * h / (result.scale * max(p, 1))
+        size = result.scale * max(result.k_fe, 1)
+        shortcut = residual**2 / left**2 * h / size
         self.cooks_distance_lme4 = pd.Series(shortcut, index=self._index, name="cooks_distance_lme4")
-        moved = x_whitened @ (cov / result.scale)
-        change = moved * (residual / left)[:, None]
-        spread = np.einsum("ij,ij->i", moved, x_whitened)
-        cooks = (residual / left) ** 2 * spread / (result.scale * max(p, 1))
-        self.cooks_distance = pd.Series(cooks, index=self._index, name="cooks_distance")
-        se = np.sqrt(np.diag(cov) + result.scale * np.square(moved) / left[:, None])
-        self.dfbetas = pd.DataFrame(change / se, index=self._index, columns=list(model.exog_names))
+        self.cooks_distance = pd.Series(deleted.distance / size, index=self._index, name="cooks_distance")
+        se = np.sqrt(np.diag(cov) + result.scale * deleted.widened)
+        self.dfbetas = pd.DataFrame(deleted.change / se, index=self._index, columns=list(model.exog_names))
 
     def summary_frame(self):
         """Frame with ``hat_diag, cooks_d`` and one column ``dfb_<name>`` per fixed effect (nobs rows)."""
@@ -117,8 +110,7 @@ class GroupInfluence:
         cooks = np.einsum("ji,ik,jk->j", change, inverse, change) / result.k_fe
         self.cooks_distance = pd.Series(cooks, index=index, name="cooks_distance")
         self.dfbetas = pd.DataFrame(change / errors, index=index, columns=fixed)
-        # leverages are those of rows with independent residuals
-        h = np.full(result.nobs, np.nan) if result.residual_structure() is not None else _linearised(result)[0]
+        h = _deleted(result)[2].hat
         self.hat_matrix_diag = pd.Series([h[r].sum() for r in rows], index=index, name="hat_diag")
 
     def summary_frame(self):
@@ -136,6 +128,22 @@ class GroupInfluence:
 def influence(result, level=None):
     """Influence by row or by group; see `InferentialResults.get_influence`."""
     return RowInfluence(result) if level is None else GroupInfluence(result, level)
+
+
+def _deleted(result):
+    """Covariance of the fixed effects, residuals at unit variance over sigma, and what leaving out each row changes."""
+    model = result.model
+    if result.residual_structure() is not None:
+        rows = model.endog, np.asarray(model.exog, dtype=float), model.random_effects, model.residual
+        options = {"priors": model.priors, "reml": result.reml, "weights": model.weights, "offset": model.offset}
+        deleted = row_deletion(WhitenedDeviance(*rows, **options), result.theta)
+        return result.scale * result.solution.cov_beta, np.asarray(result.resid_pearson), deleted
+    h, residual, x, cov = _linearised(result)
+    left = np.maximum(1.0 - h, 1e-12)
+    moved = x @ (cov / result.scale)
+    distance = (residual / left) ** 2 * np.einsum("ij,ij->i", moved, x)
+    change = moved * (residual / left)[:, None]
+    return cov, residual, RowDeletion(h, change, np.square(moved) / left[:, None], distance)
 
 
 def _linearised(result):
@@ -181,7 +189,7 @@ def relative_factor(result):
 
     random = result.model.random_effects
     blocks = [
-        sparse.kron(sparse.identity(t.factor.n_levels), sparse.csc_matrix(lam))
+        sparse.kron(sparse.identity(t.factor.n_effects), sparse.csc_matrix(lam))
         for t, lam in zip(random.terms, random.lambdas(result.theta), strict=True)
     ]
     return sparse.block_diag(blocks, format="csc")

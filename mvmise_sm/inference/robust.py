@@ -110,7 +110,8 @@ def _clusters(result: Any, adjustment: str, groups: Any) -> tuple[np.ndarray, st
     """Codes (nobs,) of the clusters and their name."""
     term = result.residual_term()
     if groups is None and term is not None and term.subject:
-        groups = term.subject
+        # subjects, or what they lie in where its random effects make them dependent
+        groups = result.grouping().name
     if groups is None:
         raise OptionError(f"cov_type {adjustment!r} needs groups=, the column or labels of the clusters")
     factors = {factor.name: factor for factor in result.grouping_factors()}

@@ -14,7 +14,7 @@ from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.optimise.second_start import with_second_start
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.design.build import caller_environment
-from mvmise_sm.design.residual import warn_unseen
+from mvmise_sm.design.residual import check_nesting, warn_unseen
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, IdentificationWarning, OptionError, SingularFitWarning
 from mvmise_sm.formula.residual import parse_residual
 from mvmise_sm.models.base import MixedModelBase
@@ -88,6 +88,7 @@ class LinearMixedModel(MixedModelBase):
         self.residual_structure = None if self.residual is None else self.residual.structure
         self.residual_text = "" if self.residual is None else self.residual.text
         if self.residual is not None:
+            check_nesting(self.residual, self.random_effects.factors)
             warn_unseen(self.residual)
 
     @classmethod
@@ -131,10 +132,7 @@ class LinearMixedModel(MixedModelBase):
 
     @classmethod
     def _structure_options(cls, options):
-        residual, cov = parse_residual(options.pop("residual", None)), options.pop("cov", None)
-        if residual is not None and cov is not None:
-            raise OptionError("residual= and cov= cannot be combined: known relationships connect the subjects")
-        return {"residual": residual, "cov": cov}
+        return {"residual": parse_residual(options.pop("residual", None)), "cov": options.pop("cov", None)}
 
     def _check_data(self):
         super()._check_data()
@@ -218,7 +216,7 @@ class LinearMixedModel(MixedModelBase):
         use_t : bool, optional
             Whether Wald tests use Student's t with nobs - k_fe degrees of freedom.
         cov_kwds : dict, optional
-            With a robust `cov_type`: ``groups`` (by default the subjects of ``residual=``), ``use_correction`` for
+            With a robust `cov_type`: ``groups`` (by default the subjects of ``residual=``, or the coarsest factor that they lie in), ``use_correction`` for
             ``"cluster"``, and ``type`` (``"CR0"`` ... ``"CR3"``), which takes the place of `cov_type`.
         start_theta : array_like, optional
             Start of theta (k_theta,); a moment estimate by default.

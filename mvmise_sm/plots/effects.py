@@ -21,6 +21,8 @@ def _plain(result):
 
 def _group_name(result, group):
     names = list(result.random_effects)
+    if not names:
+        raise OptionError("the model has no random effects to plot")
     if group is None:
         return names[0]
     if group not in names:
@@ -97,6 +99,18 @@ def _axis_of(column, points):
     return kept.codes.astype(float), span, [str(level) for level in kept.categories]
 
 
+def _lines_of(result, group):
+    """The grouping factor whose levels have lines; subjects of a residual structure where there are no random effects.
+    """
+    factors = list(result.model.random_effects.factors) or result.grouping_factors()
+    if not factors:
+        raise OptionError("the model has neither random effects nor subjects to draw lines for")
+    names = [f.name for f in factors]
+    if group is not None and group not in names:
+        raise OptionError(f"group must be one of {names}, got {group!r}")
+    return factors[0] if group is None else factors[names.index(group)]
+
+
 @strict
 def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     """Plot the response against `x` by group, with fitted lines: solid for the group, dashed for the population.
@@ -108,7 +122,7 @@ def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     x : str
         A variable of the formula: a number, or a factor, whose levels stand side by side.
     group : str, optional
-        Grouping factor; the first by default.
+        Grouping factor; the first by default. Without random effects the subjects of the residual structure.
     ax : Axes or sequence of Axes, optional
         One Axes for all groups; otherwise one panel per group.
     max_groups : int, optional
@@ -126,8 +140,8 @@ def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
         raise OptionError("fitted lines need a model from a formula")
     if x not in design.frame.columns:
         raise OptionError(f"x must be a variable of the data, got {x!r}")
-    group = _group_name(result, group)
-    factor = next(f for f in result.model.random_effects.factors if f.name == group)
+    factor = _lines_of(result, group)
+    group = factor.name
     values, span, ticks = _axis_of(design.frame[x], points)
     y = np.asarray(result.model.endog)
     places = np.arange(len(ticks)) if ticks else span

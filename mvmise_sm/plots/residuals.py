@@ -43,6 +43,8 @@ def _linear_predictor(result):
 def diagnostics(result, ax=None):
     """Plot four panels: residuals and their spread against the fit, and quantiles of residuals and of random effects.
 
+    Models without random effects have three.
+
     Parameters
     ----------
     result : MixedModelResults
@@ -55,7 +57,8 @@ def diagnostics(result, ax=None):
     """
     result = _plain(result)
     single = ax is not None and np.size(np.asarray(ax, dtype=object)) == 1
-    axes = panels(1 if single else 4, ax, columns=2, size=(3.6, 2.9))
+    modes = next(iter(result.random_effects.items()), None)
+    axes = panels(1 if single else 3 if modes is None else 4, ax, columns=2, size=(3.6, 2.9))
     fitted, residual = _linear_predictor(result), _standardised(result)
     alpha = float(np.clip(60.0 / np.sqrt(len(fitted)) / 4.0, 0.1, 0.8))
     axes[0].axhline(0.0, color=FAINT, lw=0.8)
@@ -73,8 +76,9 @@ def diagnostics(result, ax=None):
     axes[1].set_ylabel("Root of |residual|")
     trim(axes[1])
     qq(result, "resid", axes[2])
-    name, frame = next(iter(result.random_effects.items()))
-    qq(result, name, axes[3], column=frame.columns[0])
+    if modes is not None:
+        name, frame = modes
+        qq(result, name, axes[3], column=frame.columns[0])
     return axes
 
 

@@ -215,6 +215,9 @@ def _mode_rows(result, alpha):
             columns = {"effect": "ran_vals", "group": group, "level": modes.index, "term": name}
             columns |= {"estimate": estimate, "std_error": se}
             parts.append(pd.DataFrame({**columns, "conf_low": estimate - z * se, "conf_high": estimate + z * se}))
+    if not parts:
+        names = ["effect", "group", "level", "term", "estimate", "std_error", "conf_low", "conf_high"]
+        return pd.DataFrame(columns=names)
     return pd.concat(parts, ignore_index=True)
 
 

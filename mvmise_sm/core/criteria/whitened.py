@@ -19,13 +19,11 @@ from mvmise_sm.core.criteria.residual_base import ResidualCriterion
 from mvmise_sm.core.criteria.solution import Evaluation
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
 from mvmise_sm.core.elimination.choose import build_system
-from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
+from mvmise_sm.core.uncertainty.deletion import InverseBlocks
+from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances, subject_covariances
 from mvmise_sm.core.uncertainty.second_order import SecondOrder, second_order
 
 __all__ = ["WhitenedDeviance"]
-
-# elements of the largest panel of posterior covariances
-_PANEL_CELLS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +67,8 @@ class _Whitened:
 
 class WhitenedDeviance(ResidualCriterion):
     """-2 log L or the REML criterion of (theta, phi) for any random effects in whose levels the subjects lie.
+
+    Levels may be related: what counts is that all rows of a subject have the same share of the same effects.
 
     Parameters are those of `ResidualCriterion`.
     """
@@ -177,7 +177,7 @@ class WhitenedDeviance(ResidualCriterion):
         out = 0.0
         for f, z, b in zip(whitened.layout.factors, whitened.z, effects, strict=True):
             for a in range(f.q):
-                out = out + z[:, a, None] * b[a][f.codes]
+                out = out + z[:, a, None] * f.at_rows(b[a])
         return np.asarray(out)
 
     def _moved(self, theta: np.ndarray, whitened: _Whitened, columns: np.ndarray, scores: Sequence[np.ndarray]) -> list:
@@ -190,7 +190,7 @@ class WhitenedDeviance(ResidualCriterion):
             for k, e in directions:
                 f, z = whitened.layout.factors[k], whitened.z[k]
                 effects = np.tensordot(e, scores[k], axes=1)
-                out.append(sum(z[:, a, None] * effects[a][f.codes] for a in range(f.q)))
+                out.append(sum(z[:, a, None] * f.at_rows(effects[a]) for a in range(f.q)))
         k_phi = self.k_theta - self.k_g
         moved = np.empty((k_phi, *columns.shape))
         for batch, root in zip(self._batches, whitened.roots, strict=True):
@@ -205,6 +205,26 @@ class WhitenedDeviance(ResidualCriterion):
         columns = [factorization.scores(unit) for unit in np.eye(c)[:count]]
         return [np.stack([column[k] for column in columns], axis=2) for k in range(len(self.layout.factors))]
 
+    def inverse_rows(self, theta: np.ndarray) -> tuple[np.ndarray, list[InverseBlocks]]:
+        """V^-1 [X y] (n, c) at working parameters, and V^-1 and R within every subject; rows times the roots of the
+        weights.
+        """
+        factorization = self.eliminated(theta)[0]
+        whitened = self._whiten(theta[self.k_g :])
+        columns = self._residual_columns(theta)
+        z = np.concatenate(whitened.z, axis=1) if whitened.z else None
+        out, blocks = np.empty_like(columns), []
+        for batch, root in zip(self._batches, whitened.roots, strict=True):
+            own = root[batch.member]
+            out[batch.rows] = own.transpose(0, 2, 1) @ columns[batch.rows]
+            inner = np.broadcast_to(np.eye(batch.size), own.shape)
+            if z is not None:
+                cov = subject_covariances(self.layout, factorization, batch.rows[:, 0])
+                inner = inner - z[batch.rows] @ cov @ z[batch.rows].transpose(0, 2, 1)
+            residual = self.residual.structure.blocks(theta[self.k_g :], batch)[batch.member]
+            blocks.append(InverseBlocks(batch.rows, own.transpose(0, 2, 1) @ inner @ own, residual))
+        return out, blocks
+
     # --- derivatives
 
     def _slopes(self, theta: np.ndarray, weights: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
@@ -217,52 +237,13 @@ class WhitenedDeviance(ResidualCriterion):
         for batch, root in zip(self._batches, whitened.roots, strict=True):
             explained = weighted[batch.rows] @ columns[batch.rows].transpose(0, 2, 1)
             if z is not None:
-                cov = self._subject_cov(factorization, batch)
+                cov = subject_covariances(self.layout, factorization, batch.rows[:, 0])
                 rows = z[batch.rows]
                 explained += rows @ cov @ rows.transpose(0, 2, 1)
             total = -batch.sum_by_pattern(explained)
             index = np.arange(batch.size)
             total[:, index, index] += batch.counts[:, None]
             out.append(root.transpose(0, 2, 1) @ total @ root)
-        return out
-
-    def _subject_cov(self, factorization: Any, batch: PatternBatch) -> np.ndarray:
-        """Var(b | y, beta) / sigma2 of the effects that touch each subject of a batch (subjects, Q, Q)."""
-        factors = self.layout.factors
-        codes = [f.codes[batch.rows[:, 0]] for f in factors]
-        stops = np.cumsum([0] + [f.q for f in factors])
-        out = np.zeros((len(batch.rows), stops[-1], stops[-1]))
-        for k, block in enumerate(factorization.posterior_cov()):
-            own = slice(stops[k], stops[k + 1])
-            out[:, own, own] = block[:, :, codes[k]].transpose(2, 0, 1)
-        for k in range(len(factors)):
-            for n in range(k + 1, len(factors)):
-                first, second = (k, n) if factors[k].n_levels >= factors[n].n_levels else (n, k)
-                cross = self._cross_cov(factorization, first, second, codes[first], codes[second])
-                a, b = slice(stops[first], stops[first + 1]), slice(stops[second], stops[second + 1])
-                out[:, a, b] = cross
-                out[:, b, a] = cross.transpose(0, 2, 1)
-        return out
-
-    def _cross_cov(self, factorization: Any, k: int, n: int, codes_k: np.ndarray, codes_n: np.ndarray) -> np.ndarray:
-        """Posterior covariances (subjects, q_k, q_n) of the levels of two factors, by panels of the second's."""
-        f, g = self.layout.factors[k], self.layout.factors[n]
-        starts = np.cumsum([0] + [h.size for h in self.layout.factors])
-        total = int(starts[-1])
-        out = np.empty((len(codes_k), f.q, g.q))
-        found = np.unique(codes_n)
-        panel = max(1, _PANEL_CELLS // (total * g.q))
-        for lo in range(0, found.size, panel):
-            part = found[lo : lo + panel]
-            unit = np.zeros((total, g.q, part.size))
-            for b in range(g.q):
-                unit[starts[n] + b * g.n_levels + part, b, np.arange(part.size)] = 1.0
-            solved = factorization.solve(unit.reshape(total, -1)).reshape(unit.shape)
-            at = np.flatnonzero((codes_n >= part[0]) & (codes_n <= part[-1]))
-            column = np.searchsorted(part, codes_n[at])
-            for a in range(f.q):
-                rows = starts[k] + a * f.n_levels + codes_k[at]
-                out[at, a] = solved[rows[:, None], np.arange(g.q), column[:, None]]
         return out
 
     def derivatives(
@@ -356,7 +337,7 @@ class WhitenedDeviance(ResidualCriterion):
         for f, score in zip(self.layout.factors, factorization.scores(xi), strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
                 left = self.layout.term_bases[t].a @ (terms[t] @ terms[t].T)
-                b[t] = (left @ score[place]).T
+                b[t] = self.random.factors[f.index].labelled((left @ score[place]).T)
         return tuple(b)
 
     def conditional_cov(self, theta: np.ndarray) -> tuple[np.ndarray, ...]:

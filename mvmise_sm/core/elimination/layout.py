@@ -76,6 +76,10 @@ class FactorLayout:
         part = column[lo:hi]
         return part - self.shift[a] if self.shift[a] != 0.0 else part
 
+    def at_rows(self, effects: np.ndarray) -> np.ndarray:
+        """Effect of every row (nobs, c) for effects of one column (n_levels, c)."""
+        return effects[self.codes] if self.incidence is None else self.incidence @ effects
+
     def rows(self, lo: int = 0, hi: int | None = None) -> np.ndarray:
         """Rows ``lo:hi`` of Z in working coordinates (rows, q * n_levels), by column, then level."""
         codes = self.codes[lo:hi]

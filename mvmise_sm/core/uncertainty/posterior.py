@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from mvmise_sm.core.elimination.layout import Layout
     from mvmise_sm.core.interfaces import Factorization
 
-__all__ = ["NewRows", "level_covariances"]
+__all__ = ["NewRows", "level_covariances", "subject_covariances"]
 
 _PANEL_CELLS = 20_000_000
+# elements of the largest panel of posterior covariances between two factors
+_CROSS_CELLS = 8_000_000
 
 
 def level_covariances(layout: Layout, factorization: Factorization) -> tuple[np.ndarray, ...]:
@@ -45,6 +47,85 @@ def _label_covariances(layout: Layout, factorization: Factorization) -> list[np.
         else:
             half = np.tensordot(root, block, axes=([1], [1]))
             out.append(np.einsum("labs,ls->abl", half, root))
+    return out
+
+
+def subject_covariances(layout: Layout, factorization: Factorization, first: np.ndarray) -> np.ndarray:
+    """Var(b | y, beta) / sigma2 of the effects that touch each subject, working coordinates (subjects, Q, Q).
+
+    Parameters
+    ----------
+    layout : Layout
+    factorization : Factorization
+    first : ndarray
+        First row of every subject (subjects,); all its rows belong to the same levels.
+    """
+    factors = layout.factors
+    stops = np.cumsum([0] + [f.q for f in factors])
+    out = np.zeros((len(first), stops[-1], stops[-1]))
+    if layout.loaded:
+        full = factorization.solve(np.eye(layout.n_random))
+        shares = [_shares(f, first) for f in factors]
+    else:
+        blocks = factorization.posterior_cov()
+    for k, f in enumerate(factors):
+        a = slice(stops[k], stops[k + 1])
+        if not layout.loaded:
+            out[:, a, a] = blocks[k][:, :, f.codes[first]].transpose(2, 0, 1)
+        for n in range(k if layout.loaded else k + 1, len(factors)):
+            b = slice(stops[n], stops[n + 1])
+            if layout.loaded:
+                cross = _shared_cov(full, layout.places[k], layout.places[n], shares[k], shares[n])
+            elif f.n_levels >= factors[n].n_levels:
+                cross = _cross_cov(layout, factorization, k, n, first)
+            else:
+                cross = _cross_cov(layout, factorization, n, k, first).transpose(0, 2, 1)
+            out[:, a, b] = cross
+            out[:, b, a] = cross.transpose(0, 2, 1)
+    return out
+
+
+def _shares(f: Any, rows: np.ndarray) -> np.ndarray:
+    """How much of each effect of a factor some rows have (m, n_levels)."""
+    if f.incidence is not None:
+        return f.incidence[rows]
+    out = np.zeros((len(rows), f.n_levels))
+    out[np.arange(len(rows)), f.codes[rows]] = 1.0
+    return out
+
+
+def _shared_cov(
+    full: np.ndarray, first: tuple[int, int, int], second: tuple[int, int, int], a: np.ndarray, b: np.ndarray
+) -> np.ndarray:
+    """Covariances (m, q, r) of what rows with shares `a` (m, J) and `b` (m, K) have of two factors."""
+    (o, q, j), (u, r, k) = first, second
+    out = np.empty((len(a), q, r))
+    for c in range(q):
+        for d in range(r):
+            block = full[o + c * j : o + (c + 1) * j, u + d * k : u + (d + 1) * k]
+            out[:, c, d] = ((a @ block) * b).sum(axis=1)
+    return out
+
+
+def _cross_cov(layout: Layout, factorization: Factorization, k: int, n: int, rows: np.ndarray) -> np.ndarray:
+    """Posterior covariances (m, q_k, q_n) of the levels of two factors at some rows, by panels of the second's."""
+    f, g = layout.factors[k], layout.factors[n]
+    codes_k, codes_n = f.codes[rows], g.codes[rows]
+    (o, _, _), (u, _, _) = layout.places[k], layout.places[n]
+    out = np.empty((len(rows), f.q, g.q))
+    found = np.unique(codes_n)
+    panel = max(1, _CROSS_CELLS // (layout.n_random * g.q))
+    for lo in range(0, found.size, panel):
+        part = found[lo : lo + panel]
+        unit = np.zeros((layout.n_random, g.q, part.size))
+        for b in range(g.q):
+            unit[u + b * g.n_levels + part, b, np.arange(part.size)] = 1.0
+        solved = factorization.solve(unit.reshape(layout.n_random, -1)).reshape(unit.shape)
+        at = np.flatnonzero((codes_n >= part[0]) & (codes_n <= part[-1]))
+        column = np.searchsorted(part, codes_n[at])
+        for a in range(f.q):
+            places = o + a * f.n_levels + codes_k[at]
+            out[at, a] = solved[places[:, None], np.arange(g.q), column[:, None]]
     return out
 
 
