@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mvmise_sm.caller import warn
+from mvmise_sm.core.criteria.whitened import WhitenedDeviance
 from mvmise_sm.core.uncertainty.identification import FlatDirections, flat_directions
+from mvmise_sm.core.uncertainty.redundancy import Redundancy, largest_entropy, redundancy
 from mvmise_sm.exceptions import IdentificationWarning
 
-__all__ = ["undetermined"]
+__all__ = ["told_apart", "undetermined"]
 
 # cells of the largest array that the check forms, 800 MB
 _MOST_CELLS = 1e8
 
 
-def undetermined(model: Any, optimum: Any) -> FlatDirections | None:
+def told_apart(criterion: Any, optimum: Any) -> tuple[Any, Redundancy | None]:
+    """An optimum of a model with residual structure and random effects, and what of the two cannot be told apart.
+
+    Of equivalent splits the one of largest entropy takes the place of where the search happened to stop.
+
+    Parameters
+    ----------
+    criterion : Criterion
+    optimum : Optimum or None
+
+    Returns
+    -------
+    optimum : Optimum or None
+    redundant : Redundancy or None
+    """
+    if optimum is None or not isinstance(criterion, WhitenedDeviance) or not criterion.k_g:
+        return optimum, None
+    found = redundancy(criterion, optimum.working)
+    moved = None if found is None else largest_entropy(criterion, optimum.working, found)
+    if moved is None:
+        return optimum, found
+    return replace(optimum, theta=criterion.user_theta(moved), working=moved, value=criterion.value(moved)), found
+
+
+def undetermined(model: Any, optimum: Any, redundant: Redundancy | None = None) -> FlatDirections | None:
     """Directions of the variances that the data do not determine; warns of them.
 
     Information that is not flat at the optimum proves that there are none, so only flat and singular optima pay for the
@@ -26,11 +53,19 @@ def undetermined(model: Any, optimum: Any) -> FlatDirections | None:
     ----------
     model : MixedModelBase
     optimum : Optimum
+    redundant : Redundancy, optional
+        What random effects and a residual structure both describe.
 
     Returns
     -------
     FlatDirections or None
     """
+    if redundant is not None:
+        groups = tuple(
+            ((f"the covariance of {model.random_effects.terms[t].text}", t), ("that of the residuals", None))
+            for t in redundant.terms
+        )
+        return FlatDirections(groups, np.zeros(np.shape(model.exog)[1], dtype=bool))
     if not (optimum.singular or optimum.retvals.get("flat", False)) or not _plain(model):
         return None
     kept = model.__dict__.setdefault("_undetermined", {})

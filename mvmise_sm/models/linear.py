@@ -18,8 +18,8 @@ from mvmise_sm.design.residual import check_nesting, warn_unseen
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, IdentificationWarning, OptionError, SingularFitWarning
 from mvmise_sm.formula.residual import parse_residual
 from mvmise_sm.models.base import MixedModelBase
-from mvmise_sm.models.identification import undetermined
-from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing, redundant_terms
+from mvmise_sm.models.identification import told_apart, undetermined
+from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing
 from mvmise_sm.models.nearly_perfect import can_keep_residuals, is_nearly_perfect, keep_residuals
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.starts import checked_params
@@ -216,10 +216,12 @@ class LinearMixedModel(MixedModelBase):
         use_t : bool, optional
             Whether Wald tests use Student's t with nobs - k_fe degrees of freedom.
         cov_kwds : dict, optional
-            With a robust `cov_type`: ``groups`` (by default the subjects of ``residual=``, or the coarsest factor that they lie in), ``use_correction`` for
-            ``"cluster"``, and ``type`` (``"CR0"`` ... ``"CR3"``), which takes the place of `cov_type`.
+            With a robust `cov_type`: ``groups`` (by default the subjects of ``residual=``, or the coarsest factor that
+            they lie in), ``use_correction`` for ``"cluster"``, and ``type`` (``"CR0"`` ... ``"CR3"``), which takes the
+            place of `cov_type`.
         start_theta : array_like, optional
-            Start of theta (k_theta,); a moment estimate by default.
+            Start of theta (k_theta,), with ``residual=`` followed by the parameters of its structure as in a result's
+            ``theta``; a moment estimate by default.
         **options
             Passed to the optimiser.
 
@@ -281,18 +283,22 @@ class LinearMixedModel(MixedModelBase):
             return self.with_endog(y)._report(criterion, optimum, settings, result.use_t)
 
     def _checked_theta(self, theta):
+        count = self.random_layout.k_theta + (0 if self.residual is None else self.residual.structure.k_phi)
         try:
             theta = np.asarray(theta, dtype=float)
         except (TypeError, ValueError):
-            raise OptionError(f"start_theta must be {self.random_layout.k_theta} numbers, got {theta!r}") from None
-        if theta.shape != (self.random_layout.k_theta,):
-            raise OptionError(f"start_theta must have {self.random_layout.k_theta} elements, found shape {theta.shape}")
+            raise OptionError(f"start_theta must be {count} numbers, got {theta!r}") from None
+        if theta.shape != (count,):
+            raise OptionError(f"start_theta must have {count} elements, found shape {theta.shape}")
         if not np.isfinite(theta).all():
             raise OptionError("start_theta must be finite")
         return theta
 
     def _report(self, criterion, optimum, settings, use_t, solution=None):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
+        optimum, redundant = told_apart(criterion, optimum)
+        if redundant is not None:
+            solution = None
         if solution is None and optimum is not None:
             solution = criterion.solve(optimum.theta)
         kept = None
@@ -307,14 +313,13 @@ class LinearMixedModel(MixedModelBase):
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
         if optimum.singular:
             warn(SINGULAR, SingularFitWarning)
-        if self.residual is not None and self.random_effects.terms:
-            for term in redundant_terms(criterion, optimum.working):
-                both = f"The residual structure and {term.text} describe the same covariance"
-                warn(f"{both}; only their sum is estimated.", IdentificationWarning)
+        for t in () if redundant is None else redundant.terms:
+            both = f"The residual structure and {self.random_effects.terms[t].text} describe the same covariance"
+            warn(f"{both}; only their sum is estimated.", IdentificationWarning)
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result.keep(criterion)
         result.nearly_perfect = kept is not None
-        result.undetermined = undetermined(self, optimum)
+        result.undetermined = undetermined(self, optimum, redundant)
         return LinearMixedModelResultsWrapper(result)
 
 

@@ -8,12 +8,10 @@ import numpy as np
 
 from mvmise_sm.exceptions import DataError
 
-__all__ = ["check_design", "check_response", "check_solution", "computing", "redundant_terms"]
+__all__ = ["check_design", "check_response", "check_solution", "computing"]
 
 _LARGEST = 1e150  # squares must stay representable
 _ROUNDING = 16 * np.finfo(float).eps
-# eigenvalue of the scaled information below which a direction is not determined, and the share of a term in it
-_FLAT, _SHARE = 1e-8, 0.01
 _CLOSE = 1e-7  # residual sum of squares over its bound from the range of y, below which a fit is checked
 
 
@@ -116,36 +114,6 @@ def check_solution(model, solution):
             f"fixed and random effects reproduce the response {name!r} exactly or nearly so: the residual variance is "
             f"too small beside the random effects to be computed"
         )
-
-
-def redundant_terms(criterion, theta):
-    """Random terms whose covariance the residual structure can take over: the data determine only the sum.
-
-    Parameters
-    ----------
-    criterion : WhitenedDeviance
-    theta : ndarray
-        Working parameters at the optimum (k_theta,).
-
-    Returns
-    -------
-    list of RandomTerm
-    """
-    solution = criterion.eliminated(theta)[1]
-    xi = np.append(-solution.beta, 1.0)
-    a, b = criterion.derivatives(theta, solution.gram_weights, xi, solution.cov_beta)[2:]
-    b = b / solution.sigma2
-    information = a / solution.sigma2 - solution.curvature_c * np.outer(b, b)
-    free = np.flatnonzero((theta > criterion.lower) & (information.diagonal() > 0.0))
-    if not free.size:
-        return []
-    size = np.sqrt(information.diagonal()[free])
-    values, vectors = np.linalg.eigh(information[np.ix_(free, free)] / np.outer(size, size))
-    flat = np.square(vectors[:, values < _FLAT]).sum(axis=1)
-    if not flat.size or flat[free >= criterion.k_g].sum() < _SHARE:
-        return []
-    terms = zip(criterion.random.terms, criterion.random.theta_slices, strict=True)
-    return [t for t, at in terms if flat[(free >= at.start) & (free < at.stop)].sum() > _SHARE]
 
 
 def _squares(values, weights):
