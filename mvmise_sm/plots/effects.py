@@ -100,7 +100,7 @@ def _axis_of(column, points):
 
 
 def _lines_of(result, group):
-    """The grouping factor whose levels have lines; subjects of a residual structure where there are no random effects."""
+    """The factor whose levels have lines; subjects of a residual structure where there are no random effects."""
     factors = list(result.model.random_effects.factors) or result.grouping_factors()
     if not factors:
         raise OptionError("the model has neither random effects nor subjects to draw lines for")
