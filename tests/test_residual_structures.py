@@ -22,7 +22,6 @@ from mvmise_sm.exceptions import (
     DataError,
     FormulaError,
     IdentificationWarning,
-    NotAvailableError,
     OptionError,
     UnknownColumnError,
 )
@@ -176,8 +175,6 @@ def test_models_without_random_effects(trial):
     np.testing.assert_allclose(fit.predict(trial), fit.fittedvalues)
     again = pickle.loads(pickle.dumps(fit))
     np.testing.assert_allclose(again.tidy(ddf="kenward-roger").df, fit.tidy(ddf="kenward-roger").df)
-    with pytest.raises(NotAvailableError, match=r"leave out subjects: get_influence\(level='id'\)"):
-        fit.get_influence()
     with pytest.raises(OptionError, match="no random effects"):
         fit.icc()
 

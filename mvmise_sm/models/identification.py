@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.caller import warn
-from mvmise_sm.core.criteria.whitened import WhitenedDeviance
 from mvmise_sm.core.uncertainty.identification import FlatDirections, flat_directions
 from mvmise_sm.core.uncertainty.redundancy import Redundancy, largest_entropy, redundancy
 from mvmise_sm.exceptions import IdentificationWarning
@@ -19,13 +18,14 @@ __all__ = ["told_apart", "undetermined"]
 _MOST_CELLS = 1e8
 
 
-def told_apart(criterion: Any, optimum: Any) -> tuple[Any, Redundancy | None]:
+def told_apart(model: Any, criterion: Any, optimum: Any) -> tuple[Any, Redundancy | None]:
     """An optimum of a model with residual structure and random effects, and what of the two cannot be told apart.
 
     Of equivalent splits the one of largest entropy takes the place of where the search happened to stop.
 
     Parameters
     ----------
+    model : MixedModelBase
     criterion : Criterion
     optimum : Optimum or None
 
@@ -34,7 +34,7 @@ def told_apart(criterion: Any, optimum: Any) -> tuple[Any, Redundancy | None]:
     optimum : Optimum or None
     redundant : Redundancy or None
     """
-    if optimum is None or not isinstance(criterion, WhitenedDeviance) or not criterion.k_g:
+    if optimum is None or model.residual is None or not model.random_effects.terms:
         return optimum, None
     found = redundancy(criterion, optimum.working)
     moved = None if found is None else largest_entropy(criterion, optimum.working, found)

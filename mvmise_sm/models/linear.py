@@ -296,7 +296,7 @@ class LinearMixedModel(MixedModelBase):
 
     def _report(self, criterion, optimum, settings, use_t, solution=None):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
-        optimum, redundant = told_apart(criterion, optimum)
+        optimum, redundant = told_apart(self, criterion, optimum)
         if redundant is not None:
             solution = None
         if solution is None and optimum is not None:
