@@ -399,7 +399,9 @@ def _fixed_effects(plan: Plan, values: Values) -> tuple[pd.DataFrame, DesignInfo
         dropped = tuple(name for j, name in enumerate(info.column_names) if j not in set(kept.tolist()))
         matrix = np.asfortranarray(matrix[:, kept])
         info = coding.keep_columns(info, kept)
-    exog = pd.DataFrame(matrix, index=values.source.frame.index, columns=info.column_names, copy=False)
+    exog = pd.DataFrame(
+        matrix, index=values.source.frame.index, columns=coding.column_index(tuple(info.column_names)), copy=False
+    )
     return exog, info, full, dropped
 
 

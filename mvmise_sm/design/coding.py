@@ -75,6 +75,16 @@ def design_info(terms: Sequence[Term], encoded: Mapping[EvalFactor, Encoded], st
     return _build_info(terms, factors, values, states)
 
 
+def column_index(names: tuple[str, ...]) -> pd.Index:
+    """Labels of columns (p,) as pandas wants them, which takes longer to make than a small fit's likelihood."""
+    return _column_index(names).view()
+
+
+@lru_cache(maxsize=256)
+def _column_index(names: tuple[str, ...]) -> pd.Index:
+    return pd.Index(names)
+
+
 @lru_cache(maxsize=256)
 def _plain_info(terms: tuple[Term, ...], factors: tuple[EvalFactor, ...], kinds: tuple) -> DesignInfo:
     values = [Encoded(np.zeros(1), None if kind is None else pd.Index(kind[1], dtype=kind[0])) for kind in kinds]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 from statsmodels.base.data import PandasData
+
+from mvmise_sm.design.coding import column_index
 
 __all__ = ["FormulaData"]
 
@@ -39,6 +42,11 @@ class FormulaData(PandasData):
     def model_spec(self):
         """Specification of the fixed effects, patsy's."""
         return self.design.model_spec
+
+    def attach_columns(self, result):
+        """Labels for numbers by parameter: as statsmodels does, the index made once."""
+        index = column_index(tuple(self.param_names))
+        return pd.Series(result, index=index) if result.ndim <= 1 else pd.DataFrame(result, index=index)
 
     def remove_rows(self, layout):
         """Keep of the design only what predictions on new data need; `layout` replaces the random effects."""

@@ -400,7 +400,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             warn(_SINGULAR, SingularFitWarning)
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
         result._results.undetermined = undetermined(self, optimum)
-        result._results.without_error = np.full(len(result.params), bool(edge))
+        result._results.without_error = np.full(len(result._results.params), bool(edge))
         result._results.without_error[: self.exog.shape[1]] |= self._infinite(solution)
         return result
 

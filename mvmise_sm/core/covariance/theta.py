@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.linalg.lapack import dsyevd
 
 from mvmise_sm.core.covariance.base import SINGULAR
 
@@ -308,5 +309,8 @@ def positive_part(d: np.ndarray) -> np.ndarray:
     """Positive semidefinite part of a symmetric matrix."""
     if d.shape[0] == 1:
         return np.maximum(d, 0.0)
-    values, vectors = np.linalg.eigh(d)
+    # numpy's eigh is the same routine behind a wrapper that costs more than a small matrix
+    values, vectors, info = dsyevd(d, lower=1)
+    if info:
+        raise np.linalg.LinAlgError("eigenvalues of a matrix that is not finite")
     return (vectors * np.maximum(values, 0.0)) @ vectors.T

@@ -232,7 +232,8 @@ class LaplaceDeviance(WorkingParameters):
 
     def at(self, x: np.ndarray) -> tuple[Mode, list[np.ndarray], list[np.ndarray], list[np.ndarray] | None, float]:
         """Mode, factors by term, covariances and objective at a working vector; the last one is kept."""
-        if self._last is not None and np.array_equal(self._last[0], x):
+        point = x.tobytes()
+        if self._last is not None and self._last[0] == point:
             return self._last[1:]
         theta, beta, shape = self.split(x)
         if shape is not None:
@@ -247,7 +248,7 @@ class LaplaceDeviance(WorkingParameters):
         if sigmas is not None:
             value += self.penalty.covariances(sigmas)
         self._eta = mode.terms.eta
-        self._last = (np.array(x), mode, merged, terms, sigmas, value)
+        self._last = (point, mode, merged, terms, sigmas, value)
         return self._last[1:]
 
     def _mode(self, merged: list[np.ndarray], beta: np.ndarray) -> Mode:

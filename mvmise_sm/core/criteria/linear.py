@@ -211,7 +211,8 @@ class ProfiledDeviance:
     def eliminated(self, theta):
         """Factorisation and inner at a working theta; the last one is kept."""
         last = self.__dict__.get("_last")
-        if last is not None and np.array_equal(last[0], theta):
+        point = theta.tobytes()
+        if last is not None and last[0] == point:
             return last[1:]
         merged, terms = self._factors(theta)
         factorization = self.system.factorize(merged)
@@ -220,7 +221,7 @@ class ProfiledDeviance:
             sigmas = self.space.user_sigmas(terms)
         solution = self._inner.solve(factorization.gram, sigmas)
         value = factorization.logdet + solution.value + self.constant
-        self._last = (np.array(theta), factorization, solution, terms, value)
+        self._last = (point, factorization, solution, terms, value)
         return self._last[1:]
 
     def value(self, theta):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.linalg.lapack import dgesv
 
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.laplace import LaplaceDeviance
@@ -310,10 +311,10 @@ def _joint_step(
 
 def solved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a^-1 b, by least squares where `a` is singular."""
-    try:
-        return np.linalg.solve(a, b)
-    except np.linalg.LinAlgError:
-        return np.linalg.lstsq(a, b, rcond=None)[0]
+    if not a.size:
+        return b
+    _, _, solution, info = dgesv(a, b)
+    return np.linalg.lstsq(a, b, rcond=None)[0] if info else solution
 
 
 def _stacked_rows(x: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg.lapack import dpotrf
 
+from mvmise_sm.core.covariance.theta import positive_part
+
 if TYPE_CHECKING:
     pass
 
@@ -79,7 +81,7 @@ def own_curvature(
         if hessian is not None:
             flat = sigma_tangents.reshape(len(sigma_tangents), -1) @ vec_map.T
             block = flat @ hessian() @ flat.T
-            out[at, at] = block if dpotrf(block, lower=1)[1] == 0 else _positive_part(block)
+            out[at, at] = block if dpotrf(block, lower=1)[1] == 0 else positive_part(block)
     return out
 
 
@@ -111,8 +113,3 @@ def _inverse(s: np.ndarray) -> np.ndarray:
         det = a * c - b * b
         return np.array([[c / det, -b / det], [-b / det, a / det]])
     return np.linalg.inv(s)
-
-
-def _positive_part(block: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(block)
-    return (vectors * np.maximum(values, 0.0)) @ vectors.T

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import optimize
-from scipy.linalg.lapack import dposv
+from scipy.linalg.lapack import dposv, dpotrf
 
 from mvmise_sm.core.optimise.status import Status
 from mvmise_sm.core.optimise.steps import differences, positive_matrix, positive_solve, symmetric
@@ -239,8 +239,10 @@ def _is_flat(best: Evaluation, criterion: Criterion) -> bool:
     if k == 0:
         return False
     size = float(np.abs(best.theta[:k]).max())
-    values = np.linalg.eigvalsh(best.information[:k, :k])
-    return not values[0] * size * size > _NO_INFORMATION
+    scaled = best.information[:k, :k] * (size * size)
+    scaled.flat[:: k + 1] -= _NO_INFORMATION
+    # positive definite only where the smallest eigenvalue of the information exceeds the threshold
+    return bool(dpotrf(scaled, lower=1)[1])
 
 
 def _lower(trial: Evaluation, best: Evaluation) -> Evaluation:
