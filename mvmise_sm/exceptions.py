@@ -41,6 +41,7 @@ __all__ = [
     "NotAvailableError",
     "OptionError",
     "PriorWarning",
+    "ProblemTooLargeError",
     "RandomEffectsError",
     "RankWarning",
     "ScanError",
@@ -96,6 +97,12 @@ class NewLevelError(DataError):
 
 class NoRowsError(DataError):
     """A fit holds no rows of its data, and the question needs them."""
+
+
+class ProblemTooLargeError(DataError, MemoryError):
+    """The problem does not fit in memory, or no elimination of its random effects is affordable; the message has its
+    size.
+    """
 
 
 class RandomEffectsError(DataError):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mvmise_sm.core.covariance.random_effects import RandomEffects
     from mvmise_sm.core.covariance.theta import ThetaSpace
     from mvmise_sm.core.criteria.solution import Evaluation
+    from mvmise_sm.core.elimination.krylov import Probes
     from mvmise_sm.core.elimination.layout import Layout
 
 __all__ = [
@@ -148,13 +149,24 @@ class System(Protocol):
     layout : Layout
     gram : ndarray
         [X y]'[X y] (m, m).
+    probes : Probes or None
+        Along which log|M| is estimated; None where it is exact.
+    factors_densely : bool
+        Whether every evaluation factors a large dense block.
     """
 
     layout: Layout
     gram: np.ndarray
+    probes: Probes | None
+
+    @property
+    def factors_densely(self) -> bool: ...
 
     def factorize(self, lambdas: list[np.ndarray]) -> Factorization:
         """Eliminate the random effects at relative factors, one (q, q) per grouping factor in elimination order."""
+
+    def with_probes(self, probes: Probes) -> Any:
+        """The same system with log|M| estimated along these probes; itself where nothing needs an estimate."""
 
     def level_products(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Diagonals of Z_k'Z_k (q, J) and Z_k'[X y] (q, J, m) of every factor."""
@@ -177,7 +189,8 @@ class Elimination(Protocol):
         log|Lambda'C Lambda + I|.
     """
 
-    logdet: float
+    @property
+    def logdet(self) -> float: ...
 
     def solve(self, rhs: np.ndarray) -> np.ndarray:
         """(Sigma^-1 + C)^-1 rhs for `rhs` (n, c), random effects by factor, column, level."""

@@ -10,6 +10,7 @@ from mvmise_sm.core.covariance.residual import ResidualTerm
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.criteria.marginal import MarginalDeviance, moment_cells
 from mvmise_sm.core.criteria.whitened import WhitenedDeviance
+from mvmise_sm.core.elimination.choose import LogDeterminant
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.core.optimise.second_start import with_second_start
 from mvmise_sm.core.threads import blas_threads
@@ -20,6 +21,7 @@ from mvmise_sm.formula.residual import parse_residual
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.identification import told_apart, undetermined
 from mvmise_sm.models.linear_checks import check_design, check_response, check_solution, computing
+from mvmise_sm.models.log_determinant import OPTIONS, estimated_minimum, log_determinant, start_near, uncertain
 from mvmise_sm.models.nearly_perfect import can_keep_residuals, is_nearly_perfect, keep_residuals
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.starts import checked_params
@@ -156,13 +158,15 @@ class LinearMixedModel(MixedModelBase):
         """Mean at a linear predictor (m,): the same."""
         return linear
 
-    def criterion(self, reml=True):
+    def criterion(self, reml=True, logdet=None):
         """Return what `fit` minimises.
 
         Parameters
         ----------
         reml : bool, optional
             The REML criterion, or -2 log L.
+        logdet : LogDeterminant, optional
+            How the log-determinant of many crossed effects is found; as ``fit`` does by default.
 
         Returns
         -------
@@ -173,7 +177,9 @@ class LinearMixedModel(MixedModelBase):
         rows = self.endog, np.asarray(self.exog, dtype=float), self.random_effects
         options = {"priors": self.priors, "reml": reml, "weights": self.weights, "offset": self.offset}
         if self.residual is None:
-            return ProfiledDeviance(*rows, **options)
+            return ProfiledDeviance(*rows, **options, logdet=logdet or LogDeterminant())
+        if logdet is not None and logdet.method == "stochastic":
+            raise OptionError("logdet='stochastic' is for independent residuals; leave it out with residual=")
         moments = not self.random_effects.terms and moment_cells(self.residual, rows[1].shape[1]) <= _MOMENT_CELLS
         return (MarginalDeviance if moments else WhitenedDeviance)(*rows, self.residual, **options)
 
@@ -194,6 +200,9 @@ class LinearMixedModel(MixedModelBase):
         *,
         cov_kwds=None,
         start_theta=None,
+        logdet="auto",
+        rng=0,
+        probes=50,
         **options,
     ):
         """Fit by REML or maximum likelihood.
@@ -222,6 +231,14 @@ class LinearMixedModel(MixedModelBase):
         start_theta : array_like, optional
             Start of theta (k_theta,), with ``residual=`` followed by the parameters of its structure as in a result's
             ``theta``; a moment estimate by default.
+        logdet : {"auto", "exact", "stochastic"}, optional
+            How the log-determinant of crossed factors is found: by a factorisation; by conjugate gradients along random
+            probes, with an error bar (`LinearMixedModelResults.criterion_error`); or by probes where no factorisation
+            is affordable.
+        rng : int, numpy.random.Generator or numpy.random.RandomState, optional
+            Source of the probes; equal integers give equal fits.
+        probes : int, optional
+            Number of probes to begin with; they are doubled, to 400 at most, while errors are not small.
         **options
             Passed to the optimiser.
 
@@ -238,7 +255,10 @@ class LinearMixedModel(MixedModelBase):
             For an option that neither ``fit`` nor the optimiser has.
         DataError
             If the response is constant, out of range, or reproduced exactly, so that there is no residual variance.
+        ProblemTooLargeError
+            If crossed factors are too many for `logdet`.
         """
+        found = log_determinant(logdet, probes, rng)
         robust = _robust_options(cov_type, cov_kwds, self.residual is not None and bool(self.residual.subject))
         if not isinstance(reml, (bool, np.bool_, int)):
             raise OptionError(f"reml must be True or False, got {reml!r}")
@@ -252,15 +272,18 @@ class LinearMixedModel(MixedModelBase):
             "start_theta": start_theta,
             "maxiter": maxiter,
             "reml": bool(reml),
+            "logdet": found.method,
+            "probes": found.probes,
+            "rng": found.seed,
             **options,
         }
         self._check_response()
         with blas_threads(0):
-            criterion = self.criterion(bool(reml))
+            criterion = self.criterion(bool(reml), found)
         start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
         with blas_threads(_dense_size(criterion)), computing(self):
             try:
-                optimum = _minimum(criterion, start, settings)
+                criterion, optimum = _found(criterion, start, settings)
                 solution = criterion.solve(optimum.theta)
             except (np.linalg.LinAlgError, ZeroDivisionError):
                 if not can_keep_residuals(self):
@@ -279,6 +302,9 @@ class LinearMixedModel(MixedModelBase):
             check_response(y, self.offset, self.endog_names)
         with blas_threads(_dense_size(criterion)), computing(self):
             criterion = criterion.refitted(y)
+            if criterion.probes is not None:
+                criterion, optimum = estimated_minimum(criterion, result.optimum, settings)
+                return self.with_endog(y)._report(criterion, optimum, settings, result.use_t)
             optimum = with_second_start(criterion, result.optimum, lambda start: _minimum(criterion, start, settings))
             return self.with_endog(y)._report(criterion, optimum, settings, result.use_t)
 
@@ -311,6 +337,9 @@ class LinearMixedModel(MixedModelBase):
             self._check_solution(solution)
         if not optimum.converged:
             warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
+        doubt = uncertain(optimum)
+        if doubt is not None:
+            warn(doubt, ConvergenceWarning)
         if optimum.singular:
             warn(SINGULAR, SingularFitWarning)
         for t in () if redundant is None else redundant.terms:
@@ -333,7 +362,7 @@ def _checked_residual(residual):
     )
 
 
-_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "reml"))
+_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "reml", *OPTIONS))
 # elements of the second moments by pattern, 200 MB
 _MOMENT_CELLS = 25_000_000
 SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"
@@ -364,6 +393,14 @@ def _dense_size(criterion):
     """Random effects that remain in a dense block once the largest factor and what it nests in are eliminated."""
     layout = criterion.layout
     return sum(layout.factors[k].size for k in layout.remainder)
+
+
+def _found(criterion, start, settings):
+    """The criterion that is reported, and its minimum from a working start, None for one of its own."""
+    if criterion.probes is not None:
+        return estimated_minimum(criterion, start, settings)
+    start = start_near(criterion, settings) if start is None else start
+    return criterion, _minimum(criterion, start, settings)
 
 
 def _minimum(criterion, start, settings):

@@ -11,6 +11,7 @@ from statsmodels.tools._decorators import cache_readonly
 from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor
+from mvmise_sm.core.elimination.choose import LogDeterminant
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import strict_options
@@ -228,8 +229,22 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
             out += self.scale * shared * (half @ half.transpose(0, 2, 1))
         return out
 
+    @property
+    def criterion_error(self):
+        """Half width of an interval around `criterion` where its log-determinant is estimated, otherwise 0.
+
+        Four standard errors of the mean over the probes: an interval from sampling, not a bound. The errors that the
+        probes leave in the estimates are ``mle_retvals["mc_se"]`` (theta), ``["mc_se_params"]`` and
+        ``["mc_se_scale"]``.
+        """
+        return float(self.mle_retvals.get("criterion_error", 0.0))
+
     def _header_rows(self):
-        return [("Source:", [self.model.source_text])] if self.streamed else super()._header_rows()
+        rows = [("Source:", [self.model.source_text])] if self.streamed else super()._header_rows()
+        if "criterion_error" not in self.mle_retvals:
+            return rows
+        probes = self.mle_retvals["probes"]
+        return [*rows, ("Log-determinant:", [f"stochastic, {probes} probes; criterion +- {self.criterion_error:.1g}"])]
 
     @property
     def resid_summary(self):
@@ -301,8 +316,14 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         if self._criterion is None:
             if not self.has_statistic:
                 raise self.model.rows_gone()
-            self._criterion = self.model.criterion(self.reml)
+            self._criterion = self._rebuilt_criterion()
         return self._criterion
+
+    def _rebuilt_criterion(self):
+        settings, retvals = self.mle_settings, self.mle_retvals
+        logdet = LogDeterminant(settings["logdet"], retvals.get("probes", settings["probes"]), settings["rng"])
+        criterion = self.model.criterion(self.reml, logdet)
+        return criterion if criterion.probes is None else criterion.certified(self.optimum, criterion.probes)
 
     def _prediction_variance(self, exog, rows):
         """Variance of predictions over the scale, random effects included."""

@@ -15,6 +15,7 @@ from mvmise_sm.caller import warn
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.criteria.sums import independent_of_gram, linear_sums
+from mvmise_sm.core.elimination.choose import LogDeterminant
 from mvmise_sm.design import coding
 from mvmise_sm.design.grouping import check_random_effects
 from mvmise_sm.design.new_data import new_exog, new_offset
@@ -194,9 +195,10 @@ class StreamedLinearModel(LinearMixedModel):
             "no residual variance"
         )
 
-    def criterion(self, reml: bool = True) -> ProfiledDeviance:
+    def criterion(self, reml: bool = True, logdet: LogDeterminant | None = None) -> ProfiledDeviance:
         """Return what `fit` minimises, see `LinearMixedModel.criterion`."""
-        return ProfiledDeviance.of_sums(self.statistic, priors=self.priors, reml=reml)
+        options = {"priors": self.priors, "reml": reml, "logdet": logdet or LogDeterminant()}
+        return ProfiledDeviance.of_sums(self.statistic, **options)
 
     def term_design(self) -> tuple[Any, np.ndarray, np.ndarray]:
         """The design on made-up rows that show every combination of levels, and rows with the data's cross-products."""

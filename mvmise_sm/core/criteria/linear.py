@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 
 from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
-from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
+from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem, InnerSolution
 from mvmise_sm.core.criteria.prior_curvature import descending, kronecker, own_curvature, prior_curvature, trusted
 from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
-from mvmise_sm.core.elimination.choose import build_system, system_of_products
+from mvmise_sm.core.elimination.choose import EXACT, build_system, system_of_products
+from mvmise_sm.core.elimination.krylov import Probes
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.uncertainty.kenward_roger import KenwardRoger, kenward_roger
 from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
@@ -22,6 +24,9 @@ from mvmise_sm.core.uncertainty.profile_target import LinearTarget
 from mvmise_sm.core.uncertainty.second_order import SecondOrder, second_order
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
+
+# deflated directions where log|M| is estimated
+_DEFLATED = 16
 
 
 class ProfiledDeviance:
@@ -41,6 +46,8 @@ class ProfiledDeviance:
         Positive prior weights (n,); the residual variance of a row is sigma2 / weight.
     offset : ndarray, optional
         (n,).
+    logdet : LogDeterminant, optional
+        Whether log|M| of many crossed effects may be estimated; exact by default.
 
     Raises
     ------
@@ -48,7 +55,7 @@ class ProfiledDeviance:
         If the random effects fit no elimination.
     """
 
-    def __init__(self, y, X, random, *, priors=None, reml=True, weights=None, offset=None):
+    def __init__(self, y, X, random, *, priors=None, reml=True, weights=None, offset=None, logdet=EXACT):
         self.random = random
         self.reml = reml
         self.nobs, self.k_fe = X.shape
@@ -60,19 +67,19 @@ class ProfiledDeviance:
         self._origin_of = ResponseOrigin(X, self.basis)
         origin = self._origin_of(target)
         self.origin = self._origin_of.user(origin)
-        self.system = build_system(self.layout, self.basis, X, target, origin, weights)
+        self.system = build_system(self.layout, self.basis, X, target, origin, weights, logdet)
         self.constant = 0.0 if weights is None else -float(np.log(weights).sum())
         self._set_space()
 
     @classmethod
-    def of_sums(cls, sums, *, priors=None, reml=True):
+    def of_sums(cls, sums, *, priors=None, reml=True, logdet=EXACT):
         """The deviance of data whose rows are gone.
 
         Parameters
         ----------
         sums : LinearSums
             All that the likelihood needs of them.
-        priors, reml : optional
+        priors, reml, logdet : optional
             As in the class.
         """
         out = object.__new__(cls)
@@ -81,7 +88,7 @@ class ProfiledDeviance:
         out._X = out._weights = out._offset = out._origin_of = None
         out._priors = priors
         out.layout, out.basis, out.origin = sums.layout, sums.basis, sums.origin
-        out.system = system_of_products(sums.layout, sums.products)
+        out.system = system_of_products(sums.layout, sums.products, logdet)
         out.constant = -sums.log_weights
         out._contained = sums.contained if priors is None else ()
         out._set_space()
@@ -109,6 +116,44 @@ class ProfiledDeviance:
         out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments")}, **changes)
         out._set_inner()
         return out
+
+    # where log|M| is estimated
+
+    @property
+    def probes(self) -> Probes | None:
+        """The probes that estimate log|M|; None where it is exact."""
+        return self.system.probes
+
+    @property
+    def one_mode(self) -> bool:
+        """Whether a start next to an optimum needs no other one beside it."""
+        return self._priors is None and not self.space.other_starts(self.start())
+
+    @property
+    def factors_densely(self) -> bool:
+        """Whether what remains of the random effects is one dense block."""
+        return self.system.factors_densely
+
+    def with_probes(self, probes: Probes) -> ProfiledDeviance:
+        """The same criterion with log|M| estimated along other probes."""
+        return self._copy(system=self.system.with_probes(probes))
+
+    def deflated(self, theta: np.ndarray, probes: Probes) -> Probes:
+        """These probes off the directions that are best deflated at a working theta."""
+        rest = self.with_probes(probes).system.factorize(self._factors(theta)[0]).rest
+        return replace(probes, basis=rest.deflated_basis(_DEFLATED, probes.seed))
+
+    def certified(self, theta: np.ndarray, probes: Probes) -> ProfiledDeviance:
+        """The criterion with these probes, deflated at a working theta, and the control variate that makes its value
+        sharp.
+        """
+        return self.with_probes(replace(self.deflated(theta, probes), second=True))
+
+    def inner_solution(self, theta: np.ndarray) -> InnerSolution:
+        """(beta, sigma2) and their covariance at a working theta; log|M| is not formed."""
+        merged, terms = self._factors(theta)
+        sigmas = self.space.user_sigmas(terms) if self._inner.uses_sigmas else None
+        return self._inner.solve(self.system.factorize(merged).gram, sigmas)
 
     @property
     def batches_refits(self):
@@ -214,6 +259,8 @@ class ProfiledDeviance:
         point = theta.tobytes()
         if last is not None and last[0] == point:
             return last[1:]
+        # let go first: a dense block is most of what a fit holds
+        last = self._last = None
         merged, terms = self._factors(theta)
         factorization = self.system.factorize(merged)
         sigmas = None
@@ -365,7 +412,7 @@ class ProfiledDeviance:
         new = NewRows.build(self.layout, terms, np.asarray(exog, dtype=float) @ self.basis.a, rows)
         rhs = [b[:, :, : self.k_fe] for _, b in self.system.level_products()]
         zx = np.concatenate([b.reshape(b.shape[0] * b.shape[1], self.k_fe) for b in rhs])
-        return new.variance(factorization, zx, inner.cov_beta)
+        return new.variance(factorization, zx, inner.cov_beta, by_solves=self.probes is not None)
 
     def profile_target(self, priors: Callable[..., Any] | None = None) -> LinearTarget:
         """The objective whose profiles are traced, see `LinearTarget`."""

@@ -47,6 +47,11 @@ class ResidualCriterion(ABC):
         (n,).
     """
 
+    # log|M| is exact, and a start from probes has no meaning
+    probes = None
+    one_mode = False
+    factors_densely = False
+
     def __init__(
         self,
         y: np.ndarray,

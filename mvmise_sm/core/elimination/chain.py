@@ -9,9 +9,11 @@ import numpy as np
 
 from mvmise_sm.core.elimination.chain_structure import ChainStructure
 from mvmise_sm.core.elimination.crossprod import replace_response
+from mvmise_sm.core.elimination.krylov import KrylovRemainder, Probes
 from mvmise_sm.core.elimination.levels import apply, factor_levels, product, rows_gram
 from mvmise_sm.core.elimination.pair_sums import panel_pair_sums
 from mvmise_sm.core.elimination.schur import DenseRemainder, SparseRemainder, logdet_derivatives
+from mvmise_sm.exceptions import NotAvailableError
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.coordinates import FixedBasis
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ChainFactorization", "ChainSystem"]
 
+NO_BLOCKS = (
+    "covariances of single random effects need the inverse that a fit with a stochastic log-determinant does not form"
+)
+NO_PAIRS = (
+    "Kenward and Roger's degrees of freedom need sums over all pairs of levels, which a fit with a stochastic "
+    "log-determinant does not form; take ddf='satterthwaite'"
+)
+
 
 class ChainSystem:
     """Cross-products of a model with large or several grouping factors.
@@ -31,27 +41,47 @@ class ChainSystem:
     layout : Layout
     products : CrossProducts
         Scaled.
-    remainder : {"none", "dense", "sparse"}
+    remainder : {"none", "dense", "sparse", "krylov"}
         How the factors outside the chain are eliminated.
     structure : ChainStructure, optional
         What does not depend on the response, shared by refits.
+    probes : Probes, optional
+        For a remainder whose log-determinant is estimated.
     """
 
     def __init__(
-        self, layout: Layout, products: CrossProducts, remainder: str, structure: ChainStructure | None = None
+        self,
+        layout: Layout,
+        products: CrossProducts,
+        remainder: str,
+        structure: ChainStructure | None = None,
+        probes: Probes | None = None,
     ) -> None:
         self.layout = layout
         self.products = products
         self.gram = products.gram
         self.remainder = remainder
         self.structure = structure or ChainStructure(layout, products, remainder)
+        self.probes = probes
+
+    @property
+    def factors_densely(self) -> bool:
+        """Whether what remains of the chain is one dense block."""
+        return self.remainder == "dense"
+
+    def with_probes(self, probes: Probes) -> ChainSystem:
+        """The same system with log|M| estimated along these probes; itself where nothing is left to estimate."""
+        if self.remainder == "none":
+            return self
+        structure = self.structure if self.remainder == "krylov" else None
+        return ChainSystem(self.layout, self.products, "krylov", structure, probes)
 
     def with_response(
         self, basis: FixedBasis, X: np.ndarray, y: np.ndarray, origin: np.ndarray, weights: np.ndarray | None
     ) -> ChainSystem:
         """The same design with another response (nobs,)."""
         products = replace_response(self.products, self.layout, basis, X, y, origin, weights)
-        return ChainSystem(self.layout, products, self.remainder, self.structure)
+        return ChainSystem(self.layout, products, self.remainder, self.structure, self.probes)
 
     def factorize(self, lambdas: list[np.ndarray]) -> ChainFactorization:
         """Eliminate the random effects at relative factors `lambdas`, one (q, q) per grouping factor."""
@@ -78,18 +108,15 @@ class ChainFactorization:
         self.system, self.lambdas, self.keep_cross = system, lambdas, keep_cross
         structure = self.structure = system.structure
         self.levels: list[LevelFactor] = []
-        self.logdet = 0.0
+        self.chain_logdet = 0.0
         own = list(system.products.own)
         cross = {key: value for key, value in system.products.cross.items() if key in structure.scatter}
         values = list(structure.values)
-        rest = None
-        if structure.n_rest:
-            kind = DenseRemainder if system.remainder == "dense" else SparseRemainder
-            rest = kind(structure, [lambdas[r] for r in system.layout.remainder])
+        rest = self._remainder(system, [lambdas[r] for r in system.layout.remainder])
         for k in structure.chain:
             level = factor_levels(own[k], lambdas[k])
             self.levels.append(level)
-            self.logdet += float(level.logdet.sum())
+            self.chain_logdet += float(level.logdet.sum())
             later = [m for m in structure.chain if m > k]
             for m in later:
                 wc = product(level.w, cross[k, m])
@@ -106,10 +133,22 @@ class ChainFactorization:
         self.rest: Any = rest
         if rest is not None:
             rest.factor()
-            self.logdet += rest.logdet
         if system.gram.size:
             self._reduced, taken = self._forward(system.products.rhs)
             self.gram = system.gram - taken
+
+    @staticmethod
+    def _remainder(system: ChainSystem, lambdas: list[np.ndarray]) -> Any:
+        if not lambdas:
+            return None
+        if system.probes is not None:
+            return KrylovRemainder(system.structure, lambdas, system.probes)
+        return (DenseRemainder if system.remainder == "dense" else SparseRemainder)(system.structure, lambdas)
+
+    @property
+    def logdet(self) -> float:
+        """log|M|."""
+        return self.chain_logdet if self.rest is None else self.chain_logdet + self.rest.logdet
 
     def _sum_levels(self, k: int, m: int, blocks: np.ndarray) -> np.ndarray:
         """Sum blocks (r, s, J_k) over the levels of k within each level of m."""
@@ -163,18 +202,24 @@ class ChainFactorization:
         structure, layout = self.structure, self.system.layout
         coef: list[Any] = [None] * len(layout.factors)
         scores: list[Any] = [None] * len(layout.factors)
-        if self.rest is not None and rest is not None:
-            solved = self.rest.solve(rest)
-            residual = self.rest.residual(rest, solved)
-            for r, b, g in zip(
-                layout.remainder, structure.unflatten(solved), structure.unflatten(residual), strict=True
-            ):
-                coef[r], scores[r] = b, g
+        if self.rest is None or rest is None:
+            return self._back_to_chain(reduced, None, coef, scores)
+        solved = self.rest.solve(rest)
+        residual = self.rest.residual(rest, solved)
+        for r, b, g in zip(layout.remainder, structure.unflatten(solved), structure.unflatten(residual), strict=True):
+            coef[r], scores[r] = b, g
+        return self._back_to_chain(reduced, solved, coef, scores)
+
+    def _back_to_chain(
+        self, reduced: list[np.ndarray], solved: np.ndarray | None, coef: list[Any], scores: list[Any]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Fill in what the chain has of `coef` and `scores`, given the remainder's coefficients (n_R, c)."""
+        structure, layout = self.structure, self.system.layout
         for k in reversed(structure.chain):
             column = reduced[k]
             for m in structure.chain[k + 1 :]:
                 column = column - apply(self.cross[k, m], coef[m][:, layout.parent[k, m]])
-            if rest is not None:
+            if solved is not None:
                 column = column - np.stack([structure.entries[k].matrix(v) @ solved for v in self.values[k]])
             level = self.levels[k]
             coef[k], scores[k] = apply(level.w, column), apply(level.i_minus_cw, column)
@@ -187,7 +232,8 @@ class ChainFactorization:
     def derivatives(self, weights: np.ndarray) -> list[np.ndarray]:
         """D_k (q, q) of log|M| + value(K) for every factor, given d value / dK."""
         out = []
-        for trace, g in zip(self.traces(), self._g, strict=True):
+        scores = self._g  # first: the traces turn the factor of a dense remainder into its inverse
+        for trace, g in zip(self.traces(), scores, strict=True):
             q = g.shape[0]
             out.append(trace - (g @ weights).reshape(q, -1) @ g.reshape(q, -1).T)
         return out
@@ -216,31 +262,69 @@ class ChainFactorization:
         return whole - self._forward(zzh)[1] - ax @ cov_beta @ ax.T, b
 
     @cached_property
+    def estimated(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Traces of every factor from the probes of the remainder, and what every probe has left (c, q, q)."""
+        layout = self.system.layout
+        chain = [t for t in self._eliminated(None)[0] if t is not None]
+        traces, rest = self.rest.traces()
+        single, sample = len(self.structure.chain) == 1, self.rest.sample
+        # the first term of the Neumann series is exact where rows of the chain do not mix levels
+        tail = sample.run.x - sample.z if single else sample.run.x
+        z, x = (self._of_chain(self.rest.from_scaled(v)) for v in (sample.z, tail))
+        out: list[Any] = [None] * len(layout.factors)
+        left: list[Any] = [None] * len(layout.factors)
+        for r, trace, part in zip(layout.remainder, traces, rest, strict=True):
+            out[r], left[r] = trace, part
+        for k in self.structure.chain:
+            each = np.einsum("ajc,bjc->cab", z[k], x[k])
+            found, deflated = self.rest.split_mean(0.5 * (each + each.transpose(0, 2, 1)))
+            out[k], left[k] = chain[k] - found.mean - deflated, -found.rest
+            if single:
+                level = self.levels[k]
+                own = self.rest.row_squares(self.structure.entries[k], self.values[k])
+                out[k] -= product(product(level.i_minus_cw, own), level.i_minus_cw.transpose(1, 0, 2)).sum(axis=2)
+        return out, left
+
+    def _of_chain(self, coef: np.ndarray) -> list[np.ndarray]:
+        """Z_k'V_chain^-1 Z_R times coefficients (n_R, c), of every factor of the chain."""
+        size = len(self.system.layout.factors)
+        zeros = [np.zeros((f.q, f.n_levels, coef.shape[1])) for f in self.system.layout.factors]
+        return [-g for g in self._back_to_chain(zeros, coef, [None] * size, [None] * size)[1] if g is not None]
+
+    @cached_property
     def _posterior(
         self,
     ) -> tuple[list[Any], list[np.ndarray], dict[tuple[int, int], np.ndarray], dict[int, np.ndarray]]:
-        """Traces sum_j (Z_k'V^-1Z_k)_jj and (Sigma^-1 + Z'Z)^-1 by level, per factor; its blocks between factors."""
+        return self._eliminated(self.rest)
+
+    def _eliminated(
+        self, rest: Any
+    ) -> tuple[list[Any], list[np.ndarray], dict[tuple[int, int], np.ndarray], dict[int, np.ndarray]]:
+        """Traces sum_j (Z_k'V^-1Z_k)_jj and (Sigma^-1 + Z'Z)^-1 by level, per factor; its blocks between factors.
+
+        Without the remainder if `rest` is None.
+        """
         structure, layout = self.structure, self.system.layout
         traces: list[Any] = [None] * len(layout.factors)
         blocks: list[Any] = [None] * len(layout.factors)
         pair: dict[tuple[int, int], np.ndarray] = {}
         on_rest: dict[int, np.ndarray] = {}
-        if self.rest is not None:
-            for r, t, block in zip(layout.remainder, self.rest.traces(), self.rest.posterior_blocks(), strict=True):
+        if rest is not None:
+            for r, t, block in zip(layout.remainder, rest.traces(), rest.posterior_blocks(), strict=True):
                 traces[r], blocks[r] = t, block
         for k in reversed(structure.chain):
             later = structure.chain[k + 1 :]
             level = self.levels[k]
             middle = np.zeros_like(level.w)
             times = {m: self._times_later(k, m, later, blocks, pair) for m in later}
-            if self.rest is not None and not later:
+            if rest is not None and not later:
                 if k > 0 or self.keep_cross:
-                    row_times = self.rest.row_times(structure.kernels[k], self.values[k])
+                    row_times = rest.row_times(structure.kernels[k], self.values[k])
                     middle += self._entry_products(k, row_times)
                     on_rest[k] = -self._by_entry(level.w, k, row_times)
                 else:
-                    middle += self.rest.quad(structure.kernels[k], self.values[k])
-            elif self.rest is not None:
+                    middle += rest.quad(structure.kernels[k], self.values[k])
+            elif rest is not None:
                 middle += self._mixed_middle(k, later, level, times, on_rest)
             for m in later:
                 middle += product(times[m], self.cross[k, m].transpose(1, 0, 2))
@@ -317,6 +401,8 @@ class ChainFactorization:
 
     def traces(self) -> list[np.ndarray]:
         """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor."""
+        if self.rest is not None and not self.rest.selected:
+            return self.estimated[0]
         out = list(self._posterior[0])
         missing = [k for k, trace in enumerate(out) if trace is None]
         found = logdet_derivatives(self.system, self.lambdas, self.logdet, missing)
@@ -326,6 +412,8 @@ class ChainFactorization:
 
     def posterior_cov(self) -> list[np.ndarray]:
         """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""
+        if self.rest is not None and not self.rest.selected:
+            raise NotAvailableError(NO_BLOCKS)
         return self._posterior[1]
 
     def posterior_cross(self, k: int, m: int) -> np.ndarray:
@@ -361,6 +449,8 @@ class ChainFactorization:
 
     def pair_sums(self, g: list[np.ndarray]) -> PairSums:
         """See `Factorization.pair_sums`."""
+        if self.rest is not None and not self.rest.selected:
+            raise NotAvailableError(NO_PAIRS)
         return panel_pair_sums(self.system.layout, self._columns, g)
 
     def _columns(self, at: np.ndarray) -> np.ndarray:

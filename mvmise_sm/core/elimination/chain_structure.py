@@ -60,7 +60,7 @@ class ChainStructure:
             self._orders.append(order)
             self.entries.append(entries)
             self.values.append(values)
-            if remainder == "sparse":
+            if remainder != "dense":
                 self.kernels.append(SparseKernel(entries))
             else:
                 self.kernels.append(choose_kernel(entries, values, constant=len(self.chain) == 1))
@@ -89,7 +89,7 @@ class ChainStructure:
     def with_products(self, products: CrossProducts) -> ChainStructure:
         """The same pattern with other cross-products, as they come from other weights."""
         out = copy.copy(self)
-        for name in ("rest_gram", "dense_rest_gram"):
+        for name in ("rest_gram", "dense_rest_gram", "rest_cross"):
             out.__dict__.pop(name, None)
         out.products = products
         out.values = [self._entry_values(k, products) for k in self.chain] if self.n_rest else []
@@ -151,6 +151,17 @@ class ChainStructure:
                         values += [self.products.cross[r, t][a, b]] * 2
         at = (np.concatenate(rows), np.concatenate(cols))
         return sparse.csr_matrix((np.concatenate(values), at), shape=(self.n_rest, self.n_rest))
+
+    @cached_property
+    def rest_cross(self) -> sparse.csr_matrix | None:
+        """Z_R'Z_R between different factors of the remainder; None where there is one."""
+        if len(self.layout.remainder) == 1:
+            return None
+        gram = self.rest_gram.tocoo()
+        starts = np.array([self.offsets[r] for r in self.layout.remainder])
+        apart = np.searchsorted(starts, gram.row, side="right") != np.searchsorted(starts, gram.col, side="right")
+        places = (gram.row[apart], gram.col[apart])
+        return sparse.csr_matrix((gram.data[apart], places), shape=gram.shape)
 
     def multiply(self, h: list[np.ndarray]) -> list[np.ndarray]:
         """Z'Z h for `h`, a list with (q, J, c) of every factor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,9 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from mvmise_sm.core.elimination.chain import ChainSystem
 from mvmise_sm.core.elimination.crossprod import cross_products, scaled
 from mvmise_sm.core.elimination.dense import DenseSystem
-from mvmise_sm.core.elimination.layout import ProblemTooLargeError
+from mvmise_sm.core.elimination.krylov import Probes
 from mvmise_sm.core.elimination.single_factor import SingleSystem
+from mvmise_sm.exceptions import ProblemTooLargeError
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.coordinates import FixedBasis
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from mvmise_sm.core.elimination.layout import Layout
     from mvmise_sm.core.interfaces import System
 
-__all__ = ["ProblemTooLargeError", "build_system", "remainder_kind", "system_of_products"]
+__all__ = ["EXACT", "LogDeterminant", "ProblemTooLargeError", "build_system", "remainder_kind", "system_of_products"]
 
 # a dense Schur complement of this many columns takes 0.5 GB and its factorisation some ten seconds
 _DENSE_REMAINDER = 8_000
@@ -32,22 +34,65 @@ _SPARSE_FACTOR = 300_000_000
 _DENSE_COST, _SPARSE_COST = 5e-11, 5e-9
 
 
+@dataclass(frozen=True, slots=True)
+class LogDeterminant:
+    """How log|M| of crossed factors is found.
+
+    Attributes
+    ----------
+    method : {"auto", "exact", "stochastic"}
+        By a factorisation, by probes, or by probes where no factorisation is affordable.
+    probes : int
+        Random directions.
+    seed : int
+        Of the directions.
+    """
+
+    method: str = "auto"
+    probes: int = 50
+    seed: int = 0
+
+
+EXACT = LogDeterminant("exact")
+
+
 def build_system(
-    layout: Layout, basis: FixedBasis, X: np.ndarray, y: np.ndarray, origin: np.ndarray, weights: np.ndarray | None
+    layout: Layout,
+    basis: FixedBasis,
+    X: np.ndarray,
+    y: np.ndarray,
+    origin: np.ndarray,
+    weights: np.ndarray | None,
+    logdet: LogDeterminant = EXACT,
 ) -> System:
-    """Run the data pass and choose dense, single factor, chain, or chain with dense or sparse remainder."""
+    """Run the data pass and choose dense, single factor, chain, or chain with dense, sparse or Krylov remainder."""
     if layout.dense:
         return DenseSystem.build(layout, basis, X, y, origin, weights)
-    return system_of_products(layout, scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis))
+    products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
+    return system_of_products(layout, products, logdet)
 
 
-def system_of_products(layout: Layout, products: CrossProducts) -> System:
+def system_of_products(layout: Layout, products: CrossProducts, logdet: LogDeterminant = EXACT) -> System:
     """Choose the elimination for scaled cross-products whose rows may be gone."""
     if layout.dense:
         return DenseSystem.of_products(layout, products)
     if len(layout.factors) == 1:
         return SingleSystem(layout, products)
-    return ChainSystem(layout, products, remainder_kind(layout))
+    kind = _with_krylov(layout, logdet.method)
+    probes = Probes(logdet.probes, logdet.seed) if kind == "krylov" else None
+    return ChainSystem(layout, products, kind, probes=probes)
+
+
+def _with_krylov(layout: Layout, method: str) -> str:
+    """`remainder_kind`, or "krylov"."""
+    if method == "stochastic" and layout.remainder:
+        return "krylov"
+    try:
+        return remainder_kind(layout)
+    except ProblemTooLargeError:
+        if method == "exact":
+            raise
+        return "krylov"
 
 
 def remainder_kind(layout: Layout) -> str:

@@ -13,6 +13,7 @@ from mvmise_sm.core.elimination.pair_sums import panel_pair_sums
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.coordinates import FixedBasis
     from mvmise_sm.core.elimination.crossprod import CrossProducts
+    from mvmise_sm.core.elimination.krylov import Probes
     from mvmise_sm.core.elimination.layout import Layout
     from mvmise_sm.core.interfaces import PairSums
 
@@ -36,6 +37,10 @@ class DenseSystem:
     products : CrossProducts or None
         Kept for new responses of larger data.
     """
+
+    # log|M| is exact, and costs little
+    probes: Probes | None = None
+    factors_densely = False
 
     def __init__(
         self,
@@ -140,6 +145,10 @@ class DenseSystem:
         out = DenseSystem.__new__(DenseSystem)
         out.__dict__.update(self.__dict__, s=s, gram=gram)
         return out
+
+    def with_probes(self, probes: Probes) -> DenseSystem:
+        """Itself: nothing is estimated."""
+        return self
 
     def factorize(self, lambdas: list[np.ndarray]) -> DenseFactorization:
         """Eliminate the random effects at relative factors `lambdas`, one (q, q) per grouping factor."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvmise_sm.core.covariance.coordinates import term_basis
+from mvmise_sm.exceptions import ProblemTooLargeError
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.coordinates import TermBasis
@@ -23,10 +24,6 @@ _TABLE_CELLS = 20_000_000
 DENSE_LIMIT = 160
 # a dense factorisation of this many takes ten seconds and 0.5 GB
 LOADED_LIMIT = 8000
-
-
-class ProblemTooLargeError(ValueError):
-    """The random effects fit no elimination: the message says how large the problem is."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,15 +20,23 @@ if TYPE_CHECKING:
     from mvmise_sm.core.elimination.kernels import Kernel, SparseKernel
     from mvmise_sm.core.elimination.levels import LevelFactor
 
-__all__ = ["DenseRemainder", "SparseRemainder", "logdet_derivatives"]
+__all__ = ["DenseRemainder", "RemainderBase", "SparseRemainder", "logdet_derivatives", "smallest"]
 
 # below this diagonal of Lambda, quantities that divide by Lambda are formed without it
 _SMALL_LAMBDA = 1e-4
 _PRODUCT_CELLS = 20_000_000
 
 
-class _Remainder:
-    """Places and relative factors of the remainder's blocks."""
+class RemainderBase:
+    """Places and relative factors of the remainder's blocks.
+
+    Attributes
+    ----------
+    selected : bool
+        Whether elements of the posterior covariance can be read; otherwise its traces are estimated.
+    """
+
+    selected = True
 
     def __init__(self, structure: ChainStructure, lambdas: list[np.ndarray]) -> None:
         self.structure = structure
@@ -54,7 +62,7 @@ class _Remainder:
         return np.repeat([lam[0, 0] for lam in self.lambdas], [j for _, _, j in self.blocks])
 
 
-class DenseRemainder(_Remainder):
+class DenseRemainder(RemainderBase):
     """S = Z_R'V_chain^-1 Z_R as a dense matrix, lower triangle in Fortran order.
 
     Attributes
@@ -103,7 +111,7 @@ class DenseRemainder(_Remainder):
 
     def residual(self, rest: np.ndarray, solved: np.ndarray) -> np.ndarray:
         """(I - S W_R) rest (n, c), without division by a singular Lambda."""
-        if min(_smallest(lam) for lam in self.lambdas) < _SMALL_LAMBDA:
+        if min(smallest(lam) for lam in self.lambdas) < _SMALL_LAMBDA:
             return rest - dsymm(1.0, self.s, solved, lower=1)
         out = np.empty_like(rest)
         for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
@@ -145,7 +153,7 @@ class DenseRemainder(_Remainder):
         out = []
         inverse_blocks = list(self._level_blocks(self.n_inverse))
         for (o, q, j), lam, inverse in zip(self.blocks, self.lambdas, inverse_blocks, strict=True):
-            if _smallest(lam) >= _SMALL_LAMBDA:
+            if smallest(lam) >= _SMALL_LAMBDA:
                 left = np.linalg.solve(lam.T, j * np.eye(q) - inverse.sum(axis=2))
                 out.append(np.linalg.solve(lam.T, left.T))
             else:
@@ -182,7 +190,7 @@ class DenseRemainder(_Remainder):
         return kernel.row_times(self.phi(full=True), values)
 
 
-class SparseRemainder(_Remainder):
+class SparseRemainder(RemainderBase):
     """S as a sparse matrix, factored by SuperLU in symmetric mode.
 
     Attributes
@@ -269,7 +277,7 @@ class SparseRemainder(_Remainder):
         """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor, None where Lambda is too close to singular."""
         out: list[np.ndarray | None] = []
         for (_, q, j), lam, block in zip(self.blocks, self.lambdas, self._level_blocks(self._inverse), strict=True):
-            if _smallest(lam) < _SMALL_LAMBDA:
+            if smallest(lam) < _SMALL_LAMBDA:
                 out.append(None)
                 continue
             left = np.linalg.solve(lam.T, j * np.eye(q) - block.sum(axis=2))
@@ -328,7 +336,7 @@ def _slope(f: Callable[..., Any], room: float, value: float) -> float:
     return (-25.0 * value + 48.0 * f(h) - 36.0 * f(2 * h) + 16.0 * f(3 * h) - 3.0 * f(4 * h)) / (12.0 * h)
 
 
-def _smallest(lam: np.ndarray) -> float:
+def smallest(lam: np.ndarray) -> float:
     """The smallest singular value of a relative factor."""
     return abs(float(lam[0, 0])) if lam.size == 1 else float(np.linalg.norm(lam, -2))
 

@@ -12,6 +12,7 @@ from mvmise_sm.core.elimination.levels import apply, factor_levels, product, row
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.coordinates import FixedBasis
     from mvmise_sm.core.elimination.crossprod import CrossProducts
+    from mvmise_sm.core.elimination.krylov import Probes
     from mvmise_sm.core.elimination.layout import Layout
     from mvmise_sm.core.interfaces import PairSums
 
@@ -37,6 +38,10 @@ class SingleSystem:
     classes : tuple or None
         (representatives, class of every level), found from the blocks when not given.
     """
+
+    # log|M| is exact, and costs little
+    probes: Probes | None = None
+    factors_densely = False
 
     def __init__(self, layout: Layout, products: CrossProducts, classes: Classes | None = None) -> None:
         self.layout = layout
@@ -64,6 +69,10 @@ class SingleSystem:
         """The same design with another response (nobs,)."""
         products = replace_response(self.products, self.layout, basis, X, y, origin, weights)
         return SingleSystem(self.layout, products, self.classes)
+
+    def with_probes(self, probes: Probes) -> SingleSystem:
+        """Itself: nothing is estimated."""
+        return self
 
     def factorize(self, lambdas: list[np.ndarray]) -> SingleFactorization:
         """Eliminate the random effects at the relative factor ``lambdas[0]`` (q, q)."""

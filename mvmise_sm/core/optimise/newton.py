@@ -112,10 +112,11 @@ class Optimum:
 
 
 class _Counter:
-    """A criterion that counts its evaluations."""
+    """A criterion that counts its evaluations; values that differ by `noise` may belong to one point."""
 
-    def __init__(self, criterion: Criterion) -> None:
+    def __init__(self, criterion: Criterion, noise: float = 0.0) -> None:
         self.criterion = criterion
+        self.noise = noise
         self.lower = criterion.lower
         self.count = 0
         self.iterations = 0
@@ -141,6 +142,7 @@ def minimize(
     method: str = "newton",
     maxiter: int = 100,
     tol: float = _DECREMENT,
+    noise: float = 0.0,
     **options: Any,
 ) -> Optimum:
     """Minimise a criterion.
@@ -159,6 +161,8 @@ def minimize(
         Newton iterations per start, or the optimiser's own limit.
     tol : float, optional
         Newton decrement, in units of the deviance, at which to stop.
+    noise : float, optional
+        Error of the objective where it is estimated: steps are then led by the gradient, and a value may rise by this.
     **options
         Passed to the scipy optimiser.
 
@@ -173,7 +177,7 @@ def minimize(
     """
     if method not in METHODS:
         raise OptionError(f"method must be one of {', '.join(sorted(METHODS))}, got {method!r}")
-    counter = _Counter(criterion)
+    counter = _Counter(criterion, noise)
     begin = np.asarray(criterion.start() if start is None else start, dtype=float)
     starts = 1
     if method == "newton":
@@ -196,8 +200,8 @@ def minimize(
     else:
         best = _with_scipy(counter, begin, METHODS[method], maxiter, options)
     step, decrement = _newton_step(counter, best, 0.0)
-    noise = _ALL_NOISE * abs(best.value)
-    status = _status(counter, best, decrement, noise)
+    rounding = _ALL_NOISE * abs(best.value)
+    status = _status(counter, best, decrement, rounding)
     converged = status.converged
     retvals = {
         "fopt": best.value,
@@ -213,7 +217,7 @@ def minimize(
     }
     singular = counter.criterion.is_singular(best.theta)
     # apply the Newton step already computed: the error of theta is the square root of the objective's
-    worth = _NEGLIGIBLE < decrement <= max(tol, noise)
+    worth = _NEGLIGIBLE < decrement <= max(tol, rounding)
     last = np.maximum(best.theta - step, counter.lower) if worth else best.theta
     theta = counter.criterion.user_theta(last)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
@@ -269,7 +273,7 @@ def _reordered(counter: _Counter, best: Evaluation, maxiter: int, tol: float) ->
     if criterion is None:
         return counter, best
     theta = criterion.converted_from(counter.criterion, best.theta)
-    other = _Counter(criterion)
+    other = _Counter(criterion, counter.noise)
     other.count, other.iterations = counter.count, counter.iterations
     trial = _with_descents(other, theta, maxiter, tol)
     return other, trial
@@ -333,10 +337,11 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
         if iteration >= _SLOW:
             current = replace(current, information=_exact_information(counter, current))
         step, decrement = _newton_step(counter, current, damping)
-        noise = _NOISE * abs(current.value)
+        rounding = _NOISE * abs(current.value)
+        noise = max(rounding, counter.noise)
         # criterion and penalty change in proportion to theta, so with priors theta has to be sharper than their sum
         after = decrement * min(1.0, decrement / previous)
-        if decrement < max(tol, noise) and damping == 0.0 and (not sharp or after < _SHARP):
+        if decrement < max(tol, rounding) and damping == 0.0 and (not sharp or after < _SHARP):
             break
         previous = decrement
         if decrement <= 0.0 or damping > _MAX_DAMPING:

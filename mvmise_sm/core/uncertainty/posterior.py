@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvmise_sm.exceptions import NotAvailableError
+
 if TYPE_CHECKING:
     from mvmise_sm.core.elimination.layout import Layout
     from mvmise_sm.core.interfaces import Factorization
@@ -16,6 +18,8 @@ __all__ = ["NewRows", "level_covariances", "subject_covariances"]
 _PANEL_CELLS = 20_000_000
 # elements of the largest panel of posterior covariances between two factors
 _CROSS_CELLS = 8_000_000
+# each costs some ten products with the design
+_MOST_SOLVES = 5_000
 
 
 def level_covariances(layout: Layout, factorization: Factorization) -> tuple[np.ndarray, ...]:
@@ -211,9 +215,11 @@ class NewRows:
         wide = np.concatenate(dense, axis=1) if dense else None
         return cls(x, tuple(all_codes), tuple(loads), fresh, tuple(starts), levels, wide)
 
-    def variance(self, factorization: Factorization, zx: np.ndarray, cov_beta: np.ndarray) -> np.ndarray:
+    def variance(
+        self, factorization: Factorization, zx: np.ndarray, cov_beta: np.ndarray, by_solves: bool = False
+    ) -> np.ndarray:
         """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 (m,), for Z'X (n, p) and the unscaled covariance of
-        beta.
+        beta; with `by_solves` one row at a time, where elements of the posterior covariance cannot be read.
         """
         out = self.fresh.copy()
         explained = factorization.solve(np.ascontiguousarray(zx)) if zx.shape[1] else zx
@@ -226,6 +232,8 @@ class NewRows:
             for a, values in enumerate(load):
                 rest -= values[:, None] * explained[self._places(k, a)]
         out += ((rest @ cov_beta) * rest).sum(axis=1)
+        if by_solves:
+            return out + self._row_variances(factorization)
         for load, codes, block in zip(self.loads, self.codes, factorization.posterior_cov(), strict=True):
             for a, b in np.ndindex(block.shape[:2]):
                 out += load[a] * load[b] * block[a, b, codes]
@@ -234,6 +242,27 @@ class NewRows:
         for i, k in enumerate(active[1:], 1):
             self._add_pairs(out, factorization, k, active[:i])
         return out
+
+    def _row_variances(self, factorization: Factorization) -> np.ndarray:
+        """z'(Sigma^-1 + C)^-1 z of every row (m,), a panel of distinct rows at a time."""
+        m, n = len(self.x), sum(self._size(k) for k in range(len(self.loads)))
+        columns = [np.column_stack([codes, *load]) for codes, load in zip(self.codes, self.loads, strict=True)]
+        first, place = np.unique(np.column_stack(columns), axis=0, return_index=True, return_inverse=True)[1:]
+        if len(first) > _MOST_SOLVES:
+            raise NotAvailableError(
+                f"a fit with a stochastic log-determinant solves for every row of its own: at most {_MOST_SOLVES:,} "
+                f"different rows at a time have a standard error of prediction, these are {len(first):,}"
+            )
+        found = np.empty(len(first))
+        step = max(1, _PANEL_CELLS // (8 * n))
+        for lo in range(0, len(first), step):
+            rows = first[lo : lo + step]
+            z = np.zeros((n, len(rows)))
+            for k, load in enumerate(self.loads):
+                for a, values in enumerate(load):
+                    z[self._places(k, a, rows), np.arange(len(rows))] += values[rows]
+            found[lo : lo + step] = np.einsum("ij,ij->j", z, factorization.solve(z))
+        return found[place.reshape(m)]
 
     def _size(self, k: int) -> int:
         return self.loads[k].shape[0] * self.levels[k]
