@@ -86,7 +86,9 @@ def find(name: str) -> Any:
         class_name, defaults = _ENTRY_POINTS[name]
         method = find(class_name).from_formula
         return _with_defaults(name, class_name, method, defaults) if defaults else method
-    raise AttributeError(f"module 'mvmise_sm' has no attribute {name!r}")
+    from mvmise_sm.spellings import of_package
+
+    raise AttributeError(of_package(name))
 
 
 class _WithFixed(partial):

@@ -396,3 +396,29 @@ def test_plots_of_means_and_contrasts():
 def test_bad_options(call, message):
     with pytest.raises(OptionError, match=message):
         call(oats())
+
+
+@pytest.mark.parametrize(
+    ("formula", "family"),
+    [
+        ("z ~ a + b + (1 | g)", "binomial(probit)"),
+        ("z ~ a + b + (1 | g)", "binomial(cloglog)"),
+        ("nb ~ a*b + (1 | g)", "nb2"),
+    ],
+)
+def test_means_of_the_default_fit_are_nearer_to_the_exact_integral_than_r(formula, family):
+    """R's approximation, which the reference cases of these models are fitted by, is up to .1 standard errors away."""
+    model = ms.glmer(formula, frame_of("d7"), family=family)
+    exact = model.fit(nagq=25).marginal_means("a")
+    away = {
+        curvature: np.max(np.abs(model.fit(curvature=curvature).marginal_means("a")["estimate"] - exact["estimate"]))
+        for curvature in ("observed", "expected")
+    }
+    smallest = exact["std_error"].min()
+    assert away["observed"] < 0.001 * smallest
+    assert away["expected"] > 0.01 * smallest
+
+
+def test_a_note_counts_the_family_where_tests_are_normal():
+    odds = logit().marginal_means("a", which="mean").contrast("consec")
+    assert any("for families of 2" in note for note in odds.notes)

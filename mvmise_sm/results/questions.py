@@ -11,6 +11,7 @@ import pandas as pd
 from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.spellings import of_result
 
 __all__ = ["AnsweringResults", "AnsweringWrapper", "answers"]
 
@@ -51,6 +52,12 @@ class AnsweringResults(LikelihoodModelResults):
         cls.refused = {**inherited, **refuses}
         for name, sentence in refuses.items():
             setattr(cls, name, _refusal(getattr(cls, name), name, sentence))
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(type(self), name):
+            # the attribute is there and failed with an AttributeError of its own
+            return object.__getattribute__(self, name)
+        raise AttributeError(of_result(repr(type(self).__name__), name))
 
     @property
     def priors(self) -> Any:

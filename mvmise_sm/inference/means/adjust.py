@@ -34,7 +34,7 @@ def checked_adjust(adjust: str | None) -> str:
     """
     if adjust is None:
         return "none"
-    name = {"bh": "fdr", "bonf": "bonferroni"}.get(adjust, adjust)
+    name = {"bh": "fdr", "bonf": "bonferroni"}.get(str(adjust).lower(), adjust)
     if name not in ADJUSTMENTS:
         raise OptionError(f"adjust must be one of {', '.join(map(repr, ADJUSTMENTS))}, got {adjust!r}")
     return name

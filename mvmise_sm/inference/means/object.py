@@ -15,6 +15,7 @@ from mvmise_sm.inference.means.adjust import checked_adjust
 from mvmise_sm.inference.means.contrasts import DEFAULT_ADJUST, contrast_set, written
 from mvmise_sm.inference.means.estimates import Estimates, level_text
 from mvmise_sm.inference.tables import Table, table
+from mvmise_sm.spellings import of_estimates
 
 __all__ = ["Contrasts", "MarginalMeans"]
 
@@ -25,6 +26,12 @@ class _Estimated(Table):
     """A frame of estimates that remembers what was estimated; parts of it are plain tables."""
 
     _metadata = ["heading", "estimates", "notes"]  # noqa: RUF012 (pandas' own protocol)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(of_estimates(repr(type(self).__name__), name)) from None
 
     @classmethod
     def of(cls, estimates: Estimates):
