@@ -3,13 +3,30 @@
 import gzip
 import json
 import re
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 REFERENCE = Path(__file__).parent / "reference"
+
+
+def _filled(make):
+    """`make` (numpy.empty or empty_like) whose memory holds NaN, so that a number read before it is written shows."""
+
+    @wraps(make)
+    def filled(*args, **kwargs):
+        new = make(*args, **kwargs)
+        if new.dtype.kind in "fc":
+            new.fill(np.nan)
+        return new
+
+    return filled
+
+
+np.empty, np.empty_like = _filled(np.empty), _filled(np.empty_like)
 
 
 def pytest_collection_modifyitems(items):

@@ -15,6 +15,7 @@ from mvmise_sm.core.elimination import chain_structure, choose, layout, single_f
 from mvmise_sm.core.elimination.crossprod import cross_products
 from mvmise_sm.core.elimination.kernels import PairKernel, PanelKernel, SparseKernel
 from mvmise_sm.core.elimination.layout import Layout
+from mvmise_sm.core.elimination.levels import relative_times
 
 TIERS = ("dense", "structured", "pairs", "panels", "sparse rows", "sparse remainder")
 
@@ -220,3 +221,16 @@ def test_a_problem_that_fits_no_tier_is_refused_with_its_size(monkeypatch):
     y, X, random = simulate("crossed")
     with pytest.raises(choose.ProblemTooLargeError, match=r"21 in all \(a 12, b 9\), of which 9 remain"):
         ProfiledDeviance(y, X, random)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_relative_factors_multiply_in_any_memory_order(transpose):
+    rng = np.random.default_rng(4)
+    places, lambdas = [(0, 2, 3), (6, 1, 4)], [np.tril(rng.normal(size=(2, 2))), rng.normal(size=(1, 1))]
+    dense = np.zeros((10, 10))
+    dense[:6, :6], dense[6:, 6:] = np.kron(lambdas[0], np.eye(3)), lambdas[1] * np.eye(4)
+    rows = rng.normal(size=(10, 5))
+    expected = (dense.T if transpose else dense) @ rows
+    for ordered in (rows, np.asfortranarray(rows)):
+        found = relative_times(places, lambdas, ordered, transpose=transpose)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)

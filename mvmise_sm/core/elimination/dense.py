@@ -8,6 +8,7 @@ import numpy as np
 from scipy.linalg.lapack import dpotrf, dtrtrs
 
 from mvmise_sm.core.elimination.crossprod import cross_products, replace_response, scaled
+from mvmise_sm.core.elimination.levels import relative_times
 from mvmise_sm.core.elimination.pair_sums import panel_pair_sums
 
 if TYPE_CHECKING:
@@ -205,8 +206,8 @@ class DenseFactorization:
             rows = d[:, None] * system.s
             m = rows[:, :n] * d
         else:
-            rows = self._apply(lambdas, system.s)
-            m = self._apply(lambdas, np.ascontiguousarray(rows[:, :n].T))
+            rows = relative_times(system.blocks, lambdas, system.s, transpose=True)
+            m = relative_times(system.blocks, lambdas, rows[:, :n].T, transpose=True)
         m.flat[:: n + 1] += 1.0
         self._rows = rows
         # m is symmetric, so its transpose is the same matrix in the order that lapack wants
@@ -218,14 +219,6 @@ class DenseFactorization:
         v = self._half[:, n:]
         self.gram = system.gram - v.T @ v
         self._t: np.ndarray | None = None
-
-    def _apply(self, lambdas: list[np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """Lambda' rows."""
-        out = np.empty_like(rows)
-        for (o, q, j), lam in zip(self.system.blocks, lambdas, strict=True):
-            stop = o + q * j
-            np.matmul(lam.T, rows[o:stop].reshape(q, -1), out=out[o:stop].reshape(q, -1))
-        return out
 
     @property
     def t(self) -> np.ndarray:
@@ -293,9 +286,9 @@ class DenseFactorization:
 
     def solve(self, rhs: np.ndarray) -> np.ndarray:
         """(Sigma^-1 + Z'Z)^-1 rhs for `rhs` (n, c)."""
-        half = dtrtrs(self.factor, self._apply(self.lambdas, np.ascontiguousarray(rhs)), lower=1)[0]
+        half = dtrtrs(self.factor, relative_times(self.system.blocks, self.lambdas, rhs, transpose=True), lower=1)[0]
         inner = dtrtrs(self.factor, half, lower=1, trans=1)[0]
-        return self._apply([lam.T for lam in self.lambdas], np.ascontiguousarray(inner))
+        return relative_times(self.system.blocks, self.lambdas, inner, transpose=False)
 
     def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """(Sigma^-1 + C)^-1 R and R - C (Sigma^-1 + C)^-1 R, one (q, J, c) per factor; C = Z'Z."""

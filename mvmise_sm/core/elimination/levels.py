@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["LevelFactor", "factor_levels", "sandwich"]
+__all__ = ["LevelFactor", "factor_levels", "relative_times", "sandwich"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +69,34 @@ def factor_levels(c: np.ndarray, lam: np.ndarray) -> LevelFactor:
     for a in range(q):
         i_minus_cw[a, a] += 1.0
     return LevelFactor(c, h, w, i_minus_cw, 2.0 * logdet)
+
+
+def relative_times(
+    places: list[tuple[int, int, int]], lambdas: list[np.ndarray], rows: np.ndarray, *, transpose: bool
+) -> np.ndarray:
+    """Lambda' rows or Lambda rows for `rows` (n, c) in any memory order.
+
+    Parameters
+    ----------
+    places : list of (int, int, int)
+        First row, q and number of levels J of every factor.
+    lambdas : list of ndarray
+        Relative factors (q, q), one per factor.
+    rows : ndarray
+        (n, c), random effects by factor, column, level.
+    transpose : bool
+        Whether Lambda' multiplies.
+
+    Returns
+    -------
+    ndarray
+        (n, c) in C order.
+    """
+    out = np.empty(rows.shape)  # not empty_like: in Fortran order the views below would be copies, and lost
+    for (o, q, j), lam in zip(places, lambdas, strict=True):
+        left = lam.T if transpose else lam
+        np.matmul(left, rows[o : o + q * j].reshape(q, -1), out=out[o : o + q * j].reshape(q, -1))
+    return out
 
 
 def sandwich(lam: np.ndarray, c: np.ndarray) -> np.ndarray:

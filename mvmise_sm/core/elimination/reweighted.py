@@ -17,7 +17,7 @@ from mvmise_sm.core.elimination.chain import ChainFactorization, ChainSystem
 from mvmise_sm.core.elimination.chain_structure import ChainStructure
 from mvmise_sm.core.elimination.choose import remainder_kind
 from mvmise_sm.core.elimination.crossprod import CrossProducts
-from mvmise_sm.core.elimination.levels import apply, factor_levels, product
+from mvmise_sm.core.elimination.levels import apply, factor_levels, product, relative_times
 
 if TYPE_CHECKING:
     from mvmise_sm.core.elimination.incidence import Incidence
@@ -130,7 +130,7 @@ class DenseElimination(Elimination):
         self.blocks, self.n = self.layout.places, self.layout.n_random
         self.lambdas = lambdas
         self.c = self._cross_products(w)
-        m = self._apply(np.ascontiguousarray(self._apply(self.c, True).T), True)
+        m = self._apply(self._apply(self.c, True).T, True)
         m.flat[:: self.n + 1] += 1.0
         if not np.isfinite(m).all():
             raise np.linalg.LinAlgError("the weights are not finite")
@@ -165,17 +165,13 @@ class DenseElimination(Elimination):
 
     def _apply(self, rows: np.ndarray, transpose: bool) -> np.ndarray:
         """Lambda' rows or Lambda rows."""
-        out = np.empty_like(rows)
-        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
-            left = lam.T if transpose else lam
-            np.matmul(left, rows[o : o + q * j].reshape(q, -1), out=out[o : o + q * j].reshape(q, -1))
-        return out
+        return relative_times(self.blocks, self.lambdas, rows, transpose=transpose)
 
     def solve_blocks(self, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """As `SingleElimination.solve_blocks`."""
         flat = self.layout.join(rhs)
         inner = dpotrs(self.factor, self._apply(flat, True), lower=1)[0]
-        coef = self._apply(np.ascontiguousarray(inner), False)
+        coef = self._apply(inner, False)
         return self.layout.split(coef), self.layout.split(flat - self.c @ coef)
 
     def multiply(self, h: list[np.ndarray]) -> list[np.ndarray]:
@@ -185,7 +181,7 @@ class DenseElimination(Elimination):
     @cached_property
     def _posterior(self) -> np.ndarray:
         inner = dpotrs(self.factor, self._apply(np.eye(self.n), True), lower=1)[0]
-        return self._apply(np.ascontiguousarray(inner), False)
+        return self._apply(inner, False)
 
     def traces(self) -> list[np.ndarray]:
         """As `SingleElimination.traces`."""

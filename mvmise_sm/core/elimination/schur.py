@@ -13,6 +13,7 @@ from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from scipy.sparse.linalg import splu
 
 from mvmise_sm.core.covariance.structures import semidefinite_cholesky
+from mvmise_sm.core.elimination.levels import relative_times
 from mvmise_sm.core.elimination.selected_inverse import selected_inverse
 
 if TYPE_CHECKING:
@@ -49,12 +50,7 @@ class RemainderBase:
 
     def apply(self, rows: np.ndarray, transpose: bool) -> np.ndarray:
         """Lambda' rows or Lambda rows for `rows` (n, c)."""
-        out = np.empty_like(rows)
-        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
-            stop = o + q * j
-            left = lam.T if transpose else lam
-            out[o:stop] = (left @ rows[o:stop].reshape(q, -1)).reshape(q * j, -1)
-        return out
+        return relative_times(self.blocks, self.lambdas, rows, transpose=transpose)
 
     @property
     def diagonal(self) -> np.ndarray:
@@ -88,8 +84,8 @@ class DenseRemainder(RemainderBase):
             m *= d[:, None]
         else:
             self.s = _symmetric(self.s)
-            rows = self.apply(np.ascontiguousarray(self.s), transpose=True)
-            m = self.apply(np.ascontiguousarray(rows.T), transpose=True).T
+            rows = self.apply(self.s, transpose=True)
+            m = self.apply(rows.T, transpose=True).T
         m[np.diag_indices(self.n)] += 1.0
         self.l, info = dpotrf(m, lower=1, overwrite_a=1)
         if info:
@@ -134,8 +130,8 @@ class DenseRemainder(RemainderBase):
                 self._phi = self.n_inverse * d
                 self._phi *= d[:, None]
             else:
-                rows = self.apply(np.ascontiguousarray(_symmetric(self.n_inverse)), transpose=False)
-                self._phi = self.apply(np.ascontiguousarray(rows.T), transpose=False).T
+                rows = self.apply(_symmetric(self.n_inverse), transpose=False)
+                self._phi = self.apply(rows.T, transpose=False).T
         return _symmetric(self._phi) if full and self.scalar else self._phi
 
     def _level_blocks(self, matrix: np.ndarray) -> Iterator[np.ndarray]:
