@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-FAMILIES = {
-    "gaussian": "Gaussian",
-    "binomial": "Binomial",
-    "poisson": "Poisson",
-    "gamma": "Gamma",
-    "inverse-gaussian": "InverseGaussian",
-    "negative-binomial": "NegativeBinomial",
-}
 EXAMPLE = "Reaction ~ Days + (Days | Subject)"
 FIT_FAILED, BAD_INPUT = 1, 2
 DDF = ("satterthwaite", "kenward-roger")
@@ -34,7 +28,11 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="fit a formula to a file", description="Fit a formula to a file.")
     _add_input(fit)
     fit.add_argument("--ml", action="store_true", help="maximum likelihood instead of REML (linear models)")
-    fit.add_argument("--family", choices=sorted(FAMILIES), default="gaussian", help="distribution of the response")
+    fit.add_argument(
+        "--family",
+        default="gaussian",
+        help='distribution of the response, with a link if not the usual one: "poisson", "nb2", "binomial(probit)"',
+    )
     fit.add_argument("--weights", help="column or expression with prior weights")
     fit.add_argument("--offset", help="column or expression with the offset")
     fit.add_argument(
@@ -58,22 +56,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("formula", help='for example "y ~ x + (1 | g)"')
-    parser.add_argument("file", help="CSV file with a header (.csv, .tsv, also compressed), .parquet, or - for stdin")
+    parser.add_argument(
+        "file", help="CSV file with a header (.csv, .tsv, also compressed), .parquet, or - for standard input"
+    )
 
 
 def _read(path: str) -> Any:
     import pandas as pd
 
+    source: Any = path
     if path == "-":
-        return pd.read_csv(sys.stdin)
+        given = sys.stdin.buffer.read()
+        source = io.BytesIO(given)
+        path = "-.parquet" if given.startswith(b"PAR1") else "-.csv"
     suffixes = Path(path).suffixes
     if ".parquet" in suffixes:
         try:
-            return pd.read_parquet(path)
+            return pd.read_parquet(source)
         except ImportError:
             raise ValueError('Parquet needs pyarrow: python -m pip install "mvmise_sm[parquet]"') from None
     tabs = any(suffix in (".tsv", ".tab") for suffix in suffixes)
-    return pd.read_csv(path, sep="\t" if tabs else ",")
+    return pd.read_csv(source, sep="\t" if tabs else ",")
 
 
 def _write(table: Any, path: str) -> None:
@@ -111,11 +114,7 @@ def _model(options: argparse.Namespace, data: Any) -> Any:
         keywords["cov_prior"] = options.prior
     if options.family == "gaussian":
         return ms.lmer(options.formula, data, **keywords)
-    if options.family == "negative-binomial":
-        return ms.glmer_nb(options.formula, data, **keywords)
-    from statsmodels.genmod import families
-
-    return ms.glmer(options.formula, data, family=getattr(families, FAMILIES[options.family])(), **keywords)
+    return ms.glmer(options.formula, data, family=options.family, **keywords)
 
 
 def _refused(options: argparse.Namespace) -> str | None:
@@ -154,6 +153,8 @@ def _fit(options: argparse.Namespace) -> int:
             print(result.summary(ddf=options.ddf))
             if options.output:
                 _write_fit(result, options.output, options.ddf)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _complain(f"cannot write {options.output}: {error}", BAD_INPUT)
     except (ValueError, NotImplementedError) as error:
@@ -190,6 +191,8 @@ def _scan(options: argparse.Namespace) -> int:
             _write(table, options.output)
         else:
             print(table.to_csv(index=False, sep="\t"), end="")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _complain(f"cannot write {options.output}: {error}", BAD_INPUT)
     return 0
@@ -234,9 +237,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"mvmise_sm {ms.__version__}")
         return 0
-    if options.command == "scan":
-        return _scan(options)
-    return _fit(options) if options.command == "fit" else _example()
+    try:
+        if options.command == "scan":
+            return _scan(options)
+        return _fit(options) if options.command == "fit" else _example()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

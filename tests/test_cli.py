@@ -101,6 +101,36 @@ def test_standard_input(capsys, file, monkeypatch):
     assert "1743.628" in capsys.readouterr().out
 
 
+def test_parquet_from_standard_input(capsys, tmp_path, sleepstudy, monkeypatch):
+    path = tmp_path / "sleep.parquet"
+    sleepstudy.to_parquet(path)
+    with open(path, encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert main(["fit", "Reaction ~ Days + (Days | Subject)", "-"]) == 0
+    assert "1743.628" in capsys.readouterr().out
+
+
+def test_families_are_typed_as_in_the_package(capsys, tmp_path):
+    import mvmise_sm as ms
+
+    path = tmp_path / "cbpp.csv"
+    ms.datasets.load_cbpp().to_csv(path, index=False)
+    command = ["fit", "incidence / size ~ period + (1 | herd)", str(path), "--weights", "size", "--family"]
+    assert main([*command, "binomial(probit)"]) == 0
+    assert "probit" in capsys.readouterr().out.lower()
+    assert main([*command, "binom"]) == 1
+    assert "got 'binom'" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_error(file):
+    command = (
+        f"{sys.executable} -m mvmise_sm fit 'Reaction ~ Days + (1 | Subject)' {file} | true; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("suffix", [".json", ".csv", ".tsv", ".parquet"])
 def test_estimates_are_written(capsys, tmp_path, file, suffix):
     path = tmp_path / f"out{suffix}"
