@@ -431,9 +431,10 @@ class SelectionResults(SelectionQuestions):
 
     def remove_data(self):
         """Remove the arrays with one entry per sample; tables still work."""
-        _ = self.mechanism_test
+        test = self.mechanism_test
         self._outcome = None
         self._cache = {}
+        self.memo("mechanism test", lambda: test)  # what tables say of it needs no rows
         self.model.remove_rows()
         super().remove_data()
 
