@@ -52,10 +52,13 @@ class FixedBasis:
 
     def rows(self, X, lo, hi, out):
         """Write the rows ``lo:hi`` of the shifted and rotated X into `out` (hi - lo, p)."""
-        if self.shift is None:
-            np.copyto(out, X[lo:hi])
-        else:
+        far = () if self.shift is None else np.flatnonzero(self.shift)
+        if 4 * len(far) > len(self.scale):
             np.subtract(X[lo:hi], self.shift, out=out)
+        else:
+            np.copyto(out, X[lo:hi])
+            for j in far:
+                out[:, j] -= self.shift[j]
         if self.rotation is not None:
             out[:] = out @ self.rotation
 
@@ -85,9 +88,9 @@ def sample_rows(n, largest=_SAMPLE):
     return slice(None, None, max(1, n // largest))
 
 
-def fixed_basis(X):
-    """Choose working coordinates for the columns of X (n, p)."""
-    rows = X[sample_rows(X.shape[0])]
+def fixed_basis(X, largest=_SAMPLE):
+    """Choose working coordinates for the columns of X (n, p) from a sample of at most some `largest` rows."""
+    rows = X[sample_rows(X.shape[0], largest)]
     p = rows.shape[1]
     if p == 0:
         return FixedBasis(None, None, np.ones(0), np.eye(0), 0.0)

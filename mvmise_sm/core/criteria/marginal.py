@@ -59,20 +59,23 @@ class MarginalDeviance(ResidualCriterion):
     ) -> None:
         super().__init__(y, X, random, residual, priors=priors, reml=reml, weights=weights, offset=offset)
 
-    def _use_rows(self, rows: np.ndarray) -> None:
+    def _use_rows(self) -> None:
         """Sums over the subjects of a pattern of products of rows [X y]: (s m m, c c) for every batch."""
-        c = rows.shape[1]
+        c = self.k_fe + 1
+        scale = np.multiply.outer(self._scale, self._scale).ravel()
         self._moments = []
         for batch in self.residual.rows.batches:
             m = batch.size
-            flat = rows[batch.rows].reshape(-1, m * c)
-            stops = np.append(batch.starts, len(flat))
+            stops = np.append(batch.starts, len(batch.rows))
             products = np.empty((batch.n_patterns, m * c, m * c))
             for s in range(batch.n_patterns):
-                part = flat[stops[s] : stops[s + 1]]
+                # a pattern at a time stays in the cache
+                part = self._rows(batch.rows[stops[s] : stops[s + 1]].ravel()).reshape(-1, m * c)
                 np.matmul(part.T, part, out=products[s])
             blocks = products.reshape(-1, m, c, m, c).transpose(0, 1, 3, 2, 4)
-            self._moments.append(np.ascontiguousarray(blocks).reshape(-1, c * c))
+            moments = np.ascontiguousarray(blocks).reshape(-1, c * c)
+            moments *= scale
+            self._moments.append(moments)
 
     def _state(self, theta: np.ndarray) -> _State:
         logdet, inverses = 0.0, []

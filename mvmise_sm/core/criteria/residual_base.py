@@ -71,30 +71,40 @@ class ResidualCriterion(ABC):
         self._X, self._weights, self._offset, self._priors = X, weights, offset, priors
         self.layout = Layout(random)
         self.space = ThetaSpace(random, self.layout)
-        self.basis = fixed_basis(X)
+        self.basis = fixed_basis(X, _SAMPLE)
         self._origin_of = ResponseOrigin(X, self.basis, _SAMPLE)
         self._take_response(y)
         self._set_inner()
 
     def _take_response(self, y: np.ndarray) -> None:
-        """Rows [X y] in working coordinates, times the roots of the weights (n, c)."""
+        """Keep what the likelihood needs of a response (nobs,)."""
+        self._target = y if self._offset is None else y - self._offset
+        self._working_origin = self._origin_of(self._target)
+        self.origin = self._origin_of.user(self._working_origin)
+        self._use_rows()
+        del self._target
+
+    def _rows(self, at: np.ndarray | slice) -> np.ndarray:
+        """Rows [X y] (m, c) in working coordinates but for the scale of X, times the roots of the weights."""
         p = self.k_fe
-        target = y if self._offset is None else y - self._offset
-        origin = self._origin_of(target)
-        self.origin = self._origin_of.user(origin)
-        rows = np.empty((self.nobs, p + 1))
-        self.basis.rows(self._X, 0, self.nobs, rows[:, :p])
-        np.subtract(target, rows[:, :p] @ origin, out=rows[:, p])
-        rows[:, :p] *= self.basis.scale
+        x, target = self._X[at], self._target[at]
+        rows = np.empty((len(target), p + 1))
+        self.basis.rows(x, 0, len(target), rows[:, :p])
+        np.subtract(target, rows[:, :p] @ self._working_origin, out=rows[:, p])
         if self._weights is not None:
-            rows *= np.sqrt(self._weights)[:, None]
-        self._use_rows(rows)
+            rows *= np.sqrt(self._weights[at])[:, None]
+        return rows
+
+    @property
+    def _scale(self) -> np.ndarray:
+        """What the columns of `_rows` still lack (c,)."""
+        return np.append(self.basis.scale, 1.0)
 
     batches_refits = False
 
     @abstractmethod
-    def _use_rows(self, rows: np.ndarray) -> None:
-        """Keep what the likelihood needs of the rows [X y] (n, c)."""
+    def _use_rows(self) -> None:
+        """Keep what the likelihood needs of `_rows`."""
 
     def _set_inner(self) -> None:
         self.constant = 0.0 if self._weights is None else -float(np.log(self._weights).sum())

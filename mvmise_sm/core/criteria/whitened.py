@@ -73,8 +73,8 @@ class WhitenedDeviance(ResidualCriterion):
     Parameters are those of `ResidualCriterion`.
     """
 
-    def _use_rows(self, rows: np.ndarray) -> None:
-        self._xy = rows
+    def _use_rows(self) -> None:
+        self._xy = self._rows(slice(None)) * self._scale
         root = None if self._weights is None else np.sqrt(self._weights)
         self._z = []
         for f in self.layout.factors:
