@@ -138,8 +138,6 @@ def test_bad_matrices_get_a_sentence(animals, kinship, change, error, message):
 def test_names_are_grouping_factors(animals, kinship):
     with pytest.raises(OptionError, match=r"cov names 'ID', but the grouping factors are \['id'\]"):
         ms.lmer("y ~ sex + (1 | id)", animals, cov={"ID": kinship})
-    with pytest.raises(OptionError, match="residual= and cov= cannot be combined"):
-        ms.lmer("y ~ sex + (1 | id)", animals, cov={"id": kinship}, residual="ar1(x | id)")
 
 
 def test_generalised_models_take_relationships(animals, kinship):

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 from core_models import KINDS, simulate
+from scipy import sparse
 
+from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
+from mvmise_sm.core.covariance.registry import make_structure
 from mvmise_sm.core.covariance.theta import ThetaSpace
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.elimination import chain_structure, choose, layout
+from mvmise_sm.core.elimination.eigen import EigenSystem
 from mvmise_sm.core.elimination.incidence import Incidence
 from mvmise_sm.core.elimination.kernels import PairKernel, PanelKernel, SparseKernel
 from mvmise_sm.core.elimination.layout import Layout
@@ -160,3 +164,44 @@ def test_a_singular_covariance_is_an_ordinary_value(kind, tier, monkeypatch):
     check_elimination(got, want, rng)
     gram = data.T @ inverse @ data
     np.testing.assert_allclose(got.gram, gram, atol=1e-9 * np.abs(gram).max())
+
+
+@pytest.mark.parametrize("theta", [0.7, 0.0])
+@pytest.mark.parametrize("members", [False, True])
+def test_one_term_of_related_levels_is_rotated(theta, members):
+    rng = np.random.default_rng(3)
+    nobs, levels = 90, 25
+    root = np.tril(rng.uniform(0.2, 1.0, (levels, levels)))[:, :20]
+    codes = rng.integers(0, levels - 5, nobs)
+    loadings = None
+    if members:
+        both = np.concatenate([codes, rng.integers(0, levels, nobs)])
+        loadings = sparse.csr_matrix((np.full(2 * nobs, 0.5), (np.tile(np.arange(nobs), 2), both)), (nobs, levels))
+    factor = GroupingFactor("id", codes, np.arange(levels), loadings, None if members else root)
+    x = rng.normal(size=nobs)
+    random = RandomEffects([RandomTerm(factor, (x,), ("x",), make_structure("us", ["x"]))])
+    X, y, weights = np.column_stack([np.ones(nobs), x]), rng.normal(size=nobs), rng.uniform(0.5, 2.0, nobs)
+    criterion = ProfiledDeviance(y, X, random, weights=weights)
+    own, p = criterion.layout, X.shape[1]
+    assert EigenSystem.fits(own)
+    lambdas = [np.array([[theta]])]
+    got = criterion.system.factorize(lambdas)
+    z = own.factors[0].rows() * np.sqrt(weights)[:, None]
+    want = Dense(own, z.T @ z, lambdas)
+    check_elimination(got, want, rng)
+    data = np.column_stack([X @ criterion.basis.a, y - X @ criterion.origin]) * np.sqrt(weights)[:, None]
+    inverse = np.linalg.inv(np.eye(nobs) + theta**2 * z @ z.T)
+    gram, scores, t = data.T @ inverse @ data, z.T @ inverse @ data, z.T @ inverse @ z
+    np.testing.assert_allclose(got.gram, gram, atol=1e-10 * np.abs(gram).max())
+    np.testing.assert_allclose(got.scores(gram[0])[0][0], scores @ gram[0], atol=1e-9 * np.abs(scores).max() ** 2)
+    np.testing.assert_allclose(got.derivatives(gram)[0], np.trace(t - scores @ gram @ scores.T), rtol=1e-8)
+    traces, pairs, mixed = got.pair_sums([scores[None, :, :p]])
+    np.testing.assert_allclose(pairs[0, 0].ravel(), np.sum(t * t), rtol=1e-9)
+    np.testing.assert_allclose(mixed[0, 0][0, 0, 0, 0], scores[:, :p].T @ t @ scores[:, :p], rtol=1e-8)
+    np.testing.assert_allclose(traces[0], np.trace(t), rtol=1e-9)
+    other = rng.normal(size=nobs)
+    again = criterion.refitted(other)
+    assert again.system.vectors is criterion.system.vectors
+    fresh = ProfiledDeviance(other, X, random, weights=weights)
+    at = np.array([0.8])
+    assert again(at) == pytest.approx(fresh(at), rel=1e-12)

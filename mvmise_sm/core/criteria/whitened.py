@@ -128,7 +128,7 @@ class WhitenedDeviance(ResidualCriterion):
     def _system(layout: Any, x: np.ndarray, y: np.ndarray) -> Any:
         p = x.shape[1]
         basis = FixedBasis(None, None, np.ones(p), np.eye(p), 0.0)
-        return build_system(layout, basis, x, y, np.zeros(p), None)
+        return build_system(layout, basis, x, y, np.zeros(p), None, once=True)
 
     def _gram_with(self, whitened: _Whitened, merged: list[np.ndarray], extra: np.ndarray) -> np.ndarray:
         """[X extra y]'V^-1[X extra y] for whitened columns `extra` (n, e)."""

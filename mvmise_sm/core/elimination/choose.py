@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from mvmise_sm.core.elimination.chain import ChainSystem
 from mvmise_sm.core.elimination.crossprod import cross_products, scaled
 from mvmise_sm.core.elimination.dense import DenseSystem
+from mvmise_sm.core.elimination.eigen import EigenSystem
 from mvmise_sm.core.elimination.krylov import Probes
 from mvmise_sm.core.elimination.single_factor import SingleSystem
 from mvmise_sm.exceptions import ProblemTooLargeError
@@ -64,8 +65,14 @@ def build_system(
     origin: np.ndarray,
     weights: np.ndarray | None,
     logdet: LogDeterminant = EXACT,
+    once: bool = False,
 ) -> System:
-    """Run the data pass and choose dense, single factor, chain, or chain with dense, sparse or Krylov remainder."""
+    """Run the data pass and choose dense, rotated, single factor, chain, or chain with dense, sparse or Krylov remainder.
+
+    With `once` the design is that of one evaluation, for which no decomposition pays.
+    """
+    if EigenSystem.fits(layout) and not once:
+        return EigenSystem.build(layout, basis, X, y, origin, weights)
     if layout.dense:
         return DenseSystem.build(layout, basis, X, y, origin, weights)
     products = scaled(cross_products(layout, basis, X, y, origin, weights), layout, basis)
