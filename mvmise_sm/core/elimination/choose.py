@@ -67,7 +67,7 @@ def build_system(
     logdet: LogDeterminant = EXACT,
     once: bool = False,
 ) -> System:
-    """Run the data pass and choose dense, rotated, single factor, chain, or chain with dense, sparse or Krylov remainder.
+    """Run the data pass and choose dense, rotated, single factor, chain, or chain with dense, sparse, Krylov remainder.
 
     With `once` the design is that of one evaluation, for which no decomposition pays.
     """

@@ -1,8 +1,8 @@
 """One scalar term whose levels are related: rotated once, its effects are independent.
 
 With Z'Z = Q D Q' for the term's effects u, the rotated effects Q'u have diagonal cross-products D, and log|M| is the
-sum of log(1 + theta^2 d). The eigenvalues take one decomposition; after it an evaluation, and a refit to another response,
-costs as much as there are effects.
+sum of log(1 + theta^2 d). The eigenvalues take one decomposition; after it an evaluation, and a refit to another
+response, costs as much as there are effects.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mvmise_sm.core.elimination.single_factor import SingleFactorization, Single
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.coordinates import FixedBasis
+    from mvmise_sm.core.elimination.krylov import Probes
     from mvmise_sm.core.elimination.layout import Layout
     from mvmise_sm.core.interfaces import PairSums
 
@@ -51,10 +52,15 @@ class EigenSystem:
         decomposition: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.layout, self.c, self.rhs, self.gram = layout, c, rhs, gram
-        values, self.vectors = eigh(c, driver="evd") if decomposition is None else decomposition
+        values: np.ndarray
+        vectors: np.ndarray
+        values, vectors = eigh(c, driver="evd") if decomposition is None else decomposition
+        self.vectors = vectors
         self.values = np.where(values > _ROUNDING * values.max(initial=0.0), values, 0.0)
         rotated = CrossProducts(gram, (self.values[None, None],), ((self.vectors.T @ rhs)[None],), {})
         self.rotated = SingleSystem(layout, rotated)
+
+    probes: Probes | None = None
 
     @staticmethod
     def fits(layout: Layout) -> bool:
@@ -73,6 +79,14 @@ class EigenSystem:
     ) -> EigenSystem:
         """Form the cross-products from the data."""
         return cls(layout, _own(layout, weights), *_products(layout, basis, X, y, origin, weights))
+
+    @property
+    def factors_densely(self) -> bool:
+        return False
+
+    def with_probes(self, probes: Probes) -> EigenSystem:
+        """Itself: log|M| is exact."""
+        return self
 
     def with_response(
         self, basis: FixedBasis, X: np.ndarray, y: np.ndarray, origin: np.ndarray, weights: np.ndarray | None
@@ -107,7 +121,7 @@ def _own(layout: Layout, weights: np.ndarray | None) -> np.ndarray:
         seen = np.bincount(factor.codes, z * z, minlength=factor.n_levels)
         half = np.sqrt(seen[seen > 0.0])[:, None] * factor.root[seen > 0.0]
     else:
-        half = z[:, None] * f.incidence
+        half = z[:, None] * f.shares()
     return half.T @ half
 
 
@@ -124,10 +138,10 @@ def _products(
     if weights is not None:
         rows *= np.sqrt(weights)[:, None]
     loaded = _column(layout, weights, len(y))[:, None] * rows
-    if factor.loadings is None and factor.root is not None:
+    if (root := factor.root) is not None and factor.loadings is None:
         sums = np.column_stack([np.bincount(factor.codes, part, minlength=factor.n_levels) for part in loaded.T])
-        return factor.root.T @ sums, rows.T @ rows
-    return f.incidence.T @ loaded, rows.T @ rows
+        return root.T @ sums, rows.T @ rows
+    return f.shares().T @ loaded, rows.T @ rows
 
 
 class EigenFactorization:

@@ -77,15 +77,19 @@ class FactorLayout:
         """Effect of every row (nobs, c) for effects of one column (n_levels, c)."""
         return effects[self.codes] if self.incidence is None else self.incidence @ effects
 
+    def shares(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """How much of each effect of one column some rows have (rows, n_levels)."""
+        if self.incidence is not None:
+            return self.incidence[rows]
+        codes = self.codes[rows]
+        out = np.zeros((codes.size, self.n_levels))
+        out[np.arange(codes.size), codes] = 1.0
+        return out
+
     def rows(self, lo: int = 0, hi: int | None = None) -> np.ndarray:
         """Rows ``lo:hi`` of Z in working coordinates (rows, q * n_levels), by column, then level."""
-        codes = self.codes[lo:hi]
-        if self.incidence is None:
-            inside = np.zeros((codes.size, self.n_levels))
-            inside[np.arange(codes.size), codes] = 1.0
-        else:
-            inside = self.incidence[lo:hi]
-        out = np.empty((codes.size, self.q * self.n_levels))
+        inside = self.shares(slice(lo, hi))
+        out = np.empty((len(inside), self.q * self.n_levels))
         for a in range(self.q):
             values = self.values(a, lo, hi)
             size: Any = self.scale[a] if values is None else (values * self.scale[a])[:, None]

@@ -69,7 +69,7 @@ def subject_covariances(layout: Layout, factorization: Factorization, first: np.
     out = np.zeros((len(first), stops[-1], stops[-1]))
     if layout.loaded:
         full = factorization.solve(np.eye(layout.n_random))
-        shares = [_shares(f, first) for f in factors]
+        shares = [f.shares(first) for f in factors]
     else:
         blocks = factorization.posterior_cov()
     for k, f in enumerate(factors):
@@ -86,15 +86,6 @@ def subject_covariances(layout: Layout, factorization: Factorization, first: np.
                 cross = _cross_cov(layout, factorization, n, k, first).transpose(0, 2, 1)
             out[:, a, b] = cross
             out[:, b, a] = cross.transpose(0, 2, 1)
-    return out
-
-
-def _shares(f: Any, rows: np.ndarray) -> np.ndarray:
-    """How much of each effect of a factor some rows have (m, n_levels)."""
-    if f.incidence is not None:
-        return f.incidence[rows]
-    out = np.zeros((len(rows), f.n_levels))
-    out[np.arange(len(rows)), f.codes[rows]] = 1.0
     return out
 
 
