@@ -9,10 +9,11 @@ import numpy as np
 
 from mvmise_sm.core.elimination.chain_structure import ChainStructure
 from mvmise_sm.core.elimination.crossprod import replace_response
+from mvmise_sm.core.elimination.dense_remainder import DenseRemainder
 from mvmise_sm.core.elimination.krylov import KrylovRemainder, Probes
 from mvmise_sm.core.elimination.levels import apply, factor_levels, product, rows_gram
 from mvmise_sm.core.elimination.pair_sums import panel_pair_sums
-from mvmise_sm.core.elimination.schur import DenseRemainder, SparseRemainder, logdet_derivatives
+from mvmise_sm.core.elimination.schur import SparseRemainder, logdet_derivatives
 from mvmise_sm.exceptions import NotAvailableError
 
 if TYPE_CHECKING:

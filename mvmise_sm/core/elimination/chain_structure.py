@@ -89,7 +89,7 @@ class ChainStructure:
     def with_products(self, products: CrossProducts) -> ChainStructure:
         """The same pattern with other cross-products, as they come from other weights."""
         out = copy.copy(self)
-        for name in ("rest_gram", "dense_rest_gram", "rest_cross"):
+        for name in ("rest_gram", "rest_cross"):
             out.__dict__.pop(name, None)
         out.products = products
         out.values = [self._entry_values(k, products) for k in self.chain] if self.n_rest else []
@@ -117,11 +117,6 @@ class ChainStructure:
                 out[k, r] = place[start : start + q * size].reshape(q, size)
                 start += q * size
         return out
-
-    @cached_property
-    def dense_rest_gram(self) -> np.ndarray:
-        """`rest_gram` as a dense matrix in Fortran order."""
-        return self.rest_gram.toarray(order="F")
 
     @cached_property
     def rest_gram(self) -> sparse.csr_matrix:

@@ -22,6 +22,7 @@ __all__ = ["Entries", "Kernel", "PairKernel", "PanelKernel", "SparseKernel", "ch
 
 _MAX_PAIRS = 15_000_000
 _PANEL_CELLS = 4_000_000
+_PIECE_PAIRS = 500_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,59 +112,70 @@ def choose_kernel(entries: Entries, values: np.ndarray, constant: bool) -> Kerne
 
 
 class PairKernel:
-    """A list of all pairs of entries that share a row; for entries that are the same at every theta."""
+    """A list of all pairs of entries that share a row; for entries that are the same at every theta.
+
+    Pairs stand row by row and are worked off in pieces, so that nothing but their places is as long as the list.
+    """
 
     reads_lower = True
 
     def __init__(self, entries: Entries, values: np.ndarray) -> None:
-        count = np.diff(entries.indptr)
-        place = np.arange(entries.row.size) - entries.indptr[entries.row]
-        first = np.repeat(np.arange(entries.row.size, dtype=np.int32), place + 1)
-        stops = np.cumsum(place + 1)
-        second = (np.arange(first.size) - np.repeat(stops - (place + 1), place + 1)).astype(np.int32)
-        second += entries.indptr[entries.row[first]].astype(np.int32)
-        self.key = entries.col[second].astype(np.intp) * entries.n_cols + entries.col[first]
-        self.n_cols = entries.n_cols
-        self.per_row = count * (count + 1) // 2
-        self.starts = np.cumsum(self.per_row) - self.per_row
-        self.products = self._pair_products(values, first, second)
-        self.twice = np.where(first == second, 1.0, 2.0)
-        self.unit = values.shape[0] == 1 and (self.products[0, 0] == 1.0).all()
         self.entries = entries
+        count = np.diff(entries.indptr)
+        self.per_row = count * (count + 1) // 2
+        self.stops = np.concatenate([[0], np.cumsum(self.per_row)])
+        small = entries.n_cols**2 < np.iinfo(np.int32).max
+        self.key = np.empty(int(self.stops[-1]), dtype=np.int32 if small else np.int64)
+        self.unit = values.shape[0] == 1 and bool((values == 1.0).all())
+        self.products = {} if self.unit else self._empty_products(values.shape[0])
+        for lo, hi in self._pieces():
+            first, second = self._pairs_of_rows(lo, hi)
+            at = slice(int(self.stops[lo]), int(self.stops[hi]))
+            self.key[at] = entries.col[second].astype(np.int64) * entries.n_cols + entries.col[first]
+            self._fill_products(at, values, first, second)
         self._pairs: tuple[np.ndarray, np.ndarray] | None = None
 
-    @staticmethod
-    def _pair_products(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-        q = values.shape[0]
-        products = {}
-        for a in range(q):
-            for b in range(a, q):
-                x = values[a][first] * values[b][second]
-                if a != b:
-                    x += values[b][first] * values[a][second]
-                products[a, b] = x
-        return products
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        """Ranges of rows with about equally many pairs."""
+        n = self.per_row.size
+        marks = np.arange(_PIECE_PAIRS, int(self.stops[-1]), _PIECE_PAIRS)
+        edges = np.unique(np.concatenate([[0], np.searchsorted(self.stops, marks), [n]]))
+        yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+
+    def _pairs_of_rows(self, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
+        """First and second entry of every pair of the rows ``lo:hi``."""
+        indptr = self.entries.indptr
+        start, stop = int(indptr[lo]), int(indptr[hi])
+        row = self.entries.row[start:stop]
+        place = np.arange(start, stop) - indptr[row]
+        first = np.repeat(np.arange(start, stop), place + 1)
+        stops = np.cumsum(place + 1)
+        second = np.arange(first.size) - np.repeat(stops - (place + 1), place + 1) + np.repeat(indptr[row], place + 1)
+        return first, second
+
+    def _empty_products(self, q: int) -> dict[tuple[int, int], np.ndarray]:
+        return {(a, b): np.empty(self.key.size) for a in range(q) for b in range(a, q)}
+
+    def _fill_products(self, at: slice, values: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
+        for (a, b), x in self.products.items():
+            x[at] = values[a][first] * values[b][second]
+            if a != b:
+                x[at] += values[b][first] * values[a][second]
 
     @property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """First and second entry of every pair, formed when weights change or blocks between factors are needed."""
         if self._pairs is None:
-            entries = self.entries
-            place = np.arange(entries.row.size) - entries.indptr[entries.row]
-            first = np.repeat(np.arange(entries.row.size), place + 1)
-            stops = np.cumsum(place + 1)
-            second = (
-                np.arange(first.size) - np.repeat(stops - (place + 1), place + 1) + entries.indptr[entries.row[first]]
-            )
-            self._pairs = first, second
+            self._pairs = self._pairs_of_rows(0, self.per_row.size)
         return self._pairs
 
     def with_values(self, values: np.ndarray) -> PairKernel:
         """The same pairs with other values of the entries (q, nnz)."""
         out = copy.copy(self)
         out._pairs = self.pairs
-        out.products = self._pair_products(values, *out._pairs)
         out.unit = False
+        out.products = self._empty_products(values.shape[0])
+        out._fill_products(slice(None), values, *out._pairs)
         return out
 
     def row_times(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -182,26 +194,40 @@ class PairKernel:
 
     def subtract_gram(self, s: np.ndarray, level: LevelFactor, values: np.ndarray) -> None:
         """S -= sum_j c_j' W_j c_j on the lower triangle of `s` (n, n), Fortran order."""
-        total = None
-        for (a, b), x in self.products.items():
-            part = np.repeat(level.w[a, b], self.per_row)
-            if not self.unit:
-                part *= x
-            total = part if total is None else np.add(total, part, out=total)
         flat = s.ravel(order="K")
-        flat -= np.bincount(self.key, weights=total, minlength=flat.size)
+        for lo, hi in self._pieces():
+            at, per_row = slice(int(self.stops[lo]), int(self.stops[hi])), self.per_row[lo:hi]
+            if self.unit:
+                total = np.repeat(level.w[0, 0, lo:hi], per_row)
+            else:
+                total = np.zeros(at.stop - at.start)
+                for (a, b), x in self.products.items():
+                    total += np.repeat(level.w[a, b, lo:hi], per_row) * x[at]
+            np.subtract.at(flat, self.key[at], total)
 
     def quad(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
         """c_j Phi c_j' by level (q, q, J); the lower triangle of `phi` (Fortran order) is read."""
-        weighted = phi.ravel(order="K")[self.key]
-        weighted *= self.twice
+        flat, entries = phi.ravel(order="K"), self.entries
         q = values.shape[0]
         out = np.zeros((q, q, self.per_row.size))
-        filled = np.flatnonzero(self.per_row)
-        for (a, b), x in self.products.items():
-            part = np.add.reduceat(weighted if self.unit else weighted * x, self.starts[filled])
-            out[a, b, filled] = part if a == b else 0.5 * part
-            out[b, a] = out[a, b]
+        for lo, hi in self._pieces():
+            at = slice(int(self.stops[lo]), int(self.stops[hi]))
+            filled = np.flatnonzero(self.per_row[lo:hi])
+            if not filled.size:
+                continue
+            starts = self.stops[lo + filled] - at.start
+            weighted = flat[self.key[at]]
+            if self.unit:
+                out[0, 0, lo + filled] = np.add.reduceat(weighted, starts)
+            for (a, b), x in self.products.items():
+                out[a, b, lo + filled] = np.add.reduceat(weighted * x[at], starts)
+        own = phi.diagonal()[entries.col]
+        for a in range(q):
+            for b in range(a, q):
+                # every pair stands once in the list and twice in the sum, an entry with itself once
+                once = entries.row_sums(own * values[a] * values[b])
+                out[a, b] = (2.0 if a == b else 1.0) * out[a, b] - once
+                out[b, a] = out[a, b]
         return out
 
 
@@ -289,7 +315,13 @@ class SparseKernel(_RowTimes):
         return total
 
     def subtract_gram(self, s: np.ndarray, level: LevelFactor, values: np.ndarray) -> None:
-        s -= self.gram(level, values).toarray()
+        q, n = values.shape[0], self.entries.n_cols
+        step = max(1, _PANEL_CELLS // n)
+        for i in range(q):
+            rows = self.entries.matrix(sum(level.h[i, a][self.entries.row] * values[a] for a in range(q)))
+            columns = rows.T.tocsr()
+            for lo in range(0, n, step):
+                s[:, lo : lo + step] -= (columns[lo : lo + step] @ rows).toarray().T
 
     @staticmethod
     def _multiply(part: sparse.csr_matrix, phi: np.ndarray) -> np.ndarray:

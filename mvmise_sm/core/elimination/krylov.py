@@ -20,7 +20,7 @@ from scipy import sparse
 
 from mvmise_sm.core.elimination.conjugate import Run, conjugate_gradients
 from mvmise_sm.core.elimination.levels import factor_levels, product
-from mvmise_sm.core.elimination.schur import RemainderBase, smallest
+from mvmise_sm.core.elimination.schur import SMALL_LAMBDA, RemainderBase, smallest
 from mvmise_sm.exceptions import ProblemTooLargeError
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ _LEAST_PROBES = 8
 # standard errors of the mean over probes that count as its error: their spread is itself an estimate
 _WIDTH = 4.0
 _SUBSPACE_STEPS = 3
-# below this smallest singular value of Lambda nothing is divided by it
-_SMALL_LAMBDA = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,7 +190,7 @@ class KrylovRemainder(RemainderBase):
 
     def residual(self, rest: np.ndarray, solved: np.ndarray) -> np.ndarray:
         """(I - S W_R) rest (n, c), without division by a singular Lambda."""
-        if min(smallest(lam) for lam in self.lambdas) < _SMALL_LAMBDA:
+        if min(smallest(lam) for lam in self.lambdas) < SMALL_LAMBDA:
             return rest - self.times_s(solved)
         out = np.empty_like(rest)
         for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
@@ -317,7 +315,7 @@ class KrylovRemainder(RemainderBase):
         z, tail = self.from_scaled(s.z), self.from_scaled(s.run.x - s.z - s.xz)
         traces, rest = [], []
         for place, ((o, q, j), lam, level) in enumerate(zip(self.blocks, self.lambdas, self.levels, strict=True)):
-            if smallest(lam) < _SMALL_LAMBDA:
+            if smallest(lam) < SMALL_LAMBDA:
                 found = self._direct_traces(o, q, j)
                 traces.append(found.mean)
                 rest.append(found.rest)

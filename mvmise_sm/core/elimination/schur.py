@@ -1,4 +1,4 @@
-"""Grouping factors outside the nested chain: one dense or sparse Schur complement."""
+"""Grouping factors outside the nested chain: what remainders share, and a sparse Schur complement."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg.blas import dsymm
-from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from scipy.sparse.linalg import splu
 
 from mvmise_sm.core.covariance.structures import semidefinite_cholesky
@@ -18,13 +16,13 @@ from mvmise_sm.core.elimination.selected_inverse import selected_inverse
 
 if TYPE_CHECKING:
     from mvmise_sm.core.elimination.chain import ChainStructure, ChainSystem
-    from mvmise_sm.core.elimination.kernels import Kernel, SparseKernel
+    from mvmise_sm.core.elimination.kernels import SparseKernel
     from mvmise_sm.core.elimination.levels import LevelFactor
 
-__all__ = ["DenseRemainder", "RemainderBase", "SparseRemainder", "logdet_derivatives", "smallest"]
+__all__ = ["SMALL_LAMBDA", "RemainderBase", "SparseRemainder", "logdet_derivatives", "smallest"]
 
 # below this diagonal of Lambda, quantities that divide by Lambda are formed without it
-_SMALL_LAMBDA = 1e-4
+SMALL_LAMBDA = 1e-4
 _PRODUCT_CELLS = 20_000_000
 
 
@@ -56,134 +54,6 @@ class RemainderBase:
     def diagonal(self) -> np.ndarray:
         """Lambda of scalar blocks (n,)."""
         return np.repeat([lam[0, 0] for lam in self.lambdas], [j for _, _, j in self.blocks])
-
-
-class DenseRemainder(RemainderBase):
-    """S = Z_R'V_chain^-1 Z_R as a dense matrix, lower triangle in Fortran order.
-
-    Attributes
-    ----------
-    logdet : float
-        log|Lambda'S Lambda + I|, after `factor`.
-    """
-
-    def __init__(self, structure: ChainStructure, lambdas: list[np.ndarray]) -> None:
-        super().__init__(structure, lambdas)
-        self.s = structure.dense_rest_gram.copy(order="F")
-        self._n_inverse: np.ndarray | None = None
-        self._phi: np.ndarray | None = None
-
-    def subtract(self, kernel: Kernel, level: LevelFactor, values: np.ndarray) -> None:
-        """Take off what one chain factor explains."""
-        kernel.subtract_gram(self.s, level, values)
-
-    def factor(self) -> None:
-        if self.scalar:
-            d = self.diagonal
-            m = self.s * d
-            m *= d[:, None]
-        else:
-            self.s = _symmetric(self.s)
-            rows = self.apply(self.s, transpose=True)
-            m = self.apply(rows.T, transpose=True).T
-        m[np.diag_indices(self.n)] += 1.0
-        self.l, info = dpotrf(m, lower=1, overwrite_a=1)
-        if info:
-            raise np.linalg.LinAlgError("M is not positive definite")
-        self.logdet = 2.0 * float(np.log(self.l.diagonal()).sum())
-
-    def _half(self, rest: np.ndarray) -> np.ndarray:
-        return dtrtrs(self.l, self.apply(rest, transpose=True), lower=1)[0]
-
-    def quadratic(self, rest: np.ndarray) -> np.ndarray:
-        """rest' W_R rest (c, c)."""
-        half = self._half(rest)
-        return half.T @ half
-
-    def solve(self, rest: np.ndarray) -> np.ndarray:
-        """W_R rest (n, c)."""
-        self._spherical = np.ascontiguousarray(dtrtrs(self.l, self._half(rest), lower=1, trans=1)[0])
-        return self.apply(self._spherical, transpose=False)
-
-    def residual(self, rest: np.ndarray, solved: np.ndarray) -> np.ndarray:
-        """(I - S W_R) rest (n, c), without division by a singular Lambda."""
-        if min(smallest(lam) for lam in self.lambdas) < _SMALL_LAMBDA:
-            return rest - dsymm(1.0, self.s, solved, lower=1)
-        out = np.empty_like(rest)
-        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
-            stop = o + q * j
-            out[o:stop] = np.linalg.solve(lam.T, self._spherical[o:stop].reshape(q, -1)).reshape(q * j, -1)
-        return out
-
-    @property
-    def n_inverse(self) -> np.ndarray:
-        """M_R^-1, lower triangle."""
-        if self._n_inverse is None:
-            self._n_inverse = dpotri(self.l, lower=1)[0]
-        return self._n_inverse
-
-    def phi(self, full: bool) -> np.ndarray:
-        """Lambda M_R^-1 Lambda', the posterior covariance of the remainder; lower triangle unless `full`."""
-        if self._phi is None:
-            if self.scalar:
-                d = self.diagonal
-                self._phi = self.n_inverse * d
-                self._phi *= d[:, None]
-            else:
-                rows = self.apply(_symmetric(self.n_inverse), transpose=False)
-                self._phi = self.apply(rows.T, transpose=False).T
-        return _symmetric(self._phi) if full and self.scalar else self._phi
-
-    def _level_blocks(self, matrix: np.ndarray) -> Iterator[np.ndarray]:
-        """Diagonal blocks by level (q, q, J) of a matrix with a valid lower triangle."""
-        for o, q, j in self.blocks:
-            at = o + np.arange(j)
-            out = np.empty((q, q, j))
-            for a in range(q):
-                for b in range(a + 1):
-                    out[a, b] = out[b, a] = matrix[at + a * j, at + b * j]
-            yield out
-
-    def traces(self) -> list[np.ndarray]:
-        """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor."""
-        out = []
-        inverse_blocks = list(self._level_blocks(self.n_inverse))
-        for (o, q, j), lam, inverse in zip(self.blocks, self.lambdas, inverse_blocks, strict=True):
-            if smallest(lam) >= _SMALL_LAMBDA:
-                left = np.linalg.solve(lam.T, j * np.eye(q) - inverse.sum(axis=2))
-                out.append(np.linalg.solve(lam.T, left.T))
-            else:
-                out.append(self._trace_directly(o, q, j))
-        return out
-
-    def _trace_directly(self, o: int, q: int, j: int) -> np.ndarray:
-        """sum_j (S - S Phi S)_jj for one factor, whatever its Lambda."""
-        s = _symmetric(self.s)
-        columns = s[:, o : o + q * j]
-        through = self.phi(full=True) @ columns
-        out = np.empty((q, q))
-        for a in range(q):
-            left = columns[:, a * j : (a + 1) * j]
-            for b in range(q):
-                own = s[np.arange(o + a * j, o + (a + 1) * j), np.arange(o + b * j, o + (b + 1) * j)].sum()
-                out[a, b] = own - np.vdot(left, through[:, b * j : (b + 1) * j])
-        return out
-
-    def posterior_blocks(self) -> list[np.ndarray]:
-        """Diagonal blocks of the posterior covariance by level (q, q, J), per factor."""
-        return list(self._level_blocks(self.phi(full=False)))
-
-    def posterior_at(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        """Elements of the posterior covariance (c,)."""
-        return self.phi(full=False)[np.maximum(rows, cols), np.minimum(rows, cols)]
-
-    def quad(self, kernel: Kernel, values: np.ndarray) -> np.ndarray:
-        """c_j Phi c_j' by level of a chain factor."""
-        return kernel.quad(self.phi(full=not kernel.reads_lower), values)
-
-    def row_times(self, kernel: Kernel, values: np.ndarray) -> np.ndarray:
-        """(c Phi) on the entries of a chain factor (q, nnz)."""
-        return kernel.row_times(self.phi(full=True), values)
 
 
 class SparseRemainder(RemainderBase):
@@ -273,7 +143,7 @@ class SparseRemainder(RemainderBase):
         """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor, None where Lambda is too close to singular."""
         out: list[np.ndarray | None] = []
         for (_, q, j), lam, block in zip(self.blocks, self.lambdas, self._level_blocks(self._inverse), strict=True):
-            if smallest(lam) < _SMALL_LAMBDA:
+            if smallest(lam) < SMALL_LAMBDA:
                 out.append(None)
                 continue
             left = np.linalg.solve(lam.T, j * np.eye(q) - block.sum(axis=2))
@@ -335,8 +205,3 @@ def _slope(f: Callable[..., Any], room: float, value: float) -> float:
 def smallest(lam: np.ndarray) -> float:
     """The smallest singular value of a relative factor."""
     return abs(float(lam[0, 0])) if lam.size == 1 else float(np.linalg.norm(lam, -2))
-
-
-def _symmetric(lower: np.ndarray) -> np.ndarray:
-    """The full matrix of a lower triangle."""
-    return np.tril(lower) + np.tril(lower, -1).T

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["conditional_cov", "hessian", "parameter_cov", "prediction_variance", "working_cov"]
 
-# width of the differences in standard errors of the working model: truncation and rounding are both near 1e-6
-_STEP = 2e-3
+# width of the forward differences in standard errors of the working model: truncation and rounding are both near 1e-6
+_STEP = 1e-5
 
 
 def hessian(criterion: LaplaceDeviance, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Second derivatives of the objective at a working vector, by central differences of the exact gradient.
+    """Second derivatives of the objective at a working vector, by forward differences of the exact gradient.
 
     Parameters
     ----------
@@ -39,14 +39,13 @@ def hessian(criterion: LaplaceDeviance, x: np.ndarray) -> tuple[np.ndarray, np.n
     here = criterion.evaluate(x)
     free = x > criterion.lower + 1e-8
     sizes = _STEP / np.sqrt(np.maximum(0.5 * here.information.diagonal(), 1e-12))
-    # a tenth of the way to a bound at most, so that both sides see the same curvature
-    widths = np.where(free, np.minimum(sizes, 0.1 * (x - criterion.lower)), 0.0)
+    widths = np.where(free, sizes, 0.0)
 
     def gradient(moved: np.ndarray) -> np.ndarray:
         criterion.value(moved)
         return criterion.evaluate(moved, information=False).gradient
 
-    out = differences(gradient, x, widths)
+    out = differences(gradient, x, widths, here.gradient)
     criterion.value(x)
     out[:, ~free] = 0.0
     return symmetric(out), free
