@@ -1,6 +1,7 @@
 """Crossed factors whose log-determinant is estimated: every number beside that of the exact elimination."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from mvmise_sm.core.elimination.conjugate import conjugate_gradients
 from mvmise_sm.core.elimination.krylov import Probes
 from mvmise_sm.core.optimise import estimated
 from mvmise_sm.exceptions import ConvergenceWarning, NotAvailableError, OptionError, ProblemTooLargeError
+from mvmise_sm.models import log_determinant
 
 FORMULA = "y ~ x + (1 | user) + (1 | item)"
 
@@ -153,6 +155,30 @@ def test_too_many_effects_are_estimated_unless_exact_is_asked_for(frame, exact, 
     frame = frame.assign(z=(frame["y"] > 3).astype(float))
     with pytest.raises(ProblemTooLargeError, match="too many for an exact fit"):
         ms.glmer("z ~ x + (1 | user) + (1 | item)", frame, family="binomial").fit()
+
+
+def test_the_dense_block_is_held_once():
+    frame = ratings(12_000, levels=(1_700, 1_600))
+    criterion = ms.lmer(FORMULA, frame).criterion()
+    system = criterion.system
+    lambdas = criterion.space.factors(np.array([0.6, 0.5]))[0]
+    assert system.remainder == "dense"
+    tracemalloc.start()
+    try:
+        system.factorize(lambdas).derivatives(np.eye(3))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * 8 * system.structure.n_rest**2
+
+
+def test_an_exact_fit_of_many_levels_starts_next_to_its_optimum(frame, exact, monkeypatch):
+    monkeypatch.setattr(log_determinant, "_WORTH_START", 100)
+    near = ms.lmer(FORMULA, frame).fit()
+    assert near.mle_retvals["n_evaluations"] <= 2 < exact.mle_retvals["n_evaluations"]
+    assert near.criterion_error == 0.0
+    np.testing.assert_allclose(near.criterion, exact.criterion, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(near.theta, exact.theta, rtol=1e-6)
 
 
 def test_a_design_that_cannot_be_certified_says_so(frame, monkeypatch):
