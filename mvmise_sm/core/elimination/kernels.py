@@ -125,7 +125,7 @@ class PairKernel:
         self.per_row = count * (count + 1) // 2
         self.stops = np.concatenate([[0], np.cumsum(self.per_row)])
         small = entries.n_cols**2 < np.iinfo(np.int32).max
-        self.key = np.empty(int(self.stops[-1]), dtype=np.int32 if small else np.int64)
+        self.key: np.ndarray = np.empty(int(self.stops[-1]), dtype=np.int32 if small else np.int64)
         self.unit = values.shape[0] == 1 and bool((values == 1.0).all())
         self.products = {} if self.unit else self._empty_products(values.shape[0])
         for lo, hi in self._pieces():
