@@ -1,42 +1,51 @@
 """Mutation testing: does the suite notice when a sign, a comparison, a term or an index of the numerics changes?
 
-A mutant is one change of one expression. Only the tests that run the changed line are run, from a map of coverage
-contexts that is made once, and they stop at the first failure. A mutant that no test covers, and one that all tests
-pass, survives. Run from the root of a clone, with the tests' requirements installed::
+A mutant is one change of one expression. Only the tests that run the changed line are run, the quickest first, from a
+map that is made once, and they stop at the first failure. A mutant that no test covers, and one that all its tests pass
+or that they pass within the limit of seconds, survives. Run from the root of a clone, with the tests' requirements::
 
-    python benchmarks/mutation.py map                       # once: coverage contexts of the default suite
+    python benchmarks/mutation.py map                       # once: which test runs which line, and how long it takes
     python benchmarks/mutation.py run --mutants 300 --seed 1 --report mutants.csv
     python benchmarks/mutation.py run --only inference/ddf.py --mutants 20
+    python benchmarks/mutation.py again --report mutants.csv # only the survivors of a report, with the suite of today
 
-Files are changed in a copy of the package in a temporary folder; the clone itself is left alone.
+Files are changed in a copy of the package in a temporary folder; the clone itself is left alone. Each mutant, and each
+file of tests of the map, runs in a fork of a process that has the libraries, but not this package, loaded.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import csv
+import importlib
+import json
 import os
 import random
+import resource
 import shutil
-import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mvmise_sm"
 ROOMS = ("core", "priors", "selection", "inference", "design")
-DATABASE = ROOT / ".mutation-contexts"
+MAP = ROOT / ".mutation-map"
 SUITE = ("-m", "not slow", "-p", "no:randomly", "-p", "no:cacheprovider", "-q")
 # tests of the house itself change nothing that a mutant could break
 LEFT_OUT = ("test_architecture", "test_docs", "test_notebooks", "test_benchmarks")
-SECONDS = 240.0
-FEWEST = 25  # tests per run: a line that hundreds cover is killed by the quickest of them or by none
+SECONDS = 90.0  # of tests per mutant, as they took for the map
+CASES = 4  # of each test's parameters enter the map, evenly spread
+PER_FILE = 12.0  # the quickest tests of every file come first, up to so many seconds together
+LIBRARIES = ("numpy", "scipy.stats", "scipy.optimize", "scipy.sparse.linalg", "pandas", "statsmodels.api")
 
 SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
 COMPARISONS = {
@@ -139,108 +148,200 @@ def changed_text(mutant: Mutant) -> str:
     return "".join(lines)
 
 
+def in_fork(work: Callable[[], int], limit: float) -> int | None:
+    """What ``work`` returns in a fork of this process; None if it takes over ``limit`` seconds or hangs."""
+    pid = os.fork()
+    if pid == 0:
+        code = 3
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 3))
+            with open(os.devnull, "w") as nowhere:
+                for stream in (1, 2):
+                    os.dup2(nowhere.fileno(), stream)
+                code = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    begin = time.monotonic()
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else None
+        if time.monotonic() - begin > 20.0 * limit:
+            os.kill(pid, 9)
+        time.sleep(0.02)
+
+
+def pytest_run(root: Path, arguments: Iterable[str], plugins: list[Any]) -> int:
+    """pytest in this process on the package and tests of ``root``."""
+    import pytest
+
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    os.environ["PYTHONPATH"] = str(root)
+    return int(pytest.main([*SUITE, *arguments], plugins=plugins))
+
+
+class Cartographer:
+    """A plugin of pytest that runs some cases of each test and notes the lines and the seconds of each that passes."""
+
+    def __init__(self, root: Path, out: Path) -> None:
+        from coverage import Coverage
+
+        self._out = out
+        self._coverage = Coverage(data_file=None, source=[str(root / "mvmise_sm")], config_file=False)
+        self._coverage.start()
+        self._seconds: dict[str, float] = {}
+        self._failed: set[str] = set()
+        self._begin = 0.0
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        functions: dict[str, list[Any]] = defaultdict(list)
+        for item in items:
+            functions[item.nodeid.partition("[")[0]].append(item)
+        items[:] = [item for same in functions.values() for item in same[:: -(-len(same) // CASES)]]
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._coverage.switch_context(nodeid)
+        self._begin = time.process_time()
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.outcome != "passed":
+            self._failed.add(report.nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._seconds[nodeid] = time.process_time() - self._begin
+
+    def pytest_sessionfinish(self) -> None:
+        self._coverage.stop()
+        data = self._coverage.get_data()
+        passed = [test for test in self._seconds if test not in self._failed]
+        number = {test: n for n, test in enumerate(passed)}
+        lines: dict[str, dict[int, list[int]]] = {}
+        for name in data.measured_files():
+            path = str(Path(name)).rpartition("mvmise_sm" + os.sep)[2]
+            found = {
+                line: [number[t] for t in tests if t in number] for line, tests in data.contexts_by_lineno(name).items()
+            }
+            lines[path] = {line: tests for line, tests in found.items() if tests}
+        seconds = {test: round(self._seconds[test], 3) for test in passed}
+        self._out.write_text(json.dumps({"seconds": seconds, "lines": lines}), encoding="utf-8")
+
+
 def make_map(tests: list[str]) -> None:
-    """Run the suite, or some tests, once under coverage, one context per test."""
-    settings = "[run]\nsource = mvmise_sm\ndynamic_context = test_function\ndata_file = " + str(DATABASE) + "\n"
-    with tempfile.TemporaryDirectory() as folder:
-        rc = Path(folder) / "coveragerc"
-        rc.write_text(settings, encoding="utf-8")
-        command = [sys.executable, "-m", "coverage", "run", f"--rcfile={rc}", "-m", "pytest", *SUITE]
-        command += tests or [f"--ignore=tests/{name}.py" for name in LEFT_OUT]
-        subprocess.run(command, cwd=ROOT, check=False, env=_environment(ROOT))
+    """Run the suite, or some files of tests, once, and note which test runs which line."""
+    MAP.mkdir(exist_ok=True)
+    files = [Path(t) for t in tests] or sorted((ROOT / "tests").glob("test_*.py"))
+    for file in files:
+        out = MAP / f"{file.stem}.json"
+        if file.stem in LEFT_OUT or (not tests and out.exists()):
+            continue
+        begin = time.monotonic()
+        in_fork(lambda f=file, o=out: pytest_run(ROOT, [f"tests/{f.name}"], [Cartographer(ROOT, o)]), 3600.0)  # type: ignore[misc]
+        print(f"{time.monotonic() - begin:7.1f} s  {file.stem}{'' if out.exists() else ': NO MAP'}", flush=True)
 
 
-def _environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+class Map:
+    """Which tests run which line, the quickest first."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._lines: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for file in sorted(MAP.glob("*.json")):
+            part = json.loads(file.read_text(encoding="utf-8"))
+            names = list(part["seconds"])
+            self.seconds |= part["seconds"]
+            for path, lines in part["lines"].items():
+                for line, tests in lines.items():
+                    self._lines[path][int(line)] += [names[n] for n in tests]
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """Ids of the tests that run the line of a mutant; for a line that runs at import, all that run its file."""
+        lines = self._lines[str(mutant.path.relative_to(PACKAGE))]
+        found = lines.get(mutant.line) or {test for tests in lines.values() for test in tests}
+        ordered = sorted(found, key=lambda test: (self.seconds[test], test))
+        first, later, spent = [], [], defaultdict(float)
+        for test in ordered:
+            file = test.partition("::")[0]
+            spent[file] += self.seconds[test]
+            (first if spent[file] <= PER_FILE or test == ordered[0] else later).append(test)
+        return first + later
+
+    def within(self, tests: list[str], limit: float) -> tuple[list[str], float]:
+        """As many of the first tests as take ``limit`` seconds together, and their seconds."""
+        kept, spent = [], 0.0
+        for test in tests:
+            if kept and spent + self.seconds[test] > limit:
+                continue
+            kept.append(test)
+            spent += self.seconds[test]
+        return kept, spent
 
 
-class Contexts:
-    """Which tests run which line, from coverage's database."""
-
-    def __init__(self, database: Path) -> None:
-        # this folder has a coverage.py of its own
-        sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
-        from coverage import CoverageData
-
-        self._data = CoverageData(str(database))
-        self._data.read()
-        with sqlite3.connect(database) as connection:
-            connection.execute("select 1")
-        self._by_line: dict[str, dict[int, list[str]]] = {}
-
-    def tests(self, path: Path, line: int) -> list[str]:
-        """Test functions (``test_file.test_name``) that run a line."""
-        name = str(path)
-        if name not in self._by_line:
-            self._by_line[name] = self._data.contexts_by_lineno(name)
-        return sorted(context for context in self._by_line[name].get(line, []) if ".test_" in f".{context}")
-
-
-def selectors(contexts: list[str], chance: random.Random) -> list[str]:
-    """pytest's arguments for some contexts; tests are functions, so parameters all run."""
-    found = set()
-    for context in contexts:
-        module, _, function = context.partition(".test_")
-        stem = module.rpartition(".")[2]
-        file = ROOT / "tests" / f"{stem}.py"
-        if file.exists():
-            found.add(f"tests/{stem}.py::test_{function}")
-    ordered = sorted(found)
-    chance.shuffle(ordered)
-    return ordered
-
-
-def verdict(mutant: Mutant, tests: list[str], workspace: Path) -> str:
+def verdict(mutant: Mutant, tests: list[str], seconds: float, workspace: Path) -> str:
     """``killed``, ``survived``, ``uncovered`` or ``hung`` (a hang is noticed, so it counts as killed)."""
     if not tests:
         return "uncovered"
     target = workspace / mutant.path.relative_to(ROOT)
-    original = target.read_text(encoding="utf-8")
+    original, stamp = target.read_text(encoding="utf-8"), target.stat().st_mtime
     target.write_text(changed_text(mutant), encoding="utf-8")
-    deadline = time.monotonic() + SECONDS
     try:
-        for first in range(0, len(tests), FEWEST):
-            command = [sys.executable, "-m", "pytest", "-x", *SUITE, *tests[first : first + FEWEST]]
-            left = max(deadline - time.monotonic(), 1.0)
-            done = subprocess.run(
-                command, cwd=workspace, env=_environment(workspace), capture_output=True, check=False, timeout=left
-            )
-            if done.returncode not in (0, 5):  # 5: nothing collected
-                return "killed"
-    except subprocess.TimeoutExpired:
-        return "hung"
+        code = in_fork(lambda: pytest_run(workspace, ["-x", *tests], []), 30.0 + 5.0 * seconds)
     finally:
         target.write_text(original, encoding="utf-8")
-    return "survived"
+        os.utime(target, (stamp, stamp))
+    return "hung" if code is None else "survived" if code == 0 else "killed"
 
 
-def run(count: int, seed: int, only: str, report: Path) -> None:
-    """Test so many random mutants and write what became of each."""
-    chance = random.Random(seed)
-    files = [p for room in ROOMS for p in sorted((PACKAGE / room).rglob("*.py")) if only in str(p.relative_to(PACKAGE))]
-    pool = [mutant for path in files for mutant in mutants_of(path)]
-    chosen = chance.sample(pool, min(count, len(pool)))
-    contexts = Contexts(DATABASE)
-    tally: dict[str, int] = {}
+def run(chosen: list[Mutant], report: Path, limit: float) -> None:
+    """Test some mutants and write what became of each."""
+    sys.dont_write_bytecode = True
+    tests_of = Map()
+    tally: dict[str, int] = defaultdict(int)
     with tempfile.TemporaryDirectory() as folder, report.open("w", newline="", encoding="utf-8") as handle:
         workspace = Path(folder)
         for part in ("mvmise_sm", "tests"):
             shutil.copytree(ROOT / part, workspace / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", workspace)
+        compileall.compile_dir(workspace, quiet=2)
         table = csv.writer(handle)
-        table.writerow(["verdict", "place", "kind", "before", "after", "tests", "seconds"])
+        table.writerow(["verdict", "place", "column", "kind", "before", "after", "tests", "seconds"])
         for number, mutant in enumerate(chosen, 1):
             begin = time.monotonic()
-            tests = selectors(contexts.tests(mutant.path, mutant.line), chance)
-            what = verdict(mutant, tests, workspace)
+            tests, seconds = tests_of.within(tests_of.tests(mutant), limit)
+            what = verdict(mutant, tests, seconds, workspace)
             spent = round(time.monotonic() - begin, 1)
-            tally[what] = tally.get(what, 0) + 1
-            table.writerow([what, mutant.shown, mutant.kind, mutant.before, mutant.after, len(tests), spent])
+            tally[what] += 1
+            row = [what, mutant.shown, mutant.column, mutant.kind, mutant.before, mutant.after, len(tests), spent]
+            table.writerow(row)
             handle.flush()
             if what in ("survived", "uncovered"):
                 print(f"{number:4d} {what:9s} {mutant.shown}  {mutant.before}  ->  {mutant.after}", flush=True)
-    killed = tally.get("killed", 0) + tally.get("hung", 0)
-    print(f"{killed} of {len(chosen)} killed ({100.0 * killed / max(len(chosen), 1):.1f} %): {tally}; {report}")
+    killed = tally["killed"] + tally["hung"]
+    print(f"{killed} of {len(chosen)} killed ({100.0 * killed / max(len(chosen), 1):.1f} %): {dict(tally)}; {report}")
+
+
+def pool(only: str) -> list[Mutant]:
+    """Every mutant of the numerics, or of the files whose path holds ``only``."""
+    files = [p for room in ROOMS for p in sorted((PACKAGE / room).rglob("*.py")) if only in str(p.relative_to(PACKAGE))]
+    return [mutant for path in files for mutant in mutants_of(path)]
+
+
+def survivors(report: Path) -> list[Mutant]:
+    """The mutants that a report calls survivors, found again by their text near their line."""
+    known: dict[tuple[str, str, str], list[Mutant]] = defaultdict(list)
+    for mutant in pool(""):
+        known[str(mutant.path.relative_to(ROOT)), mutant.before, mutant.after].append(mutant)
+    found = []
+    with report.open(newline="", encoding="utf-8") as handle:
+        for row in csv.DictReader(handle):
+            place, _, line = row["place"].rpartition(":")
+            same = known.get((place, row["before"], row["after"]))
+            if row["verdict"] in ("survived", "uncovered") and same:
+                near = (int(line), int(row["column"]))
+                found.append(min(same, key=lambda m: (abs(m.line - near[0]), abs(m.column - near[1]))))
+    return found
 
 
 def main() -> None:
@@ -248,17 +349,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     mapper = commands.add_parser("map", help="run the suite once and note which test runs which line")
-    mapper.add_argument("tests", nargs="*", help="files of tests instead of the whole suite")
+    mapper.add_argument("tests", nargs="*", help="files of tests whose map is made anew")
     runner = commands.add_parser("run", help="test random mutants")
     runner.add_argument("--mutants", type=int, default=300)
     runner.add_argument("--seed", type=int, default=1)
     runner.add_argument("--only", default="", help="part of a path below mvmise_sm")
-    runner.add_argument("--report", type=Path, default=Path("mutants.csv"))
+    repeater = commands.add_parser("again", help="test the survivors of a report")
+    for command in (runner, repeater):
+        command.add_argument("--report", type=Path, default=Path("mutants.csv"))
+        command.add_argument("--seconds", type=float, default=SECONDS, help="of tests per mutant")
     given = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # this folder has a coverage.py of its own
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
+    for name in LIBRARIES:
+        importlib.import_module(name)
     if given.command == "map":
         make_map(given.tests)
+    elif given.command == "run":
+        mutants = pool(given.only)
+        chosen = random.Random(given.seed).sample(mutants, min(given.mutants, len(mutants)))
+        run(chosen, given.report, given.seconds)
     else:
-        run(given.mutants, given.seed, given.only, given.report)
+        run(survivors(given.report), given.report.with_suffix(".again.csv"), given.seconds)
 
 
 if __name__ == "__main__":

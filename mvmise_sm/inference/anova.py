@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import check_same_response, labels_of, ml_fit, unwrap, with_statistic
+from mvmise_sm.inference.fits import (
+    check_same_response,
+    deviance_ratio,
+    labels_of,
+    ml_fit,
+    unreached,
+    unwrap,
+    with_statistic,
+)
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.nesting import check_nested, check_same_criterion, refuse_priors
 from mvmise_sm.inference.tables import table
@@ -113,7 +123,7 @@ def likelihood_ratio(results):
     check_nested(fits)
     llf = np.array([r.llf for r in fits])
     n_params = np.array([r.k_params for r in fits])
-    chisq = np.append(np.nan, 2.0 * np.diff(llf))
+    chisq = np.append(np.nan, [deviance_ratio(small, large) for small, large in pairwise(fits)])
     df = np.append(np.nan, np.diff(n_params).astype(float))
     p = np.where(df > 0, stats.chi2.sf(np.maximum(chisq, 0.0), np.maximum(df, 1.0)), np.nan)
     frame = pd.DataFrame(
@@ -132,7 +142,8 @@ def likelihood_ratio(results):
     heading = "Likelihood-ratio tests. "
     if refitted:
         heading += "REML fits were refitted by maximum likelihood."
-    return table(frame, heading.strip())
+    heading = heading.strip() + unreached(zip(frame.index, fits, strict=True))
+    return table(frame, heading)
 
 
 @strict

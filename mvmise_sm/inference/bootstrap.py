@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.inference.fits import unwrap, with_rows
+from mvmise_sm.inference.fits import require_maximum, unwrap, with_rows
 from mvmise_sm.inference.resampling import (
     GroupRefit,
     ParametricRefit,
@@ -156,6 +156,7 @@ def _labelled(value):
 def bootstrap(result, n=1000, rng=None, n_jobs=1, *, statistic=None, by=None, progress=False):
     """Resample and refit; see `InferentialResults.bootstrap`."""
     result = with_rows(result)
+    require_maximum(result, "resampled estimates")
     if statistic is None:
         estimate = result.parameter_values()
     else:

@@ -12,7 +12,18 @@ from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.optimise.constrained import free_minimum
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
-from mvmise_sm.inference.fits import check_same_response, fit_options, labels_of, ml_fit, quietly, unwrap, with_rows
+from mvmise_sm.inference.fits import (
+    check_same_response,
+    deviance_ratio,
+    fit_options,
+    labels_of,
+    ml_fit,
+    quietly,
+    require_maximum,
+    unreached,
+    unwrap,
+    with_rows,
+)
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.nesting import check_nested, check_same_criterion, refuse_priors
 from mvmise_sm.inference.tables import table
@@ -47,17 +58,19 @@ def drop1(result):
     spec = model_spec_of(fit)
     exog = np.asarray(fit.model.exog)
     rows = {"<none>": (np.nan, fit.aic, np.nan, np.nan)}
+    fits = [("<none>", fit)]
     for term in droppable(spec):
         keep = np.setdiff1d(np.arange(exog.shape[1]), np.arange(exog.shape[1])[spec.term_slices[term]])
         if not len(keep):
             continue
         small = _refit_with(fit, exog=exog[:, keep])
         df = fit.k_params - small.k_params
-        chisq = 2.0 * (fit.llf - small.llf)
-        rows[term.name()] = (df, small.aic, chisq, stats.chi2.sf(max(chisq, 0.0), df))
+        chisq = deviance_ratio(small, fit)
+        fits.append((term.name(), small))
+        rows[term.name()] = (df, small.aic, chisq, stats.chi2.sf(np.maximum(chisq, 0.0), df))
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
     note = " The REML fit was refitted by maximum likelihood." if unwrap(result).restricted else ""
-    return table(frame, "Single term deletions, likelihood-ratio tests." + note)
+    return table(frame, "Single term deletions, likelihood-ratio tests." + note + unreached(fits))
 
 
 def boundary_p_value(chisq, df_variance, df_covariance):
@@ -124,7 +137,9 @@ def random_terms(result):
     result = with_rows(result)
     if result.priors is not None:
         raise OptionError("tests of random effects compare likelihoods; fit without priors")
+    require_maximum(result, "tests of random effects")
     rows = {"<none>": (result.k_params, result.llf, result.aic, np.nan, np.nan, np.nan, np.nan)}
+    fits = []
     for label, random, variances, covariances in _reductions(result.model.random_effects):
         if random is None and result.residual_structure() is not None:
             random = RandomEffects([], result.nobs)
@@ -134,7 +149,9 @@ def random_terms(result):
         else:
             small = _refit_with(result, random=random)
             llf, count, aic = small.llf, small.k_params, small.aic
-        chisq, df = max(2.0 * (result.llf - llf), 0.0), result.k_params - count
+            fits.append((label, small))
+            llf = llf if small.converged else np.nan
+        chisq, df = np.maximum(2.0 * (result.llf - llf), 0.0), result.k_params - count
         rows[label] = (
             count,
             llf,
@@ -149,7 +166,7 @@ def random_terms(result):
     return table(
         frame,
         "Random-effects terms. p_value ignores that a variance of zero is on the boundary and is conservative; "
-        "p_boundary is the mixture of chi-squared distributions that holds there.",
+        "p_boundary is the mixture of chi-squared distributions that holds there." + unreached(fits),
     )
 
 
@@ -198,6 +215,7 @@ def kenward_roger_test(small, large):
         One row: ``df_num, df_denom, F, scaling, p_value``; F includes the scaling.
     """
     check_same_response([small, large])
+    require_maximum(large, "Kenward-Roger tests")
     if large.undetermined is not None:
         raise OptionError("the data do not determine the variances of the larger fit; check() names them")
     method = denominator(large, "kenward-roger")
@@ -238,6 +256,8 @@ def bootstrap_test(small, large, n=1000, rng=None, n_jobs=1, progress=False):
     refitted = small.restricted or large.restricted
     small, large = ml_fit(small), ml_fit(large)
     check_nested([small, large])
+    for fit in (small, large):
+        require_maximum(fit, "bootstrap tests")
     chisq = max(2.0 * (large.llf - small.llf), 0.0)
     simulated, restarted = likelihood_ratios(small, large, n, rng, n_jobs, progress)
     df = large.k_params - small.k_params

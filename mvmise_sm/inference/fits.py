@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import warnings
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 from statsmodels.base.wrapper import ResultsWrapper
 
-from mvmise_sm.exceptions import ConvergenceWarning, DataError, RankWarning, SingularFitWarning
+from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, RankWarning, SingularFitWarning
 from mvmise_sm.results.memo import ML_FIT
 
 __all__ = [
     "check_same_response",
+    "deviance_ratio",
     "fit_options",
     "labels_of",
     "ml_fit",
     "unwrap",
     "quietly",
     "refitted",
+    "require_maximum",
+    "unreached",
     "with_rows",
     "with_statistic",
 ]
@@ -54,6 +60,38 @@ def with_statistic(result):
     if not result.has_statistic:
         raise result.model.rows_gone()
     return result
+
+
+def require_maximum(result: Any, what: str) -> None:
+    """Fail where a question starts from the maximum and the fit has not reached it.
+
+    Parameters
+    ----------
+    result : MixedModelResults or SelectionResults
+    what : str
+        The question, in the plural.
+
+    Raises
+    ------
+    OptionError
+    """
+    result = unwrap(result)
+    if not result.converged:
+        raise OptionError(
+            f"{what} start from the maximum, and this fit has not converged: {result.message}; fit it again, for "
+            "example with a larger maxiter"
+        )
+
+
+def deviance_ratio(small: Any, large: Any) -> float:
+    """Likelihood-ratio statistic of two fits; NaN where one of them has not reached its maximum."""
+    return 2.0 * float(large.llf - small.llf) if small.converged and large.converged else np.nan
+
+
+def unreached(fits: Iterable[tuple[str, Any]]) -> str:
+    """The sentence for a heading that names the fits without a maximum; empty if all have converged."""
+    names = [name for name, fit in fits if not fit.converged]
+    return f" No test, as these fits have not converged: {', '.join(names)}." if names else ""
 
 
 def ml_fit(result):

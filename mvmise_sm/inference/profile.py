@@ -21,7 +21,7 @@ from mvmise_sm.core.optimise.constrained import (
 )
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError, SeparationWarning
-from mvmise_sm.inference.fits import ml_fit, refitted, with_statistic
+from mvmise_sm.inference.fits import ml_fit, refitted, require_maximum, with_statistic
 from mvmise_sm.inference.profile_search import end, path, pulled_back, zeta
 from mvmise_sm.options import strict_options
 
@@ -163,6 +163,7 @@ def _chosen(parameters, params):
 def _prepare(result, reml):
     """Parameters of the likelihood (variances: of the REML criterion if wanted), and the threads to use."""
     result = with_statistic(result)
+    require_maximum(result, "profiles")
     fit = ml_fit(result)
     layout = fit.deviance_function().layout
     if reml and not fit.linear:
@@ -258,8 +259,6 @@ def _general_parameters(fit):
     sizes[: exog.size] = np.where(exog > 0.0, exog, 1.0)
     infinite = np.zeros(p, dtype=bool) if fit.without_error is None else fit.without_error[:p]
     if infinite.any():
-        if not fit.converged:
-            raise OptionError(f"there is no profile of a fit that has not converged: {fit.message}")
         rows = np.zeros((p, x.size))
         rows[:, k : k + p] = criterion.basis.a * sizes[:, None]
         x = pulled_back(evaluate, x, slice(k, k + p), rows[infinite])

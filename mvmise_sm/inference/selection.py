@@ -13,7 +13,7 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.anova import anova_table
 from mvmise_sm.inference.comparison import droppable
 from mvmise_sm.inference.ddf import SatterthwaiteDf, full_rank
-from mvmise_sm.inference.fits import fit_options, quietly, unwrap
+from mvmise_sm.inference.fits import deviance_ratio, fit_options, quietly, unreached, unwrap
 from mvmise_sm.inference.hypotheses import design_contrasts
 from mvmise_sm.inference.tables import table
 
@@ -134,13 +134,15 @@ def drop1(result: Any) -> pd.DataFrame:
         names = [term.name() for term in droppable(model.design.design.model_spec)]
     exog = np.asarray(model.exog)
     rows: dict[str, tuple[float, ...]] = {"<none>": (np.nan, result.aic, np.nan, np.nan)}
+    fits = [("<none>", result)]
     for name in names:
         keep = np.setdiff1d(np.arange(exog.shape[1]), model.design.terms[name])
         columns = pd.DataFrame(exog[:, keep], columns=[model.exog_names[j] for j in keep])
         smaller = type(model)(model.design.endog, columns, **model._get_init_kwds())
         small = unwrap(quietly(smaller.fit, **fit_options(result)))
         df = float(exog.shape[1] - len(keep))
-        chisq = 2.0 * (result.llf - small.llf)
-        rows[name] = (df, small.aic, chisq, float(stats.chi2.sf(max(chisq, 0.0), df)))
+        chisq = deviance_ratio(small, result)
+        fits.append((name, small))
+        rows[name] = (df, small.aic, chisq, float(stats.chi2.sf(np.maximum(chisq, 0.0), df)))
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
-    return table(frame, "Single term deletions, likelihood-ratio tests.")
+    return table(frame, "Single term deletions, likelihood-ratio tests." + unreached(fits))

@@ -13,7 +13,16 @@ from mvmise_sm.exceptions import DataError, FormulaError, OptionError
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.formula.update import updated_formula
 from mvmise_sm.inference.comparison import droppable
-from mvmise_sm.inference.fits import check_same_response, fit_options, ml_fit, quietly, unwrap, with_rows
+from mvmise_sm.inference.fits import (
+    check_same_response,
+    deviance_ratio,
+    fit_options,
+    ml_fit,
+    quietly,
+    unreached,
+    unwrap,
+    with_rows,
+)
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import Table, table
 from mvmise_sm.options import parameter_names
@@ -174,13 +183,15 @@ def add1(result: Any, scope: Any) -> Table:
     """Add one term at a time; see `VerbResults.add1`."""
     fit = ml_fit(result)
     rows = {"<none>": (np.nan, fit.aic, np.nan, np.nan)}
+    fits = [("<none>", fit)]
     for name in _scope_terms(fit, scope):
         large = _with(fit, f"+ {name}")
-        df, chisq = large.k_params - fit.k_params, 2.0 * (large.llf - fit.llf)
-        rows[name] = (df, large.aic, chisq, stats.chi2.sf(max(chisq, 0.0), df) if df else np.nan)
+        df, chisq = large.k_params - fit.k_params, deviance_ratio(fit, large)
+        fits.append((name, large))
+        rows[name] = (df, large.aic, chisq, stats.chi2.sf(np.maximum(chisq, 0.0), df) if df else np.nan)
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
     note = " The REML fit was refitted by maximum likelihood." if unwrap(result).restricted else ""
-    return table(frame, "Single term additions, likelihood-ratio tests." + note)
+    return table(frame, "Single term additions, likelihood-ratio tests." + note + unreached(fits))
 
 
 def _with(fit: Any, change: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import stats
 from statsmodels.formula._manager import FormulaManager
@@ -11,7 +13,7 @@ from mvmise_sm.exceptions import OptionError
 
 _NEGLIGIBLE = 1e-10  # rounding of eliminated coefficients
 
-__all__ = ["coefficient_table", "t_test", "wald_intervals", "wald_test"]
+__all__ = ["coefficient_table", "t_test", "untestable", "wald_intervals", "wald_test"]
 
 
 def _hypothesis(result, r_matrix):
@@ -41,6 +43,17 @@ def wald_test(result, r_matrix, ddf):
     contrasts, values = _reduced(*_hypothesis(result, r_matrix))
     f, df_num, df_denom = result.denominator(ddf).f_test(contrasts, contrasts @ result.params - values)
     return ContrastResults(F=f, df_num=df_num, df_denom=df_denom)
+
+
+def untestable(result: Any, r_matrix: Any, use_f: bool) -> ContrastResults | None:
+    """The test without an answer of a hypothesis that has no standard errors; None where it has."""
+    contrasts, _ = _hypothesis(result, r_matrix)
+    if np.isfinite(result.cov_params(r_matrix=contrasts)).all():
+        return None
+    q = int(np.linalg.matrix_rank(contrasts))
+    if use_f:
+        return ContrastResults(F=np.nan, df_denom=np.min(result.df_resid_inference), df_num=q)
+    return ContrastResults(chi2=np.nan, df_denom=q, statistic=np.nan, distribution="chi2", distargs=(q,))
 
 
 def _reduced(contrasts, values):

@@ -280,7 +280,12 @@ def fit_direct(model, method: str, start, maxiter, tol, cov_type) -> SelectionOu
         free[objective.likelihood.slices["beta"]] = False
         free[objective.likelihood.slices["phi"]] = False
         theta = solve(
-            objective, start=theta, free=free, maxiter=START_ITERATIONS, tol=1e-3, information=False
+            objective,
+            start=theta,
+            free=free,
+            maxiter=min(START_ITERATIONS, maxiter or START_ITERATIONS),
+            tol=1e-3,
+            information=False,
         ).maximum.theta
     solution = solve(objective, method=method, start=theta, maxiter=maxiter, tol=tol)
     warning = None
@@ -331,7 +336,8 @@ def _from_maximum(
     maximum = _signed(likelihood, maximum)
     llf = likelihood.value_and_score(maximum.theta)[0]
     information = maximum.information
-    if information is None:
+    # the curvature at a point that is no maximum is nobody's standard error
+    if information is None or not maximum.converged:
         information = np.full((maximum.theta.size,) * 2, np.nan)
     cov = covariance(likelihood, maximum.theta, information)
     return SelectionOutcome(

@@ -10,7 +10,7 @@ import numpy as np
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty import hessian as uncertainty
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.results.prediction import NewRows
+from mvmise_sm.results.prediction import NewRows, without_error
 
 __all__ = ["PartPredictors"]
 
@@ -119,7 +119,8 @@ class PartPredictors:
         cov = np.asarray(self.cov_params_default)
         wide = np.zeros((len(exog), self.k_coef))
         wide[:, : self.k_fe] = exog
-        if not chosen:
+        if not chosen or not self.converged:
+            wide[without_error(self, wide)] = np.nan
             return np.einsum("ij,jk,ik->i", wide, cov, wide)
         given = {i: (codes, columns) for i, codes, columns in terms}
         full = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pandas as pd
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results.residual import new_variances
 
-__all__ = ["NewRows", "predicted", "prediction_results", "predictor_law", "selected_terms"]
+__all__ = ["NewRows", "predicted", "prediction_results", "predictor_law", "selected_terms", "without_error"]
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,19 @@ def prediction_results(
     variance = np.full(len(linear), np.nan)
     used = np.flatnonzero(~missing)
     variance[used] = result.scale * _relative_variance(result, rows, terms, used)
+    variance[without_error(result, rows.exog)] = np.nan
     labels = rows.index if row_labels is None else row_labels
     if kind == "prediction":
         from mvmise_sm.inference.prediction import observation_prediction
 
         return observation_prediction(result, linear, variance, which, labels, *_residual_part(result, rows))
     return result._prediction(linear, variance, which, labels, *_residual_part(result, rows))
+
+
+def without_error(result: Any, exog: np.ndarray) -> np.ndarray:
+    """Rows (m,) of a design whose predictions have no standard error: all of them without a maximum."""
+    felt = result.effects_without_error()
+    return ((exog != 0.0) @ felt).astype(bool) | (not result.converged)
 
 
 def _residual_part(result, rows):
@@ -181,6 +189,7 @@ def predictor_law(result, frame, random, allow_new_levels):
         full = model.new_rows(frame, sloped, allow_new_levels=True) if sloped else rows
     used = np.arange(len(rows.exog))
     variance = result.scale * _relative_variance(result, rows, terms, used)
+    variance[without_error(result, rows.exog)] = np.nan
     lambdas = model.random_layout.lambdas(result.theta)
     for i in everything:
         if i not in terms and layout.terms[i].names == ("Intercept",):

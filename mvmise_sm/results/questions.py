@@ -94,6 +94,25 @@ class AnsweringResults(LikelihoodModelResults):
         """Which fixed effects have no standard error (k_fe,); selection models say it in their covariance."""
         return np.zeros(len(self.params), dtype=bool)
 
+    def wald_test(
+        self,
+        r_matrix: Any,
+        cov_p: Any = None,
+        invcov: Any = None,
+        use_f: bool | None = None,
+        df_constraints: Any = None,
+        scalar: bool = True,
+    ) -> Any:
+        """Test linear combinations jointly, as statsmodels does; NaN where one of them has no standard error."""
+        if cov_p is None and invcov is None:
+            from mvmise_sm.inference.wald import untestable
+
+            use_f = bool(self.use_t) if use_f is None else use_f
+            missing = untestable(self, r_matrix, use_f)
+            if missing is not None:
+                return missing
+        return super().wald_test(r_matrix, cov_p, invcov, use_f, df_constraints, scalar)
+
     @property
     def profiled(self) -> bool:
         """Whether beta and sigma2 are profiled out of the criterion, so that refits need no result."""

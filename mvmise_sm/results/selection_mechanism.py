@@ -46,6 +46,9 @@ def _profile(result) -> MechanismProfile:
         raise OptionError("profiles of the mechanism belong to the likelihood; fit with reml=False")
     if result.phi is None or "y" not in result.phi.index:
         raise OptionError("the mechanism does not depend on the outcome (missing_y is False or no block is missing)")
+    from mvmise_sm.inference.fits import require_maximum
+
+    require_maximum(result, "profiles of the mechanism")
     return result.memo("profile", lambda: MechanismProfile(outcome.objective, outcome.maximum))
 
 

@@ -75,6 +75,10 @@ def permutation_test(
         raise OptionError("the data of this result were removed")
     if int(n) < 1:
         raise OptionError(f"n must be a positive number of permutations, got {n!r}")
+    if result._outcome.reproduction is None:
+        from mvmise_sm.inference.fits import require_maximum
+
+        require_maximum(result, "permutation tests")
     data = result.model.design.data
     columns = tested_columns(result, terms)
     job, observed = _job(result, columns)

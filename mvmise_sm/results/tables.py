@@ -211,7 +211,8 @@ def _mode_rows(result, alpha):
     for group, modes in result.random_effects.items():
         variances = np.diagonal(result.random_effects_cov[group], axis1=1, axis2=2)
         for j, name in enumerate(modes.columns):
-            estimate, se = modes.iloc[:, j].to_numpy(), np.sqrt(variances[:, j])
+            estimate = modes.iloc[:, j].to_numpy()
+            se = np.sqrt(variances[:, j]) if result.converged else np.full(len(estimate), np.nan)
             columns = {"effect": "ran_vals", "group": group, "level": modes.index, "term": name}
             columns |= {"estimate": estimate, "std_error": se}
             parts.append(pd.DataFrame({**columns, "conf_low": estimate - z * se, "conf_high": estimate + z * se}))

@@ -247,6 +247,18 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
         dist = ("t", self.df_resid) if self.use_t else ("norm", None)
         return PredictionResults(linear, variance, self.scale, df=dist[1], dist=dist[0], row_labels=labels)
 
+    def mean_scale(self):
+        """What undoes the transformation of the response, see `MarginalResults.mean_scale`."""
+        from mvmise_sm.inference.means.scales import response_scale
+
+        return response_scale(self.fixed_design().parts.response)
+
+    def random_sd(self):
+        """Standard deviation of an observation about the fixed effects."""
+        from mvmise_sm.inference.variance_shares import random_variance
+
+        return float(np.sqrt(random_variance(self) + self.scale))
+
     def refit(self, endog):
         """Fit the same model to another response (nobs,), NaN where missing."""
         self._require_rows()

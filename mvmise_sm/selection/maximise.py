@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 ARMIJO = 1e-4
+MAXITER, NEWTON_STEPS = 200, 12
 MAX_HALVINGS = 40
 # expected gain of the next quasi-Newton step: so small that the information found there is that of the maximum
 DECREMENT_TOL = 1e-9
@@ -92,10 +93,11 @@ def maximise(
     metric: np.ndarray,
     *,
     free: np.ndarray | None = None,
-    maxiter: int = 200,
+    maxiter: int | None = None,
     tol: float = DECREMENT_TOL,
     information: bool = True,
     diverged: Callable[[np.ndarray], Status | None] | None = None,
+    newton: int | None = None,
 ) -> Maximum:
     """Maximise a smooth objective.
 
@@ -110,7 +112,7 @@ def maximise(
     free : ndarray of bool, (k,), optional
         Elements that may move.
     maxiter : int, optional
-        Quasi-Newton iterations.
+        Steps, quasi-Newton and Newton together; 200 of the first kind and 12 of the second by default.
     tol : float, optional
         Quasi-Newton stage: stop when the expected gain of the next step is below it.
     information : bool, optional
@@ -118,12 +120,16 @@ def maximise(
     diverged : callable, optional
         Says why the objective has no maximum where a point is heading, or returns None; the maximisation
         stops there.
+    newton : int, optional
+        Newton steps, instead of what `maxiter` leaves.
 
     Returns
     -------
     Maximum
     """
     free = np.ones(start.size, bool) if free is None else free
+    newton = NEWTON_STEPS if maxiter is None and newton is None else newton
+    maxiter = MAXITER if maxiter is None else maxiter
     theta = np.array(start, dtype=float)
     value, score = objective(theta)
     if not np.isfinite(value):
@@ -151,11 +157,12 @@ def maximise(
             break
     info = None
     if information:
-        theta, value, score, info, polished = _polish(objective, theta, value, score, inverse, free, history)
+        left = maxiter - (len(history) - 1) if newton is None else newton
+        theta, value, score, info, polished = _polish(objective, theta, value, score, inverse, free, history, left)
         if polished:
             status = Status.CONVERGED
         elif done:
-            status = Status.NOT_DEFINITE
+            status = Status.NOT_DEFINITE if left else Status.MAXITER
         done = polished
     return Maximum(theta, value, score, info, done, len(history) - 1, np.array(history), status, free)
 
@@ -288,19 +295,21 @@ def _polish(
     inverse: np.ndarray,
     free: np.ndarray,
     history: list[float],
+    steps: int,
 ) -> tuple[np.ndarray, float, np.ndarray, np.ndarray, bool]:
-    """Newton steps with the observed information until nothing is left to gain."""
+    """Newton steps with the observed information until nothing is left to gain, no more than ``steps``."""
     scale = np.sqrt(np.maximum(np.diag(inverse), 1e-16))
     info, exact = None, False
-    for _ in range(12):
+    for _ in range(NEWTON_STEPS):
         if info is None:
             info = observed_information(objective, theta, scale, free)
             factor, definite = _factor(info)
             exact = True
         step = linalg.cho_solve(factor, score[free])
         gain = 0.5 * float(step @ score[free])
-        if gain <= POLISHED_TOL and definite:
+        if (gain <= POLISHED_TOL and definite) or steps == 0:
             break
+        steps -= 1
         moved = _line_search(objective, theta, value, score, step, free)
         if moved is None:
             # rounding decides below this gain

@@ -8,7 +8,7 @@ import numpy as np
 
 from mvmise_sm.selection.em import run_em
 from mvmise_sm.selection.likelihood import SelectionParams
-from mvmise_sm.selection.maximise import Maximum, maximise
+from mvmise_sm.selection.maximise import MAXITER, NEWTON_STEPS, Maximum, maximise
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.sparse import error_spread
 from mvmise_sm.selection.status import Status
@@ -178,8 +178,9 @@ def _once(
         raise ValueError(f"method is {method!r}; allowed are 'ml' and 'em'.")
     metric = likelihood.metric(start) if metric is None else metric
     # quasi-Newton steps learn one direction each
-    maxiter = max(200, likelihood.size) if maxiter is None else maxiter
-    options = {"maxiter": maxiter, "tol": tol}
+    newton = NEWTON_STEPS if maxiter is None else None
+    maxiter = max(MAXITER, likelihood.size) if maxiter is None else maxiter
+    options = {"maxiter": maxiter, "tol": tol, "newton": newton}
     return maximise(
         objective,
         start,

@@ -160,7 +160,7 @@ def fit_sparse(
         params = replace(params, error_cov=_restricted(precision, new_sign))
         sign = new_sign
     if information:
-        maximum = maximise(objective, maximum.theta, likelihood.metric(maximum.theta), maxiter=0)
+        maximum = maximise(objective, maximum.theta, likelihood.metric(maximum.theta), maxiter=0, newton=maxiter)
     maximum = replace(
         maximum,
         history=np.array(history),
