@@ -9,8 +9,10 @@ or that they pass within the limit of seconds, survives. Run from the root of a 
     python benchmarks/mutation.py run --only inference/ddf.py --mutants 20
     python benchmarks/mutation.py again --report mutants.csv # only the survivors of a report, with the suite of today
 
-Files are changed in a copy of the package in a temporary folder; the clone itself is left alone. Each mutant, and each
-file of tests of the map, runs in a fork of a process that has the libraries, but not this package, loaded.
+The clone itself is left alone: the package and its tests are copied to a temporary folder and collected there once.
+Each mutant runs in a fork of that process, with the code of the changed function in place of the old one. A change that
+matters when its module is imported (a constant, a default) is written to the copy instead and runs in a fork of a
+process that has the libraries, but not this package, loaded.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 import ast
 import compileall
 import csv
+import gc
 import importlib
 import json
 import os
@@ -32,7 +35,9 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,9 +47,9 @@ MAP = ROOT / ".mutation-map"
 SUITE = ("-m", "not slow", "-p", "no:randomly", "-p", "no:cacheprovider", "-q")
 # tests of the house itself change nothing that a mutant could break
 LEFT_OUT = ("test_architecture", "test_docs", "test_notebooks", "test_benchmarks")
-SECONDS = 90.0  # of tests per mutant, as they took for the map
+SECONDS = 60.0  # of tests per mutant, as they took for the map
 CASES = 4  # of each test's parameters enter the map, evenly spread
-PER_FILE = 12.0  # the quickest tests of every file come first, up to so many seconds together
+PER_FILE = 3.0  # the quickest tests of every file come first, up to so many seconds together
 LIBRARIES = ("numpy", "scipy.stats", "scipy.optimize", "scipy.sparse.linalg", "pandas", "statsmodels.api")
 
 SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
@@ -261,12 +266,16 @@ class Map:
         lines = self._lines[str(mutant.path.relative_to(PACKAGE))]
         found = lines.get(mutant.line) or {test for tests in lines.values() for test in tests}
         ordered = sorted(found, key=lambda test: (self.seconds[test], test))
-        first, later, spent = [], [], defaultdict(float)
+        quickest: dict[str, float] = {}
+        spent: dict[str, float] = defaultdict(float)
+        late = {}
         for test in ordered:
             file = test.partition("::")[0]
+            quickest.setdefault(file, self.seconds[test])
             spent[file] += self.seconds[test]
-            (first if spent[file] <= PER_FILE or test == ordered[0] else later).append(test)
-        return first + later
+            late[test] = spent[file] > PER_FILE
+        # file by file: a change of file tears down what its tests share
+        return sorted(ordered, key=lambda t: (late[t], quickest[t.partition("::")[0]], t.partition("::")[0]))
 
     def within(self, tests: list[str], limit: float) -> tuple[list[str], float]:
         """As many of the first tests as take ``limit`` seconds together, and their seconds."""
@@ -279,26 +288,73 @@ class Map:
         return kept, spent
 
 
-def verdict(mutant: Mutant, tests: list[str], seconds: float, workspace: Path) -> str:
-    """``killed``, ``survived``, ``uncovered`` or ``hung`` (a hang is noticed, so it counts as killed)."""
-    if not tests:
-        return "uncovered"
+def within_function(mutant: Mutant) -> bool:
+    """Whether the change lies in the body of a function, and not in what runs when its module is imported."""
+    tree = ast.parse(mutant.path.read_text(encoding="utf-8"))
+    bodies = (node.body for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+    return any(body[0].lineno <= mutant.line <= (body[-1].end_lineno or 0) for body in bodies)
+
+
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """The code of every function of a module, nested ones included."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from codes_in(constant)
+
+
+class Bench:
+    """A plugin of pytest that runs mutants of functions on the collected tests instead of the tests themselves."""
+
+    def __init__(self, workspace: Path, job: Callable[[Bench], None]) -> None:
+        self._workspace, self._job = workspace, job
+        self._items: dict[str, Any] = {}
+        self._functions: dict[str, list[FunctionType]] = defaultdict(list)
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        self._items = {item.nodeid: item for item in session.items}
+        for function in gc.get_objects():
+            if isinstance(function, FunctionType):
+                self._functions[function.__code__.co_filename].append(function)
+        self._job(self)
+        return True
+
+    def _run(self, mutant: Mutant, tests: list[str]) -> int:
+        from _pytest.runner import runtestprotocol
+
+        path = str(self._workspace / mutant.path.relative_to(ROOT))
+        changed = {(c.co_qualname, c.co_firstlineno): c for c in codes_in(compile(changed_text(mutant), path, "exec"))}
+        for function in self._functions[path]:
+            code = function.__code__
+            function.__code__ = changed.get((code.co_qualname, code.co_firstlineno), code)
+        items = [self._items[test] for test in tests]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
+                return 1
+        return 0
+
+    def code(self, mutant: Mutant, tests: list[str], limit: float) -> int | None:
+        """0 if all tests pass, None for a hang."""
+        known = [test for test in tests if test in self._items]
+        return in_fork(lambda: self._run(mutant, known), limit)
+
+
+def rewritten(workspace: Path, mutant: Mutant, tests: list[str], limit: float) -> int | None:
+    """The same with the change written to the copy."""
     target = workspace / mutant.path.relative_to(ROOT)
     original, stamp = target.read_text(encoding="utf-8"), target.stat().st_mtime
     target.write_text(changed_text(mutant), encoding="utf-8")
     try:
-        code = in_fork(lambda: pytest_run(workspace, ["-x", *tests], []), 30.0 + 5.0 * seconds)
+        return in_fork(lambda: pytest_run(workspace, ["-x", *tests], []), limit)
     finally:
         target.write_text(original, encoding="utf-8")
         os.utime(target, (stamp, stamp))
-    return "hung" if code is None else "survived" if code == 0 else "killed"
 
 
 def run(chosen: list[Mutant], report: Path, limit: float) -> None:
-    """Test some mutants and write what became of each."""
+    """Test some mutants and write what became of each: killed, survived, uncovered or hung (noticed, so killed)."""
     sys.dont_write_bytecode = True
     tests_of = Map()
-    tally: dict[str, int] = defaultdict(int)
     with tempfile.TemporaryDirectory() as folder, report.open("w", newline="", encoding="utf-8") as handle:
         workspace = Path(folder)
         for part in ("mvmise_sm", "tests"):
@@ -307,19 +363,31 @@ def run(chosen: list[Mutant], report: Path, limit: float) -> None:
         compileall.compile_dir(workspace, quiet=2)
         table = csv.writer(handle)
         table.writerow(["verdict", "place", "column", "kind", "before", "after", "tests", "seconds"])
-        for number, mutant in enumerate(chosen, 1):
-            begin = time.monotonic()
-            tests, seconds = tests_of.within(tests_of.tests(mutant), limit)
-            what = verdict(mutant, tests, seconds, workspace)
-            spent = round(time.monotonic() - begin, 1)
-            tally[what] += 1
-            row = [what, mutant.shown, mutant.column, mutant.kind, mutant.before, mutant.after, len(tests), spent]
-            table.writerow(row)
-            handle.flush()
-            if what in ("survived", "uncovered"):
-                print(f"{number:4d} {what:9s} {mutant.shown}  {mutant.before}  ->  {mutant.after}", flush=True)
-    killed = tally["killed"] + tally["hung"]
-    print(f"{killed} of {len(chosen)} killed ({100.0 * killed / max(len(chosen), 1):.1f} %): {dict(tally)}; {report}")
+        handle.flush()
+
+        def test(mutants: list[Mutant], how: Callable[[Mutant, list[str], float], int | None]) -> None:
+            for mutant in mutants:
+                begin = time.monotonic()
+                tests, seconds = tests_of.within(tests_of.tests(mutant), limit)
+                code = how(mutant, tests, 30.0 + 5.0 * seconds) if tests else 0
+                what = "uncovered" if not tests else "hung" if code is None else "killed" if code else "survived"
+                spent = round(time.monotonic() - begin, 1)
+                row = [what, mutant.shown, mutant.column, mutant.kind, mutant.before, mutant.after, len(tests), spent]
+                table.writerow(row)
+                handle.flush()
+
+        inside = [mutant for mutant in chosen if within_function(mutant)]
+        bench = Bench(workspace, lambda bench: test(inside, bench.code))
+        files = [f"tests/{file.stem}.py" for file in sorted(MAP.glob("*.json"))]
+        in_fork(lambda: pytest_run(workspace, ["-s", *files], [bench]), 1e6)
+        test([mutant for mutant in chosen if mutant not in inside], partial(rewritten, workspace))
+    with report.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    killed = sum(row["verdict"] in ("killed", "hung") for row in rows)
+    for row in rows:
+        if row["verdict"] in ("survived", "uncovered"):
+            print(f"{row['verdict']:9s} {row['place']}  {row['before']}  ->  {row['after']}")
+    print(f"{killed} of {len(rows)} killed ({100.0 * killed / max(len(rows), 1):.1f} %); {report}")
 
 
 def pool(only: str) -> list[Mutant]:

@@ -8,7 +8,7 @@ from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.fits import with_statistic
 
-__all__ = ["METHODS", "denominator", "full_rank", "second_order_of"]
+__all__ = ["METHODS", "denominator", "full_rank", "identified", "second_order_of"]
 
 METHODS = (None, "satterthwaite", "kenward-roger")
 
@@ -190,8 +190,12 @@ def denominator(result, ddf):
     OptionError
         If the method is unknown or not defined for the model.
     """
-    method = _by_name(result, ddf)
-    felt = result.effects_without_error()
+    return identified(result, _by_name(result, ddf))
+
+
+def identified(result, method):
+    """The method, or `IdentifiedTests` of it where some fixed effects of the result have no standard error."""
+    felt = result.effects_without_error()[: len(method.cov)]
     return IdentifiedTests(method, felt) if felt.any() else method
 
 

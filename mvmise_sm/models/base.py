@@ -303,6 +303,14 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
             self.priors is None or self.priors.resid is None or self.priors.resid.fixed is None
         )
 
+    def location_columns(self) -> np.ndarray:
+        """Columns (nobs, m) along which the location of the responses moves, fixed effects first."""
+        return np.asarray(self.exog, dtype=float)
+
+    def moved_params(self, columns: np.ndarray) -> np.ndarray:
+        """Which parameters (k,) move with some of `location_columns` (m,), booleans."""
+        return columns
+
     def estimates_residual_variance(self):
         """Whether the data also have to tell a residual variance from those of the random effects."""
         return self._residual_is_free()

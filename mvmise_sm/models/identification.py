@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from mvmise_sm.caller import warn
 from mvmise_sm.core.uncertainty.identification import FlatDirections, flat_directions
 from mvmise_sm.core.uncertainty.redundancy import Redundancy, largest_entropy, redundancy
@@ -70,10 +68,10 @@ def undetermined(model: Any, optimum: Any, redundant: Redundancy | None = None) 
         return None
     kept = model.__dict__.setdefault("_undetermined", {})
     if "directions" not in kept:
-        X = np.asarray(model.exog, dtype=float)
         residual = model.estimates_residual_variance()
-        found = flat_directions(model.random_effects, X, model.weights, residual)
-        kept["directions"] = None if found is None else found.without(_guarded(model))
+        found = flat_directions(model.random_effects, model.location_columns(), model.weights, residual)
+        found = None if found is None else found.without(_guarded(model))
+        kept["directions"] = None if found is None else replace(found, effects=model.moved_params(found.effects))
     found = kept["directions"]
     if found is not None:
         texts = [t.text or f"({' + '.join(t.names)} | {t.factor.name})" for t in model.random_effects.terms]

@@ -140,6 +140,14 @@ class OrdinalMixedModel(MultiPartMixedModel):
     def _check_family_response(self):
         pass
 
+    def location_columns(self) -> np.ndarray:
+        """The fixed effects' columns and the constant that the thresholds stand for (nobs, k_fe + 1)."""
+        return np.column_stack([np.asarray(self.exog, dtype=float), np.ones(len(self.exog))])
+
+    def moved_params(self, columns: np.ndarray) -> np.ndarray:
+        """Which parameters (k,) move with some of `location_columns` (k_fe + 1,): the thresholds with the constant."""
+        return np.append(columns[:-1], np.full(len(self._threshold_names), columns[-1]))
+
     def thresholds_of(self, values):
         """Thresholds (m,) for the threshold parameters."""
         return self.threshold_matrix @ np.asarray(values)

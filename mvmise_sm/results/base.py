@@ -118,8 +118,11 @@ class MixedModelResults(OnePart, VerbResults, ResampledResults):
         """Which fixed effects have no standard error (k_fe,)."""
         if not self.converged:
             return np.ones(len(self.params), dtype=bool)
-        felt = np.zeros(len(self.params), dtype=bool) if self.without_error is None else self.without_error
-        return felt if self.undetermined is None else felt | self.undetermined.effects
+        felt = np.zeros(len(self.params), dtype=bool) if self.without_error is None else self.without_error.copy()
+        if self.undetermined is not None:
+            # further parts of a model come after the fixed effects that the check knows
+            felt[: len(self.undetermined.effects)] |= self.undetermined.effects
+        return felt
 
     def nesting(self):
         """Design, random effects and law of the fit, see `mvmise_sm.inference.nesting`."""

@@ -119,8 +119,8 @@ class PartPredictors:
         cov = np.asarray(self.cov_params_default)
         wide = np.zeros((len(exog), self.k_coef))
         wide[:, : self.k_fe] = exog
-        if not chosen or not self.converged:
-            wide[without_error(self, wide)] = np.nan
+        wide[without_error(self, wide)] = np.nan
+        if not chosen:
             return np.einsum("ij,jk,ik->i", wide, cov, wide)
         given = {i: (codes, columns) for i, codes, columns in terms}
         full = [

@@ -148,7 +148,7 @@ def prediction_results(
 
 def without_error(result: Any, exog: np.ndarray) -> np.ndarray:
     """Rows (m,) of a design whose predictions have no standard error: all of them without a maximum."""
-    felt = result.effects_without_error()
+    felt = result.effects_without_error()[: exog.shape[1]]
     return ((exog != 0.0) @ felt).astype(bool) | (not result.converged)
 
 

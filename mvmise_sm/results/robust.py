@@ -62,18 +62,18 @@ class RobustResults(LinearMixedModelResults, refuses=_REFUSED):
 
     def denominator(self, ddf: Any = "default") -> Any:
         """Covariance and degrees of freedom: those of the robust covariance, or the normal distribution for None."""
-        from mvmise_sm.inference.ddf import PlainDf
+        from mvmise_sm.inference.ddf import PlainDf, identified
 
         if ddf not in ("default", *_METHODS):
             raise OptionError(
                 f"ddf must be 'satterthwaite', 'htz' or None with a robust covariance, got {ddf!r}; Kenward-Roger "
                 "adjusts the model's own"
             )
-        return PlainDf(self.cov_params_default, np.inf) if ddf is None else self._law
+        return identified(self, PlainDf(self.cov_params_default, np.inf) if ddf is None else self._law)
 
     def wald_law(self):
         """Covariance and degrees of freedom of Wald tests."""
-        return self._law
+        return self.denominator()
 
     def t_test(self, r_matrix, cov_p=None, use_t=None, *, ddf="satterthwaite"):
         """Test combinations one by one, see `InferentialResults.t_test`; Satterthwaite's t by default."""
