@@ -351,25 +351,33 @@ def rewritten(workspace: Path, mutant: Mutant, tests: list[str], limit: float) -
         os.utime(target, (stamp, stamp))
 
 
+HEADER = ["verdict", "place", "column", "kind", "before", "after", "tests", "seconds"]
+
+
 def run(chosen: list[Mutant], report: Path, limit: float) -> None:
-    """Test some mutants and write what became of each: killed, survived, uncovered or hung (noticed, so killed)."""
+    """Test some mutants and write what became of each: killed, survived, uncovered or hung (noticed, so killed).
+
+    A report that is there already is continued.
+    """
     sys.dont_write_bytecode = True
     tests_of = Map()
-    with tempfile.TemporaryDirectory() as folder, report.open("w", newline="", encoding="utf-8") as handle:
+    if not report.exists():
+        report.write_text(",".join(HEADER) + "\n", encoding="utf-8")
+    done = {(row["place"], row["column"], row["after"]) for row in rows_of(report)}
+    chosen = [mutant for mutant in chosen if (mutant.shown, str(mutant.column), mutant.after) not in done]
+    with tempfile.TemporaryDirectory() as folder, report.open("a", newline="", encoding="utf-8") as handle:
         workspace = Path(folder)
         for part in ("mvmise_sm", "tests"):
             shutil.copytree(ROOT / part, workspace / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", workspace)
         compileall.compile_dir(workspace, quiet=2)
         table = csv.writer(handle)
-        table.writerow(["verdict", "place", "column", "kind", "before", "after", "tests", "seconds"])
-        handle.flush()
 
         def test(mutants: list[Mutant], how: Callable[[Mutant, list[str], float], int | None]) -> None:
             for mutant in mutants:
                 begin = time.monotonic()
                 tests, seconds = tests_of.within(tests_of.tests(mutant), limit)
-                code = how(mutant, tests, 30.0 + 5.0 * seconds) if tests else 0
+                code = how(mutant, tests, 10.0 + 3.0 * seconds) if tests else 0
                 what = "uncovered" if not tests else "hung" if code is None else "killed" if code else "survived"
                 spent = round(time.monotonic() - begin, 1)
                 row = [what, mutant.shown, mutant.column, mutant.kind, mutant.before, mutant.after, len(tests), spent]
@@ -381,13 +389,18 @@ def run(chosen: list[Mutant], report: Path, limit: float) -> None:
         files = [f"tests/{file.stem}.py" for file in sorted(MAP.glob("*.json"))]
         in_fork(lambda: pytest_run(workspace, ["-s", *files], [bench]), 1e6)
         test([mutant for mutant in chosen if mutant not in inside], partial(rewritten, workspace))
-    with report.open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
+    rows = rows_of(report)
     killed = sum(row["verdict"] in ("killed", "hung") for row in rows)
     for row in rows:
         if row["verdict"] in ("survived", "uncovered"):
             print(f"{row['verdict']:9s} {row['place']}  {row['before']}  ->  {row['after']}")
     print(f"{killed} of {len(rows)} killed ({100.0 * killed / max(len(rows), 1):.1f} %); {report}")
+
+
+def rows_of(report: Path) -> list[dict[str, str]]:
+    """The rows of a report."""
+    with report.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
 
 
 def pool(only: str) -> list[Mutant]:
@@ -402,13 +415,12 @@ def survivors(report: Path) -> list[Mutant]:
     for mutant in pool(""):
         known[str(mutant.path.relative_to(ROOT)), mutant.before, mutant.after].append(mutant)
     found = []
-    with report.open(newline="", encoding="utf-8") as handle:
-        for row in csv.DictReader(handle):
-            place, _, line = row["place"].rpartition(":")
-            same = known.get((place, row["before"], row["after"]))
-            if row["verdict"] in ("survived", "uncovered") and same:
-                near = (int(line), int(row["column"]))
-                found.append(min(same, key=lambda m: (abs(m.line - near[0]), abs(m.column - near[1]))))
+    for row in rows_of(report):
+        place, _, line = row["place"].rpartition(":")
+        same = known.get((place, row["before"], row["after"]))
+        if row["verdict"] in ("survived", "uncovered") and same:
+            near = (int(line), int(row["column"]))
+            found.append(min(same, key=lambda m: (abs(m.line - near[0]), abs(m.column - near[1]))))
     return found
 
 
@@ -421,6 +433,7 @@ def main() -> None:
     runner = commands.add_parser("run", help="test random mutants")
     runner.add_argument("--mutants", type=int, default=300)
     runner.add_argument("--seed", type=int, default=1)
+    runner.add_argument("--part", default="1/1", help="which part of them, as 2/3, for several processes")
     runner.add_argument("--only", default="", help="part of a path below mvmise_sm")
     repeater = commands.add_parser("again", help="test the survivors of a report")
     for command in (runner, repeater):
@@ -437,7 +450,8 @@ def main() -> None:
     elif given.command == "run":
         mutants = pool(given.only)
         chosen = random.Random(given.seed).sample(mutants, min(given.mutants, len(mutants)))
-        run(chosen, given.report, given.seconds)
+        part, parts = map(int, given.part.split("/"))
+        run(chosen[part - 1 :: parts], given.report, given.seconds)
     else:
         run(survivors(given.report), given.report.with_suffix(".again.csv"), given.seconds)
 

@@ -62,6 +62,7 @@ DOORS = {
     "marginal_means": lambda r: _uncertain(r.marginal_means(_factor(r))),
     "pairs": lambda r: _uncertain(r.marginal_means(_factor(r)).pairs()),
     "get_prediction": lambda r: r.get_prediction(_rows(r)).summary_frame().iloc[:, 1:],
+    "bse_thresholds": lambda r: r.bse_thresholds,
     "profile": lambda r: r.conf_int(method="profile"),
     "bootstrap": lambda r: r.bootstrap(2, rng=1).std_error,
     "profile_interval": lambda r: r.profile_interval(),
@@ -70,6 +71,7 @@ DOORS = {
 }
 # what a class of results has not
 OWN = {"profile_interval": ("mvmise_b", "mvmise_e", "EM"), "permutation_test": ("mvmise_b", "mvmise_e", "EM")}
+OWN["bse_thresholds"] = ("clmm",)
 OWN["bse_phi"] = (*OWN["profile_interval"], "mnar", "mnar, ML")
 
 
@@ -115,6 +117,7 @@ def test_unfinished_fits_answer_no_door(unfinished, name):
         assert not np.isfinite(np.asarray(value, dtype=float)).any(), door
 
 
+@pytest.mark.filterwarnings("ignore::mvmise_sm.exceptions.SingularFitWarning")
 def test_unfinished_fits_in_comparisons_are_named(unfinished):
     small, large = ms.lmer("y ~ x + (x | g)", DATA).fit(reml=False), unfinished("lbfgs")
     with warnings.catch_warnings():
@@ -162,13 +165,11 @@ def test_undetermined_effects_have_no_error_behind_any_door(name):
     felt = np.array([n.startswith("f[") for n in index])
     assert np.isnan(result.bse[felt]).all()
     assert np.isfinite(result.bse["x"])
-    names = result.model.exog_names
     contrast = np.eye(len(index))[index.index("f[T.b]")]
     assert np.isnan(result.t_test(contrast).pvalue).all()
     assert np.isnan(result.wald_test(contrast[None]).pvalue).all()
     assert np.isnan(result.anova().loc["f", "p_value"])
     assert np.isfinite(result.anova().loc["x", "p_value"])
-    assert np.isnan(_uncertain(result.marginal_means("f")).to_numpy(dtype=float)).all()
-    assert "x" in names
+    assert np.isnan(_uncertain(result.marginal_means("f").pairs()).to_numpy(dtype=float)).all()
     if name != "clmm":
         assert np.isnan(result.get_prediction(DATA.head(3)).summary_frame().iloc[:, 1:].to_numpy(dtype=float)).all()

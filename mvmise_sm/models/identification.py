@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from mvmise_sm.caller import warn
 from mvmise_sm.core.uncertainty.identification import FlatDirections, flat_directions
 from mvmise_sm.core.uncertainty.redundancy import Redundancy, largest_entropy, redundancy

@@ -118,10 +118,11 @@ class MixedModelResults(OnePart, VerbResults, ResampledResults):
         """Which fixed effects have no standard error (k_fe,)."""
         if not self.converged:
             return np.ones(len(self.params), dtype=bool)
-        felt = np.zeros(len(self.params), dtype=bool) if self.without_error is None else self.without_error.copy()
-        if self.undetermined is not None:
-            # further parts of a model come after the fixed effects that the check knows
-            felt[: len(self.undetermined.effects)] |= self.undetermined.effects
+        felt = np.zeros(len(self.params), dtype=bool)
+        known = [] if self.without_error is None else [self.without_error]
+        for found in known if self.undetermined is None else [*known, self.undetermined.effects]:
+            # further parts of a model come after the fixed effects, and one part may be asked by itself
+            felt[: len(found)] |= found[: len(felt)]
         return felt
 
     def nesting(self):

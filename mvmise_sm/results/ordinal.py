@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from statsmodels.tools._decorators import cache_readonly
@@ -37,8 +39,21 @@ class OrdinalResults(MultiPartResults):
     def bse_thresholds(self):
         """Standard errors of the thresholds."""
         j = self.model.threshold_matrix
-        cov = np.asarray(self.cov_params_default)[self.k_fe :, self.k_fe :]
+        cov = np.asarray(self.cov_params())[self.k_fe :, self.k_fe :]
         return pd.Series(np.sqrt(np.einsum("ij,jk,ik->i", j, cov, j)), index=self.model.threshold_labels)
+
+    def estimable(self):
+        """As in `MarginalResults`; the intercept is none of the coefficients, because the thresholds absorb it."""
+        found = super().estimable()
+        own = set(self.model.exog_names[: self.k_fe])
+        kept = [i for i, name in enumerate(self.fixed_design().full_spec.column_names) if name in own]
+        return replace(found, kept=np.array(kept, dtype=int))
+
+    def mean_scale(self):
+        """The latent scale itself: marginal means are locations relative to the thresholds."""
+        from mvmise_sm.inference.means.scales import IDENTITY
+
+        return IDENTITY
 
     def _ordered(self, named):
         return [named["cond"]]
