@@ -141,7 +141,7 @@ ENTRIES = [
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     """Variables that the dictionary's entries speak of."""
-    data = ms.datasets.load_sleepstudy().assign(w=1.0, o=0.0)
+    data = ms.datasets.load_sleepstudy().assign(w=1.0, o=0.0, x=lambda d: np.cos(np.arange(len(d))))
     data["g"], data["f"] = data["Subject"], np.where(np.arange(len(data)) % 2, "a", "b")
     f = "Reaction ~ Days + f + (Days | g)"
     model = ms.lmer(f, data)
