@@ -109,7 +109,7 @@ class ErrorSelectionModel(SelectionModel):
             raise OptionError("error_penalty needs several outcomes; with one there is nothing to shrink")
         data, spec = self.design.data, self.spec
         fits = penalty_path(
-            lambda coordinates: spec.likelihood(data, coordinates),
+            lambda coordinates: spec.error_likelihood(data, coordinates),
             K,
             n_penalties=n_penalties,
             ratio=ratio,

@@ -321,8 +321,8 @@ class SelectionModel(HoldsRows, LikelihoodModel):
         Parameters
         ----------
         point : dict
-            ``params``, ``phi`` (by name), ``sigma2``; ``tau`` by outcome (model b); ``cov_re`` (variances by name) and
-            ``error_cov`` (model e).
+            ``params``, ``phi`` (by name), ``sigma2``; ``tau`` by outcome, ``omega`` and ``delta`` (model b); ``cov_re``
+            (variances by name) and ``error_cov`` (model e).
 
         Returns
         -------

@@ -14,7 +14,7 @@ from mvmise_sm.models.selection_notes import own_terms_notes, shared_intercept_n
 from mvmise_sm.priors import PriorSet, TermShape, resolve_priors
 from mvmise_sm.selection.information import Covariance, covariance, from_covariance
 from mvmise_sm.selection.likelihood import SelectionParams
-from mvmise_sm.selection.maximise import Maximum, maximise_smoothed
+from mvmise_sm.selection.maximise import MAXITER, Maximum, maximise_smoothed
 from mvmise_sm.selection.mvmise.algorithm import MvmiseFit, name_order
 from mvmise_sm.selection.objective import PenalisedObjective
 from mvmise_sm.selection.restricted import Chart, RestrictedObjective, beta_uncertainty
@@ -197,17 +197,16 @@ def fit_restricted(model, maxiter, tol, cov_type) -> SelectionOutcome:
     nuisance = chart.nuisance
     restricted = RestrictedObjective(objective, chart, theta[cut])
     # standard deviations at zero stay there: the restricted likelihood is symmetric about it
-    metric = first.maximum.information[np.ix_(nuisance, nuisance)]
+    known = first.maximum.information
+    metric = (likelihood.metric(theta) if known is None else known)[np.ix_(nuisance, nuisance)]
     metric = metric + np.diag(np.where(np.diag(metric) > 0, 0.0, 1.0))
-    options = {} if maxiter is None else {"maxiter": int(maxiter)}
-    found = maximise_smoothed(restricted, theta[nuisance], metric, diverged=None, **options)
-    inner = restricted.solve(found.theta)
+    steps = MAXITER if maxiter is None else int(maxiter)
+    found = maximise_smoothed(restricted, theta[nuisance], metric, maxiter=steps)
+    inner = restricted.fitted(found.theta)
     k = likelihood.size
     covariance_ = np.full((k, k), np.nan)
     if found.converged:
-        keep = np.diag(found.information) > 0
-        inverse = np.zeros_like(found.information)
-        inverse[np.ix_(keep, keep)] = np.linalg.inv(found.information[np.ix_(keep, keep)])
+        inverse = found.covariance()
         spread = beta_uncertainty(restricted, found.theta, inverse)
         covariance_ = np.zeros((k, k))
         covariance_[cut, cut] = spread.conditional if cov_type == "conditional" else spread.cov
@@ -252,19 +251,27 @@ def loglike_at(model, point: dict) -> float:
         if name not in names:
             raise OptionError(f"phi has no element {name!r}; allowed are {names}")
         phi[names.index(name)] = float(value)
-    outcomes = model.outcome_names
 
-    def named(key: str, order) -> np.ndarray | None:
-        return np.array([float(point[key][name]) for name in order]) if key in point else None
+    def named(key: str, order) -> np.ndarray:
+        if key not in point:
+            raise OptionError(f"the point needs {key!r}, a number for each of {list(order)}; it has {sorted(point)}")
+        return np.array([float(point[key][name]) for name in order])
 
-    params = SelectionParams(
-        beta=named("params", model.exog_names),
-        sigma2=np.atleast_1d(np.asarray(point.get("sigma2", 1.0), dtype=float)),
-        phi=phi,
-        tau=named("tau", outcomes),
-        D=named("cov_re", model.design.effect_names),
-        error_cov=None if "error_cov" not in point else np.asarray(point["error_cov"], dtype=float),
-    )
+    # the moment start says which parameters there are
+    start = likelihood.params(likelihood.start())
+    own: dict[str, np.ndarray] = {}
+    if start.tau is not None:
+        own["tau"] = named("tau", model.outcome_names)
+    if start.spread is not None:
+        own["spread"] = np.array([float(point.get(name, 0.0)) for name in ("omega", "delta")])
+    if start.D is not None:
+        own["D"] = named("cov_re", model.design.effect_names)
+    if start.error_cov is not None:
+        if "error_cov" not in point:
+            raise OptionError(f"the point needs 'error_cov', the covariance of the errors; it has {sorted(point)}")
+        own["error_cov"] = np.asarray(point["error_cov"], dtype=float)
+    sigma2 = np.atleast_1d(np.asarray(point.get("sigma2", 1.0), dtype=float))
+    params = replace(start, beta=named("params", model.exog_names), sigma2=sigma2, phi=phi, **own)
     return likelihood.value_and_score(likelihood.theta(params))[0]
 
 
@@ -316,7 +323,7 @@ def fit_with_lasso(model, penalty: float, maxiter, cov_type) -> SelectionOutcome
     """Model e with the graphical lasso."""
     data, spec = model.design.data, model.spec
     fit = fit_sparse(
-        lambda coordinates: spec.likelihood(data, coordinates),
+        lambda coordinates: spec.error_likelihood(data, coordinates),
         data.n_outcomes,
         float(penalty),
         penalties=spec.penalties,

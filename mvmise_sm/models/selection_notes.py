@@ -75,7 +75,7 @@ def own_terms_notes(model, solution) -> list[str]:
     for wanted, name in asked:
         wider = replace(plain, **{name: True})
         found, params = _quick_fit(wider, data) if wanted else (-np.inf, None)
-        if params is None or not stats.chi2.sf(2.0 * (found - value), 1) < REFUSED:
+        if params is None or params.spread is None or not stats.chi2.sf(2.0 * (found - value), 1) < REFUSED:
             continue
         plain, value, sigma = wider, found, np.sqrt(params.sigma2[0])
         if name == "own_blocks":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from mvmise_sm.options import strict
 from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.data import SelectionData
+from mvmise_sm.selection.objective import PenalisedObjective
 from mvmise_sm.selection.permutation import (
     between_clusters,
     cluster_permutation,
@@ -48,8 +50,8 @@ class Reproduction:
 
 def sparse_objective(spec: ModelSpec, sign: np.ndarray, bound: np.ndarray, data: SelectionData) -> OrthantObjective:
     """The lasso objective with the sparsity pattern of the fit."""
-    likelihood = spec.likelihood(data, SparsePrecision(sign != 0.0))
-    return OrthantObjective(likelihood, spec.penalties, sign, bound)
+    likelihood = spec.error_likelihood(data, SparsePrecision(sign != 0.0))
+    return OrthantObjective(likelihood, spec.penalties, sign=sign, bound=bound)
 
 
 @strict
@@ -134,15 +136,15 @@ def _job(result, columns):
             "tol": 1e-3 if result.mle_settings["tol"] is None else result.mle_settings["tol"],
         }
         asked = None if model.missing_y == "auto" else bool(model.missing_y)
-        job = Reproduction(spec, data, columns, asked, result.error_penalty or 0.0, tuple(options.items()))
-        return job, np.asarray(result.tvalues)[columns]
+        again = Reproduction(spec, data, columns, asked, result.error_penalty or 0.0, tuple(options.items()))
+        return again, np.asarray(result.tvalues)[columns]
     if result.error_penalty:
         likelihood = outcome.objective.likelihood
         precision = result.error_precision.to_numpy()
         sign = np.sign(precision) * (1.0 - np.eye(len(precision)))
         spread = error_spread(data)
         bound = result.error_penalty * likelihood.data.n_rows * np.outer(spread, spread)
-        build = partial(sparse_objective, spec, sign, bound)
+        build: Callable[[SelectionData], PenalisedObjective] = partial(sparse_objective, spec, sign, bound)
     else:
         # with the weak penalties that the fit needed, so that observed and permuted fits are of one kind
         build = replace(spec, penalties=outcome.objective.penalties).objective

@@ -96,7 +96,7 @@ class ErrorVariant:
 
     def likelihood(
         self, data: SelectionData, spec: ModelSpec, coordinates: CovarianceCoordinates | None
-    ) -> SelectionLikelihood:
+    ) -> ErrorLikelihood:
         """The log-likelihood on a data set in coordinates of the error covariance."""
         if coordinates is None and spec.error_structure == "cs" and data.n_outcomes > 1:
             coordinates = CompoundSymmetry(data.n_outcomes)
@@ -127,7 +127,8 @@ class ErrorVariant:
         return fit, says
 
 
-VARIANTS: dict[str, Variant] = {"b": FactorVariant(), "e": ErrorVariant()}
+ERROR_VARIANT = ErrorVariant()
+VARIANTS: dict[str, Variant] = {"b": FactorVariant(), "e": ERROR_VARIANT}
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,10 @@ class ModelSpec:
     def likelihood(self, data: SelectionData, coordinates: CovarianceCoordinates | None = None) -> SelectionLikelihood:
         """The log-likelihood on a data set; `coordinates` of the error covariance are for model e."""
         return self.variant.likelihood(data, self, coordinates)
+
+    def error_likelihood(self, data: SelectionData, coordinates: CovarianceCoordinates) -> ErrorLikelihood:
+        """The log-likelihood of model e on a data set in given coordinates of the error covariance."""
+        return ERROR_VARIANT.likelihood(data, self, coordinates)
 
     def objective(self, data: SelectionData, coordinates: CovarianceCoordinates | None = None) -> PenalisedObjective:
         """Log-likelihood minus the penalties on a data set."""

@@ -137,19 +137,26 @@ class SparsePrecision:
         inverse = np.linalg.inv(factor)
         return inverse.T @ inverse
 
+    def _inside(self, vector: np.ndarray) -> np.ndarray:
+        """The covariance at a point of the domain."""
+        covariance = self.covariance(vector)
+        if covariance is None:
+            raise ValueError("The precision matrix is not positive definite.")
+        return covariance
+
     def vector(self, covariance: np.ndarray) -> np.ndarray:
         """Pattern elements of the inverse of a covariance (its other elements are dropped)."""
         return np.linalg.inv(covariance)[self.rows, self.columns]
 
     def gradient(self, vector: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Gradient of a function with differential ``tr(slope dSigma)``, from ``dSigma = -Sigma dTheta Sigma``."""
-        covariance = self.covariance(vector)
+        covariance = self._inside(vector)
         turned = -(covariance @ slope @ covariance)[self.rows, self.columns]
         return turned * np.where(self.off_diagonal, 2.0, 1.0)
 
     def metric(self, vector: np.ndarray, n_rows: float) -> np.ndarray:
         """Information of ``n_rows`` normal errors, ``n/2 tr(Sigma dTheta Sigma dTheta)``."""
-        S = self.covariance(vector)
+        S = self._inside(vector)
         r, c = self.rows, self.columns
         half = np.where(self.off_diagonal, 1.0, 0.5)
         pairs = S[np.ix_(c, r)] * S[np.ix_(r, c)] + S[np.ix_(r, r)] * S[np.ix_(c, c)]

@@ -14,8 +14,8 @@ import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.factor import MODE_STEPS, FactorLikelihood, quadrature_step
-from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, SelectionParams, least_squares
-from mvmise_sm.selection.mechanism import LOG_2PI
+from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, CrossedParams, least_squares
+from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
 from mvmise_sm.selection.restricted import DifferencedBeta
 from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.units import MechanismPart, Slot, Units, mechanism_part
@@ -32,7 +32,7 @@ class LatentLaw:
 
     Attributes
     ----------
-    params : SelectionParams
+    params : CrossedParams
     resid : ndarray, (N, K)
     load : ndarray, (C, q, q)
         ``A'A``, A the coefficients of u in the seen outcomes.
@@ -43,7 +43,7 @@ class LatentLaw:
     log_density : float
     """
 
-    params: SelectionParams
+    params: CrossedParams
     resid: np.ndarray
     load: np.ndarray
     right: np.ndarray
@@ -117,7 +117,7 @@ class CrossedFactorLikelihood:
         out[self.data.cluster, self.place] = rows
         return out
 
-    def params(self, theta: np.ndarray) -> SelectionParams:
+    def params(self, theta: np.ndarray) -> CrossedParams:
         """Natural parameters of a point."""
         cut = self.slices
         spread = np.zeros(2)
@@ -125,7 +125,7 @@ class CrossedFactorLikelihood:
             spread[0] = theta[cut["omega"]][0]
         if self.samples:
             spread[1] = theta[cut["delta"]][0]
-        return SelectionParams(
+        return CrossedParams(
             beta=theta[cut["beta"]],
             sigma2=np.exp(theta[cut["log_sigma2"]]),
             phi=self.part.expand(theta[cut["phi"]]),
@@ -136,12 +136,12 @@ class CrossedFactorLikelihood:
     def _spread(self, values: np.ndarray) -> np.ndarray:
         return values[np.array([self.own_blocks, self.samples])]
 
-    def theta(self, params: SelectionParams) -> np.ndarray:
+    def theta(self, params: CrossedParams) -> np.ndarray:
         """The point of natural parameters."""
         free = params.phi[self.part.free]
         return np.concatenate([params.beta, params.tau, self._spread(params.spread), np.log(params.sigma2), free])
 
-    def chain(self, theta: np.ndarray, gradient: SelectionParams) -> np.ndarray:
+    def chain(self, theta: np.ndarray, gradient: CrossedParams) -> np.ndarray:
         """Gradient over theta from a gradient over natural parameters."""
         sigma2 = np.exp(theta[self.slices["log_sigma2"]])
         spread = self._spread(gradient.spread)
@@ -249,7 +249,16 @@ class CrossedFactorLikelihood:
         second = new_cov + new_mean[:, :, None] * new_mean[:, None, :]
         return LatentMoments(new_mean, second, unit, float(logs.sum()))
 
-    def _nodes(self, centre, root, base, slope, var, row, first):
+    def _nodes(
+        self,
+        centre: np.ndarray,
+        root: np.ndarray,
+        base: np.ndarray,
+        slope: np.ndarray,
+        var: np.ndarray,
+        row: np.ndarray,
+        first: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, BlockIntegral, np.ndarray]:
         """Product rule about the mode in standardised coordinates: nodes (C, n, 2), weights, integrals, logarithms."""
         slot = self.units.slot
         own = np.einsum("mk,mkl->ml", slope, root[row])
@@ -284,7 +293,7 @@ class CrossedFactorLikelihood:
         nodes = centre[:, None, :] + np.einsum("ckl,cnl->cnk", root, standard)
         return nodes, weight / total, integral, logs
 
-    def evaluate(self, theta: np.ndarray) -> tuple[float, SelectionParams | None]:
+    def evaluate(self, theta: np.ndarray) -> tuple[float, CrossedParams | None]:
         """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
         seen_value, seen_score = self.part.observed(self.part.expand(theta[self.slices["phi"]]))
         if not np.isfinite(seen_value) or np.abs(theta[self.slices["log_sigma2"]]).max() > MAX_LOG_VARIANCE:
@@ -326,7 +335,7 @@ class CrossedFactorLikelihood:
             linear = linear + 2.0 * slope * (omega**2 + s2 * units.share[:, 0]) * dv
             for j, column in enumerate([dm, linear, dm * units.covariate]):
                 np.add.at(phi, 3 * units.slot + j, column)
-        gradient = SelectionParams(beta=beta, sigma2=np.array([in_s2]), phi=phi, tau=in_tau, spread=spread)
+        gradient = CrossedParams(beta=beta, sigma2=np.array([in_s2]), phi=phi, tau=in_tau, spread=spread)
         return float(law.log_density + found.log_missing + seen_value), gradient
 
     def _is_perfect(self, theta: np.ndarray) -> bool:
@@ -349,7 +358,7 @@ class CrossedFactorLikelihood:
             return None
         return Status.UNCAPPED_DIVERGES if self.moments(self.law(theta)).log_missing > 0.0 else None
 
-    def _variance_information(self, params: SelectionParams) -> np.ndarray:
+    def _variance_information(self, params: CrossedParams) -> np.ndarray:
         """Expected information of loadings, standard deviations and log variance from the seen outcomes."""
         (omega, delta), tau, s2, K = params.spread, params.tau, float(params.sigma2[0]), params.tau.size
         out = np.zeros((K + int(self.own_blocks) + int(self.samples) + 1,) * 2)

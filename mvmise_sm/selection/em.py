@@ -257,7 +257,7 @@ def _variance_step(
 def _error_covariance_step(likelihood: ErrorLikelihood, theta: np.ndarray) -> np.ndarray:
     """Error covariance and random-effect variances: averages of posterior second moments."""
     cut = likelihood.slices
-    _, gradient = likelihood.evaluate(theta)
+    gradient = likelihood.gradient(theta)
     params = likelihood.params(theta)
     D = params.D + 2.0 * params.D**2 * gradient.D / likelihood.data.n_clusters
     Sigma = params.error_cov

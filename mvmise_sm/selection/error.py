@@ -17,7 +17,7 @@ import numpy as np
 
 from mvmise_sm.selection.covariance import CovarianceCoordinates, LogCholesky
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, SelectionParams, least_squares, variance_groups
+from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, ErrorParams, least_squares, variance_groups
 from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.restricted import DifferencedBeta
 from mvmise_sm.selection.status import Status
@@ -35,7 +35,7 @@ class ErrorState:
 
     Attributes
     ----------
-    params : SelectionParams
+    params : ErrorParams
     s : ndarray, (N,)
         Error variance of every row.
     A : ndarray, (n_patterns, K, K)
@@ -52,7 +52,7 @@ class ErrorState:
         Log-density of the observed outcomes.
     """
 
-    params: SelectionParams
+    params: ErrorParams
     s: np.ndarray
     A: np.ndarray
     AZ: np.ndarray
@@ -154,19 +154,20 @@ class ErrorLikelihood:
         self._row_share = 1.0 / data.sizes[data.cluster]
         self.has_tilt = bool(len(self.units))
 
-    def params(self, theta: np.ndarray) -> SelectionParams:
-        """Natural parameters of a point; the error covariance is None outside its domain."""
-        cut = self.slices
+    def params(self, theta: np.ndarray) -> ErrorParams:
+        """Natural parameters of a point; the error covariance is NaN outside its domain."""
+        cut, K = self.slices, self.data.n_outcomes
+        error_cov = self.coordinates.covariance(theta[cut["error_cov"]])
         sigma2 = np.concatenate([[1.0], np.exp(theta[cut["log_sigma2"]])])
-        return SelectionParams(
+        return ErrorParams(
             beta=theta[cut["beta"]],
             sigma2=sigma2,
             phi=self.part.expand(theta[cut["phi"]]),
             D=theta[cut["delta"]] ** 2,
-            error_cov=self.coordinates.covariance(theta[cut["error_cov"]]),
+            error_cov=np.full((K, K), np.nan) if error_cov is None else error_cov,
         )
 
-    def theta(self, params: SelectionParams) -> np.ndarray:
+    def theta(self, params: ErrorParams) -> np.ndarray:
         """The point of natural parameters."""
         return np.concatenate(
             [
@@ -178,7 +179,7 @@ class ErrorLikelihood:
             ]
         )
 
-    def chain(self, theta: np.ndarray, gradient: SelectionParams) -> np.ndarray:
+    def chain(self, theta: np.ndarray, gradient: ErrorParams) -> np.ndarray:
         """Gradient over theta from a gradient over natural parameters."""
         cut = self.slices
         return np.concatenate(
@@ -225,7 +226,7 @@ class ErrorLikelihood:
     def state(self, theta: np.ndarray) -> ErrorState | None:
         """Condition on the observed outcomes; None outside the parameters' domain."""
         params = self.params(theta)
-        if params.error_cov is None or np.abs(np.log(params.sigma2)).max() > MAX_LOG_VARIANCE:
+        if np.isnan(params.error_cov[0, 0]) or np.abs(np.log(params.sigma2)).max() > MAX_LOG_VARIANCE:
             return None
         data, Z = self.data, self.data.Z
         block = params.error_cov * self._both + self._absent
@@ -253,6 +254,19 @@ class ErrorLikelihood:
         )
         return ErrorState(params, s, A, AZ, residual, H, P, score_b, ZWZ, float(log_density))
 
+    def conditioned(self, theta: np.ndarray) -> ErrorState:
+        """The state at a point of the parameters' domain.
+
+        Raises
+        ------
+        ValueError
+            Outside of it.
+        """
+        state = self.state(theta)
+        if state is None:
+            raise ValueError("The error covariance or a variance lies outside its domain.")
+        return state
+
     def missing_law(self, state: ErrorState) -> MissingLaw:
         """Law of the missing block means given the observed outcomes."""
         data, missing, Sigma = self.data, self._missing, state.params.error_cov
@@ -269,7 +283,7 @@ class ErrorLikelihood:
         cov = cov * missing[:, :, None] * missing[:, None, :] + loading @ state.P @ loading.transpose(0, 2, 1)
         return MissingLaw(mean * missing, cov, U, loading)
 
-    def tilt(self, params: SelectionParams, law: MissingLaw) -> Tilt:
+    def tilt(self, params: ErrorParams, law: MissingLaw) -> Tilt:
         """Log-probability of the missing blocks: closed form plus the marginal corrections of the cap."""
         missing, phi = self._missing > 0, params.phi
         mean = (phi[0] + phi[1] * law.mean + phi[2] * self.cov_mean)[missing]
@@ -284,7 +298,7 @@ class ErrorLikelihood:
         spread[missing] = integral.d_var - integral.d_mean + 0.5
         return Tilt(float(value), weight, slack, spread)
 
-    def evaluate(self, theta: np.ndarray) -> tuple[float, SelectionParams | None]:
+    def evaluate(self, theta: np.ndarray) -> tuple[float, ErrorParams | None]:
         """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
         seen_value, seen_gradient = self.part.observed(self.part.expand(theta[self.slices["phi"]]))
         state = self.state(theta) if np.isfinite(seen_value) else None
@@ -317,16 +331,16 @@ class ErrorLikelihood:
         if extra is not None:
             slope += extra[0]
             in_D += extra[1]
-        gradient = SelectionParams(
+        gradient = ErrorParams(
             beta=general.ravel() @ self.x_flat,
-            sigma2=self._sigma2_gradient(state, general, AZP, extra),
+            sigma2=self._sigma2_gradient(state, general, AZP, None if extra is None else extra[2]),
             phi=gradient_phi,
             D=0.5 * in_D,
             error_cov=0.25 * (slope + slope.T),
         )
         return float(value), gradient
 
-    def _phi_gradient(self, params: SelectionParams, law: MissingLaw, tilt: Tilt) -> np.ndarray:
+    def _phi_gradient(self, params: ErrorParams, law: MissingLaw, tilt: Tilt) -> np.ndarray:
         weight, slack = tilt.weight, tilt.slack
         quad = (weight * _times(law.cov, weight)).sum() - (slack * _times(law.cov, slack)).sum()
         quad += 2.0 * (tilt.spread * np.diagonal(law.cov, axis1=1, axis2=2)).sum()
@@ -359,16 +373,29 @@ class ErrorLikelihood:
         state: ErrorState,
         general: np.ndarray,
         AZP: np.ndarray,
-        extra: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+        traces: np.ndarray | None,
     ) -> np.ndarray:
         """Gradient in the sample variances; the first is fixed at one and its entry is zero."""
         out = np.zeros_like(state.params.sigma2)
         if self.first_sample_variance:
             Sigma, s = state.params.error_cov, state.s
             rows = ((general @ Sigma) * general).sum(axis=1) * s + ((Sigma @ state.AZ) * AZP).sum(axis=(1, 2))
-            rows += 0.0 if extra is None else extra[2]
+            rows += 0.0 if traces is None else traces
             out[1] = 0.5 * (((rows - self._n_seen_row) / s) @ self.indicator[:, 1])
         return out
+
+    def gradient(self, theta: np.ndarray) -> ErrorParams:
+        """Gradient over the natural parameters at a point of their domain.
+
+        Raises
+        ------
+        ValueError
+            Outside of it.
+        """
+        gradient = self.evaluate(theta)[1]
+        if gradient is None:
+            raise ValueError("The point lies outside the domain of the likelihood.")
+        return gradient
 
     def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Log-likelihood and its gradient over theta."""
@@ -392,7 +419,7 @@ class ErrorLikelihood:
             return Status.SATURATED if self._exceeds_marginals(state.params, law) else None
         return Status.UNCAPPED_DIVERGES if self.tilt(state.params, law).value > 0.0 else None
 
-    def _exceeds_marginals(self, params: SelectionParams, law: MissingLaw) -> bool:
+    def _exceeds_marginals(self, params: ErrorParams, law: MissingLaw) -> bool:
         """Whether the marginal product makes some cluster's blocks jointly more probable than the rarest of them."""
         missing, phi = self._missing > 0, params.phi
         mean = (phi[0] + phi[1] * law.mean + phi[2] * self.cov_mean)[missing]
@@ -406,7 +433,7 @@ class ErrorLikelihood:
 
     def metric(self, theta: np.ndarray) -> np.ndarray:
         """Block-diagonal approximation of the information, the maximiser's first Hessian."""
-        state, cut = self.state(theta), self.slices
+        state, cut = self.conditioned(theta), self.slices
         data, params, p = self.data, state.params, self.data.X.shape[2]
         out = np.zeros((self.size, self.size))
         AX = (state.A[self.pattern] @ data.X) / state.s[:, None, None]

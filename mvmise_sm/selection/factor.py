@@ -10,12 +10,11 @@ With one outcome this is the linear mixed model with one scalar random term, who
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, SelectionParams, least_squares, variance_groups
+from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, FactorParams, least_squares, variance_groups
 from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
 from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.units import MechanismPart, RowExtras, Slot, Units, mechanism_part
@@ -29,6 +28,11 @@ MODE_STEPS = 4
 MEAN_SHIFTS = (-4.0, -2.5, -1.5, -0.75, 0.75, 1.5, 2.5, 4.0)
 # outcomes whose means differ by less than this share of the residuals' spread are explained by the design
 MEANS_DIFFER = 0.1
+
+
+# parameters, residuals (N, K), the same over variances, sums of the latter and weights by cluster and outcome (C, K),
+# mean and variance of b given the observed outcomes (C,)
+Gaussian = tuple[FactorParams, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -130,25 +134,25 @@ class FactorLikelihood:
             return rows
         return rows * self._z.reshape(self._z.shape + (1,) * (rows.ndim - 2))
 
-    def loading(self, params: SelectionParams) -> np.ndarray:
+    def loading(self, params: FactorParams) -> np.ndarray:
         """Coefficients of the shared effect by row and outcome, (N, K) or (1, K)."""
         return params.tau[None, :] if self._z is None else self._z * params.tau
 
-    def params(self, theta: np.ndarray) -> SelectionParams:
+    def params(self, theta: np.ndarray) -> FactorParams:
         """Natural parameters of a point."""
         cut = self.slices
-        return SelectionParams(
+        return FactorParams(
             beta=theta[cut["beta"]],
             sigma2=np.exp(theta[cut["log_sigma2"]]),
             phi=self.part.expand(theta[cut["phi"]]),
             tau=theta[cut["tau"]],
         )
 
-    def theta(self, params: SelectionParams) -> np.ndarray:
+    def theta(self, params: FactorParams) -> np.ndarray:
         """The point of natural parameters."""
         return np.concatenate([params.beta, params.tau, np.log(params.sigma2), params.phi[self.part.free]])
 
-    def chain(self, theta: np.ndarray, gradient: SelectionParams) -> np.ndarray:
+    def chain(self, theta: np.ndarray, gradient: FactorParams) -> np.ndarray:
         """Gradient over theta from a gradient over natural parameters."""
         sigma2 = np.exp(theta[self.slices["log_sigma2"]])
         return np.concatenate([gradient.beta, gradient.tau, gradient.sigma2 * sigma2, gradient.phi[self.part.free]])
@@ -201,7 +205,7 @@ class FactorLikelihood:
             out.append(theta)
         return out
 
-    def gaussian(self, theta: np.ndarray) -> tuple[Any, ...]:
+    def gaussian(self, theta: np.ndarray) -> Gaussian:
         """Observed-outcome part: parameters, weighted residuals and the normal posterior of b."""
         params = self.params(theta)
         resid = self._y - (self._x_flat @ params.beta).reshape(self._y.shape)
@@ -213,7 +217,7 @@ class FactorLikelihood:
         precision = 1.0 + weight_sum @ params.tau**2
         return params, resid, weighted, resid_sum, weight_sum, resid_sum @ params.tau / precision, 1.0 / precision
 
-    def predictors(self, params: SelectionParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def predictors(self, params: FactorParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Given b, eta of a missing unit is ``N(base + slope b, var)``; each (m,)."""
         units = self.units
         phi = params.phi.reshape(-1, 3)[units.slot]
@@ -222,7 +226,7 @@ class FactorLikelihood:
         slope = phi[:, 1] * params.tau[units.outcome] * units.z
         return base, slope, phi[:, 1] ** 2 * (units.share @ params.sigma2)
 
-    def posterior(self, params: SelectionParams, bh: np.ndarray, P: np.ndarray) -> FactorPosterior:
+    def posterior(self, params: FactorParams, bh: np.ndarray, P: np.ndarray) -> FactorPosterior:
         """Integrate the missing units over b."""
         b, b2 = bh.copy(), bh**2 + P
         unit = np.zeros((len(self.units), 3))
@@ -330,7 +334,7 @@ class FactorLikelihood:
             out -= rows.T @ rows
         return out
 
-    def evaluate(self, theta: np.ndarray) -> tuple[float, SelectionParams | None]:
+    def evaluate(self, theta: np.ndarray) -> tuple[float, FactorParams | None]:
         """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
         seen_value, seen_score = self.part.observed(self.part.expand(theta[self.slices["phi"]]))
         if not np.isfinite(seen_value) or np.abs(theta[self.slices["log_sigma2"]]).max() > MAX_LOG_VARIANCE:
@@ -362,7 +366,7 @@ class FactorLikelihood:
             columns = [unit[:, 0], linear + 2.0 * phi1 * var * unit[:, 2], unit[:, 0] * units.covariate]
             for j, column in enumerate(columns):
                 np.add.at(phi, 3 * units.slot + j, column)
-        gradient = SelectionParams(beta=beta, sigma2=sigma2, phi=phi, tau=in_tau)
+        gradient = FactorParams(beta=beta, sigma2=sigma2, phi=phi, tau=in_tau)
         return float(value + posterior.log_missing + seen_value), gradient
 
     def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -379,7 +383,7 @@ class FactorLikelihood:
         params, *_, bh, P = self.gaussian(theta)
         return Status.UNCAPPED_DIVERGES if self.posterior(params, bh, P).log_missing > 0.0 else None
 
-    def _squares(self, params: SelectionParams, resid: np.ndarray, b: np.ndarray, b2: np.ndarray) -> np.ndarray:
+    def _squares(self, params: FactorParams, resid: np.ndarray, b: np.ndarray, b2: np.ndarray) -> np.ndarray:
         """Expected squared standardised errors of the observed entries by variance group, (g,)."""
         tau = params.tau
         raw = np.array([(column @ resid**2).sum() for column in self.indicator.T])

@@ -7,6 +7,7 @@ ones, and the mechanism enters by rejection, under the tangents of ``log F`` at 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import singledispatch
 
 import numpy as np
@@ -149,7 +150,10 @@ def _error_draw(likelihood: ErrorLikelihood, theta: np.ndarray, rng: np.random.G
 
 
 def _dense_draw(
-    likelihood: CrossedFactorLikelihood | ErrorLikelihood, params: SelectionParams, covariance, rng: np.random.Generator
+    likelihood: CrossedFactorLikelihood | ErrorLikelihood,
+    params: SelectionParams,
+    covariance: Callable[[slice], np.ndarray],
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Cluster by cluster from the dense covariance (n K, n K) of its outcomes."""
     data, units = likelihood.data, likelihood.units

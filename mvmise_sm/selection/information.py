@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mvmise_sm.selection.likelihood import SelectionLikelihood, SelectionParams
+from mvmise_sm.selection.likelihood import P, SelectionLikelihood, SelectionParams
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ def small_sample(likelihood: SelectionLikelihood, information: np.ndarray, beta:
     return 2.0 * beta - phi
 
 
-def _standard_errors(likelihood: SelectionLikelihood, theta: np.ndarray, cov: np.ndarray) -> SelectionParams:
+def _standard_errors(likelihood: SelectionLikelihood[P], theta: np.ndarray, cov: np.ndarray) -> P:
     params = likelihood.params(theta)
     zeros = params.zeros()
-    out = {}
+    out: dict[str, np.ndarray] = {}
     for name, value in vars(zeros).items():
         if value is None:
             continue
@@ -116,4 +116,4 @@ def _standard_errors(likelihood: SelectionLikelihood, theta: np.ndarray, cov: np
             jacobian = likelihood.chain(theta, replace(zeros, **{name: unit}))
             se[index] = se[index[::-1]] = np.sqrt(max(jacobian @ cov @ jacobian, 0.0))
         out[name] = se
-    return SelectionParams(**out)
+    return replace(zeros, **out)

@@ -10,7 +10,7 @@ from mvmise_sm.selection.error import ErrorLikelihood
 
 
 def quasi_monte_carlo_llf(
-    likelihood: ErrorLikelihood, theta: np.ndarray, *, n_points: int = 512, rng: int | None = None
+    likelihood: ErrorLikelihood, theta: np.ndarray, *, n_points: int = 512, rng: int | np.random.Generator | None = None
 ) -> float:
     """Log-likelihood of model e with the capped mechanism, by sequential importance sampling (GHK) on Sobol points.
 
@@ -28,19 +28,19 @@ def quasi_monte_carlo_llf(
     float
     """
     seen, _ = likelihood.part.observed(likelihood.part.expand(theta[likelihood.slices["phi"]]))
-    state = likelihood.state(theta)
+    state = likelihood.conditioned(theta)
     value = state.log_density + seen
     if not likelihood.has_tilt:
         return value
     law, phi = likelihood.missing_law(state), state.params.phi
     missing = likelihood.data.block_missing
     cov_mean = likelihood.cov_mean
-    rng = np.random.default_rng(rng)
+    generator = np.random.default_rng(rng)
     for cluster in np.flatnonzero(missing.any(axis=1)):
         m = missing[cluster]
         mean = phi[0] + phi[1] * law.mean[cluster, m] + phi[2] * cov_mean[cluster, m]
         cov = phi[1] ** 2 * law.cov[cluster][np.ix_(m, m)]
-        value += mean.sum() + 0.5 * cov.sum() + _log_cap(mean + cov.sum(axis=1), cov, n_points, rng)
+        value += mean.sum() + 0.5 * cov.sum() + _log_cap(mean + cov.sum(axis=1), cov, n_points, generator)
     return float(value)
 
 

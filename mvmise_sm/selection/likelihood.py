@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -15,9 +15,14 @@ from mvmise_sm.selection.units import MechanismPart, Units
 MAX_LOG_VARIANCE = 60.0
 
 
+P = TypeVar("P", bound="SelectionParams")
+
+
 @dataclass(frozen=True)
 class SelectionParams:
     """Parameters on their natural scale; also the gradient of a function of them.
+
+    A model has one of the classes below; what it lacks is None.
 
     Attributes
     ----------
@@ -45,13 +50,45 @@ class SelectionParams:
     error_cov: np.ndarray | None = None
     spread: np.ndarray | None = None
 
-    def zeros(self) -> SelectionParams:
+    def zeros(self: P) -> P:
         """A gradient of zeros with the shapes of these parameters."""
         arrays = {name: value for name, value in vars(self).items() if value is not None}
         return replace(self, **{name: np.zeros_like(value) for name, value in arrays.items()})
 
 
-class SelectionLikelihood(Protocol):
+@dataclass(frozen=True)
+class FactorParams(SelectionParams):
+    """Parameters of model b, which has loadings `tau`, (K,)."""
+
+    tau: np.ndarray = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class CrossedParams(FactorParams):
+    """Parameters of model b with effects of outcomes in batches and of samples, whose deviations are `spread`, (2,)."""
+
+    spread: np.ndarray = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class ErrorParams(SelectionParams):
+    """Parameters of model e, which has `D`, (q,), and `error_cov`, (K, K): NaN where a point has none."""
+
+    D: np.ndarray = field(kw_only=True)
+    error_cov: np.ndarray = field(kw_only=True)
+
+
+class BetaLikelihood(Protocol):
+    """A likelihood that gives the information of its fixed effects, as the restricted likelihood asks for it."""
+
+    slices: dict[str, slice]
+    part: MechanismPart
+    size: int
+
+    def beta_information(self, theta: np.ndarray) -> np.ndarray: ...
+
+
+class SelectionLikelihood(Protocol[P]):
     """One selection model on one data set, as the maximisers see it.
 
     ``theta`` is the unconstrained vector: fixed effects, covariance part, logarithms of variances, mechanism.
@@ -68,12 +105,14 @@ class SelectionLikelihood(Protocol):
 
     def start(self) -> np.ndarray: ...
     def starts(self) -> list[np.ndarray]: ...
-    def evaluate(self, theta: np.ndarray) -> tuple[float, SelectionParams | None]: ...
+    def with_beta_information(self) -> BetaLikelihood: ...
+    def evaluate(self, theta: np.ndarray) -> tuple[float, P | None]: ...
     def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]: ...
     def metric(self, theta: np.ndarray) -> np.ndarray: ...
     def diverged(self, theta: np.ndarray) -> Status | None: ...
-    def params(self, theta: np.ndarray) -> SelectionParams: ...
-    def chain(self, theta: np.ndarray, gradient: SelectionParams) -> np.ndarray: ...
+    def params(self, theta: np.ndarray) -> P: ...
+    def theta(self, params: P) -> np.ndarray: ...
+    def chain(self, theta: np.ndarray, gradient: P) -> np.ndarray: ...
 
 
 def variance_groups(data: SelectionData, first_sample_variance: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -7,17 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import linalg
 
 from mvmise_sm.selection.status import Status
-
-if TYPE_CHECKING:
-    from mvmise_sm.selection.objective import PenalisedObjective
-    from mvmise_sm.selection.restricted import RestrictedObjective
-    from mvmise_sm.selection.sparse import OrthantObjective
 
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
@@ -172,7 +166,7 @@ def maximise_smoothed(
     start: np.ndarray,
     metric: np.ndarray,
     *,
-    maxiter: int = 200,
+    maxiter: int = MAXITER,
     tol: float = ROUGH_DECREMENT,
     information: bool = True,
     diverged: Callable[[np.ndarray], Status | None] | None = None,
@@ -213,13 +207,13 @@ def _inverse(metric: np.ndarray) -> np.ndarray:
 
 
 def _line_search(
-    objective: PenalisedObjective | RestrictedObjective,
+    objective: Objective,
     theta: np.ndarray,
     value: float,
     score: np.ndarray,
     step: np.ndarray,
     free: np.ndarray,
-) -> tuple[np.ndarray, float, np.ndarray]:
+) -> tuple[np.ndarray, float, np.ndarray] | None:
     """Backtrack to the Armijo condition; the objective is -inf outside its domain."""
     full = np.zeros_like(theta)
     full[free] = step
@@ -264,7 +258,7 @@ def observed_information(objective: Objective, theta: np.ndarray, scale: np.ndar
     where = np.flatnonzero(free)
     out = np.empty((where.size, where.size))
     for row, (index, se) in enumerate(zip(where, scale, strict=True)):
-        out[row] = -_difference(objective, theta, index, DIFFERENCE_STEP * se)[free]
+        out[row] = -_difference(objective, theta, int(index), DIFFERENCE_STEP * se)[free]
     return 0.5 * (out + out.T)
 
 
@@ -288,7 +282,7 @@ def _difference(objective: Objective, theta: np.ndarray, index: int, width: floa
 
 
 def _polish(
-    objective: OrthantObjective | PenalisedObjective | RestrictedObjective,
+    objective: Objective,
     theta: np.ndarray,
     value: float,
     score: np.ndarray,

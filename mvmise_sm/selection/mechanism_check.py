@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.integrate import quad
@@ -47,7 +47,7 @@ def register(cls: AnyMechanism) -> AnyMechanism:
     return cls
 
 
-def find_mechanism(given: object, option: str = "mechanism") -> Mechanism:
+def find_mechanism(given: Any, option: str = "mechanism") -> Mechanism:
     """The mechanism that a user's option means: a name, a class, or an instance, checked unless it is registered.
 
     Raises
@@ -67,7 +67,7 @@ def find_mechanism(given: object, option: str = "mechanism") -> Mechanism:
     return mechanism
 
 
-def check_mechanism(mechanism: object) -> None:
+def check_mechanism(mechanism: Any) -> None:
     """Check that a mechanism keeps its contract; the slowest part is adaptive quadrature at 14 points (10 ms).
 
     Parameters

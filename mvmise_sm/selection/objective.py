@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol
 
 import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import SelectionLikelihood, SelectionParams
+from mvmise_sm.selection.likelihood import P, SelectionLikelihood
 
 
 class Penalty(Protocol):
     """A negative log prior density over the natural parameters.
 
-    Calling it returns the value and its gradient; the gradient is a :class:`SelectionParams` (start from
+    Calling it returns the value and its gradient; the gradient is of their class (start from
     ``params.zeros()``). For a covariance the gradient is with respect to a symmetric matrix, ``dvalue = tr(g dSigma)``.
     """
 
-    def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]: ...
+    def __call__(self, params: P) -> tuple[float, P]: ...
 
 
 @dataclass(frozen=True)
-class PenalisedObjective:
+class PenalisedObjective(Generic[P]):
     """``theta -> (log-likelihood - penalties, gradient)``.
 
     Attributes
@@ -31,7 +31,7 @@ class PenalisedObjective:
     penalties : tuple of Penalty
     """
 
-    likelihood: SelectionLikelihood
+    likelihood: SelectionLikelihood[P]
     penalties: tuple[Penalty, ...] = ()
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -76,7 +76,7 @@ class MechanismPrior:
         """The prior in the unit of a data set: spread of the observed block means."""
         return cls(float(np.std(data.observed_blocks.mean)), scale, df)
 
-    def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
+    def __call__(self, params: P) -> tuple[float, P]:
         return PhiPrior(1, self.scale / self.spread, self.df)(params)
 
 
@@ -94,7 +94,7 @@ class PhiPrior:
     scale: float
     df: float = 7.0
 
-    def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
+    def __call__(self, params: P) -> tuple[float, P]:
         ratio = params.phi[self.index] / self.scale
         if np.isinf(self.df):
             value, slope = 0.5 * ratio**2, ratio / self.scale
@@ -122,7 +122,7 @@ class PhiNormal:
     cov: np.ndarray
     first: int = 0
 
-    def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
+    def __call__(self, params: P) -> tuple[float, P]:
         own = slice(self.first, self.first + self.mean.size)
         away = params.phi[own] - self.mean
         slope = np.linalg.solve(self.cov, away)

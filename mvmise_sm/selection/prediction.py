@@ -42,7 +42,7 @@ def posterior_moments(likelihood: SelectionLikelihood, theta: np.ndarray) -> Pos
 
 
 def _finish(
-    likelihood: ErrorLikelihood | FactorLikelihood,
+    likelihood: SelectionLikelihood,
     mean: np.ndarray,
     variance: np.ndarray,
     fitted: np.ndarray,
@@ -117,7 +117,7 @@ def _crossed_moments(likelihood: CrossedFactorLikelihood, theta: np.ndarray) -> 
 @posterior_moments.register
 def _error_moments(likelihood: ErrorLikelihood, theta: np.ndarray) -> PosteriorMoments:
     data, row = likelihood.data, likelihood.data.cluster
-    state = likelihood.state(theta)
+    state = likelihood.conditioned(theta)
     params, Sigma = state.params, state.params.error_cov
     A = state.A[likelihood.pattern]
     law = likelihood.missing_law(state)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvmise_sm.priors.resolve import PriorSet
-from mvmise_sm.selection.likelihood import SelectionParams
+from mvmise_sm.selection.likelihood import P, SelectionParams
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PriorPenalty:
 
     priors: PriorSet
 
-    def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
+    def __call__(self, params: P) -> tuple[float, P]:
         """Value and gradient over the natural parameters."""
         s2 = residual_variance(params)
         total, in_s2 = 0.0, 0.0
@@ -34,27 +34,28 @@ class PriorPenalty:
         for block in self.priors.fixef:
             at = block.evaluate(params.beta, s2)
             total, beta, in_s2 = total + at.value, beta + at.gradient, in_s2 + at.in_s2
-        loadings = np.zeros_like(params.tau) if params.tau is not None else None
-        variances = np.zeros_like(params.D) if params.D is not None else None
+        gradient = replace(params.zeros(), beta=0.5 * beta)
         prior = self.priors.cov[0] if self.priors.cov else None
-        if prior is not None and loadings is not None:
+        if prior is not None and params.tau is not None:
+            loadings = np.zeros_like(params.tau)
             for k, tau in enumerate(params.tau):
                 value, slope, along = prior.relative(np.array([[tau**2]]), s2)
                 total, in_s2 = total + value, in_s2 + along
-                loadings[k] = 2.0 * tau * slope[0, 0]
-        elif prior is not None:
-            value, slope, in_more = prior.relative(np.diag(params.D), s2)
-            total, in_s2, variances = total + value, in_s2 + in_more, np.diag(slope).copy()
+                loadings[k] = tau * slope[0, 0]
+            gradient = replace(gradient, tau=loadings)
+        elif prior is not None and params.D is not None:
+            value, slope, along = prior.relative(np.diag(params.D), s2)
+            total, in_s2 = total + value, in_s2 + along
+            gradient = replace(gradient, D=0.5 * np.diag(slope))
         if self.priors.resid is not None:
             value, slope = self.priors.resid.evaluate(np.array([[s2]]))
             total, in_s2 = total + value, in_s2 + float(slope[0, 0])
-        gradient = replace(params.zeros(), beta=0.5 * beta)
-        if loadings is not None:
+        if params.error_cov is None:
             sigma2 = np.zeros_like(params.sigma2)
             sigma2[-1] = 0.5 * in_s2
-            return 0.5 * total, replace(gradient, tau=0.5 * loadings, sigma2=sigma2)
-        error_cov = 0.5 * in_s2 / len(params.error_cov) * np.eye(len(params.error_cov))
-        return 0.5 * total, replace(gradient, D=0.5 * variances, error_cov=error_cov)
+            return 0.5 * total, replace(gradient, sigma2=sigma2)
+        K = len(params.error_cov)
+        return 0.5 * total, replace(gradient, error_cov=0.5 * in_s2 / K * np.eye(K))
 
 
 def residual_variance(params: SelectionParams) -> float:

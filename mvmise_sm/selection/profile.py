@@ -81,7 +81,7 @@ class MechanismProfile:
             starts = [self._near(value)]
         free = np.ones(self.maximum.theta.size, bool)
         free[self._index] = False
-        best = None
+        fits = []
         for start in starts:
             point = self._feasible(start, value)
             fit = maximise(
@@ -93,7 +93,8 @@ class MechanismProfile:
                 information=information,
                 diverged=self.objective.likelihood.diverged,
             )
-            best = fit if best is None or fit.value > best.value else best
+            fits.append(fit)
+        best = max(fits, key=lambda fit: fit.value)
         self._fits[value] = best
         return best
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from scipy import linalg
 
-from mvmise_sm.selection.likelihood import SelectionLikelihood
+from mvmise_sm.selection.likelihood import BetaLikelihood, SelectionLikelihood
 from mvmise_sm.selection.maximise import observed_information
 from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.objective import PenalisedObjective
@@ -45,12 +44,6 @@ class DifferencedBeta:
         diagonal = np.diag(self.likelihood.metric(theta))[free]
         scale = 1.0 / np.sqrt(np.maximum(diagonal, 1e-300))
         return observed_information(self.likelihood.value_and_score, theta, scale, free)
-
-
-class BetaLikelihood(SelectionLikelihood, Protocol):
-    """A likelihood that gives the information of its fixed effects in closed form."""
-
-    def beta_information(self, theta: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -182,6 +175,19 @@ class RestrictedObjective:
             theta, value, score = point, new_value, new_score
         return BetaFit(theta, value, score, self.information(theta))
 
+    def fitted(self, t: np.ndarray) -> BetaFit:
+        """`solve` where there is something finite.
+
+        Raises
+        ------
+        ValueError
+            Elsewhere.
+        """
+        fit = self.solve(t)
+        if fit is None:
+            raise ValueError("The restricted likelihood is not finite at these nuisance parameters.")
+        return fit
+
     def value(self, t: np.ndarray) -> float:
         """l_R at nuisance parameters."""
         fit = self.solve(t)
@@ -262,7 +268,7 @@ class BetaUncertainty:
 
 def beta_uncertainty(restricted: RestrictedObjective, t: np.ndarray, nuisance: np.ndarray) -> BetaUncertainty:
     """The covariance of the fixed effects at a maximum, from the covariance (k, k) of the nuisance parameters."""
-    fit = restricted.solve(t)
+    fit = restricted.fitted(t)
     cut = restricted.likelihood.slices["beta"]
     conditional = np.linalg.inv(fit.information)
     slopes, moves = [], []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Generic
 
 import numpy as np
 
 from mvmise_sm.selection.em import run_em
-from mvmise_sm.selection.likelihood import SelectionParams
+from mvmise_sm.selection.likelihood import P
 from mvmise_sm.selection.maximise import MAXITER, NEWTON_STEPS, Maximum, maximise
 from mvmise_sm.selection.objective import MechanismPrior, PenalisedObjective
 from mvmise_sm.selection.sparse import error_spread
@@ -36,7 +37,9 @@ class PseudoSamples:
     variance: np.ndarray
     weight: float = 1.0
 
-    def __call__(self, params: SelectionParams) -> tuple[float, SelectionParams]:
+    def __call__(self, params: P) -> tuple[float, P]:
+        if params.error_cov is None:
+            raise ValueError("Pseudo-samples of errors belong to model e; model b has no error covariance.")
         precision = np.linalg.inv(params.error_cov)
         value = np.linalg.slogdet(params.error_cov)[1] + np.diag(precision) @ self.variance
         slope = precision - (precision * self.variance) @ precision
@@ -45,7 +48,7 @@ class PseudoSamples:
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(Generic[P]):
     """A fit and the objective it maximises.
 
     Attributes
@@ -59,14 +62,14 @@ class Solution:
         Values of other maxima that are nearly as high.
     """
 
-    objective: PenalisedObjective
+    objective: PenalisedObjective[P]
     maximum: Maximum
     reasons: tuple[Status, ...] = ()
     modes: tuple[float, ...] = ()
 
 
 def solve(
-    objective: PenalisedObjective,
+    objective: PenalisedObjective[P],
     *,
     method: str = "ml",
     start: np.ndarray | None = None,
@@ -75,7 +78,7 @@ def solve(
     maxiter: int | None = None,
     tol: float | None = None,
     information: bool = True,
-) -> Solution:
+) -> Solution[P]:
     """Maximise an objective, with a weak penalty more where its likelihood has no maximum.
 
     Parameters
@@ -148,15 +151,15 @@ def _other_starts(objective: PenalisedObjective, maximum: Maximum) -> list[np.nd
     return out
 
 
-def regularised(objective: PenalisedObjective, reason: Status) -> PenalisedObjective:
+def regularised(objective: PenalisedObjective[P], reason: Status) -> PenalisedObjective[P]:
     """The objective with the weak penalty that goes with a reason."""
     data = objective.likelihood.data
-    extra = (
+    extra: PseudoSamples | MechanismPrior = (
         PseudoSamples(error_spread(data) ** 2) if reason is Status.SINGULAR_ERRORS else MechanismPrior.for_data(data)
     )
     # a second one of the same kind would count twice
     others = tuple(penalty for penalty in objective.penalties if not isinstance(penalty, type(extra)))
-    return PenalisedObjective(objective.likelihood, (*others, extra))
+    return replace(objective, penalties=(*others, extra))
 
 
 def _once(
@@ -172,15 +175,13 @@ def _once(
     likelihood = objective.likelihood
     start = likelihood.start() if start is None else start
     if method == "em":
-        options = {"maxiter": maxiter, "tol": tol}
-        return run_em(objective, start, information=information, **{k: v for k, v in options.items() if v is not None})
+        return run_em(objective, start, information=information, **_given(maxiter=maxiter, tol=tol))
     if method != "ml":
         raise ValueError(f"method is {method!r}; allowed are 'ml' and 'em'.")
     metric = likelihood.metric(start) if metric is None else metric
     # quasi-Newton steps learn one direction each
     newton = NEWTON_STEPS if maxiter is None else None
     maxiter = max(MAXITER, likelihood.size) if maxiter is None else maxiter
-    options = {"maxiter": maxiter, "tol": tol, "newton": newton}
     return maximise(
         objective,
         start,
@@ -188,5 +189,10 @@ def _once(
         free=free,
         information=information,
         diverged=likelihood.diverged,
-        **{k: v for k, v in options.items() if v is not None},
+        **_given(maxiter=maxiter, tol=tol, newton=newton),
     )
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given; the algorithms have defaults of their own for the others."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -8,7 +8,8 @@ non-zero elements by the same maximiser as everything else; elements enter and l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mvmise_sm.selection.covariance import SparsePrecision
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.glasso import lasso_precision
-from mvmise_sm.selection.likelihood import SelectionParams, least_squares
+from mvmise_sm.selection.likelihood import ErrorParams, least_squares
 from mvmise_sm.selection.maximise import Maximum, maximise
 from mvmise_sm.selection.objective import PenalisedObjective, Penalty
 from mvmise_sm.selection.status import Status
@@ -38,7 +39,7 @@ class SparseFit:
         The penalised objective with the signs of the precision elements held.
     maximum : Maximum
         ``value`` is the penalised objective; its information belongs to the smooth part.
-    params : SelectionParams
+    params : ErrorParams
     penalty : float
     llf : float
         Log-likelihood without penalty or priors.
@@ -48,7 +49,7 @@ class SparseFit:
 
     objective: OrthantObjective
     maximum: Maximum
-    params: SelectionParams
+    params: ErrorParams
     penalty: float
     llf: float
     n_edges: int
@@ -96,7 +97,7 @@ def fit_sparse(
     penalty: float,
     *,
     penalties: tuple[Penalty, ...] = (),
-    start: SelectionParams | None = None,
+    start: ErrorParams | None = None,
     maxiter: int = 200,
     information: bool = True,
 ) -> SparseFit:
@@ -111,7 +112,7 @@ def fit_sparse(
         lambda, in units of a standardised precision.
     penalties : tuple of Penalty, optional
         Priors.
-    start : SelectionParams, optional
+    start : ErrorParams, optional
         Warm start, for example the fit at a larger penalty.
     maxiter : int, optional
         Quasi-Newton iterations of every round.
@@ -130,8 +131,9 @@ def fit_sparse(
     history: list[float] = []
     settled = False
     for _ in range(MAX_ROUNDS):
-        likelihood = build(SparsePrecision(sign != 0.0))
-        objective = OrthantObjective(likelihood, penalties, sign, bound)
+        pattern = SparsePrecision(sign != 0.0)
+        likelihood = build(pattern)
+        objective = OrthantObjective(likelihood, penalties, sign=sign, bound=bound)
         point = likelihood.theta(params)
         maximum = maximise(
             objective,
@@ -144,7 +146,7 @@ def fit_sparse(
         )
         history += list(maximum.history)
         params = likelihood.params(maximum.theta)
-        precision = likelihood.coordinates.precision(maximum.theta[likelihood.slices["error_cov"]])
+        precision = pattern.precision(maximum.theta[likelihood.slices["error_cov"]])
         new_sign = _next_signs(likelihood, maximum.theta, precision, sign, bound)
         settled = np.array_equal(new_sign, sign)
         if settled:
@@ -205,28 +207,40 @@ def penalty_path(
     return fits
 
 
-class OrthantObjective:
-    """The objective with the signs of the precision elements held: the lasso is linear there."""
+@dataclass(frozen=True, eq=False)
+class OrthantObjective(PenalisedObjective[ErrorParams]):
+    """The objective with the signs of the precision elements held: the lasso is linear there.
 
-    def __init__(
-        self, likelihood: ErrorLikelihood, penalties: tuple[Any, ...], sign: np.ndarray, bound: np.ndarray
-    ) -> None:
-        self.likelihood = likelihood
-        self._smooth = PenalisedObjective(likelihood, penalties)
-        coordinates = likelihood.coordinates
-        self._cut = likelihood.slices["error_cov"]
-        self._slope = (sign * bound)[coordinates.rows, coordinates.columns]
+    Attributes
+    ----------
+    likelihood : ErrorLikelihood
+        In coordinates of the elements whose sign is not zero.
+    penalties : tuple of Penalty
+        Priors.
+    sign, bound : ndarray, (K, K)
+        Signs of the elements, and what the lasso takes from each per unit.
+    """
+
+    likelihood: ErrorLikelihood
+    sign: np.ndarray = field(kw_only=True)
+    bound: np.ndarray = field(kw_only=True)
+
+    @cached_property
+    def _slope(self) -> np.ndarray:
+        pattern = SparsePrecision(self.sign != 0.0)
+        return (self.sign * self.bound)[pattern.rows, pattern.columns]
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        value, score = self._smooth(theta)
+        value, score = super().__call__(theta)
+        cut = self.likelihood.slices["error_cov"]
         score = score.copy()
-        score[self._cut] -= self._slope
-        return value - float(self._slope @ theta[self._cut]), score
+        score[cut] -= self._slope
+        return value - float(self._slope @ theta[cut]), score
 
 
 def _diagonal_start(
-    build: BuildLikelihood, n_outcomes: int, penalties: tuple[Any, ...], maxiter: int
-) -> SelectionParams:
+    build: BuildLikelihood, n_outcomes: int, penalties: tuple[Penalty, ...], maxiter: int
+) -> ErrorParams:
     """The fit with uncorrelated errors, where every path begins."""
     likelihood = build(SparsePrecision(np.zeros((n_outcomes, n_outcomes), dtype=bool)))
     point = likelihood.start()
@@ -237,15 +251,14 @@ def _diagonal_start(
 
 def _precision_slope(likelihood: ErrorLikelihood, theta: np.ndarray) -> np.ndarray:
     """Derivative of the log-likelihood in every pair of precision elements, free or not, (K, K)."""
-    _, gradient = likelihood.evaluate(theta)
     Sigma = likelihood.params(theta).error_cov
-    return -2.0 * Sigma @ gradient.error_cov @ Sigma
+    return -2.0 * Sigma @ likelihood.gradient(theta).error_cov @ Sigma
 
 
-def _expected_lasso(build: Callable[..., Any], params: SelectionParams, bound: np.ndarray) -> np.ndarray:
+def _expected_lasso(build: BuildLikelihood, params: ErrorParams, bound: np.ndarray) -> np.ndarray:
     """One penalised M-step from a point: the lasso of the expected error covariance, (K, K)."""
     likelihood = build(SparsePrecision(np.ones(bound.shape, dtype=bool)))
-    _, gradient = likelihood.evaluate(likelihood.theta(params))
+    gradient = likelihood.gradient(likelihood.theta(params))
     Sigma, n_rows = params.error_cov, likelihood.data.n_rows
     moment = Sigma + 2.0 * Sigma @ gradient.error_cov @ Sigma / n_rows
     return lasso_precision(0.5 * (moment + moment.T), bound / n_rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,13 +17,16 @@ from mvmise_sm.core.covariance.structures import Unstructured
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
 from mvmise_sm.core.optimise.newton import minimize
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import SelectionParams
+from mvmise_sm.selection.likelihood import P
 
 EPS = float(np.finfo(float).eps)
 
+# what a model's M-step needs beside the expectations
+Law = TypeVar("Law")
+
 
 @dataclass(frozen=True)
-class Expectation:
+class Expectation(Generic[Law]):
     """One E-step.
 
     Attributes
@@ -35,7 +39,7 @@ class Expectation:
         ``-1/2 sum(log|V| + r'V^-1 r)`` over the observed values, without the constant.
     information : ndarray, (p, p)
         ``sum X'V^-1 X`` over the observed values.
-    law : object
+    law : Law
         Whatever the model's M-step needs beyond that.
     """
 
@@ -43,18 +47,18 @@ class Expectation:
     missing_cov_sum: np.ndarray
     density: float
     information: np.ndarray
-    law: object
+    law: Law
 
 
 @dataclass(frozen=True)
-class MvmiseFit:
+class MvmiseFit(Generic[P]):
     """What R's algorithm returns.
 
     Attributes
     ----------
-    params : SelectionParams
+    params : FactorParams or ErrorParams
         After the last M-step.
-    previous : SelectionParams
+    previous : FactorParams or ErrorParams
         At the last E-step: where the stopping value, the covariance and the AIC belong.
     cov_beta : ndarray, (p, p)
         Inverse information of the last E-step, one M-step older than the parameters.
@@ -71,8 +75,8 @@ class MvmiseFit:
         Lasso penalty used; zero without.
     """
 
-    params: SelectionParams
-    previous: SelectionParams
+    params: P
+    previous: P
     cov_beta: np.ndarray
     loglikelihood: float
     history: np.ndarray
@@ -82,27 +86,23 @@ class MvmiseFit:
     penalty: float = 0.0
 
 
-EStep = Callable[[SelectionParams], Expectation]
-MStep = Callable[[SelectionParams, Expectation], SelectionParams]
-
-
 def run_mvmise(
     data: SelectionData,
-    start: SelectionParams,
-    e_step: EStep,
-    m_step: MStep,
+    start: P,
+    e_step: Callable[[P], Expectation[Law]],
+    m_step: Callable[[P, Expectation[Law]], P],
     *,
     missing_y: bool,
     maxiter: int = 100,
     tol: float = 1e-3,
-    penalty: Callable[[SelectionParams], float] | None = None,
-) -> MvmiseFit:
+    penalty: Callable[[P], float] | None = None,
+) -> MvmiseFit[P]:
     """Iterate R's E- and M-step until its stopping value changes by less than `tol`, relatively.
 
     Parameters
     ----------
     data : SelectionData
-    start : SelectionParams
+    start : FactorParams or ErrorParams
     e_step, m_step : callable
         The model's steps; the mechanism is updated here.
     missing_y : bool
@@ -114,7 +114,6 @@ def run_mvmise(
     """
     working = WorkingMechanism.build(data, missing_y)
     params, history, converged = start, [], False
-    expectation, previous = None, start
     for _ in range(maxiter):
         previous = params
         expectation = e_step(params)
@@ -164,7 +163,8 @@ class WorkingMechanism:
     def build(cls, data: SelectionData, missing_y: bool) -> WorkingMechanism:
         has_cov = data.cov_miss is not None
         free = [0] * (missing_y or has_cov) + [1] * missing_y + [2] * has_cov
-        means = data.cluster_mean(data.cov_miss) if has_cov else np.zeros(data.block_missing.shape)
+        covariate = np.zeros(data.Y.shape) if data.cov_miss is None else data.cov_miss
+        means = data.cluster_mean(covariate)
         overall = means.mean(axis=1)
         # with one outcome R takes the covariate for an outcome-specific one, which is not misaligned
         if has_cov and data.common_cov and data.n_outcomes > 1:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.glasso import admm_precision
-from mvmise_sm.selection.likelihood import SelectionParams, variance_groups
+from mvmise_sm.selection.likelihood import ErrorParams, variance_groups
 from mvmise_sm.selection.mvmise.algorithm import Expectation, MvmiseFit, random_intercept, run_mvmise
 
 LARGE = 1e5
@@ -68,12 +68,12 @@ class ErrorSteps:
         self.absent = 1.0 - self.seen
         self.empty_diagonal = np.eye(data.n_outcomes) * self.absent[:, :, None]
 
-    def start(self) -> SelectionParams:
+    def start(self) -> ErrorParams:
         """The REML random-intercept model of the stacked outcomes, and uncorrelated errors."""
         data = self.data
         fit = random_intercept(data, data.observed, reml=True)
         D = 0.0 if self.no_intercept else fit.D
-        return SelectionParams(
+        return ErrorParams(
             beta=fit.beta,
             sigma2=np.full(self.indicator.shape[1], fit.sigma2),
             phi=np.zeros(3),
@@ -81,7 +81,7 @@ class ErrorSteps:
             error_cov=np.eye(data.n_outcomes),
         )
 
-    def e_step(self, params: SelectionParams) -> Expectation:
+    def e_step(self, params: ErrorParams) -> Expectation[ErrorLaw]:
         """Expectations of the missing values."""
         data, cluster, Sigma, Z = self.data, self.data.cluster, params.error_cov, self.data.Z
         s = params.sigma2[self.group]
@@ -121,7 +121,7 @@ class ErrorSteps:
         cov_sum = (total * _times(P, total)).sum(axis=1) + data.cluster_sum(s) * cov.sum(axis=(1, 2))
         return Expectation(y, cov_sum, float(density), information, ErrorLaw(s, P, loading, cov))
 
-    def m_step(self, params: SelectionParams, expectation: Expectation) -> SelectionParams:
+    def m_step(self, params: ErrorParams, expectation: Expectation[ErrorLaw]) -> ErrorParams:
         """Update everything but the mechanism from the old parameters."""
         data, cluster, Z, K = self.data, self.data.cluster, self.data.Z, self.data.n_outcomes
         law, y = expectation.law, expectation.y
@@ -156,7 +156,7 @@ class ErrorSteps:
         if sigma2.size == 2:
             ratio = sigma2[1] / sigma2[0]
             sigma2 = np.array([1.0, params.sigma2[1] if ratio > LARGE else ratio])
-        return SelectionParams(beta, sigma2, params.phi, D=D, error_cov=Sigma)
+        return ErrorParams(beta, sigma2, params.phi, D=D, error_cov=Sigma)
 
     def _conditional_blocks(
         self, law: ErrorLaw, precision: np.ndarray, RZ: np.ndarray, full: np.ndarray
@@ -189,7 +189,7 @@ def fit_mvmise_e(
     missing_y: bool | None = None,
     first_sample_variance: bool = False,
     penalty: float | None = None,
-    start: SelectionParams | None = None,
+    start: ErrorParams | None = None,
     maxiter: int = 100,
     tol: float = 1e-3,
 ) -> MvmiseFit:
@@ -204,7 +204,7 @@ def fit_mvmise_e(
         R's ``sigma_diff``.
     penalty : float, optional
         R's ``lambda``; zero is R's ``ADMM = FALSE``. The default is R's, ``sqrt(log(K) / N)``.
-    start : SelectionParams, optional
+    start : ErrorParams, optional
     maxiter, tol : optional
         R's ``maxIter`` and ``tol``.
 
@@ -224,7 +224,7 @@ def fit_mvmise_e(
     steps = ErrorSteps(data, first_sample_variance, penalty, no_intercept)
     start = steps.start() if start is None else start
 
-    def lasso(params: SelectionParams) -> float:
+    def lasso(params: ErrorParams) -> float:
         theta = np.linalg.inv(params.error_cov)
         return 0.5 * weight * data.n_clusters * float(np.abs(theta).sum() - np.abs(np.diag(theta)).sum())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import SelectionParams, variance_groups
+from mvmise_sm.selection.likelihood import FactorParams, variance_groups
 from mvmise_sm.selection.mvmise.algorithm import Expectation, MvmiseFit, random_intercept, run_mvmise
 
 
@@ -39,15 +39,15 @@ class FactorSteps:
         self.absent = 1.0 - self.seen
         self.y = np.where(data.observed, data.Y, 0.0)
 
-    def start(self) -> SelectionParams:
+    def start(self) -> FactorParams:
         """Fixed effects of the ML random-intercept model of the stacked outcomes; unit loadings and variances."""
         data = self.data
         fit = random_intercept(data, data.observed, reml=False)
-        return SelectionParams(
+        return FactorParams(
             beta=fit.beta, sigma2=np.ones(self.indicator.shape[1]), phi=np.zeros(3), tau=np.ones(data.n_outcomes)
         )
 
-    def e_step(self, params: SelectionParams) -> Expectation:
+    def e_step(self, params: FactorParams) -> Expectation[FactorLaw]:
         """Expectations of the missing values."""
         data, tau, cluster = self.data, params.tau, self.data.cluster
         s = params.sigma2[self.group]
@@ -72,7 +72,7 @@ class FactorSteps:
         v = 1.0 / (1.0 + (tau**2).sum() * data.cluster_sum(1.0 / s))
         return Expectation(y, cov_sum, float(density), information, FactorLaw(P, v, s))
 
-    def m_step(self, params: SelectionParams, expectation: Expectation) -> SelectionParams:
+    def m_step(self, params: FactorParams, expectation: Expectation[FactorLaw]) -> FactorParams:
         """Update fixed effects, loadings and error variances from the old parameters."""
         data, tau, cluster = self.data, params.tau, self.data.cluster
         law, y = expectation.law, expectation.y
@@ -84,9 +84,9 @@ class FactorSteps:
         weighted_x = (data.X * weight[:, None, None]).reshape(-1, p)
         beta = np.linalg.solve(weighted_x.T @ data.X.reshape(-1, p), weighted_x.T @ (y - row_b * tau).ravel())
         new_tau = (b @ data.cluster_sum(resid * weight[:, None])) / (b**2 @ data.cluster_sum(weight))
-        return SelectionParams(beta, self._variances(params, law, resid - row_b * tau, weight), params.phi, new_tau)
+        return FactorParams(beta, self._variances(params, law, resid - row_b * tau, weight), params.phi, tau=new_tau)
 
-    def _variances(self, params: SelectionParams, law: FactorLaw, error: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    def _variances(self, params: FactorParams, law: FactorLaw, error: np.ndarray, weight: np.ndarray) -> np.ndarray:
         data, tau, cluster = self.data, params.tau, self.data.cluster
         loaded = data.cluster_sum(self.absent * weight[:, None]) @ tau**2
         v, vl = law.v[cluster][:, None], (law.v * loaded)[cluster][:, None]
@@ -102,7 +102,7 @@ def fit_mvmise_b(
     *,
     missing_y: bool = True,
     first_sample_variance: bool = False,
-    start: SelectionParams | None = None,
+    start: FactorParams | None = None,
     maxiter: int = 100,
     tol: float = 1e-3,
 ) -> MvmiseFit:
@@ -113,7 +113,7 @@ def fit_mvmise_b(
     data : SelectionData
     missing_y, first_sample_variance : bool, optional
         R's ``miss_y`` and ``sigma_diff``.
-    start : SelectionParams, optional
+    start : FactorParams, optional
     maxiter, tol : optional
         R's ``maxIter`` and ``tol``.
 
