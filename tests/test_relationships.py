@@ -182,3 +182,14 @@ def test_bad_memberships(members):
         ms.lmer("y ~ x + (1 | mm(s1, s2, weights=(w1, w2, w3)))", members)
     with pytest.raises(UnknownColumnError, match="'s9' is not a column"):
         ms.lmer("y ~ x + (1 | mm(s1, s9))", members)
+
+
+def test_simulated_effects_of_generalised_models_are_related():
+    frame, K = data("clones"), relationship("clones_K")
+    counts = frame.assign(k=np.random.default_rng(1).poisson(np.exp(0.3 * (frame.y - frame.y.mean()))))
+    fit = ms.glmer("k ~ x + (1 | id)", counts, family="poisson", cov={"id": K}).fit()
+    (drawn,) = fit.effects_draw(np.random.RandomState(0))
+    assert np.ptp(drawn) > 0.0
+    for i, j in zip(*np.nonzero(np.tril((K.to_numpy()[:, None] == K.to_numpy()).all(axis=2), -1)), strict=True):
+        assert drawn[i] == pytest.approx(drawn[j], abs=1e-8)
+    assert fit.simulate(2, rng=1).shape == (len(frame), 2)

@@ -29,6 +29,7 @@ from mvmise_sm.models.families import needs_parts, resolve_family
 from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.link_edges import at_the_edge, minimum
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
+from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.starts import beginning, checked_params, other_modes
 from mvmise_sm.options import optimiser_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
@@ -340,7 +341,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
 
     def refit(self, endog, result):
         """Fit a result's model to another response; see `GeneralizedLinearMixedModelResults.refit`."""
-        model = self.with_endog(endog)
+        model = self.with_endog(complete_response(endog, self.nobs))
         settings = result.mle_settings
         if result.at_limit:
             return model.fit(**fit_arguments(settings), cov_type=result.cov_type, use_t=result.use_t)

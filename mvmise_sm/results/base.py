@@ -7,12 +7,14 @@ import pandas as pd
 import statsmodels.base.wrapper as wrap
 from statsmodels.tools._decorators import cache_readonly
 
-from mvmise_sm.results import tables, variance
+from mvmise_sm.results import variance
+from mvmise_sm.results.drawing import DrawingResults
 from mvmise_sm.results.memo import ML_FIT
 from mvmise_sm.results.one_part import OnePart
-from mvmise_sm.results.prediction import predicted, prediction_results
+from mvmise_sm.results.predicting import PredictingResults
 from mvmise_sm.results.questions import AnsweringWrapper
 from mvmise_sm.results.resampled import ResampledResults
+from mvmise_sm.results.tabled import TabledResults
 from mvmise_sm.results.verbs import VerbResults
 
 __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
@@ -21,7 +23,7 @@ __all__ = ["MixedModelResults", "MixedModelResultsWrapper"]
 _USUAL = ("unstructured", "independent, a variance per column")
 
 
-class MixedModelResults(OnePart, VerbResults, ResampledResults):
+class MixedModelResults(OnePart, TabledResults, PredictingResults, DrawingResults, VerbResults, ResampledResults):
     """Results of a mixed model; `params` holds the fixed effects only.
 
     Parameters
@@ -237,179 +239,25 @@ class MixedModelResults(OnePart, VerbResults, ResampledResults):
         """Whether the rows of the data are still there, see `remove_data`."""
         return self.model.random_effects is not None
 
-    def _require_rows(self):
+    def require_rows(self):
         """Fail with a sentence once `remove_data` has removed what a method needs."""
         if not self.has_rows:
             raise self.model.rows_gone()
 
+    def own_predictors(self, b=None):
+        return [self._linear_predictor(b)]
+
     def _linear_predictor(self, b=None):
-        self._require_rows()
+        self.require_rows()
         model = self.model
         linear = model.exog @ self.params + model.random_effects.linear(self.solution.b if b is None else b)
         return linear if model.offset is None else linear + model.offset
 
-    def predict(
-        self,
-        exog=None,
-        transform=True,
-        *,
-        random="all",
-        allow_new_levels=False,
-        which="mean",
-        groups=None,
-        exog_re=None,
-        offset=None,
-    ):
-        """Predict, by default conditional on the random effects.
-
-        Parameters
-        ----------
-        exog : DataFrame or array_like, optional
-            Formula models take a frame with the columns of the formula, grouping factors included. Array models take
-            the fixed-effects design (m, k_fe). The default is the data of the model.
-        transform : bool, optional
-            Whether `exog` is passed through the formula.
-        random : {"all", "none"} or list of str, optional
-            Random effects to include, by name of the grouping factor; ``"none"`` gives the marginal linear predictor.
-        allow_new_levels : bool, optional
-            Whether a level that was not in the data is predicted with effect 0; otherwise it is an error.
-        which : {"mean", "linear"}, optional
-            Scale of the prediction.
-        groups : array_like or dict, optional
-            Array models: group labels of the new rows, or a dict from grouping factor to labels. Without them a row
-            that is, by its values, a row of the model's data keeps its own random effects, and every other row
-            has a random effect of 0.
-        exog_re : array_like or dict, optional
-            Array models with more than random intercepts: random-effects design of the new rows.
-        offset : array_like, optional
-            Offset of the new rows; formula models evaluate an ``offset()`` of the formula themselves.
-
-        Returns
-        -------
-        ndarray or Series
-            A Series with the row labels of a frame. Rows with missing values are NaN.
-
-        Raises
-        ------
-        NewLevelError
-            If a level was not in the data and `allow_new_levels` is false.
-        """
-        return predicted(
-            self, exog, transform, random, allow_new_levels, which, groups=groups, exog_re=exog_re, offset=offset
-        )
-
-    def get_prediction(
-        self,
-        exog=None,
-        which="mean",
-        transform=True,
-        row_labels=None,
-        *,
-        random="all",
-        allow_new_levels=False,
-        groups=None,
-        exog_re=None,
-        offset=None,
-        kind="confidence",
-    ):
-        """Predict with standard errors that include the uncertainty of the random effects.
-
-        Parameters
-        ----------
-        exog, which, transform, random, allow_new_levels, groups, exog_re, offset
-            As in `predict`.
-        row_labels : sequence, optional
-            Labels of the rows of the summary frame.
-        kind : {"confidence", "prediction"}, optional
-            Intervals for the mean, or for a new observation of weight 1.
-
-        Returns
-        -------
-        PredictionResults
-            With ``summary_frame(alpha)``. The variance is that of x'(beta_hat - beta) + z'(b_hat - b) at the estimated
-            theta; a new level contributes the variance of its random effect.
-        """
-        return prediction_results(
-            self,
-            exog,
-            transform,
-            random,
-            allow_new_levels,
-            which,
-            row_labels=row_labels,
-            groups=groups,
-            exog_re=exog_re,
-            offset=offset,
-            kind=kind,
-        )
-
-    # --- tables
-
-    def summary(self, yname=None, xname=None, title=None, alpha=0.05, *, ddf=None):
-        """Summarise the fit.
-
-        Parameters
-        ----------
-        yname : str, optional
-            Name of the response.
-        xname : list of str, optional
-            Names of the fixed effects.
-        title : str, optional
-            Title of the first table.
-        alpha : float, optional
-            One minus the coverage of the intervals.
-        ddf : {None, "satterthwaite", "kenward-roger"}, optional
-            Degrees of freedom of the tests of the fixed effects; ``"kenward-roger"`` adjusts their standard errors too.
-
-        Returns
-        -------
-        statsmodels.iolib.summary.Summary
-            With ``as_text``, ``as_html``, ``as_latex`` and ``as_csv``.
-        """
-        return tables.summary(self, yname=yname, xname=xname, title=title, alpha=alpha, ddf=ddf)
-
-    def summary2(self, yname=None, xname=None, title=None, alpha=0.05, float_format="%.4f"):
-        """Summarise the fit in statsmodels' second layout; parameters as in `summary`."""
-        return tables.summary2(self, yname, xname, title, alpha, float_format)
-
-    def tidy(self, effects="fixed", conf_int=False, alpha=0.05, ddf=None, *, exponentiate=False):
-        """Return the estimates as a frame, one row each.
-
-        Parameters
-        ----------
-        effects : {"fixed", "random", "ran_vals", "all"}, optional
-            Fixed effects; standard deviations and correlations; conditional modes of the random effects with their
-            conditional standard deviations; or fixed effects and standard deviations.
-        conf_int : bool, optional
-            Whether to add ``conf_low`` and ``conf_high``: Wald; for standard deviations and correlations on the log and
-            Fisher's z scale, by the delta method.
-        alpha : float, optional
-            One minus the coverage of the intervals.
-        ddf : {None, "satterthwaite", "kenward-roger"}, optional
-            Degrees of freedom of the fixed effects; ``"kenward-roger"`` adjusts their standard errors too.
-        exponentiate : bool, optional
-            Exponentiate fixed effects and their intervals; standard errors by the delta method, tests stay.
-
-        Returns
-        -------
-        DataFrame
-            Columns ``effect, group, term, estimate, std_error, statistic, df, p_value``; ``"ran_vals"`` has ``level``
-            after ``group``.
-        """
-        return tables.tidy(self, effects, conf_int, alpha, ddf, exponentiate)
-
-    def glance(self):
-        """Return a one-row frame that describes the whole fit."""
-        return tables.glance(self)
-
-    def _repr_html_(self):
-        return self.summary().as_html()
+    # --- storage
 
     def __repr__(self):
         what = getattr(self.model, "formula", None) or f"{self.model.endog_names} ~ {' + '.join(self.model.exog_names)}"
         return f"<{self.__class__.__name__}: {what}; {self.nobs} rows; {self._estimator}, .summary() shows it>"
-
-    # --- storage
 
     def __getstate__(self):
         # the maximum-likelihood fit that inference keeps holds the rows

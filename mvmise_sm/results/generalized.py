@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import statsmodels.base.wrapper as wrap
-from scipy import stats
 from statsmodels.base._prediction_inference import PredictionResultsBase, PredictionResultsMean
 from statsmodels.tools._decorators import cache_readonly
-from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.caller import warn
 from mvmise_sm.core.families.base import Family
 from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty import hessian as uncertainty
-from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError
+from mvmise_sm.exceptions import ConvergenceWarning
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
+from mvmise_sm.results.generalized_questions import GeneralizedQuestions
 from mvmise_sm.results.prediction import predictor_law
+from mvmise_sm.results.widening import widened_copy
 
 __all__ = ["GeneralizedLinearMixedModelResults", "GeneralizedLinearMixedModelResultsWrapper"]
 
@@ -30,7 +28,9 @@ _ROBUST = "robust covariances are defined for linear mixed models without priors
 
 
 @strict_options
-class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robustcov_results": _ROBUST}):
+class GeneralizedLinearMixedModelResults(
+    GeneralizedQuestions, MixedModelResults, refuses={"get_robustcov_results": _ROBUST}
+):
     """Results of a `GeneralizedLinearMixedModel`.
 
     Attributes
@@ -181,27 +181,6 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         """Residuals on the scale of the linear predictor (nobs,)."""
         return self.resid * self.model.family.link.deriv(self.fittedvalues)
 
-    def overdispersion(self):
-        """Compare the Pearson residuals with what the family allows.
-
-        Returns
-        -------
-        Series
-            ``chisq``, the sum of squared Pearson residuals; ``df``, residual degrees of freedom (rows less estimated
-            parameters); ``ratio`` and the upper-tail ``p_value``. A ratio well above 1 says that the counts vary more
-            than the model.
-
-        Raises
-        ------
-        OptionError
-            For families that estimate their dispersion.
-        """
-        if self.k_scale:
-            raise OptionError(f"the {self.family.shown()} family estimates its dispersion: see scale")
-        chisq = float(np.square(self.resid_pearson).sum())
-        df = self.nobs - self.k_params
-        return pd.Series({"chisq": chisq, "df": df, "ratio": chisq / df, "p_value": stats.chi2.sf(chisq, df)})
-
     # --- random effects and prediction
 
     @cache_readonly
@@ -288,10 +267,6 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
         """Whether a response can be exactly zero though the family is continuous."""
         return self.family.zero_mass
 
-    def own_predictors(self):
-        """Linear predictors of the rows of the model, a list of (nobs,)."""
-        return [self._linear_predictor()]
-
     def predictor_law(self, frame, random, allow_new_levels):
         """Linear predictors, their standard deviations and row labels; random effects that are not chosen are new."""
         linear, variance, index = predictor_law(self, frame, random, allow_new_levels)
@@ -311,136 +286,14 @@ class GeneralizedLinearMixedModelResults(MixedModelResults, refuses={"get_robust
 
         return one_part_density(self)
 
-    def laplace_error(self):
-        """Say how far the Laplace approximation is from the exact integral over the random effects.
-
-        Returns
-        -------
-        DataFrame
-            ``estimate, shift, shift_se`` by parameter: the expected change of the estimate if the integral were exact,
-            and the same in standard errors; attribute ``llf``, the log-likelihood with the next term of the expansion.
-            It is no criterion to fit by; where shifts matter, fit with ``nagq``.
-
-        References
-        ----------
-        Shun and McCullagh (1995). Laplace approximation of high dimensional integrals. Journal of the Royal Statistical
-        Society B 57. Raudenbush, Yang and Yosef (2000). Maximum likelihood for generalized linear models with nested
-        random effects via high-order, multivariate Laplace approximation. Journal of Computational and Graphical
-        Statistics 9.
-        """
-        from mvmise_sm.inference.laplace_error import laplace_error
-
-        return laplace_error(self)
-
-    def resid_quantile(self, rng=None):
-        """Randomised quantile residuals given the random effects (nobs,), standard normal if the model holds.
-
-        Parameters
-        ----------
-        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
-            Where the distribution function jumps, a uniform point of the jump is taken.
-        """
-        from mvmise_sm.inference.simulated import quantile_residuals
-
-        return quantile_residuals(self, rng)
-
-    def prediction_interval(self, frame=None, alpha=0.05, random="all", n=2000, rng=None, *, allow_new_levels=False):
-        """Intervals of responses by simulation.
-
-        Parameters
-        ----------
-        frame : DataFrame, optional
-            New rows; the model's own by default.
-        alpha : float, optional
-            One minus the coverage.
-        random : {"all", "none"} or list of str, optional
-            Random effects to take from the fit; the others are drawn anew.
-        n : int, optional
-            Draws for each row: of the linear predictor with its uncertainty, then of the response.
-        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
-        allow_new_levels : bool, optional
-            Whether an unknown level has a new random effect; otherwise it is an error.
-
-        Returns
-        -------
-        DataFrame
-            ``mean, pi_low, pi_high``.
-        """
-        from mvmise_sm.inference.simulated import prediction_interval
-
-        return prediction_interval(self, frame, alpha, random, n, rng, allow_new_levels)
-
     # --- refitting and simulation
-
-    def refit(self, endog):
-        """Fit the same model to another response, starting at this result.
-
-        Parameters
-        ----------
-        endog : array_like
-            Response (nobs,), rows as in the model; proportions for the binomial family.
-
-        Returns
-        -------
-        GeneralizedLinearMixedModelResults
-            A new result with a model of its own; this one is left as it was.
-
-        Raises
-        ------
-        DataError
-            If the length differs or a value is not finite.
-        """
-        y = np.asarray(endog, dtype=float)
-        if y.shape != (self.nobs,) or not np.isfinite(y).all():
-            raise DataError(f"the new response must have one finite value for each of the {self.nobs} rows")
-        return self.model.refit(y, self)
-
-    def simulate(self, n=1, rng=None, random="new"):
-        """Simulate responses from the fitted model.
-
-        Parameters
-        ----------
-        n : int, optional
-            Number of responses.
-        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
-            Source of randomness.
-        random : {"new", "conditional"}, optional
-            New random effects in every response, or those of the fit.
-
-        Returns
-        -------
-        DataFrame
-            One column per response (nobs, n), coded as the model's response (proportions for the binomial family).
-        """
-        if random not in ("new", "conditional"):
-            raise OptionError(f"random must be 'new' or 'conditional', got {random!r}")
-        rng = check_random_state(rng)
-        model, layout = self.model, self.model.random_layout
-        out = np.empty((self.nobs, n), order="F")
-        for i in range(n):
-            mean = self.fittedvalues
-            if random == "new":
-                b = [
-                    np.sqrt(self.scale) * rng.standard_normal((term.factor.n_levels, term.q)) @ lam.T
-                    for term, lam in zip(layout.terms, layout.lambdas(self.theta), strict=True)
-                ]
-                mean = model.inverse_link(self._linear_predictor(b))
-            out[:, i] = model.family.simulate(rng, mean, model.weights, self.dispersion)
-        return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
 
     def widened(self, model, positions, wrapped):
         """Widen to a model with more columns, whose coefficients are held at zero, see
         `LinearMixedModelResults.widened`.
         """
-        k = model.exog.shape[1]
-        beta, cov = np.zeros(k), np.zeros((k, k))
-        beta[positions] = self.params
-        cov[np.ix_(positions, positions)] = self.cov_params_default
-        out = copy.copy(self)
-        out._cache = {}
-        out.model, out.params, out.cov_type, out.cov_rx = model, beta, "rx", cov
-        out.keep_index, out.results_constrained = positions, wrapped
-        out.k_constr = k - len(positions)
+        out, cov = widened_copy(self, model, positions, wrapped, self.cov_params_default)
+        out.cov_type, out.cov_rx = "rx", cov
         return GeneralizedLinearMixedModelResultsWrapper(out)
 
     # --- tables and storage

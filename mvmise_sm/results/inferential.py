@@ -8,14 +8,16 @@ import numpy as np
 
 from mvmise_sm.exceptions import FormulaError, OptionError
 from mvmise_sm.options import refuse_unknown
+from mvmise_sm.results.diagnosed import DiagnosedResults
 from mvmise_sm.results.marginal import MarginalResults
+from mvmise_sm.results.plotted import PlottedResults
 from mvmise_sm.results.questions import AnsweringResults
 
 __all__ = ["InferentialResults"]
 
 
-class InferentialResults(MarginalResults, AnsweringResults):
-    """Tests, intervals, resampling, diagnostics and plots of a mixed model; see `MixedModelResults`."""
+class InferentialResults(DiagnosedResults, PlottedResults, MarginalResults, AnsweringResults):
+    """Tests, intervals and resampling of a mixed model; see `MixedModelResults`."""
 
     # --- tests and intervals
 
@@ -293,115 +295,6 @@ class InferentialResults(MarginalResults, AnsweringResults):
         from mvmise_sm.inference.bootstrap import bootstrap
 
         return bootstrap(self, n, rng, n_jobs, statistic=statistic, by=by, progress=progress)
-
-    # --- diagnostics
-
-    def get_influence(self, level=None):
-        """Leverage, Cook's distance and DFBETAS.
-
-        Parameters
-        ----------
-        level : str, optional
-            A grouping factor: delete its groups one at a time. Rows by default.
-
-        Returns
-        -------
-        Influence
-            With ``hat_matrix_diag``, ``cooks_distance``, ``dfbetas`` and ``summary_frame()``.
-        """
-        from mvmise_sm.inference.influence import influence
-
-        return influence(self, level)
-
-    def r2(self):
-        """Nakagawa's marginal and conditional R^2, a Series."""
-        from mvmise_sm.inference.variance_shares import r2
-
-        return r2(self)
-
-    def icc(self, adjusted=True):
-        """Intraclass correlations by grouping factor; `adjusted` leaves the fixed effects out of the total."""
-        from mvmise_sm.inference.variance_shares import icc
-
-        return icc(self, adjusted)
-
-    def vif(self):
-        """Generalized variance inflation factors of the terms of the fixed effects, a DataFrame."""
-        from mvmise_sm.inference.checks import vif
-
-        return vif(self)
-
-    def overdispersion(self):
-        """Test whether the Pearson residuals are larger than the family says, a Series."""
-        raise NotImplementedError
-
-    def zero_inflation(self, n=250, rng=None):
-        """Compare the number of zeros with that of simulated responses, a Series."""
-        from mvmise_sm.inference.checks import zero_inflation
-
-        return zero_inflation(self, n, rng)
-
-    def resid_simulated(self, n=250, rng=None, random="new"):
-        """Residuals as quantiles of simulated responses: uniform on (0, 1) if the model holds (nobs,)."""
-        from mvmise_sm.inference.checks import simulated_residuals
-
-        return simulated_residuals(self, n, rng, random)
-
-    def check(self):
-        """Say in sentences what is singular, weakly identified or doubtful, and what to try."""
-        from mvmise_sm.inference.findings import check
-
-        return check(self)
-
-    def all_fit(self, methods=None):
-        """Refit with every optimiser and line the answers up, a DataFrame."""
-        from mvmise_sm.inference.checks import all_fit
-
-        return all_fit(self, methods)
-
-    # --- plots
-
-    def plot_random_effects(self, group=None, ax=None, **options):
-        """Plot the conditional modes with intervals, sorted; see `mvmise_sm.plots.random_effects`."""
-        from mvmise_sm import plots
-
-        return plots.random_effects(self, group, ax, **options)
-
-    def plot_diagnostics(self, ax=None, **options):
-        """Plot residual panels; see `mvmise_sm.plots.diagnostics`."""
-        from mvmise_sm import plots
-
-        return plots.diagnostics(self, ax, **options)
-
-    def plot_profile(self, params=None, ax=None, **options):
-        """Plot profile zeta or the density it implies; see `mvmise_sm.plots.profile`."""
-        from mvmise_sm import plots
-
-        return plots.profile(self, params, ax, **options)
-
-    def plot_qq(self, level="resid", ax=None, **options):
-        """Plot quantiles of residuals or random effects against the normal; see `mvmise_sm.plots.qq`."""
-        from mvmise_sm import plots
-
-        return plots.qq(self, level, ax, **options)
-
-    def plot_fit(self, x, group=None, ax=None, **options):
-        """Plot data and fitted lines by group; see `mvmise_sm.plots.fitted_lines`."""
-        from mvmise_sm import plots
-
-        return plots.fitted_lines(self, x, group, ax, **options)
-
-    def plot_priors(self, ax=None, **options):
-        """Plot priors against estimates; see `mvmise_sm.plots.priors`."""
-        from mvmise_sm import plots
-
-        return plots.priors(self, ax, **options)
-
-    def plot_influence(self, level=None, ax=None, **options):
-        """Plot Cook's distance; see `mvmise_sm.plots.influence`."""
-        from mvmise_sm import plots
-
-        return plots.influence(self, level, ax, **options)
 
 
 @contextmanager

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
 from statsmodels.tools._decorators import cache_readonly
-from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.covariance.random_effects import GroupingFactor
 from mvmise_sm.core.elimination.choose import LogDeterminant
@@ -17,6 +14,8 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import strict_options
 from mvmise_sm.results import residual, variance
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
+from mvmise_sm.results.residual_questions import ResidualQuestions
+from mvmise_sm.results.widening import widened_copy
 
 __all__ = ["LinearMixedModelResults", "LinearMixedModelResultsWrapper"]
 
@@ -29,7 +28,7 @@ _REFUSED = {
 
 
 @strict_options
-class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
+class LinearMixedModelResults(ResidualQuestions, MixedModelResults, refuses=_REFUSED):
     """Results of a `LinearMixedModel`.
 
     Attributes
@@ -68,30 +67,6 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
 
     # --- residual structure
 
-    @cache_readonly
-    def residual_cov(self):
-        """Covariance of the residuals of one subject at weight 1, DataFrame levels x levels.
-
-        A dict of them by group for ``type(level | group/subject)``; None for correlations of distance and without a
-        residual structure.
-        """
-        structure = self.model.residual_structure
-        return None if structure is None else residual.residual_frames(structure, self.theta, self.scale)
-
-    @cache_readonly
-    def residual_corr(self):
-        """Correlation of the residuals of one subject, like `residual_cov`."""
-        structure = self.model.residual_structure
-        return None if structure is None else residual.residual_frames(structure, self.theta, self.scale, True)
-
-    @cache_readonly
-    def residual_params(self):
-        """Parameters of the residual structure, a Series: ``sd`` or ``sd[level]``, ``rho``, ``cor[a,b]``, ``range``."""
-        structure = self.model.residual_structure
-        if structure is None:
-            return pd.Series({"sd": float(np.sqrt(self.scale))}, name="residual_params")
-        return residual.residual_series(structure, self.theta, self.scale)
-
     def residual_structure(self):
         return self.model.residual_structure
 
@@ -110,33 +85,8 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         structure = self.model.residual_structure
         return lines if structure is None else [*lines, f"Residuals {self.model.residual_text}: {structure.described}"]
 
-    def residual_variances(self):
-        """Residual variance of every row over `scale`, at weight 1 (nobs,)."""
-        self._require_rows()
-        if self.model.residual is None:
-            return np.ones(self.nobs)
-        return residual.row_variances(self.model.residual_structure, self.model.residual.rows, self.theta)
-
-    def residual_blocks(self):
-        """Residual covariance over `scale` at weight 1 by subject; None without a residual structure.
-
-        Pairs of rows (s, m) and matrices (s, m, m), one pair for every number of rows m.
-        """
-        self._require_rows()
-        if self.model.residual is None:
-            return None
-        return residual.residual_blocks(self.model.residual_structure, self.model.residual.rows, self.theta)
-
-    def residual_noise(self, rng, theta=None, scale=None):
-        """Residuals (nobs,) drawn from the fit, or from its model at other variance parameters."""
-        model = self.model
-        if model.residual is None:
-            noise = rng.standard_normal(model.nobs)
-        else:
-            at = self.theta if theta is None else theta
-            noise = residual.draw_residuals(model.residual_structure, model.residual.rows, at, rng)
-        size = np.sqrt(self.scale if scale is None else scale)
-        return noise * (size if model.weights is None else size / np.sqrt(model.weights))
+    def drawn(self, rng, predictors, weights):
+        return predictors[0] + self.residual_noise(rng)
 
     def _variance_rows(self):
         structure = self.model.residual_structure
@@ -191,43 +141,6 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
     def model_cov_params(self):
         """Covariance of the fixed effects that the model implies (k_fe, k_fe)."""
         return self.cov_params_default
-
-    def response_cov(self, rows):
-        """Covariance of the response given the fixed effects, within blocks of rows.
-
-        Parameters
-        ----------
-        rows : ndarray
-            Positions of rows (m, n): m blocks of n rows.
-
-        Returns
-        -------
-        ndarray
-            (m, n, n).
-        """
-        self._require_rows()
-        model, n = self.model, rows.shape[1]
-        out = np.zeros((*rows.shape, n))
-        weights = np.ones(rows.shape) if model.weights is None else model.weights[rows]
-        if model.residual is None:
-            out[:, np.arange(n), np.arange(n)] = self.scale / weights
-        else:
-            residual.add_blocks(out, rows, self.residual_blocks())
-            root = np.sqrt(self.scale / weights)
-            out *= root[:, :, None] * root[:, None, :]
-        random = model.random_effects
-        for term, lam in zip(random.terms, random.lambdas(self.theta), strict=True):
-            columns = [np.ones(self.nobs) if c is None else c for c in term.columns]
-            half = (np.column_stack(columns) @ lam)[rows]
-            if term.factor.loaded:
-                # levels with known relationships, or rows that belong to several levels
-                loads = term.factor.incidence()[rows]
-                shared = loads @ loads.transpose(0, 2, 1)
-            else:
-                codes = term.factor.codes[rows]
-                shared = codes[:, :, None] == codes[:, None, :]
-            out += self.scale * shared * (half @ half.transpose(0, 2, 1))
-        return out
 
     @property
     def criterion_error(self):
@@ -339,66 +252,6 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         law = {"df": dist[1], "dist": dist[0]}
         return PredictionResults(linear, variance, self.scale * residual, **law, row_labels=labels)
 
-    def refit(self, endog):
-        """Fit the same model to another response.
-
-        Parameters
-        ----------
-        endog : array_like
-            Response (nobs,), rows as in the model.
-
-        Returns
-        -------
-        LinearMixedModelResults
-            A new result with a model of its own; this one is left as it was. The optimiser starts at this result.
-
-        Raises
-        ------
-        DataError
-            If the length differs or a value is not finite.
-        """
-        self._require_rows()
-        return self.model.refit(endog, self)
-
-    def simulate(self, n=1, rng=None, random="new"):
-        """Simulate responses from the fitted model.
-
-        Parameters
-        ----------
-        n : int, optional
-            Number of responses.
-        rng : int, array_like of int, numpy.random.Generator, or numpy.random.RandomState, optional
-            Source of randomness.
-        random : {"new", "conditional"}, optional
-            New random effects in every response, or those of the fit.
-
-        Returns
-        -------
-        DataFrame
-            One column per response (nobs, n), rows as in the model.
-        """
-        if random not in ("new", "conditional"):
-            raise OptionError(f"random must be 'new' or 'conditional', got {random!r}")
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise OptionError(f"n must be a positive integer, got {n!r}")
-        self._require_rows()
-        rng = check_random_state(rng)
-        model = self.model
-        sigma = np.sqrt(self.scale)
-        layout = model.random_layout
-        out = np.empty((self.nobs, n), order="F")
-        for i in range(n):
-            if random == "new":
-                b = [
-                    sigma * term.factor.draw(rng, term.q) @ lam.T
-                    for term, lam in zip(layout.terms, layout.lambdas(self.theta), strict=True)
-                ]
-                linear = self._linear_predictor(b)
-            else:
-                linear = self.fittedvalues
-            out[:, i] = linear + self.residual_noise(rng)
-        return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
-
     def widened(self, model, positions, wrapped):
         """Show this result in a model with more columns, whose coefficients are held at zero.
 
@@ -415,16 +268,8 @@ class LinearMixedModelResults(MixedModelResults, refuses=_REFUSED):
         -------
         LinearMixedModelResultsWrapper
         """
-        k = model.exog.shape[1]
-        beta, cov = np.zeros(k), np.zeros((k, k))
-        beta[positions] = self.params
-        cov[np.ix_(positions, positions)] = self.normalized_cov_params
-        out = copy.copy(self)
-        out._cache = {}
-        out.model, out.params, out.normalized_cov_params = model, beta, cov
-        out.cov_params_default = self.scale * cov
-        out.keep_index, out.results_constrained = positions, wrapped
-        out.k_constr = k - len(positions)
+        out, cov = widened_copy(self, model, positions, wrapped, self.normalized_cov_params)
+        out.normalized_cov_params, out.cov_params_default = cov, self.scale * cov
         return LinearMixedModelResultsWrapper(out)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 from statsmodels.tools._decorators import cache_readonly
-from statsmodels.tools.rng_qrng import check_random_state
 
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty import hessian as uncertainty
@@ -224,43 +223,6 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
             return (1.0 - p) * mean
         return (1.0 - p) * (variance + p * mean**2)
 
-    def predict(
-        self,
-        exog=None,
-        transform=True,
-        *,
-        random="all",
-        allow_new_levels=False,
-        which="mean",
-        groups=None,
-        exog_re=None,
-        offset=None,
-    ):
-        """Predict, by default conditional on the random effects.
-
-        Parameters
-        ----------
-        exog, transform, random, allow_new_levels, groups, exog_re, offset
-            As in `MixedModelResults.predict`.
-        which : str, optional
-            ``"mean"`` of the response, zeros included; ``"conditional"`` of the distribution beside the zero part (of
-            the truncated one in truncated families); ``"linear"``, its linear predictor; ``"zero"``, the probability of
-            the zero part; ``"dispersion"``, d; ``"variance"`` of the response.
-
-        Returns
-        -------
-        ndarray or Series
-        """
-        if which not in self.scales:
-            raise OptionError(f"which must be one of {', '.join(map(repr, self.scales))}, got {which!r}")
-        if groups is not None or exog_re is not None:
-            raise OptionError("groups and exog_re belong to models with one linear predictor")
-        rows, index = self._rows(exog, self._chosen(random), allow_new_levels, offset)
-        predictors = self._predictors(rows)
-        weights = self.model.weights if exog is None else None
-        values = self.on_scale(predictors, which, weights)
-        return values if index is None else pd.Series(values, index=index)
-
     @cache_readonly
     def fittedvalues(self):
         """Mean of every response given the random effects (nobs,)."""
@@ -311,24 +273,6 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
             y = np.where(rng.random(y.shape) < expit(predictors[1]), 0.0, y)
         return y
 
-    def simulate(self, n=1, rng=None, random="new"):
-        """Simulate responses from the fitted model; parameters as in `GeneralizedLinearMixedModelResults`."""
-        if random not in ("new", "conditional"):
-            raise OptionError(f"random must be 'new' or 'conditional', got {random!r}")
-        rng = check_random_state(rng)
-        model, layout = self.model, self.model.random_layout
-        own = self.own_predictors() if random == "conditional" else None
-        out = np.empty((self.nobs, n), order="F")
-        for i in range(n):
-            if random == "new":
-                b = [
-                    term.factor.draw(rng, term.q) @ lam.T
-                    for term, lam in zip(model.random_effects.terms, layout.lambdas(self.theta), strict=True)
-                ]
-                own = self.own_predictors(b=b)
-            out[:, i] = self.drawn(rng, own, model.weights)
-        return pd.DataFrame(out, index=model.data.row_labels, columns=[f"sim_{i + 1}" for i in range(n)])
-
     def cumulative(self, y, predictors, weights):
         """Probability of a response up to `y` by row, None where the family has no distribution function."""
         d = self.dispersion_rows(predictors)
@@ -358,43 +302,6 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
             rows.append(("Dispersion:", [f"{self.dispersion:.4f}"]))
         rows += [(f"{name.capitalize()}:", [f"{value:.4f}"]) for name, value in self.family_params.items()]
         return rows
-
-    def get_prediction(
-        self,
-        exog=None,
-        which="conditional",
-        transform=True,
-        row_labels=None,
-        *,
-        random="all",
-        allow_new_levels=False,
-        groups=None,
-        exog_re=None,
-        offset=None,
-        kind="confidence",
-    ):
-        """Predict the conditional part with standard errors; parameters as in `MixedModelResults.get_prediction`.
-
-        ``which`` is ``"linear"`` or ``"conditional"``, the mean beside the zero part (``"mean"`` is the same without a
-        zero part); `prediction_interval` has intervals of responses with the zero part.
-        """
-        if which == "mean" and self.model.has_zero_part:
-            raise OptionError(
-                "standard errors are those of the conditional part: use which='conditional' or 'linear'; "
-                "prediction_interval() has intervals of responses with the zero part"
-            )
-        if which not in ("mean", "conditional", "linear"):
-            raise OptionError(f"which must be 'conditional' or 'linear', got {which!r}")
-        chosen = self._chosen(random)
-        rows, index = self._rows(exog, chosen, allow_new_levels, offset)
-        predictors = self._predictors(rows)
-        labels = index if row_labels is None else row_labels
-        variance = self._conditional_variance(rows, chosen)
-        if kind == "prediction":
-            from mvmise_sm.inference.prediction import observation_prediction
-
-            return observation_prediction(self, predictors[0], variance, "mean", labels)
-        return self._prediction(predictors[0], variance, "linear" if which == "linear" else "mean", labels)
 
 
 class MultiPartResultsWrapper(GeneralizedLinearMixedModelResultsWrapper):

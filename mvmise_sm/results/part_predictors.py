@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty import hessian as uncertainty
@@ -32,11 +33,14 @@ class PartPredictors:
     cov_params_default: Any
     deviance_function: Callable[[], Any]
     _slots: dict[str, Any]
-    _require_rows: Callable[[], None]
+    scales: tuple[str, ...]
+    on_scale: Callable[..., np.ndarray]
+    _prediction: Callable[..., Any]
+    require_rows: Callable[[], None]
 
     def _own_rows(self):
         """The rows of the model by part: (part, design, offset, [(term, codes, columns)])."""
-        self._require_rows()
+        self.require_rows()
         model, out = self.model, []
         given = [("cond", model.exog, model.offset), *((p.name, p.exog, p.offset) for p in model.parts)]
         for key, exog, offset in given:
@@ -156,3 +160,77 @@ class PartPredictors:
         zero = np.zeros_like(predictors[0])
         order = ["cond", *(["zi"] if self.model.has_zero_part else []), "disp"]
         return predictors, [sd.get(key, zero) for key in order[: len(predictors)]], index
+
+    def predict(
+        self,
+        exog=None,
+        transform=True,
+        *,
+        random="all",
+        allow_new_levels=False,
+        which="mean",
+        groups=None,
+        exog_re=None,
+        offset=None,
+    ):
+        """Predict, by default conditional on the random effects.
+
+        Parameters
+        ----------
+        exog, transform, random, allow_new_levels, groups, exog_re, offset
+            As in `MixedModelResults.predict`.
+        which : str, optional
+            ``"mean"`` of the response, zeros included; ``"conditional"`` of the distribution beside the zero part (of
+            the truncated one in truncated families); ``"linear"``, its linear predictor; ``"zero"``, the probability of
+            the zero part; ``"dispersion"``, d; ``"variance"`` of the response.
+
+        Returns
+        -------
+        ndarray or Series
+        """
+        if which not in self.scales:
+            raise OptionError(f"which must be one of {', '.join(map(repr, self.scales))}, got {which!r}")
+        if groups is not None or exog_re is not None:
+            raise OptionError("groups and exog_re belong to models with one linear predictor")
+        rows, index = self._rows(exog, self._chosen(random), allow_new_levels, offset)
+        predictors = self._predictors(rows)
+        weights = self.model.weights if exog is None else None
+        values = self.on_scale(predictors, which, weights)
+        return values if index is None else pd.Series(values, index=index)
+
+    def get_prediction(
+        self,
+        exog=None,
+        which="conditional",
+        transform=True,
+        row_labels=None,
+        *,
+        random="all",
+        allow_new_levels=False,
+        groups=None,
+        exog_re=None,
+        offset=None,
+        kind="confidence",
+    ):
+        """Predict the conditional part with standard errors; parameters as in `MixedModelResults.get_prediction`.
+
+        ``which`` is ``"linear"`` or ``"conditional"``, the mean beside the zero part (``"mean"`` is the same without a
+        zero part); `prediction_interval` has intervals of responses with the zero part.
+        """
+        if which == "mean" and self.model.has_zero_part:
+            raise OptionError(
+                "standard errors are those of the conditional part: use which='conditional' or 'linear'; "
+                "prediction_interval() has intervals of responses with the zero part"
+            )
+        if which not in ("mean", "conditional", "linear"):
+            raise OptionError(f"which must be 'conditional' or 'linear', got {which!r}")
+        chosen = self._chosen(random)
+        rows, index = self._rows(exog, chosen, allow_new_levels, offset)
+        predictors = self._predictors(rows)
+        labels = index if row_labels is None else row_labels
+        variance = self._conditional_variance(rows, chosen)
+        if kind == "prediction":
+            from mvmise_sm.inference.prediction import observation_prediction
+
+            return observation_prediction(self, predictors[0], variance, "mean", labels)
+        return self._prediction(predictors[0], variance, "linear" if which == "linear" else "mean", labels)

@@ -31,6 +31,27 @@ class ResampledResults(InferentialResults):
 
         return pd.Series(parameters_of(self), index=parameter_names(self))
 
+    def refit(self, endog):
+        """Fit the same model to another response, starting at this result.
+
+        Parameters
+        ----------
+        endog : array_like
+            Response (nobs,), rows as in the model; proportions for the binomial family.
+
+        Returns
+        -------
+        MixedModelResults
+            A new result with a model of its own; this one is left as it was.
+
+        Raises
+        ------
+        DataError
+            If the length differs or a value is not finite.
+        """
+        self.require_rows()
+        return self.model.refit(endog, self)
+
     def response_draw(self, rng):
         """One response simulated from the fit (nobs,), as `refit` takes it."""
         return self.simulate(1, rng=rng).to_numpy()[:, 0]

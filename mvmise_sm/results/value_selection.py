@@ -184,7 +184,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
         from mvmise_sm.selection.quantiles import seen_quantiles
 
         model, part = self.model, self.problem.part
-        self._require_rows()
+        self.require_rows()
         mean = np.asarray(model.exog) @ np.asarray(self.params)
         mean = mean if model.offset is None else mean + model.offset
         sd = np.sqrt(_marginal_variance(model.random_effects, self.theta, self.scale))
@@ -212,7 +212,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
         DataFrame
             Columns ``row, mean, sd`` in row order.
         """
-        self._require_rows()
+        self.require_rows()
         missing = np.flatnonzero(np.isnan(self.model.endog))
         labels = self.model.data.row_labels
         index = pd.RangeIndex(len(self.model.endog)) if labels is None else pd.Index(labels)
@@ -225,7 +225,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
 
     def _prediction_variance(self, exog, rows):
         """Variance of predictions over the scale: posterior of the random effects, uncertainty of the fixed ones."""
-        self._require_rows()
+        self.require_rows()
         moments, cov = self._moments, np.asarray(self.cov_params())
         jacobian = np.array(exog, dtype=float)
         total = np.zeros(len(exog))
@@ -261,7 +261,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
 
     def refit(self, endog):
         """Fit the same model to another response (nobs,), NaN where missing."""
-        self._require_rows()
+        self.require_rows()
         return self.model.refit(endog, self)
 
     def simulate(self, n=1, rng=None, random="new", missing=True):
@@ -286,7 +286,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
             raise OptionError(f"random must be 'new' or 'conditional', got {random!r}")
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise OptionError(f"n must be a positive integer, got {n!r}")
-        self._require_rows()
+        self.require_rows()
         rng = check_random_state(rng)
         model, sigma = self.model, np.sqrt(self.scale)
         uniform = rng.random if hasattr(rng, "random") else rng.random_sample
