@@ -28,26 +28,17 @@ from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.families import needs_parts, resolve_family
 from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.link_edges import at_the_edge, minimum
-from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design, separated_columns
+from mvmise_sm.models.overdispersion import without_dispersion
+from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design
 from mvmise_sm.models.rows import complete_response
-from mvmise_sm.models.starts import beginning, checked_params, other_modes
+from mvmise_sm.models.separation import infinite_effects, runaway
+from mvmise_sm.models.starts import beginning, checked_params, checked_theta, has_modes, lowest_mode
 from mvmise_sm.options import optimiser_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
-__all__ = ["GeneralizedLinearMixedModel", "fit_arguments"]
+__all__ = ["GeneralizedLinearMixedModel", "check_integration", "fit_arguments"]
 
-# on the scale of a link for probabilities or of a log link, effects of this size mean probabilities or ratios of
-# nothing
-_WIDE_EFFECT = 8.0
-_WIDE_PREDICTOR = 12.0
-# an alpha below this is compared with one of zero, whose objective may be this much higher by rounding
-_NO_OVERDISPERSION = 1e-5
-_SAME_OBJECTIVE = 1e-5
-# log of a small alpha at which the objective still has a slope
-_INSIDE = -5.0
 _MAX_NODES = 100
-# standard deviation of random effects relative to the dispersion
-_DEGENERATE = 1e3
 
 # of Newton steps per start
 _ITERATIONS = 100
@@ -194,7 +185,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             A callable of (theta, beta, shape), -2 log L plus the priors' penalty, with ``gradient``; theta is absolute
             there.
         """
-        self._check_integration(nagq, dispersion, curvature)
+        check_integration(nagq, dispersion, curvature)
         if dispersion == "lme4":
             curvature = "expected"
         response = make_response(self.family, self.endog, self.weights, curvature=curvature)
@@ -214,19 +205,6 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         except ValueError as error:
             raise OptionError(str(error)) from None
         return (LaplaceDeviance if nagq else JointDeviance)(*given, **options)
-
-    @staticmethod
-    def _check_integration(nagq, dispersion, curvature):
-        """Refuse values that the options of `criterion` do not have."""
-        if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or not 0 <= nagq <= _MAX_NODES:
-            raise OptionError(f"nagq must be a whole number from 0 to {_MAX_NODES}, got {nagq!r}")
-        if curvature not in ("observed", "expected"):
-            raise OptionError(f"curvature must be 'observed' or 'expected', got {curvature!r}")
-        if dispersion not in ("ml", "lme4"):
-            raise OptionError(
-                f"dispersion must be 'ml' or 'lme4', got {dispersion!r}; a formula for it belongs to the model: "
-                "glmer(..., dispersion='~ x')"
-            )
 
     def fit(
         self,
@@ -304,34 +282,20 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         }
         with blas_threads(0):
             criterion = self.criterion(nagq, dispersion, curvature)
-        theta = None if start_theta is None else self._checked_theta(start_theta)
+        theta = None if start_theta is None else checked_theta(start_theta, self.random_layout.k_theta)
         start = beginning(criterion, theta, params)
         with blas_threads(criterion.dense_size):
             optimum = minimum(criterion, start, settings)
-            if start is None and self._fixef_prior_has_modes() and not criterion.profiles_beta:
-                optimum = self._lowest_mode(criterion, optimum, settings)
+            if start is None and has_modes(self.priors) and not criterion.profiles_beta:
+                flat = copy.copy(self)
+                flat.priors = replace(self.priors, fixef=())
+                without = flat.criterion(nagq, dispersion, curvature)
+                optimum = lowest_mode(criterion, without, self.exog.shape[1], optimum, settings)
             criterion, optimum = self._at_limit(criterion, optimum, settings)
             result = self._report(criterion, optimum, settings, cov_type, use_t)
         if disp:
             print(result.message)
         return result
-
-    def _fixef_prior_has_modes(self):
-        return self.priors is not None and any(not block.mixing.gaussian for block in self.priors.fixef)
-
-    def _lowest_mode(self, criterion, optimum, settings):
-        """The lowest of the minima that starts with and without the fixed effects' prior lead to."""
-        flat = copy.copy(self)
-        flat.priors = replace(self.priors, fixef=())
-        chosen = (settings["nagq"], settings["dispersion"], settings["curvature"])
-        plain = flat.criterion(*chosen)
-        found = minimum(plain, None, settings)
-        k, p = plain.k_theta, self.exog.shape[1]
-        beta = plain.fixed_map[:p, :p] @ found.working[k : k + p]
-        for start in other_modes(criterion, beta, optimum):
-            other = minimum(criterion, start, settings)
-            optimum = other if other.value < optimum.value - _SAME_OBJECTIVE else optimum
-        return optimum
 
     def with_endog(self, endog):
         """Return the same model for another response (nobs,), which must be in the family's range."""
@@ -354,55 +318,23 @@ class GeneralizedLinearMixedModel(MixedModelBase):
 
     def _at_limit(self, criterion, optimum, settings):
         """The criterion and the optimum, without the dispersion where that has gone to its limit."""
-        if self.family.limit is None or not criterion.k_shape or optimum.working[-1] > np.log(_NO_OVERDISPERSION):
-            return criterion, optimum
-        inside = np.append(optimum.working[:-1], _INSIDE)
-        criterion.value(inside)
-        if criterion.evaluate(inside, information=False).gradient[-1] < 0.0:
-            # a long step has jumped over the optimum to where the objective is flat
-            found = minimum(criterion, inside, settings)
-            if found.value < optimum.value and found.working[-1] > np.log(_NO_OVERDISPERSION):
-                return criterion, found
-        limit, start = criterion.at_limit(optimum.working)
-        found = minimum(limit, start, settings)
-        if found.value > optimum.value + _SAME_OBJECTIVE:
-            return criterion, optimum
-        return limit, replace(found, singular=True)
+        return (criterion, optimum) if self.family.limit is None else without_dispersion(criterion, optimum, settings)
 
     def _limit_reached(self, criterion) -> tuple[str, str] | None:
         """The family that a fit has ended at without its dispersion, and why; None for all others."""
         return self.family.limit if self.family.has_dispersion and not criterion.k_shape else None
 
-    def _checked_theta(self, theta):
-        try:
-            theta = np.asarray(theta, dtype=float)
-        except (TypeError, ValueError):
-            raise OptionError(f"start_theta must be {self.random_layout.k_theta} numbers, got {theta!r}") from None
-        if theta.shape != (self.random_layout.k_theta,):
-            raise OptionError(f"start_theta must have {self.random_layout.k_theta} elements, found shape {theta.shape}")
-        return theta
-
     def _report(self, criterion, optimum, settings, cov_type, use_t):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
         solution = criterion.solve(optimum.working)
-        trouble, edge = self._trouble(solution), self._edge(solution)
-        if trouble:
-            warn(trouble, SeparationWarning)
-        elif edge:
-            warn(edge, ConvergenceWarning)
+        trouble, edge = self._trouble(solution), at_the_edge(self.family, np.atleast_2d(solution.eta)[0])
+        if edge and not trouble:
             optimum = replace(optimum, converged=False, message=edge)
-        elif not optimum.converged:
-            warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
-        limit = self._limit_reached(criterion)
-        if limit is not None:
-            other, why = limit
-            warn(f"the negative binomial alpha goes to zero: {why}; use family={other!r}", SingularFitWarning)
-        elif optimum.singular:
-            warn(_SINGULAR, SingularFitWarning)
+        _say(trouble, edge, optimum, self._limit_reached(criterion))
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
         result._results.undetermined = undetermined(self, optimum)
         result._results.without_error = np.full(len(result._results.params), bool(edge))
-        result._results.without_error[: self.exog.shape[1]] |= self._infinite(solution)
+        result._results.without_error[: self.exog.shape[1]] |= infinite_effects(self, solution)
         return result
 
     def _result(self, *args, **kwargs):
@@ -410,70 +342,49 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         return GeneralizedLinearMixedModelResultsWrapper(result)
 
     def _check_family_response(self):
-        check_response(self.endog, self.weights, self.family, bounded=self._has_fixef_prior())
+        check_response(self.endog, self.weights, self.family, bounded=self.has_fixef_prior)
 
     def _trouble(self, solution):
         """A sentence on estimates that run to infinity, or None."""
-        if solution.theta.max(initial=0.0) > _DEGENERATE and solution.sigma2 < 1.0 / _DEGENERATE:
-            return (
-                f"the dispersion goes to zero ({solution.sigma2:.2g}): the random effects fit every response exactly; "
-                "leave out a random-effects term or give a prior, for example cov_prior='wishart'"
-            )
-        if not self.family.link.separable:
-            return None
-        infinite = self._infinite(solution)
-        if infinite.any():
-            names = ", ".join(repr(self.exog_names[j]) for j in np.flatnonzero(infinite))
-            return (
-                f"separation: the responses at the edge of their range are told apart by {names}, whose estimates "
-                "are infinite; give a prior, for example fixef_prior=ms.priors.StudentT(), or leave the column out"
-            )
-        sigmas = [solution.sigma2 * lam @ lam.T for lam in self.random_layout.lambdas(solution.theta)]
-        for t, (term, sigma) in enumerate(zip(self.random_effects.terms, sigmas, strict=True)):
-            sd = np.sqrt(float((sigma * _mean_square(term.columns)).sum()))
-            guarded = self.priors is not None and self.priors.cov[t] is not None
-            if sd > _WIDE_EFFECT and not guarded:
-                return (
-                    f"the random effects {term.text or term.factor.name} have a standard deviation of {sd:.3g} on the "
-                    f"link scale{self._extreme_groups(term)}: the responses are (nearly) separated, and estimates run "
-                    "to infinity; give a prior, for example cov_prior='wishart' or fixef_prior=ms.priors.StudentT()"
-                )
-        return None
+        return runaway(self, solution)
 
-    def _infinite(self, solution):
-        """Fixed effects (k_fe,) whose estimates run to infinity because of separation."""
-        out = np.zeros(self.exog.shape[1], dtype=bool)
-        if not self.family.link.separable or self._has_fixef_prior():
-            return out
-        fixed = self.exog @ solution.beta[: self.exog.shape[1]]
-        if np.ptp(fixed) > _WIDE_PREDICTOR or np.abs(solution.eta).max() > 2.0 * _WIDE_PREDICTOR:
-            out[separated_columns(self.endog, np.asarray(self.exog), self.family)] = True
-        return out
-
-    def _edge(self, solution):
-        """A sentence on means at the edge of their range, or None."""
-        return at_the_edge(self.family, np.atleast_2d(solution.eta)[0])
-
-    def _extreme_groups(self, term):
-        """How many groups have all responses at one edge, in words."""
-        y, codes, n = self.endog, term.factor.codes, term.factor.n_levels
-        rows = np.bincount(codes, minlength=n)
-        same = np.zeros(n, dtype=bool)
-        for edge in self.family.edges:
-            same |= np.bincount(codes, y == edge, minlength=n) == rows
-        return f" ({int(same.sum())} of {n} groups have all responses at the edge of their range)" if same.any() else ""
-
-    def _has_fixef_prior(self):
+    @property
+    def has_fixef_prior(self):
+        """Whether the fixed effects have a prior, which keeps them finite."""
         return self.priors is not None and bool(self.priors.fixef)
 
 
-def _mean_square(columns):
-    """Mean over rows of z z' (q, q) for columns that are None where they are ones."""
-    if all(column is None for column in columns):
-        return np.ones((1, 1))
-    n = next(len(column) for column in columns if column is not None)
-    z = np.column_stack([np.ones(n) if column is None else column for column in columns])
-    return z.T @ z / n
+def _say(trouble, edge, optimum, limit):
+    """Warn of what the user of a fit must know."""
+    if trouble:
+        warn(trouble, SeparationWarning)
+    elif edge:
+        warn(edge, ConvergenceWarning)
+    elif not optimum.converged:
+        warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
+    if limit is not None:
+        other, why = limit
+        warn(f"the negative binomial alpha goes to zero: {why}; use family={other!r}", SingularFitWarning)
+    elif optimum.singular:
+        warn(_SINGULAR, SingularFitWarning)
+
+
+def check_integration(nagq, dispersion, curvature):
+    """Refuse values that the options of `GeneralizedLinearMixedModel.criterion` do not have.
+
+    Raises
+    ------
+    OptionError
+    """
+    if isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or not 0 <= nagq <= _MAX_NODES:
+        raise OptionError(f"nagq must be a whole number from 0 to {_MAX_NODES}, got {nagq!r}")
+    if curvature not in ("observed", "expected"):
+        raise OptionError(f"curvature must be 'observed' or 'expected', got {curvature!r}")
+    if dispersion not in ("ml", "lme4"):
+        raise OptionError(
+            f"dispersion must be 'ml' or 'lme4', got {dispersion!r}; a formula for it belongs to the model: "
+            "glmer(..., dispersion='~ x')"
+        )
 
 
 _SINGULAR = "singular fit: the estimated covariance matrix of some random effects is on the boundary"

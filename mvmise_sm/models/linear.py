@@ -24,7 +24,7 @@ from mvmise_sm.models.linear_checks import check_design, check_response, check_s
 from mvmise_sm.models.log_determinant import OPTIONS, estimated_minimum, log_determinant, start_near, uncertain
 from mvmise_sm.models.nearly_perfect import can_keep_residuals, is_nearly_perfect, keep_residuals
 from mvmise_sm.models.rows import complete_response
-from mvmise_sm.models.starts import checked_params
+from mvmise_sm.models.starts import checked_params, checked_theta
 from mvmise_sm.options import optimiser_options, refuse_unknown, strict_options
 from mvmise_sm.results.linear import (
     LinearMixedModelResults,
@@ -280,7 +280,10 @@ class LinearMixedModel(MixedModelBase):
         self._check_response()
         with blas_threads(0):
             criterion = self.criterion(bool(reml), found)
-        start = None if start_theta is None else criterion.working_theta(self._checked_theta(start_theta))
+        start = None
+        if start_theta is not None:
+            count = self.random_layout.k_theta + (0 if self.residual is None else self.residual.structure.k_phi)
+            start = criterion.working_theta(checked_theta(start_theta, count))
         with blas_threads(_dense_size(criterion)), computing(self):
             try:
                 criterion, optimum = _found(criterion, start, settings)
@@ -307,18 +310,6 @@ class LinearMixedModel(MixedModelBase):
                 return self.with_endog(y)._report(criterion, optimum, settings, result.use_t)
             optimum = with_second_start(criterion, result.optimum, lambda start: _minimum(criterion, start, settings))
             return self.with_endog(y)._report(criterion, optimum, settings, result.use_t)
-
-    def _checked_theta(self, theta):
-        count = self.random_layout.k_theta + (0 if self.residual is None else self.residual.structure.k_phi)
-        try:
-            theta = np.asarray(theta, dtype=float)
-        except (TypeError, ValueError):
-            raise OptionError(f"start_theta must be {count} numbers, got {theta!r}") from None
-        if theta.shape != (count,):
-            raise OptionError(f"start_theta must have {count} elements, found shape {theta.shape}")
-        if not np.isfinite(theta).all():
-            raise OptionError("start_theta must be finite")
-        return theta
 
     def _report(self, criterion, optimum, settings, use_t, solution=None):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""

@@ -18,7 +18,7 @@ from mvmise_sm.design.build import build_design
 from mvmise_sm.exceptions import DataError, MissingDataError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.base import refuse_dropped_columns, with_bar_terms
-from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
+from mvmise_sm.models.generalized import GeneralizedLinearMixedModel, check_integration
 from mvmise_sm.models.link_edges import minimum
 from mvmise_sm.models.new_rows import frame_rows
 from mvmise_sm.models.response_checks import check_response, separated_columns
@@ -192,7 +192,7 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
             y, weights = y[~zeros], None if weights is None else weights[~zeros]
             if not y.size:
                 raise DataError("all responses are 0, so that no estimate is finite")
-        check_response(y, weights, self.family, bounded=self._has_fixef_prior() or self.has_zero_part)
+        check_response(y, weights, self.family, bounded=self.has_fixef_prior or self.has_zero_part)
 
     @property
     def has_zero_part(self):
@@ -241,7 +241,7 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         return [*blocks, *hidden], len(blocks)
 
     def criterion(self, nagq=1, dispersion="ml", curvature="observed"):
-        self._check_integration(nagq, dispersion, curvature)
+        check_integration(nagq, dispersion, curvature)
         if dispersion == "lme4":
             raise OptionError(f"dispersion='lme4' has no meaning for family {self.family.name!r}; leave it out")
         if curvature == "expected":

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from mvmise_sm.core.optimise.newton import Optimum
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.models.link_edges import minimum
 
-__all__ = ["beginning", "checked_params", "other_modes"]
+__all__ = ["beginning", "checked_params", "checked_theta", "has_modes", "lowest_mode"]
 
+# a mode must be lower by this to be taken: rounding of the objective
+_SAME_OBJECTIVE = 1e-5
 # starts that are minimised from, those with the lowest objective
 _MOST = 4
 
@@ -32,6 +36,24 @@ def checked_params(start_params: Any, k: int) -> np.ndarray | None:
             f"start_params must be {k} finite numbers, one for each fixed effect, found shape {values.shape}"
         )
     return values
+
+
+def checked_theta(start_theta: Any, k: int) -> np.ndarray:
+    """Starting values of the relative covariance parameters (k,).
+
+    Raises
+    ------
+    OptionError
+    """
+    try:
+        theta = np.asarray(start_theta, dtype=float)
+    except (TypeError, ValueError):
+        raise OptionError(f"start_theta must be {k} numbers, got {start_theta!r}") from None
+    if theta.shape != (k,):
+        raise OptionError(f"start_theta must have {k} elements, found shape {theta.shape}")
+    if not np.isfinite(theta).all():
+        raise OptionError("start_theta must be finite")
+    return theta
 
 
 def beginning(criterion: Any, theta: np.ndarray | None, params: np.ndarray | None) -> np.ndarray | None:
@@ -59,7 +81,35 @@ def _with_params(criterion: Any, start: np.ndarray, params: np.ndarray) -> np.nd
     return out
 
 
-def other_modes(criterion: Any, plain: Any, best: Any) -> list[np.ndarray]:
+def has_modes(priors: Any) -> bool:
+    """Whether a prior of the fixed effects can give the posterior several modes."""
+    return priors is not None and any(not block.mixing.gaussian for block in priors.fixef)
+
+
+def lowest_mode(criterion: Any, flat: Any, p: int, optimum: Optimum, settings: dict[str, Any]) -> Optimum:
+    """The lowest of the minima that starts with and without the fixed effects' prior lead to.
+
+    Parameters
+    ----------
+    criterion, flat : LaplaceDeviance
+        With the prior and without it.
+    p : int
+        Number of fixed effects of the conditional mean.
+    optimum : Optimum
+        Of `criterion`, from its own start.
+    settings : dict
+        As ``mle_settings``.
+    """
+    found = minimum(flat, None, settings)
+    k = flat.k_theta
+    beta = flat.fixed_map[:p, :p] @ found.working[k : k + p]
+    for start in _other_modes(criterion, beta, optimum):
+        other = minimum(criterion, start, settings)
+        optimum = other if other.value < optimum.value - _SAME_OBJECTIVE else optimum
+    return optimum
+
+
+def _other_modes(criterion: Any, plain: Any, best: Any) -> list[np.ndarray]:
     """Starts at which a prior with several modes may have a lower one, the most promising first.
 
     A prior with a spike and heavy tails has a mode where a coefficient is nothing and one where the data have it. The
