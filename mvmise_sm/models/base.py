@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from statsmodels.base.data import handle_data
-from statsmodels.base.model import LikelihoodModel
 
 from mvmise_sm.caller import warn
 from mvmise_sm.design.build import build_design, caller_environment
@@ -20,8 +18,8 @@ from mvmise_sm.exceptions import FormulaError, NotAvailableError, OptionError, R
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
-from mvmise_sm.models.held_rows import HoldsRows
 from mvmise_sm.models.new_rows import new_rows, own_rows
+from mvmise_sm.models.rebuilding import Rebuilt
 from mvmise_sm.models.rows import design_rows, read_rows
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.priors import resolve_priors, term_shapes
@@ -30,7 +28,7 @@ from mvmise_sm.results.variance import layout_of
 __all__ = ["MixedModelBase"]
 
 
-class MixedModelBase(HoldsRows, LikelihoodModel):
+class MixedModelBase(Rebuilt):
     """A model with fixed and random effects; subclasses say what is minimised.
 
     Parameters
@@ -273,20 +271,14 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
 
     def _bind_priors(self):
         """The priors at the dimensions of the model, None for a flat one."""
-        given = (self.cov_prior, self.fixef_prior, self.resid_prior)
-        apart = (self.sd_prior, self.cor_prior)
-        if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in (*given, *apart)):
-            return None
-        priors = resolve_priors(
-            *given,
+        return bound_priors(
+            (self.cov_prior, self.fixef_prior, self.resid_prior),
+            (self.sd_prior, self.cor_prior),
             terms=term_shapes(self.random_layout),
             nobs=self.nobs,
             fixef_names=list(self.data.param_names),
             has_scale=self._has_residual,
-            sd=self.sd_prior,
-            cor=self.cor_prior,
         )
-        return None if priors.flat else priors
 
     def _check_data(self):
         """Refuse data from which the model cannot be estimated."""
@@ -366,82 +358,13 @@ class MixedModelBase(HoldsRows, LikelihoodModel):
 
     # --- refitting
 
-    def with_formula(self, formula, data=None, **changes):
-        """Build the model of another formula with the same options.
 
-        Parameters
-        ----------
-        formula : str
-            The whole formula.
-        data : DataFrame, optional
-            The rows of this model by default.
-        **changes
-            Options of ``from_formula`` that differ.
-
-        Returns
-        -------
-        model
-            Not fitted.
-        """
-        design = self.data.design
-        kept = {
-            key: getattr(self, key) for key in self._init_keys if key not in ("random_effects", "weights", "offset")
-        }
-        options = {key: design.options[key] for key in ("contrasts", "cov")}
-        residual = design.options["residual"]
-        kept.pop("residual", None)
-        if residual is not None:
-            options["residual"] = residual.text
-        if data is None:
-            options |= {"weights": design.weights, "offset": design.offset_argument}
-        chosen = {**kept, **options, **changes}
-        frame = design.frame if data is None else data
-        return type(self).from_formula(formula, frame, **{"eval_env": design.namespace, **chosen})
-
-    def with_endog(self, endog):
-        """Return the same model for another response (nobs,); design, random effects and data are shared."""
-        out = copy.copy(self)
-        out.data = copy.copy(self.data)
-        out.data._cache = dict(self.data._cache)
-        out.endog = out.data.endog = endog
-        return out
-
-    def on_rows(self, endog, rows, weights=None):
-        """Return the same model on some of its rows, built from arrays: the formula is not evaluated again.
-
-        Parameters
-        ----------
-        endog : ndarray
-            Response of these rows (m,).
-        rows : ndarray
-            Positions of the rows (m,), or booleans (nobs,).
-        weights : ndarray, optional
-            Weights of these rows (m,); by default those of the model.
-        """
-        return self._on_rows(endog, rows, weights)
-
-    def _on_rows(self, endog, rows, weights, **changes):
-        keywords = {**self._get_init_kwds(), **changes}
-        keywords["random_effects"] = self.random_effects.on_rows(rows)
-        own = {"weights": self.weights, "offset": self.offset}
-        keywords.update({name: None if values is None else values[rows] for name, values in own.items()})
-        if weights is not None:
-            keywords["weights"] = weights
-        exog = pd.DataFrame(np.asarray(self.exog)[rows], columns=self.exog_names)
-        return type(self)(endog, exog, missing="none", **keywords)
-
-    def remove_rows(self):
-        """Let go of the rows that a formula's design still holds; part of ``remove_data`` of a result."""
-        if isinstance(self.data, FormulaData):
-            self.data.remove_rows(self.random_layout)
-
-    def _fit_zeros(self, keep_index=None, start_params=None, return_auxiliary=False, k_params=None, **fit_kwds):
-        """Fit with the fixed effects outside `keep_index` held at zero; the result is that of the smaller model."""
-        small = self.__class__(self.endog, self.exog[:, keep_index], **self._get_init_kwds())
-        if start_params is not None:
-            fit_kwds["start_params"] = np.asarray(start_params)[keep_index]
-        constrained = small.fit(**fit_kwds)
-        return constrained._results.widened(self, np.arange(self.exog.shape[1])[keep_index], constrained)
+def bound_priors(given, apart, **dimensions):
+    """Priors (cov, fixef, resid) and (sd, cor) of a model at its dimensions, None for flat ones."""
+    if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in (*given, *apart)):
+        return None
+    priors = resolve_priors(*given, sd=apart[0], cor=apart[1], **dimensions)
+    return None if priors.flat else priors
 
 
 _PRIORS = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")

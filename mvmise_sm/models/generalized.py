@@ -192,12 +192,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         given = response, np.asarray(self.exog, dtype=float), self.random_effects
         options = {"priors": self.priors, "offset": self.offset}
         if dispersion == "lme4" and response.distribution.dispersed:
-            if nagq != 1 or self.weights is not None:
-                raise OptionError("dispersion='lme4' goes with nagq=1 and without weights")
-            if self.sd_prior is not None:
-                raise OptionError(
-                    "dispersion='lme4' has relative standard deviations, sd_prior is of absolute ones; use 'ml'"
-                )
+            _check_classic(nagq, self.weights, self.sd_prior)
             return ClassicDispersion(*given, **options)
         try:
             if nagq > 1:
@@ -352,6 +347,14 @@ class GeneralizedLinearMixedModel(MixedModelBase):
     def has_fixef_prior(self):
         """Whether the fixed effects have a prior, which keeps them finite."""
         return self.priors is not None and bool(self.priors.fixef)
+
+
+def _check_classic(nagq, weights, sd_prior):
+    """Refuse what lme4's criterion of families with a dispersion does not have."""
+    if nagq != 1 or weights is not None:
+        raise OptionError("dispersion='lme4' goes with nagq=1 and without weights")
+    if sd_prior is not None:
+        raise OptionError("dispersion='lme4' has relative standard deviations, sd_prior is of absolute ones; use 'ml'")
 
 
 def _say(trouble, edge, optimum, limit):
