@@ -18,7 +18,6 @@ from mvmise_sm.exceptions import FormulaError, NotAvailableError, OptionError, R
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
-from mvmise_sm.models.new_rows import new_rows, own_rows
 from mvmise_sm.models.rebuilding import Rebuilt
 from mvmise_sm.models.rows import design_rows, read_rows
 from mvmise_sm.options import refuse_unknown_model_options
@@ -311,52 +310,6 @@ class MixedModelBase(Rebuilt):
         terms = " + ".join(term.text for term in self.random_layout.terms)
         what = getattr(self, "formula", None) or f"{self.endog_names} ~ {' + '.join(self.exog_names)} + {terms}"
         return f"<{type(self).__name__}: {what}; {self.nobs} rows; not fitted, .fit() fits it>"
-
-    # --- new data
-
-    def inverse_link(self, linear):
-        """Mean at a linear predictor (m,)."""
-        raise NotImplementedError
-
-    def predict(self, params, exog=None, which="mean", offset=None):
-        """Predict without random effects.
-
-        Parameters
-        ----------
-        params : array_like
-            Fixed effects (k_fe,).
-        exog : array_like, optional
-            Design (m, k_fe); the model's own by default, then with its offset.
-        which : {"mean", "linear"}, optional
-            Scale of the prediction.
-        offset : array_like, optional
-            (m,).
-
-        Returns
-        -------
-        ndarray
-            (m,).
-        """
-        if exog is None:
-            exog, offset = self.exog, self.offset if offset is None else offset
-        linear = np.asarray(exog) @ np.asarray(params)
-        if offset is not None:
-            linear = linear + offset
-        return linear if which == "linear" else self.inverse_link(linear)
-
-    def residual_levels(self):
-        """Level and group of the residual structure of every row; None without one."""
-        return None
-
-    def own_rows(self):
-        """The rows of the model as `NewRows`."""
-        return own_rows(self)
-
-    def new_rows(self, exog, terms, **given):
-        """New data as `NewRows`, see `mvmise_sm.models.new_rows.new_rows`."""
-        return new_rows(self, exog, terms, **given)
-
-    # --- refitting
 
 
 def bound_priors(given, apart, **dimensions):

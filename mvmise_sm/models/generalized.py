@@ -263,13 +263,12 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         if cov_type not in ("nonrobust", "rx"):
             raise NotAvailableError(f"cov_type={cov_type!r} is not available for mixed models; use 'nonrobust' or 'rx'")
         options = optimiser_options(type(self), method, options)
-        maxiter = _ITERATIONS if maxiter is None else maxiter
         params = checked_params(start_params, self.exog.shape[1])
         settings = {
             "optimizer": method,
             "start_params": np.zeros(self.exog.shape[1]) if params is None else params,
             "start_theta": start_theta,
-            "maxiter": maxiter,
+            "maxiter": _ITERATIONS if maxiter is None else maxiter,
             "nagq": nagq,
             "curvature": curvature,
             "dispersion": dispersion,
@@ -277,8 +276,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         }
         with blas_threads(0):
             criterion = self.criterion(nagq, dispersion, curvature)
-        theta = None if start_theta is None else checked_theta(start_theta, self.random_layout.k_theta)
-        start = beginning(criterion, theta, params)
+        start = beginning(criterion, checked_theta(start_theta, self.random_layout.k_theta), params)
         with blas_threads(criterion.dense_size):
             optimum = minimum(criterion, start, settings)
             if start is None and has_modes(self.priors) and not criterion.profiles_beta:

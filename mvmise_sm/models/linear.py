@@ -280,10 +280,9 @@ class LinearMixedModel(MixedModelBase):
         self._check_response()
         with blas_threads(0):
             criterion = self.criterion(bool(reml), found)
-        start = None
-        if start_theta is not None:
-            count = self.random_layout.k_theta + (0 if self.residual is None else self.residual.structure.k_phi)
-            start = criterion.working_theta(checked_theta(start_theta, count))
+        count = self.random_layout.k_theta + (0 if self.residual is None else self.residual.structure.k_phi)
+        theta = checked_theta(start_theta, count)
+        start = None if theta is None else criterion.working_theta(theta)
         with blas_threads(_dense_size(criterion)), computing(self):
             try:
                 criterion, optimum = _found(criterion, start, settings)
@@ -326,21 +325,26 @@ class LinearMixedModel(MixedModelBase):
             raise np.linalg.LinAlgError("no solution")
         if kept is None:
             self._check_solution(solution)
-        if not optimum.converged:
-            warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
-        doubt = uncertain(optimum)
-        if doubt is not None:
-            warn(doubt, ConvergenceWarning)
-        if optimum.singular:
-            warn(SINGULAR, SingularFitWarning)
-        for t in () if redundant is None else redundant.terms:
-            both = f"The residual structure and {self.random_effects.terms[t].text} describe the same covariance"
-            warn(f"{both}; only their sum is estimated.", IdentificationWarning)
+        _say(optimum, [] if redundant is None else [self.random_effects.terms[t].text for t in redundant.terms])
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result.keep(criterion)
         result.nearly_perfect = kept is not None
         result.undetermined = undetermined(self, optimum, redundant)
         return LinearMixedModelResultsWrapper(result)
+
+
+def _say(optimum, redundant):
+    """Warn of what the user of a fit must know; `redundant` are random effects that the residuals repeat, as texts."""
+    if not optimum.converged:
+        warn(f"the fit has not converged: {optimum.message}", ConvergenceWarning)
+    doubt = uncertain(optimum)
+    if doubt is not None:
+        warn(doubt, ConvergenceWarning)
+    if optimum.singular:
+        warn(SINGULAR, SingularFitWarning)
+    for text in redundant:
+        both = f"The residual structure and {text} describe the same covariance"
+        warn(f"{both}; only their sum is estimated.", IdentificationWarning)
 
 
 def _checked_residual(residual):

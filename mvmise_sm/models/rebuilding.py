@@ -6,15 +6,14 @@ import copy
 
 import numpy as np
 import pandas as pd
-from statsmodels.base.model import LikelihoodModel
 
 from mvmise_sm.models.formula_data import FormulaData
-from mvmise_sm.models.held_rows import HoldsRows
+from mvmise_sm.models.predicting import PredictsRows
 
 __all__ = ["Rebuilt", "fit_zeros"]
 
 
-class Rebuilt(HoldsRows, LikelihoodModel):
+class Rebuilt(PredictsRows):
     """A model from which others are made that share its data and options; see `MixedModelBase`."""
 
     def with_formula(self, formula, data=None, **changes):

@@ -38,13 +38,15 @@ def checked_params(start_params: Any, k: int) -> np.ndarray | None:
     return values
 
 
-def checked_theta(start_theta: Any, k: int) -> np.ndarray:
-    """Starting values of the relative covariance parameters (k,).
+def checked_theta(start_theta: Any, k: int) -> np.ndarray | None:
+    """Starting values of the relative covariance parameters (k,), None without any.
 
     Raises
     ------
     OptionError
     """
+    if start_theta is None:
+        return None
     try:
         theta = np.asarray(start_theta, dtype=float)
     except (TypeError, ValueError):

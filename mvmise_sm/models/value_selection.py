@@ -214,13 +214,7 @@ class ValueSelectionModel(MixedModelBase):
         -------
         ValueProblem
         """
-        scalar = self.random_effects.k_theta == 1 and len(self.random_effects.terms) == 1
-        scalar = scalar and self.random_effects.terms[0].q == 1
-        if nagq != "auto" and (isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or nagq < 1):
-            raise OptionError(f"nagq must be 'auto' or a positive integer, got {nagq!r}")
-        if nagq != "auto" and nagq > 1 and not scalar:
-            raise OptionError("nagq above 1 needs one scalar random term; use nagq='auto' or 1 (Laplace)")
-        exact = scalar and nagq != 1
+        exact = _is_exact(nagq, self.random_effects)
         penalties: list[Penalty] = [] if self.priors is None else [PriorPenalty(self.priors)]
         given = self.mechanism
         penalties += given.penalties(self.endog)
@@ -312,14 +306,7 @@ class ValueSelectionModel(MixedModelBase):
             If the mechanism is not identified, or a mean has no finite estimate.
         ConvergenceWarning, SingularFitWarning
         """
-        if cov_type not in COV_TYPES:
-            raise OptionError(f"cov_type must be one of {COV_TYPES}, got {cov_type!r}")
-        if method != "newton":
-            raise OptionError(f"method must be 'newton', got {method!r}")
-        if not isinstance(reml, (bool, np.bool_, int)):
-            raise OptionError(f"reml must be True or False, got {reml!r}")
-        if maxiter is not None and (isinstance(maxiter, bool) or maxiter != int(maxiter) or maxiter < 1):
-            raise OptionError(f"maxiter must be a positive integer, got {maxiter!r}")
+        _check_options(cov_type, method, reml, maxiter)
         check_values(self)
         check_scale(self)
         problem = self.problem(nagq)
@@ -373,3 +360,25 @@ def _responses(endog):
     if np.isinf(flat).any():
         raise DataError(f"{name} has infinite values; write missing values as NaN")
     return values
+
+
+def _check_options(cov_type, method, reml, maxiter):
+    """Refuse values that the options of `ValueSelectionModel.fit` do not have."""
+    if cov_type not in COV_TYPES:
+        raise OptionError(f"cov_type must be one of {COV_TYPES}, got {cov_type!r}")
+    if method != "newton":
+        raise OptionError(f"method must be 'newton', got {method!r}")
+    if not isinstance(reml, (bool, np.bool_, int)):
+        raise OptionError(f"reml must be True or False, got {reml!r}")
+    if maxiter is not None and (isinstance(maxiter, bool) or maxiter != int(maxiter) or maxiter < 1):
+        raise OptionError(f"maxiter must be a positive integer, got {maxiter!r}")
+
+
+def _is_exact(nagq, random):
+    """Whether the integral is exact, as one scalar random term allows; values that `nagq` does not have are refused."""
+    scalar = random.k_theta == 1 and len(random.terms) == 1 and random.terms[0].q == 1
+    if nagq != "auto" and (isinstance(nagq, bool) or not isinstance(nagq, (int, np.integer)) or nagq < 1):
+        raise OptionError(f"nagq must be 'auto' or a positive integer, got {nagq!r}")
+    if nagq != "auto" and nagq > 1 and not scalar:
+        raise OptionError("nagq above 1 needs one scalar random term; use nagq='auto' or 1 (Laplace)")
+    return scalar and nagq != 1
