@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mvmise_sm.exceptions import DataError, OptionError
-from mvmise_sm.models.selection_base import SelectionModel
 from mvmise_sm.models.selection_fit import PenaltyChoice
+from mvmise_sm.models.selection_model import SelectionModel
 from mvmise_sm.options import strict_options
 from mvmise_sm.priors import TermShape
 from mvmise_sm.selection.sparse import penalty_path

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
-from mvmise_sm.models.base import refuse_covariance
+from mvmise_sm.models.base import bound_priors, refuse_covariance
 from mvmise_sm.models.selection_notes import own_terms_notes, shared_intercept_note
-from mvmise_sm.priors import PriorSet, TermShape, resolve_priors
+from mvmise_sm.priors import PriorSet, TermShape
 from mvmise_sm.selection.information import Covariance, covariance, from_covariance
 from mvmise_sm.selection.likelihood import SelectionParams
 from mvmise_sm.selection.maximise import MAXITER, Maximum, maximise_smoothed
@@ -170,15 +170,16 @@ def checked_start(model, start_params) -> np.ndarray | None:
 
 def bind_priors(model, term: TermShape) -> PriorSet | None:
     """The priors of a model at its dimensions, None for flat ones."""
-    given = (model.cov_prior, model.fixef_prior, model.resid_prior)
-    if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in given):
-        return None
-    priors = resolve_priors(
-        *given, terms=[term], nobs=int(model.design.data.observed.sum()), fixef_names=list(model.exog_names)
+    priors = bound_priors(
+        (model.cov_prior, model.fixef_prior, model.resid_prior),
+        (None, None),
+        terms=[term],
+        nobs=int(model.design.data.observed.sum()),
+        fixef_names=list(model.exog_names),
     )
-    if priors.resid is not None and priors.resid.fixed is not None:
+    if priors is not None and priors.resid is not None and priors.resid.fixed is not None:
         raise OptionError("resid_prior: selection models estimate the residual variance; point priors do not apply")
-    return None if priors.flat else priors
+    return priors
 
 
 def fit_restricted(model, maxiter, tol, cov_type) -> SelectionOutcome:
