@@ -19,14 +19,13 @@ from mvmise_sm.selection.covariance import CovarianceCoordinates, LogCholesky
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, ErrorParams, least_squares, variance_groups
 from mvmise_sm.selection.mechanism import LOG_2PI
+from mvmise_sm.selection.product import MarginalProduct, MissingLaw, Tilt
 from mvmise_sm.selection.restricted import DifferencedBeta
 from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.units import Slot, mechanism_part
 
 # smallest eigenvalue of the error correlations that is taken for an interior point
 SINGULAR = 1e-7
-# log-probability by which the marginal product may exceed its bound before it is distrusted
-PRODUCT_SLACK = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,44 +61,6 @@ class ErrorState:
     score_b: np.ndarray
     ZWZ: np.ndarray
     log_density: float
-
-
-@dataclass(frozen=True)
-class MissingLaw:
-    """Normal law of the missing block means given the observed outcomes; zero outside missing blocks.
-
-    Attributes
-    ----------
-    mean : ndarray, (n_clusters, K)
-    cov : ndarray, (n_clusters, K, K)
-    U : ndarray, (N, K, K)
-        Generalised residual of a row (first index) caused by a unit error of a missing outcome (second index).
-    loading : ndarray, (n_clusters, K, q)
-        Coefficient of b in the conditional block mean.
-    """
-
-    mean: np.ndarray
-    cov: np.ndarray
-    U: np.ndarray
-    loading: np.ndarray
-
-
-@dataclass(frozen=True)
-class Tilt:
-    """What the mechanism adds: the log-probability of the missing blocks and its derivatives in eta's law.
-
-    ``weight`` is the derivative in the mean; ``2 d/dOmega = weight weight' + 2 diag(spread) - slack slack'``.
-
-    Attributes
-    ----------
-    value : float
-    weight, slack, spread : ndarray, (n_clusters, K)
-    """
-
-    value: float
-    weight: np.ndarray
-    slack: np.ndarray
-    spread: np.ndarray
 
 
 class ErrorLikelihood:
@@ -150,7 +111,7 @@ class ErrorLikelihood:
         self._missing = data.block_missing.astype(float)
         self._x_mean = data.cluster_mean(data.X)
         self._z_mean = data.cluster_mean(data.Z)
-        self.cov_mean = np.zeros_like(self._missing) if data.cov_miss is None else data.cluster_mean(data.cov_miss)
+        self.product = MarginalProduct(data, self.part)
         self._row_share = 1.0 / data.sizes[data.cluster]
         self.has_tilt = bool(len(self.units))
 
@@ -194,17 +155,7 @@ class ErrorLikelihood:
 
     def start(self) -> np.ndarray:
         """Moment start: least squares, variances between and within clusters, a constant missingness rate."""
-        data = self.data
-        beta, resid = least_squares(data)
-        count = data.cluster_sum(self._seen)
-        total = (resid**2).sum() / count.sum()
-        cells = np.maximum(count.sum(axis=1), 1.0)
-        mean = data.cluster_sum(resid.sum(axis=1)) / cells
-        own = np.where(data.observed, resid - mean[data.cluster][:, None], 0.0)
-        variance = np.maximum((own**2).sum(axis=0) / count.sum(axis=0), 0.05 * total)
-        between = max(float((mean**2).mean() - (variance.mean() / cells).mean()), 0.05 * total)
-        scale = np.maximum((data.Z**2).mean(axis=(0, 1)), 1e-12)
-        delta = np.sqrt(between / scale / data.Z.shape[2])
+        beta, delta, variance = moment_start(self.data)
         return np.concatenate(
             [
                 beta,
@@ -283,21 +234,6 @@ class ErrorLikelihood:
         cov = cov * missing[:, :, None] * missing[:, None, :] + loading @ state.P @ loading.transpose(0, 2, 1)
         return MissingLaw(mean * missing, cov, U, loading)
 
-    def tilt(self, params: ErrorParams, law: MissingLaw) -> Tilt:
-        """Log-probability of the missing blocks: closed form plus the marginal corrections of the cap."""
-        missing, phi = self._missing > 0, params.phi
-        mean = (phi[0] + phi[1] * law.mean + phi[2] * self.cov_mean)[missing]
-        cov = phi[1] ** 2 * law.cov
-        var = np.diagonal(cov, axis1=1, axis2=2)[missing]
-        others = cov.sum(axis=2)[missing] - var
-        integral = self.part.slots[0].mechanism.missing(mean + others, np.maximum(var, 0.0))
-        value = (integral.value - 0.5 * others).sum()
-        weight, slack, spread = (np.zeros(missing.shape) for _ in range(3))
-        weight[missing] = integral.d_mean
-        slack[missing] = integral.d_mean - 1.0
-        spread[missing] = integral.d_var - integral.d_mean + 0.5
-        return Tilt(float(value), weight, slack, spread)
-
     def evaluate(self, theta: np.ndarray) -> tuple[float, ErrorParams | None]:
         """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
         seen_value, seen_gradient = self.part.observed(self.part.expand(theta[self.slices["phi"]]))
@@ -312,12 +248,12 @@ class ErrorLikelihood:
         extra = None
         if self.has_tilt:
             law = self.missing_law(state)
-            tilt = self.tilt(params, law)
+            tilt = self.product.tilt(params.phi, law)
             value += tilt.value
             pull = params.phi[1] * tilt.weight
             moved = moved + _times(law.loading.transpose(0, 2, 1), pull)
             b = _times(state.P, moved)
-            gradient_phi = gradient_phi + self._phi_gradient(params, law, tilt)
+            gradient_phi = gradient_phi + self.product.phi_gradient(params.phi, law, tilt)
             if self.part.bounded:
                 extra = self._curvature_terms(state, law, tilt)
         general = _times(state.A[self.pattern], state.residual - _times(data.Z, b[cluster])) / s[:, None]
@@ -339,13 +275,6 @@ class ErrorLikelihood:
             error_cov=0.25 * (slope + slope.T),
         )
         return float(value), gradient
-
-    def _phi_gradient(self, params: ErrorParams, law: MissingLaw, tilt: Tilt) -> np.ndarray:
-        weight, slack = tilt.weight, tilt.slack
-        quad = (weight * _times(law.cov, weight)).sum() - (slack * _times(law.cov, slack)).sum()
-        quad += 2.0 * (tilt.spread * np.diagonal(law.cov, axis1=1, axis2=2)).sum()
-        in_y = (weight * law.mean).sum() + params.phi[1] * quad
-        return np.array([weight.sum(), in_y, (weight * self.cov_mean).sum()])
 
     def _curvature_terms(
         self, state: ErrorState, law: MissingLaw, tilt: Tilt
@@ -416,20 +345,8 @@ class ErrorLikelihood:
             return None
         law = self.missing_law(state)
         if self.part.bounded:
-            return Status.SATURATED if self._exceeds_marginals(state.params, law) else None
-        return Status.UNCAPPED_DIVERGES if self.tilt(state.params, law).value > 0.0 else None
-
-    def _exceeds_marginals(self, params: ErrorParams, law: MissingLaw) -> bool:
-        """Whether the marginal product makes some cluster's blocks jointly more probable than the rarest of them."""
-        missing, phi = self._missing > 0, params.phi
-        mean = (phi[0] + phi[1] * law.mean + phi[2] * self.cov_mean)[missing]
-        cov = phi[1] ** 2 * law.cov
-        var = np.maximum(np.diagonal(cov, axis1=1, axis2=2)[missing], 0.0)
-        others = cov.sum(axis=2)[missing] - var
-        joint, rarest = np.zeros(missing.shape), np.zeros(missing.shape)
-        joint[missing] = self.part.slots[0].mechanism.missing(mean + others, var).value - 0.5 * others
-        rarest[missing] = self.part.slots[0].mechanism.missing(mean, var).value
-        return bool((joint.sum(axis=1) > rarest.min(axis=1) + PRODUCT_SLACK).any())
+            return Status.SATURATED if self.product.exceeds_marginals(state.params.phi, law) else None
+        return Status.UNCAPPED_DIVERGES if self.product.tilt(state.params.phi, law).value > 0.0 else None
 
     def metric(self, theta: np.ndarray) -> np.ndarray:
         """Block-diagonal approximation of the information, the maximiser's first Hessian."""
@@ -453,6 +370,22 @@ class ErrorLikelihood:
             expected = self.missing_law(state).mean[units.cluster, units.outcome]
             out[cut["phi"], cut["phi"]] = self.part.information(params.phi, units, expected)
         return out
+
+
+def moment_start(data: SelectionData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fixed effects (p,), deviations of the random effects (q,) and error variances (K,) from moments of residuals."""
+    seen = data.observed.astype(float)
+    beta, resid = least_squares(data)
+    count = data.cluster_sum(seen)
+    total = (resid**2).sum() / count.sum()
+    cells = np.maximum(count.sum(axis=1), 1.0)
+    mean = data.cluster_sum(resid.sum(axis=1)) / cells
+    own = np.where(data.observed, resid - mean[data.cluster][:, None], 0.0)
+    variance = np.maximum((own**2).sum(axis=0) / count.sum(axis=0), 0.05 * total)
+    between = max(float((mean**2).mean() - (variance.mean() / cells).mean()), 0.05 * total)
+    scale = np.maximum((data.Z**2).mean(axis=(0, 1)), 1e-12)
+    delta = np.sqrt(between / scale / data.Z.shape[2])
+    return beta, delta, variance
 
 
 def _times(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:

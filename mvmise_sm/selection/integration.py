@@ -34,7 +34,7 @@ def quasi_monte_carlo_llf(
         return value
     law, phi = likelihood.missing_law(state), state.params.phi
     missing = likelihood.data.block_missing
-    cov_mean = likelihood.cov_mean
+    cov_mean = likelihood.product.cov_mean
     generator = np.random.default_rng(rng)
     for cluster in np.flatnonzero(missing.any(axis=1)):
         m = missing[cluster]

@@ -129,7 +129,7 @@ def _error_moments(likelihood: ErrorLikelihood, theta: np.ndarray) -> PosteriorM
     variance = ((loading @ state.P[row]) * loading).sum(axis=2) + state.s[:, None] * np.diagonal(cov, axis1=1, axis2=2)
     effects, effects_cov = bh, state.P
     if likelihood.has_tilt:
-        tilt = likelihood.tilt(params, law)
+        tilt = likelihood.product.tilt(params.phi, law)
         phi1 = params.phi[1]
         pull, slack, spread = phi1 * tilt.weight, phi1 * tilt.slack, 2.0 * phi1**2 * tilt.spread
         missing = data.block_missing.astype(float)
