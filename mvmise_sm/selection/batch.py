@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mvmise_sm.selection.factor import MODE_STEPS, QUADRATURE_SPAN, quadrature_step
+from mvmise_sm.selection.integrals import MODE_STEPS, QUADRATURE_SPAN, quadrature_step
 from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral, Mechanism
 
 __all__ = ["BatchPoint", "FeatureBatch", "solve_beta"]

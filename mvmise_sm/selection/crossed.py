@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.factor import MODE_STEPS, FactorLikelihood, quadrature_step
-from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, CrossedParams, least_squares
+from mvmise_sm.selection.factor import FactorLikelihood
+from mvmise_sm.selection.integrals import MODE_STEPS, quadrature_step
+from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, CrossedParams, NaturalLikelihood, least_squares
 from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
 from mvmise_sm.selection.restricted import DifferencedBeta
 from mvmise_sm.selection.status import Status
@@ -70,7 +71,7 @@ class LatentMoments:
     log_missing: float
 
 
-class CrossedFactorLikelihood:
+class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
     """Log-likelihood over ``theta = (beta, tau, omega, delta, log sigma2, phi)``; omega and delta are signed.
 
     Parameters
@@ -344,11 +345,6 @@ class CrossedFactorLikelihood:
         omega, delta = params.spread
         largest = max(float(np.sum(params.tau**2)), omega**2, delta**2)
         return not largest * float(self._counts.sum(axis=1).max()) < MAX_RATIO * float(params.sigma2[0])
-
-    def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """Log-likelihood and its gradient over theta."""
-        value, gradient = self.evaluate(theta)
-        return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
 
     def diverged(self, theta: np.ndarray) -> Status | None:
         """Why the likelihood has no maximum where this point is heading; None when nothing speaks for that."""

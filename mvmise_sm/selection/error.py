@@ -17,7 +17,13 @@ import numpy as np
 
 from mvmise_sm.selection.covariance import CovarianceCoordinates, LogCholesky
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, ErrorParams, least_squares, variance_groups
+from mvmise_sm.selection.likelihood import (
+    MAX_LOG_VARIANCE,
+    ErrorParams,
+    NaturalLikelihood,
+    least_squares,
+    variance_groups,
+)
 from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.product import MarginalProduct, MissingLaw, Tilt
 from mvmise_sm.selection.restricted import DifferencedBeta
@@ -63,7 +69,7 @@ class ErrorState:
     log_density: float
 
 
-class ErrorLikelihood:
+class ErrorLikelihood(NaturalLikelihood[ErrorParams]):
     """Log-likelihood of model e over ``theta = (beta, sqrt(D), error covariance, log sigma2, phi)``.
 
     The square roots of D are signed; the sign has no meaning. The error variance of a sample is one, except that with
@@ -312,24 +318,6 @@ class ErrorLikelihood:
             rows += 0.0 if traces is None else traces
             out[1] = 0.5 * (((rows - self._n_seen_row) / s) @ self.indicator[:, 1])
         return out
-
-    def gradient(self, theta: np.ndarray) -> ErrorParams:
-        """Gradient over the natural parameters at a point of their domain.
-
-        Raises
-        ------
-        ValueError
-            Outside of it.
-        """
-        gradient = self.evaluate(theta)[1]
-        if gradient is None:
-            raise ValueError("The point lies outside the domain of the likelihood.")
-        return gradient
-
-    def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """Log-likelihood and its gradient over theta."""
-        value, gradient = self.evaluate(theta)
-        return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
 
     def diverged(self, theta: np.ndarray) -> Status | None:
         """Why the likelihood has no maximum where this point is heading; None when nothing speaks for that."""

@@ -9,21 +9,21 @@ With one outcome this is the linear mixed model with one scalar random term, who
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
-from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, FactorParams, least_squares, variance_groups
-from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
+from mvmise_sm.selection.integrals import FactorPosterior, UnitIntegrals
+from mvmise_sm.selection.likelihood import (
+    MAX_LOG_VARIANCE,
+    FactorParams,
+    NaturalLikelihood,
+    least_squares,
+    variance_groups,
+)
+from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.status import Status
 from mvmise_sm.selection.units import MechanismPart, RowExtras, Slot, Units, mechanism_part
 
-# in posterior standard deviations of b; the trapezoidal rule is exact to double precision at the coarsest step
-# unless the cap bends the integrand within a shorter distance
-QUADRATURE_STEPS = (0.4, 0.2, 0.1, 0.05, 0.025)
-QUADRATURE_SPAN = 8.0
-MODE_STEPS = 4
 # shifts of the mean of b, in standard deviations between the outcomes' means, that further starts try
 MEAN_SHIFTS = (-4.0, -2.5, -1.5, -0.75, 0.75, 1.5, 2.5, 4.0)
 # outcomes whose means differ by less than this share of the residuals' spread are explained by the design
@@ -35,47 +35,7 @@ MEANS_DIFFER = 0.1
 Gaussian = tuple[FactorParams, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
-class FactorPosterior:
-    """Moments given the observed outcomes and which units are missing.
-
-    Attributes
-    ----------
-    b, b2 : ndarray, (n_clusters,)
-        First and second moment of the shared effect.
-    log_missing : float
-        Log-probability of the missing units.
-    unit : ndarray, (m, 3)
-        Per missing unit the expectations of dG/dm, b dG/dm and dG/ds2.
-    """
-
-    b: np.ndarray
-    b2: np.ndarray
-    log_missing: float
-    unit: np.ndarray
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """The quadrature over b in the clusters with several missing units.
-
-    Attributes
-    ----------
-    at, weight : ndarray, (n, nodes)
-        Values of b and their normalised posterior weights.
-    integral : BlockIntegral
-        Of every missing unit there, (m, nodes).
-    log_total : float
-        Logarithm of all integrals.
-    """
-
-    at: np.ndarray
-    weight: np.ndarray
-    integral: BlockIntegral
-    log_total: float
-
-
-class FactorLikelihood:
+class FactorLikelihood(NaturalLikelihood[FactorParams]):
     """Log-likelihood of model b over ``theta = (beta, tau, log sigma2, phi)``.
 
     Parameters
@@ -119,14 +79,7 @@ class FactorLikelihood:
         self._counts_flat = self.counts.reshape(len(self.counts), -1)
         self.n_seen = self._seen.sum(axis=1) @ indicator
         self.indicator = indicator
-        units = self.units
-        # a cluster with one missing unit has its integral in closed form
-        alone = np.bincount(units.cluster, minlength=data.n_clusters)[units.cluster] == 1
-        self._single, self._several = np.flatnonzero(alone), np.flatnonzero(~alone)
-        several = units.cluster[self._several]
-        self._touched, self._unit_starts = np.unique(several, return_index=True)
-        self._unit_row = np.searchsorted(self._touched, several)
-        self._x_units = units.x
+        self.integrals = UnitIntegrals(self.part, self.units, data.n_clusters)
 
     def _times_z(self, rows: np.ndarray) -> np.ndarray:
         """Values (N, K, ...) times the multipliers of the shared effect."""
@@ -228,72 +181,7 @@ class FactorLikelihood:
 
     def posterior(self, params: FactorParams, bh: np.ndarray, P: np.ndarray) -> FactorPosterior:
         """Integrate the missing units over b."""
-        b, b2 = bh.copy(), bh**2 + P
-        unit = np.zeros((len(self.units), 3))
-        if not len(self.units):
-            return FactorPosterior(b, b2, 0.0, unit)
-        base, slope, var = self.predictors(params)
-        value = self._alone(bh, P, base, slope, var, b, b2, unit) if self._single.size else 0.0
-        if self._several.size:
-            many = self._several
-            nodes = self._nodes(bh, P, base[many], slope[many], var[many])
-            b[self._touched] = (nodes.weight * nodes.at).sum(axis=1)
-            b2[self._touched] = (nodes.weight * nodes.at**2).sum(axis=1)
-            share = nodes.weight[self._unit_row]
-            pull = share * nodes.integral.d_mean
-            spread = (share * nodes.integral.d_var).sum(axis=1)
-            unit[many] = np.column_stack([pull.sum(axis=1), (pull * nodes.at[self._unit_row]).sum(axis=1), spread])
-            value += nodes.log_total
-        return FactorPosterior(b, b2, value, unit)
-
-    def _alone(
-        self,
-        bh: np.ndarray,
-        P: np.ndarray,
-        base: np.ndarray,
-        slope: np.ndarray,
-        var: np.ndarray,
-        b: np.ndarray,
-        b2: np.ndarray,
-        unit: np.ndarray,
-    ) -> float:
-        """Clusters with one missing unit: eta is normal, so the mechanism's integral applies; fills the moments."""
-        one = self._single
-        cluster = self.units.cluster[one]
-        at, spread, slope = bh[cluster], P[cluster], slope[one]
-        mean, total = base[one] + slope * at, var[one] + slope**2 * spread
-        integral = self.part.integral(self.units.slot[one], mean, total)
-        shift = spread * slope * integral.d_mean
-        b[cluster] = at + shift
-        b2[cluster] = spread + 2.0 * (spread * slope) ** 2 * integral.d_var + at**2 + 2.0 * at * shift
-        cross = at * integral.d_mean + 2.0 * slope * spread * integral.d_var
-        unit[one] = np.column_stack([integral.d_mean, cross, integral.d_var])
-        return float(integral.value.sum())
-
-    def _nodes(self, bh: np.ndarray, P: np.ndarray, base: np.ndarray, slope: np.ndarray, var: np.ndarray) -> Nodes:
-        """Clusters with several missing units: the trapezoidal rule over b in one batch."""
-        centre, spread = bh[self._touched], np.sqrt(P[self._touched])
-        slot, row, starts = self.units.slot[self._several], self._unit_row, self._unit_starts
-        mode = centre.copy()
-        for _ in range(MODE_STEPS):
-            # a few Newton steps on the log-concave integrand; they only place the nodes
-            g = self.part.integral(slot, base + slope * mode[row], var)
-            first = np.add.reduceat(slope * g.d_mean, starts) - (mode - centre) / spread**2
-            # G'' in the mean is 2 dG/ds2 - (dG/dm)^2
-            bend = slope**2 * np.minimum(2.0 * g.d_var - g.d_mean**2, 0.0)
-            mode += first / (1.0 / spread**2 - np.add.reduceat(bend, starts))
-        width = np.sqrt(self.part.width**2 + var)
-        step = quadrature_step(width, np.abs(slope) * spread[row])
-        points = int(QUADRATURE_SPAN / step)
-        at = mode[:, None] + spread[:, None] * (step * np.arange(-points, points + 1))
-        integral = self.part.integral(slot, base[:, None] + slope[:, None] * at[row], var[:, None])
-        log_weight = np.add.reduceat(integral.value, starts, axis=0)
-        log_weight -= 0.5 * ((at - centre[:, None]) / spread[:, None]) ** 2
-        top = log_weight.max(axis=1, keepdims=True)
-        weight = np.exp(log_weight - top)
-        total = weight.sum(axis=1, keepdims=True)
-        value = float((top + np.log(total)).sum()) + self._touched.size * (np.log(step) - 0.5 * LOG_2PI)
-        return Nodes(at, weight / total, integral, value)
+        return self.integrals.posterior(bh, P, *self.predictors(params))
 
     def with_beta_information(self) -> FactorLikelihood:
         """The likelihood as the restricted one asks for it: itself."""
@@ -315,24 +203,7 @@ class FactorLikelihood:
         base, slope, var = self.predictors(params)
         phi1 = params.phi.reshape(-1, 3)[units.slot, 1]
         direction = phi1[:, None] * units.x - slope[:, None] * (P[:, None] * loaded)[units.cluster]
-        one = self._single
-        if one.size:
-            cluster = units.cluster[one]
-            mean, total = base[one] + slope[one] * bh[cluster], var[one] + slope[one] ** 2 * P[cluster]
-            g = self.part.integral(units.slot[one], mean, total)
-            own = direction[one]
-            out -= (own * (2.0 * g.d_var - g.d_mean**2)[:, None]).T @ own
-        many = self._several
-        if many.size:
-            nodes = self._nodes(bh, P, base[many], slope[many], var[many])
-            own, share, g = direction[many], nodes.weight[self._unit_row], nodes.integral
-            bend = (share * (2.0 * g.d_var - g.d_mean**2)).sum(axis=1)
-            out -= (own * bend[:, None]).T @ own
-            pull = np.add.reduceat(g.d_mean[:, :, None] * own[:, None, :], self._unit_starts, axis=0)
-            mean = (nodes.weight[:, :, None] * pull).sum(axis=1)
-            rows = (np.sqrt(nodes.weight)[:, :, None] * (pull - mean[:, None, :])).reshape(-1, params.beta.size)
-            out -= rows.T @ rows
-        return out
+        return out - self.integrals.information(bh, P, base, slope, var, direction)
 
     def evaluate(self, theta: np.ndarray) -> tuple[float, FactorParams | None]:
         """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
@@ -368,11 +239,6 @@ class FactorLikelihood:
                 np.add.at(phi, 3 * units.slot + j, column)
         gradient = FactorParams(beta=beta, sigma2=sigma2, phi=phi, tau=in_tau)
         return float(value + posterior.log_missing + seen_value), gradient
-
-    def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """Log-likelihood and its gradient over theta."""
-        value, gradient = self.evaluate(theta)
-        return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
 
     def diverged(self, theta: np.ndarray) -> Status | None:
         """Why the likelihood has no maximum where this point is heading; None when nothing speaks for that."""
@@ -413,14 +279,3 @@ class FactorLikelihood:
             expected = expected + params.tau[units.outcome] * units.z * bh[units.cluster]
             out[cut["phi"], cut["phi"]] = self.part.information(params.phi, units, expected)
         return out
-
-
-def quadrature_step(bend: np.ndarray, eta_slope: np.ndarray) -> float:
-    """Step that resolves the bend of the sharpest unit, of width `bend` in eta.
-
-    Its error is ``exp(-2 pi^2 / h^2 w^2 / (1 + w^2)) < 1e-11`` with w the width of the bend in posterior standard
-    deviations; steps are powers of two so that the error does not vary within a line search.
-    """
-    width = min(float((bend / np.maximum(eta_slope, 1e-300)).min()), 1e6)
-    needed = 0.88 * width / np.sqrt(1.0 + width**2)
-    return next((step for step in QUADRATURE_STEPS if step <= needed), QUADRATURE_STEPS[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -113,6 +113,36 @@ class SelectionLikelihood(Protocol[P]):
     def params(self, theta: np.ndarray) -> P: ...
     def theta(self, params: P) -> np.ndarray: ...
     def chain(self, theta: np.ndarray, gradient: P) -> np.ndarray: ...
+
+
+class NaturalLikelihood(Generic[P]):
+    """What follows from `evaluate`, which works in natural parameters, and from `chain`."""
+
+    def evaluate(self, theta: np.ndarray) -> tuple[float, P | None]:
+        """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
+        raise NotImplementedError
+
+    def chain(self, theta: np.ndarray, gradient: P) -> np.ndarray:
+        """Gradient over theta from a gradient over natural parameters."""
+        raise NotImplementedError
+
+    def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log-likelihood and its gradient over theta."""
+        value, gradient = self.evaluate(theta)
+        return value, (np.zeros_like(theta) if gradient is None else self.chain(theta, gradient))
+
+    def gradient(self, theta: np.ndarray) -> P:
+        """Gradient over the natural parameters at a point of their domain.
+
+        Raises
+        ------
+        ValueError
+            Outside of it.
+        """
+        gradient = self.evaluate(theta)[1]
+        if gradient is None:
+            raise ValueError("The point lies outside the domain of the likelihood.")
+        return gradient
 
 
 def variance_groups(data: SelectionData, first_sample_variance: bool) -> tuple[np.ndarray, np.ndarray]:
