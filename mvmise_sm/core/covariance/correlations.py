@@ -30,6 +30,10 @@ _NEAR_BOUND = 1e-4
 # logs of the ratio of range and distance: exp(-exp(4)) is rounding, and one over exp(14) is a millionth
 _NO_CORRELATION, _FULL_CORRELATION = 4.0, 14.0
 _HALF_PI = 0.5 * np.pi
+# an angle this far from its bound leaves a smallest eigenvalue of about its square
+_LEAST_GAP = 3e-4
+# partial autocorrelations at which searches start, beside none
+_PARTIAL, _LAST_PARTIAL = 0.5, 0.7
 
 
 class CorrelationFamily(ABC):
@@ -41,10 +45,15 @@ class CorrelationFamily(ABC):
         Order of the matrix; number of parameters.
     free : ndarray
         A point (size,) without correlation, or the nearest the family has to it.
+    least : float
+        Smallest correlation.
+    multimodal : bool
+        Whether a likelihood of correlations alone may have several optima.
     """
 
     described = "independent"
     least = -1.0
+    multimodal = False
 
     def __init__(self, m: int, size: int) -> None:
         self.m, self.size = m, size
@@ -88,6 +97,20 @@ class CorrelationFamily(ABC):
         """Parameters at the boundary, each with a function of t that gives its value off it."""
         return []
 
+    def singular_at(self, x: np.ndarray) -> np.ndarray:
+        """The nearest parameters (size,) of a singular matrix, element by element; infinite where there are none."""
+        return np.full(self.size, np.inf)
+
+    def off_singular(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Parameters (size,) kept off a singular matrix, and which of them move with `x`.
+
+        Residuals need the inverse: nearer than this its rounding is more than what the last step could gain.
+        """
+        bound = self.singular_at(x)
+        gap = x - bound
+        inside = np.abs(gap) >= _LEAST_GAP
+        return np.where(inside, x, bound + np.copysign(_LEAST_GAP, gap)), inside
+
     def other_starts(self, x: np.ndarray) -> list[np.ndarray]:
         """Further starts (size,) where the likelihood may have several optima."""
         return []
@@ -115,6 +138,9 @@ class Independent(CorrelationFamily):
 
 class _Angles(CorrelationFamily):
     """Families of sines of angles, whose bounds are at odd multiples of a right angle."""
+
+    def singular_at(self, x: np.ndarray) -> np.ndarray:
+        return (np.round(x / np.pi - 0.5) + 0.5) * np.pi
 
     def bounds(self, x: np.ndarray) -> list[tuple[int, Callable[[float], float]]]:
         out = []
@@ -148,6 +174,9 @@ class Compound(CorrelationFamily):
     @property
     def free(self) -> np.ndarray:
         return np.full(self.size, np.arccos(1.0 / np.sqrt(self.m)))
+
+    def singular_at(self, x: np.ndarray) -> np.ndarray:
+        return np.round(x / _HALF_PI) * _HALF_PI
 
     def reported(self, x: np.ndarray) -> list[tuple[str, str, float, np.ndarray]]:
         if self.m == 1:
@@ -236,9 +265,17 @@ class Toeplitz(_Angles):
     """
 
     described = "Toeplitz"
+    multimodal = True
 
     def __init__(self, m: int) -> None:
         super().__init__(m, m - 1)
+
+    def other_starts(self, x: np.ndarray) -> list[np.ndarray]:
+        """High correlations of all, and a last one of either sign: few pairs inform about it."""
+        if self.size < 2:
+            return []
+        equal = _PARTIAL / (1.0 + _PARTIAL * np.arange(self.size))
+        return [np.arcsin(np.append(equal[:-1], last)) for last in (equal[-1], _LAST_PARTIAL, -_LAST_PARTIAL)]
 
     def root(self, x: np.ndarray) -> np.ndarray:
         m = self.m

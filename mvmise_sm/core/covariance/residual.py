@@ -254,7 +254,7 @@ class LevelResidual(_MatrixResidual):
 
     def __init__(self, levels: Sequence[str], family: CorrelationFamily, hom: bool) -> None:
         super().__init__(levels)
-        self.family, self.hom = family, hom
+        self.family, self.hom, self.multimodal = family, hom, family.multimodal
         self.n_sd = 0 if hom else self.m - 1
         self.k_phi = self.n_sd + family.size
         self.described = f"{family.described}, {'one variance' if hom else 'a variance per level'}"
@@ -270,10 +270,11 @@ class LevelResidual(_MatrixResidual):
 
     def matrix(self, phi: np.ndarray) -> np.ndarray:
         s = self._scales(phi)
-        return s[:, None] * self.family.matrix(phi[self.n_sd :]) * s
+        return s[:, None] * self.family.matrix(self.family.off_singular(phi[self.n_sd :])[0]) * s
 
     def matrix_tangents(self, phi: np.ndarray) -> np.ndarray:
-        s, x = self._scales(phi), phi[self.n_sd :]
+        s = self._scales(phi)
+        x, moves = self.family.off_singular(phi[self.n_sd :])
         out = np.zeros((self.k_phi, self.m, self.m))
         if self.n_sd:
             c = s[:, None] * self.family.matrix(x) * s
@@ -281,7 +282,7 @@ class LevelResidual(_MatrixResidual):
                 out[i, i + 1] += c[i + 1]
                 out[i, :, i + 1] += c[:, i + 1]
         if self.family.size:
-            out[self.n_sd :] = s[:, None] * self.family.matrix_tangents(x) * s
+            out[self.n_sd :] = moves[:, None, None] * (s[:, None] * self.family.matrix_tangents(x) * s)
         return out
 
     def parameters(self, phi: np.ndarray, names: Any = None, a: Any = None) -> list[Parameter]:
@@ -295,8 +296,9 @@ class LevelResidual(_MatrixResidual):
                 Parameter("sd", "sd", (level,), float(size), slope)
                 for level, size, slope in zip(self.levels, s, slopes, strict=True)
             ]
-        for kind, name, value, gradient in self.family.reported(phi[self.n_sd :]):
-            wide = np.append(np.zeros(self.n_sd), gradient)
+        x, moves = self.family.off_singular(phi[self.n_sd :])
+        for kind, name, value, gradient in self.family.reported(x):
+            wide = np.append(np.zeros(self.n_sd), gradient * moves)
             out.append(Parameter(kind, name, (), value, wide, self.family.least))  # type: ignore[arg-type]
         return out
 
