@@ -182,8 +182,10 @@ class ErrorLikelihood(NaturalLikelihood[ErrorParams]):
 
     def state(self, theta: np.ndarray) -> ErrorState | None:
         """Condition on the observed outcomes; None outside the parameters' domain."""
+        if np.abs(theta[self.slices["log_sigma2"]]).max(initial=0.0) > MAX_LOG_VARIANCE:
+            return None
         params = self.params(theta)
-        if np.isnan(params.error_cov[0, 0]) or np.abs(np.log(params.sigma2)).max() > MAX_LOG_VARIANCE:
+        if np.isnan(params.error_cov[0, 0]):
             return None
         data, Z = self.data, self.data.Z
         block = params.error_cov * self._both + self._absent
