@@ -94,6 +94,8 @@ def find(name: str) -> Any:
 class _WithFixed(partial):
     """An entry point whose own options are what it is: they cannot be given again."""
 
+    __name__: str
+
     def __call__(self, /, *args: Any, **options: Any) -> Any:
         for name, value in self.keywords.items():
             if name in options and options[name] != value:

@@ -27,6 +27,6 @@ class HoldsRows:
         """Whether the rows are read block by block and never held."""
         return False
 
-    def rows_gone(self) -> OptionError:
+    def rows_gone(self) -> ValueError:
         """The error of a question that needs rows which are not there."""
         return OptionError("this needs the rows of the data, which remove_data() has removed")

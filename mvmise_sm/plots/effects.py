@@ -148,9 +148,10 @@ def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
     shown = range(factor.n_levels if overlay else min(max_groups, factor.n_levels))
     one = one_axes(np.atleast_1d(np.asarray(ax, dtype=object)).ravel()[0]) if overlay else None
     columns = int(np.clip(np.ceil(np.sqrt(1.6 * len(shown))), 1, 7))
-    axes = (
-        [one] * len(shown) if overlay else panels(len(shown), ax, columns=columns, size=(1.7, 1.7), share=(True, True))
-    )
+    if one is None:
+        axes = panels(len(shown), ax, columns=columns, size=(1.7, 1.7), share=(True, True))
+    else:
+        axes = [one] * len(shown)
     for axis, level in zip(axes, shown, strict=True):
         rows = np.flatnonzero(factor.codes == level)
         grid = design.frame.iloc[[rows[0]] * len(span)].copy()
@@ -165,7 +166,7 @@ def fitted_lines(result, x, group=None, ax=None, *, max_groups=20, points=40):
             axis.set_title(f"{factor.levels[level]}", fontsize=8, pad=2)
             axis.tick_params(labelsize=7)
             trim(axis)
-    if overlay:
+    if one is not None:
         grid = design.frame.iloc[[0] * len(span)].copy()
         grid[x] = span
         if ticks:

@@ -55,7 +55,7 @@ def profile(result, params=None, ax=None, *, kind="zeta"):
     return axes if len(axes) > 1 else axes[0]
 
 
-def _increasing(value, zeta):
+def _increasing(value: np.ndarray, zeta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     keep = np.concatenate([[True], np.diff(value) > 1e-12 * max(np.ptp(value), 1e-300)])
     return value[keep], np.maximum.accumulate(zeta[keep])
 
@@ -130,7 +130,7 @@ def priors(result, ax=None):
     return axes if len(axes) > 1 else axes[0]
 
 
-def _wider(name, value):
+def _wider(name: str, value: np.ndarray) -> tuple[float, float]:
     margin = 0.25 * (value[-1] - value[0])
     low, high = value[0] - margin, value[-1] + margin
     positive = name.startswith("sd_") or name == "sigma"

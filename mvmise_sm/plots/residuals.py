@@ -167,7 +167,7 @@ def influence_index(measures, ax=None, *, labels=3):
 
 def _label_largest(axis, cooks, values, count):
     top = axis.get_ylim()[1]
-    taken = []
+    taken: list[int] = []
     for k in np.argsort(-values, kind="stable")[:count]:
         # a label that would lie on another one is left out
         near = any(abs(k - j) < 0.06 * len(values) and abs(values[k] - values[j]) < 0.07 * top for j in taken)

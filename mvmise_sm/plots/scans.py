@@ -37,10 +37,10 @@ def mean_difference(
         own = table[table["term"] == name].set_index("feature")["estimate"]
         if not len(own):
             raise OptionError(f"level: {name!r} is not a term of this table; give the level of every feature")
-        level, shown = own, name
+        levels, shown = own, name
     else:
-        level, shown = pd.Series(level), "level"
-    x = level.reindex(rows["feature"]).to_numpy(dtype=float)
+        levels, shown = pd.Series(level), "level"
+    x = levels.reindex(rows["feature"]).to_numpy(dtype=float)
     if not np.isfinite(x).any():
         raise OptionError("level: none of its index labels is a feature of this table")
     ax = one_axes(ax)

@@ -148,7 +148,8 @@ class StreamedLinearModel(LinearMixedModel):
         self.formula = plan.reader.formula
         self.endog, self.exog, self.nobs = None, np.zeros((0, len(kept))), sums.nobs
         self.wexog = self.wendog = None
-        self.random_effects, self.random_layout = None, random
+        self.random_effects = None  # type: ignore[assignment]  # they have rows, which are gone
+        self.random_layout = random
         self.weights = self.offset = None
         self.residual = self.residual_structure = None
         self.residual_text = ""
@@ -239,7 +240,7 @@ class StreamedLinearModel(LinearMixedModel):
                 frame[name] = value
         return frame
 
-    def rows_gone(self) -> OptionError:
+    def rows_gone(self) -> ValueError:
         """The error of a question that needs rows."""
         return NoRowsError(_NO_ROWS)
 

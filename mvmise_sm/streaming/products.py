@@ -124,6 +124,7 @@ class CrossProducts:
         return out
 
     def _check_levels(self, min_rows):
+        assert self._sums is not None
         for factor, count in zip(self._plan.random.factors, self._sums.counts, strict=True):
             few = (count > 0) & (count < min_rows)
             if few.any():

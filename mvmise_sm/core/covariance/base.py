@@ -240,7 +240,7 @@ class CovarianceStructure(ABC):
 
         By default every scale-like element near zero is set to sqrt(t).
         """
-        out = []
+        out: list[Callable[[float], np.ndarray]] = []
         for i in np.flatnonzero((self.lower == 0.0) & (theta < SINGULAR)):
 
             def at(t: float, i: int = int(i)) -> np.ndarray:

@@ -6,10 +6,15 @@ constants come from a sample of rows: they serve rounding only, so an approximat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import solve_triangular
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.random_effects import RandomTerm
 
 __all__ = [
     "FixedBasis",
@@ -50,14 +55,15 @@ class FixedBasis:
     a: np.ndarray
     logdet: float
 
-    def rows(self, X, lo, hi, out):
+    def rows(self, X: np.ndarray, lo: int, hi: int, out: np.ndarray) -> None:
         """Write the rows ``lo:hi`` of the shifted and rotated X into `out` (hi - lo, p)."""
-        far = () if self.shift is None else np.flatnonzero(self.shift)
-        if 4 * len(far) > len(self.scale):
+        if self.shift is None:
+            np.copyto(out, X[lo:hi])
+        elif 4 * np.count_nonzero(self.shift) > len(self.scale):
             np.subtract(X[lo:hi], self.shift, out=out)
         else:
             np.copyto(out, X[lo:hi])
-            for j in far:
+            for j in np.flatnonzero(self.shift):
                 out[:, j] -= self.shift[j]
         if self.rotation is not None:
             out[:] = out @ self.rotation
@@ -83,12 +89,12 @@ class TermBasis:
     a_inv: np.ndarray
 
 
-def sample_rows(n, largest=_SAMPLE):
+def sample_rows(n: int, largest: int = _SAMPLE) -> slice:
     """A strided slice with at most some `largest` of `n` rows."""
     return slice(None, None, max(1, n // largest))
 
 
-def fixed_basis(X, largest=_SAMPLE):
+def fixed_basis(X: np.ndarray, largest: int = _SAMPLE) -> FixedBasis:
     """Choose working coordinates for the columns of X (n, p) from a sample of at most some `largest` rows."""
     rows = X[sample_rows(X.shape[0], largest)]
     p = rows.shape[1]
@@ -96,9 +102,9 @@ def fixed_basis(X, largest=_SAMPLE):
         return FixedBasis(None, None, np.ones(0), np.eye(0), 0.0)
     mean = rows.mean(axis=0)
     spread = np.sqrt(np.maximum(np.square(rows - mean).mean(axis=0), 0.0))
-    constant = np.flatnonzero((spread == 0.0) & (mean != 0.0))
+    alike = np.flatnonzero((spread == 0.0) & (mean != 0.0)).tolist()
     # a column that is constant in the sample only must not carry the shift
-    constant = [j for j in constant if rows.shape[0] == X.shape[0] or np.ptp(X[:, j]) == 0.0]
+    constant = [j for j in alike if rows.shape[0] == X.shape[0] or np.ptp(X[:, j]) == 0.0]
     shift, scale, a = _shifted(mean, spread, constant)
     if shift is not None:
         rows = rows - shift
@@ -113,7 +119,7 @@ def fixed_basis(X, largest=_SAMPLE):
     return _fixed_basis(shift, rotation, scale, a)
 
 
-def fixed_basis_of(n, mean, scatter, constant):
+def fixed_basis_of(n: int, mean: np.ndarray, scatter: np.ndarray, constant: int | None) -> FixedBasis:
     """Working coordinates of the fixed effects from the moments of a sample.
 
     Parameters
@@ -141,7 +147,9 @@ def fixed_basis_of(n, mean, scatter, constant):
     return _fixed_basis(shift, rotation, scale, a)
 
 
-def _shifted(mean, spread, constant):
+def _shifted(
+    mean: np.ndarray, spread: np.ndarray, constant: list[int]
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """Shift (p,) or None, scale (p,) and A (p, p) for columns with these means and standard deviations."""
     a = np.eye(len(mean))
     shift = None
@@ -157,14 +165,14 @@ def _shifted(mean, spread, constant):
     return shift, 1.0 / np.where(size > 0.0, size, 1.0), a
 
 
-def _rotated(r, scale):
+def _rotated(r: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
     """Rotation by the inverse of a triangular factor (p, p), and the scale left; None where the columns depend."""
     if np.abs(np.diag(r)).min() <= 1e-10 * np.abs(np.diag(r)).max():
         return None, scale
     return np.diag(scale) @ solve_triangular(r, np.eye(len(scale))), np.ones(len(scale))
 
 
-def _fixed_basis(shift, rotation, scale, a):
+def _fixed_basis(shift: np.ndarray | None, rotation: np.ndarray | None, scale: np.ndarray, a: np.ndarray) -> FixedBasis:
     a = (a if rotation is None else a @ rotation) * scale
     logdet = float(np.log(np.abs(scale)).sum())
     if rotation is not None:
@@ -187,7 +195,7 @@ class ResponseOrigin:
         Rows of the sample.
     """
 
-    def __init__(self, X, basis, largest=_SAMPLE):
+    def __init__(self, X: np.ndarray, basis: FixedBasis, largest: int = _SAMPLE) -> None:
         self._rows = sample_rows(X.shape[0], largest)
         self._to_user = basis.a / basis.scale
         sample = np.empty((len(range(*self._rows.indices(X.shape[0]))), X.shape[1]))
@@ -196,23 +204,23 @@ class ResponseOrigin:
         size[size == 0.0] = 1.0
         self._solve = np.linalg.pinv(sample / size, rcond=1e-12) / size[:, None] if X.shape[1] else sample.T
 
-    def __call__(self, y):
+    def __call__(self, y: np.ndarray) -> np.ndarray:
         """Coefficients of the shifted and rotated columns (p,)."""
         return self._solve @ y[self._rows]
 
-    def user(self, origin):
+    def user(self, origin: np.ndarray) -> np.ndarray:
         """The same in the user's coordinates: b0 of beta = A beta_working + b0."""
         return self._to_user @ origin
 
 
-def term_basis(term):
+def term_basis(term: RandomTerm) -> TermBasis:
     """Choose working coordinates for the columns of one random-effects term."""
     step = sample_rows(len(term.factor.codes))
     moments = [None if c is None else (float(c[step].mean()), float(c[step].std())) for c in term.columns]
     return term_basis_of(term.structure.invariance, moments)
 
 
-def term_basis_of(invariance, moments):
+def term_basis_of(invariance: str, moments: Sequence[tuple[float, float] | None]) -> TermBasis:
     """Working coordinates of a term's columns from their means and standard deviations.
 
     Parameters
@@ -224,9 +232,9 @@ def term_basis_of(invariance, moments):
     """
     q = len(moments)
     shift, scale = np.zeros(q), np.ones(q)
-    a, a_inv = np.eye(q), np.eye(q)
+    a = np.eye(q)
     if invariance == "none" or all(m is None for m in moments):
-        return TermBasis(shift, scale, a, a_inv)
+        return TermBasis(shift, scale, a, np.eye(q))
     intercept = next((i for i, m in enumerate(moments) if m is None), None)
     for i, known in enumerate(moments):
         if known is None:
@@ -239,5 +247,4 @@ def term_basis_of(invariance, moments):
             size = spread
         scale[i] = 1.0 / size if size > 0.0 else 1.0
     a = a * scale
-    a_inv = np.linalg.inv(a) if shift.any() else np.diag(1.0 / scale)
-    return TermBasis(shift, scale, a, a_inv)
+    return TermBasis(shift, scale, a, np.linalg.inv(a) if shift.any() else np.diag(1.0 / scale))

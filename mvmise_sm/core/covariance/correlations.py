@@ -143,7 +143,7 @@ class _Angles(CorrelationFamily):
         return (np.round(x / np.pi - 0.5) + 0.5) * np.pi
 
     def bounds(self, x: np.ndarray) -> list[tuple[int, Callable[[float], float]]]:
-        out = []
+        out: list[tuple[int, Callable[[float], float]]] = []
         for i in range(self.size):
             if abs(np.cos(x[i])) < _NEAR_BOUND:
                 sign = 1.0 if np.sin(x[i]) > 0.0 else -1.0

@@ -20,7 +20,7 @@ class Diagonal(LinearStructure):
 
     invariance: ClassVar[Literal["linear", "diagonal", "none"]] = "diagonal"
     independent: ClassVar[bool] = True
-    described: ClassVar[str] = "independent, a variance per column"
+    described = "independent, a variance per column"
 
     @classmethod
     def for_columns(
@@ -68,7 +68,7 @@ class HomogeneousDiagonal(CovarianceStructure):
     linear: ClassVar[bool] = True
     # priors on independent columns are priors on their own variances, of which there is only one here
     independent: ClassVar[bool] = False
-    described: ClassVar[str] = "independent, one variance"
+    described = "independent, one variance"
 
     @classmethod
     def for_columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ class ThetaSpace:
     def _convert(
         self,
         theta: np.ndarray,
-        maps: list[np.ndarray | None],
+        maps: Sequence[np.ndarray | None],
         given: list[CovarianceStructure] | tuple[CovarianceStructure, ...],
         wanted: list[CovarianceStructure] | tuple[CovarianceStructure, ...],
     ) -> np.ndarray:

@@ -39,7 +39,7 @@ class Unstructured(LinearStructure):
     order: tuple[int, ...] | None = None
 
     invariance: ClassVar[Literal["linear", "diagonal", "none"]] = "linear"
-    described: ClassVar[str] = "unstructured"
+    described = "unstructured"
 
     @cached_property
     def _triangle(self) -> tuple[np.ndarray, np.ndarray]:

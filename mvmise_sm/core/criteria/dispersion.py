@@ -34,7 +34,7 @@ class DispersionDeviance(PartsDeviance):
 
     def _restricted(self, mode: Any) -> tuple[np.ndarray, Any, Any]:
         """X'V^-1X (p, p), Z'V^-1X by factor, and rows of X less their prediction from Z (nobs, p); working columns."""
-        X, w = self._columns[0][0], mode.terms.observed
+        X, w = self.design.columns[0][0], mode.terms.observed
         scaled = X * w[:, None]
         zx = self.incidence.transposed_many(np.ascontiguousarray(scaled.T))
         coef, score = mode.weighted.solve_blocks(zx)
@@ -50,7 +50,7 @@ class DispersionDeviance(PartsDeviance):
         information = self._restricted(mode)[0]
         p = information.shape[0]
         # log|X'V^-1X| of the user's columns: X = X_w A^-1
-        scale = float(np.linalg.slogdet(self._full_map[:p, :p])[1]) if p else 0.0
+        scale = float(np.linalg.slogdet(self.design.user_map[:p, :p])[1]) if p else 0.0
         return value + float(np.linalg.slogdet(information)[1]) - 2.0 * scale - p * _LOG_2PI
 
     def _gradients(self, mode: Any, merged: Any) -> tuple:
@@ -63,5 +63,5 @@ class DispersionDeviance(PartsDeviance):
             slopes[k] = slopes[k] - np.einsum("ajc,cd,bjd->ab", g, cov, g)
         pull = np.zeros((self.response.n_parts, self.nobs))
         pull[-1] = -2.0 * mode.terms.observed * ((rest @ cov) * rest).sum(axis=1)
-        extra = self._adjoint(pull)
+        extra = self.design.adjoint(pull)
         return slopes, beta + extra[: self.k_fe], shape + extra[self.k_fe :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
@@ -92,6 +92,11 @@ class InnerProblem(Protocol):
     def check(self, sigmas: list[np.ndarray] | None) -> None:
         """Raise ValueError if covariances are no estimate, although the objective is finite there."""
 
+    def evaluate(
+        self, gram: np.ndarray, sigmas: list[np.ndarray], beta: np.ndarray, sigma2: float | None = None
+    ) -> tuple[float, float, float]:
+        """-2 log L without log|M|, penalty and sigma2 at given working `beta` (p,); sigma2 is profiled if None."""
+
 
 class HeldScaleProblem(InnerProblem, Protocol):
     """An inner problem whose residual variance can be held, as profiles ask."""
@@ -157,7 +162,9 @@ class FlatInnerProblem:
     def check(self, sigmas: list[np.ndarray] | None) -> None:
         """Accept all covariances."""
 
-    def evaluate(self, gram: Any, sigmas: Any, beta: Any, sigma2: Any = None) -> Any:
+    def evaluate(
+        self, gram: np.ndarray, sigmas: list[np.ndarray], beta: np.ndarray, sigma2: float | None = None
+    ) -> tuple[float, float, float]:
         """-2 log L without log|M|, penalty and sigma2 at given working `beta` (p,); sigma2 is profiled if None."""
         xi = np.append(-beta, 1.0)
         residual = float(xi @ gram @ xi)

@@ -68,6 +68,8 @@ class LaplaceDeviance(WorkingParameters):
 
     profiles_beta = False
     sharp_theta = False
+    incidence: Incidence
+    eliminate: Eliminator
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class LaplaceDeviance(WorkingParameters):
         self.k_shape = int(response.estimates_shape)
         self.layout = Layout(random)
         self.basis = fixed_basis(X)
-        self.X = np.empty(X.shape)
+        self.X: np.ndarray = np.empty(X.shape)
         self.basis.rows(X, 0, self.nobs, self.X)
         self.X *= self.basis.scale
         if self.layout.loaded:
@@ -130,7 +132,7 @@ class LaplaceDeviance(WorkingParameters):
             self.response.set_shape(self.response.distribution.start_shape())
         eta = self.response.start_eta()
         given = theta is not None
-        if not given:
+        if theta is None:
             theta = self.space.wide_start(self._unit(eta))
         merged, _ = self.space.factors(theta)
         mode = joint_mode(self, merged, eta)
@@ -146,8 +148,8 @@ class LaplaceDeviance(WorkingParameters):
         """
         if not self.response.dispersed:
             return 1.0
-        weight = self.response.rows(eta).weight
-        return 1.0 if weight is None else float(1.0 / np.sqrt(np.median(weight)))
+        rows = self.response.rows(eta)
+        return float(1.0 / np.sqrt(np.median(rows.weight))) if rows.inside else 1.0
 
     def _improved(self, mode: Mode, merged: list[np.ndarray]) -> np.ndarray:
         """Theta after an EM step: the mean over levels of b b' plus the conditional covariance."""
@@ -236,10 +238,10 @@ class LaplaceDeviance(WorkingParameters):
         if self._last is not None and self._last[0] == point:
             return self._last[1:]
         theta, beta, shape = self.split(x)
-        if shape is not None:
-            if abs(shape) > 40.0:
+        if shape.size:
+            if abs(shape[0]) > 40.0:
                 raise np.linalg.LinAlgError("the shape parameter has run away")
-            self.response.set_shape(float(shape))
+            self.response.set_shape(float(shape[0]))
         merged, terms = self.space.factors(theta)
         mode = self._mode(merged, beta)
         mode.weighted = self.eliminate(mode.terms.weight, merged)
@@ -251,19 +253,20 @@ class LaplaceDeviance(WorkingParameters):
         self._last = (point, mode, merged, terms, sigmas, value)
         return self._last[1:]
 
-    def _mode(self, merged: list[np.ndarray], beta: np.ndarray) -> Mode:
+    def _mode(self, merged: list[np.ndarray], beta: np.ndarray | None) -> Mode:
+        assert beta is not None
         return conditional_mode(self, merged, beta, self._eta)
 
     def _integral(self, mode: Mode, merged: list[np.ndarray]) -> float:
         """-2 log of the integral over the random effects."""
         return -2.0 * (mode.terms.loglik + self.response.constant) + mode.square + mode.weighted.logdet
 
-    def _pull(self, rows: RowTerms) -> float:
+    def _pull(self, rows: RowTerms) -> np.ndarray | float:
         """Derivative in eta (nobs,) of what the integral has beyond the penalised deviance and log|M|."""
         return 0.0
 
     def evaluate(self, x: np.ndarray, *, information: bool = True) -> Evaluation:
-        """Value, gradient, information (None if not wanted) and slopes at a working vector.
+        """Value, gradient, information (empty if not wanted) and slopes at a working vector.
 
         Returns
         -------
@@ -285,7 +288,9 @@ class LaplaceDeviance(WorkingParameters):
         coef, score = weighted.solve_blocks([z[:, :, None] for z in zt])
         return weighted, [c[:, :, 0] for c in coef], [s[:, :, 0] for s in score]
 
-    def _gradients(self, mode: Mode, merged: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, float | None]:
+    def _gradients(
+        self, mode: Mode, merged: list[np.ndarray]
+    ) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray | float | None]:
         """Derivative in the covariance of every factor, in beta and in the shape, without priors."""
         rows, weighted = mode.terms, mode.weighted
         leverage = weighted.leverage()
@@ -325,7 +330,7 @@ class LaplaceDeviance(WorkingParameters):
         if self.k_shape:
             gradient[x.size - self.k_shape :] = shape
         if not information:
-            return Evaluation(np.array(x), value, gradient, None, tuple(slopes))
+            return Evaluation(np.array(x), value, gradient, np.zeros((0, 0)), tuple(slopes))
         _, directions, tangents, curvature = self.space.chain_rule(theta, terms, slopes, [False] * len(terms))
         h = self._information(mode, directions)
         h[:k, :k] += curvature
@@ -400,7 +405,7 @@ class LaplaceDeviance(WorkingParameters):
 
     def user_effects(self, blocks: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Random effects (q, J) per factor in the user's coordinates, one (n_levels, q) per term."""
-        b = [None] * len(self.layout.term_bases)
+        b = [np.zeros(0)] * len(self.layout.term_bases)
         for f, effects in zip(self.layout.factors, blocks, strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
                 own = (self.layout.term_bases[t].a @ effects[place]).T

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
-from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem, InnerSolution
+from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
+from mvmise_sm.core.criteria.linear_rows import LinearRows
 from mvmise_sm.core.criteria.prior_curvature import descending, kronecker, own_curvature, prior_curvature, trusted
 from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
-from mvmise_sm.core.elimination.choose import EXACT, build_system, system_of_products
-from mvmise_sm.core.elimination.krylov import Probes
+from mvmise_sm.core.criteria.theta_parameters import ThetaParameters
+from mvmise_sm.core.elimination.choose import EXACT, LogDeterminant, system_of_products
 from mvmise_sm.core.elimination.layout import Layout
 from mvmise_sm.core.uncertainty.kenward_roger import KenwardRoger, kenward_roger
-from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
+from mvmise_sm.core.uncertainty.posterior import conditional_modes, level_covariances, new_row_variance
 from mvmise_sm.core.uncertainty.profile_target import LinearTarget
-from mvmise_sm.core.uncertainty.second_order import SecondOrder, second_order
+from mvmise_sm.core.uncertainty.second_order import SecondOrder, gram_slopes, second_order
+
+if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.random_effects import RandomEffects
+    from mvmise_sm.core.criteria.inner_problem import InnerProblem, InnerSolution
+    from mvmise_sm.core.criteria.sums import LinearSums
+    from mvmise_sm.core.elimination.krylov import Probes
+    from mvmise_sm.core.interfaces import Factorization
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 
@@ -29,7 +37,7 @@ __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 _DEFLATED = 16
 
 
-class ProfiledDeviance:
+class ProfiledDeviance(ThetaParameters):
     """-2 log L or the REML criterion as a function of theta, with the priors' penalty.
 
     Parameters
@@ -55,24 +63,39 @@ class ProfiledDeviance:
         If the random effects fit no elimination.
     """
 
-    def __init__(self, y, X, random, *, priors=None, reml=True, weights=None, offset=None, logdet=EXACT):
+    def __init__(
+        self,
+        y: np.ndarray,
+        X: np.ndarray,
+        random: RandomEffects,
+        *,
+        priors: Callable[..., Any] | None = None,
+        reml: bool = True,
+        weights: np.ndarray | None = None,
+        offset: np.ndarray | None = None,
+        logdet: LogDeterminant = EXACT,
+    ) -> None:
         self.random = random
         self.reml = reml
         self.nobs, self.k_fe = X.shape
         self.k_theta = random.k_theta
-        self._X, self._weights, self._offset, self._priors = X, weights, offset, priors
+        self._priors = priors
         self.layout = Layout(random)
         self.basis = fixed_basis(X)
-        target = y if offset is None else y - offset
-        self._origin_of = ResponseOrigin(X, self.basis)
-        origin = self._origin_of(target)
-        self.origin = self._origin_of.user(origin)
-        self.system = build_system(self.layout, self.basis, X, target, origin, weights, logdet)
-        self.constant = 0.0 if weights is None else -float(np.log(weights).sum())
+        self._rows: LinearRows | None = LinearRows(X, weights, offset, self.basis, ResponseOrigin(X, self.basis))
+        self.origin, self.system = self._rows.system(self.layout, y, logdet)
+        self.constant = self._rows.constant
         self._set_space()
 
     @classmethod
-    def of_sums(cls, sums, *, priors=None, reml=True, logdet=EXACT):
+    def of_sums(
+        cls,
+        sums: LinearSums,
+        *,
+        priors: Callable[..., Any] | None = None,
+        reml: bool = True,
+        logdet: LogDeterminant = EXACT,
+    ) -> ProfiledDeviance:
         """The deviance of data whose rows are gone.
 
         Parameters
@@ -85,8 +108,7 @@ class ProfiledDeviance:
         out = object.__new__(cls)
         out.random, out.reml, out.nobs = sums.random, reml, sums.nobs
         out.k_fe, out.k_theta = sums.basis.a.shape[0], sums.random.k_theta
-        out._X = out._weights = out._offset = out._origin_of = None
-        out._priors = priors
+        out._rows, out._priors = None, priors
         out.layout, out.basis, out.origin = sums.layout, sums.basis, sums.origin
         out.system = system_of_products(sums.layout, sums.products, logdet)
         out.constant = -sums.log_weights
@@ -94,7 +116,7 @@ class ProfiledDeviance:
         out._set_space()
         return out
 
-    def _set_space(self):
+    def _set_space(self) -> None:
         space = ThetaSpace(self.random, self.layout)
         if any(t.q > 1 for t in self.random.terms):
             structures = zip(space.structures, self._moments, strict=True)
@@ -102,8 +124,9 @@ class ProfiledDeviance:
         self.space = space
         self._set_inner()
 
-    def _set_inner(self):
+    def _set_inner(self) -> None:
         basis = self.basis
+        self._inner: InnerProblem
         if self._priors is None:
             self._inner = FlatInnerProblem(self.nobs, self.k_fe, self.reml, basis.logdet)
         else:
@@ -111,7 +134,7 @@ class ProfiledDeviance:
             marks = self._inner.repels, self.space.structures, self._inner.attracts
             self.space = ThetaSpace(self.random, self.layout, *marks)
 
-    def _copy(self, **changes):
+    def _copy(self, **changes: Any) -> ProfiledDeviance:
         out = object.__new__(ProfiledDeviance)
         out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments")}, **changes)
         out._set_inner()
@@ -156,104 +179,46 @@ class ProfiledDeviance:
         return self._inner.solve(self.system.factorize(merged).gram, sigmas)
 
     @property
-    def batches_refits(self):
+    def batches_refits(self) -> bool:
         """Whether refits to many responses can be stacked, see `core.criteria.batched`."""
         placed = all(s.placed for s in self.space.structures)
         return len(self.layout.factors) == 1 and self._priors is None and placed
 
-    def with_reml(self, reml):
+    def with_reml(self, reml: bool) -> ProfiledDeviance:
         """The other criterion on the same cross-products."""
         return self if reml == self.reml else self._copy(reml=reml)
 
-    def refitted(self, y):
+    def refitted(self, y: np.ndarray) -> ProfiledDeviance:
         """The same model for another response (n,); only the cross-products with y are formed anew."""
-        target = y if self._offset is None else y - self._offset
-        origin = self._origin_of(target)
-        system = self.system.with_response(self.basis, self._X, target, origin, self._weights)
-        return self._copy(origin=self._origin_of.user(origin), system=system)
+        if self._rows is None:
+            raise ValueError("the rows of these data are gone: another response needs their design")
+        origin, system = self._rows.another(self.system, y)
+        return self._copy(origin=origin, system=system)
 
-    def reordered(self, theta):
+    def reordered(self, theta: np.ndarray) -> ProfiledDeviance | None:
         """The same criterion in the parametrisation that suits the working `theta`, or None where that is this one."""
         space = self.space.reordered(theta)
         return None if space is None else self._copy(space=space)
 
-    def converted_from(self, other, theta):
-        """Working theta of this criterion for one of `other`, the same criterion reordered."""
-        return self.space.converted_from(other.space, theta)
-
-    # user's theta
-
     @property
-    def lower(self):
-        """Lower bounds of theta (k_theta,), the same for the user's and the working theta."""
-        return self.space.lower
-
-    @property
-    def guarded(self):
-        """Elements of theta that a prior keeps off their lower bound (k_theta,)."""
-        return self.space.guarded
-
-    @property
-    def _structures(self):
-        return self.space.structures
-
-    def __call__(self, theta):
-        """Objective at the user's theta: criterion + penalty."""
-        return self.value(self.working_theta(np.asarray(theta, dtype=float)))
-
-    def gradient(self, theta):
-        """Gradient in the user's theta (k_theta,)."""
-        theta = np.asarray(theta, dtype=float)
-        slopes = self.evaluate(self.working_theta(theta)).slopes
-        out = np.empty(self.k_theta)
-        for term, at, basis, slope in zip(
-            self.random.terms, self.random.theta_slices, self.layout.term_bases, slopes, strict=True
-        ):
-            d = basis.a_inv.T @ slope @ basis.a_inv
-            out[at] = term.structure.pullback(theta[at], 2.0 * d @ term.structure.factor(theta[at]))
-        return out
-
-    def working_theta(self, theta):
-        """Theta of the working coordinates for the user's theta."""
-        return self.space.working(theta)
-
-    def user_theta(self, theta):
-        """The user's theta for a working theta."""
-        return self.space.user(theta)
-
-    # working theta
-
-    def is_singular(self, theta):
-        """Whether a working theta is on the boundary."""
-        return self.space.is_singular(theta)
-
-    def descent_points(self, evaluation, only_check=False):
-        """Working thetas off the boundary at which the objective may be lower, see `ThetaSpace.descent_points`."""
-        return self.space.descent_points(evaluation.theta, evaluation.slopes, only_check)
-
-    @property
-    def sharp_theta(self):
+    def sharp_theta(self) -> bool:
         """Whether a fit goes on until theta is sharp: with priors, whose part results report on its own."""
         return self._priors is not None
 
-    def search_directions(self, evaluation):
+    def search_directions(self, evaluation: Evaluation) -> list[np.ndarray]:
         """Directions (k_theta,) along which another mode may lie; empty unless priors may bring one."""
         if not self._inner.several_modes:
             return []
         return [evaluation.theta, self.space.wide_start()]
 
-    def restart_points(self, evaluation):
+    def restart_points(self, evaluation: Evaluation) -> list[np.ndarray]:
         """Other starts for a fit that ended on the boundary."""
         return [self._without_contained(self.space.wide_start())]
 
-    def other_starts(self, theta):
-        """Further working starts for structures whose likelihood has several optima."""
-        return self.space.other_starts(theta)
-
-    def _factors(self, theta):
+    def _factors(self, theta: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         return self.space.factors(theta)
 
-    def eliminated(self, theta):
+    def eliminated(self, theta: np.ndarray) -> tuple[Factorization, InnerSolution, list[np.ndarray], float]:
         """Factorisation and inner at a working theta; the last one is kept."""
         last = self.__dict__.get("_last")
         point = theta.tobytes()
@@ -271,11 +236,11 @@ class ProfiledDeviance:
         self._last = (point, factorization, solution, terms, value)
         return self._last[1:]
 
-    def value(self, theta):
+    def value(self, theta: np.ndarray) -> float:
         """Objective at a working theta."""
         return self.eliminated(theta)[3]
 
-    def evaluate(self, theta):
+    def evaluate(self, theta: np.ndarray) -> Evaluation:
         """Value, gradient, information and slopes at a working theta."""
         factorization, solution, terms, value = self.eliminated(theta)
         by_factor = factorization.derivatives(solution.gram_weights)
@@ -309,11 +274,11 @@ class ProfiledDeviance:
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     @cached_property
-    def _vec_maps(self):
+    def _vec_maps(self) -> list[np.ndarray]:
         """Maps of vec(Sigma) from working to the user's coordinates (q * q, q * q), one per term."""
         return [kronecker(basis.a, basis.a) for basis in self.layout.term_bases]
 
-    def solve(self, theta):
+    def solve(self, theta: np.ndarray) -> PLSSolution:
         """Solution at the user's theta.
 
         Returns
@@ -328,7 +293,7 @@ class ProfiledDeviance:
         return PLSSolution(
             theta=theta,
             beta=basis.a @ inner.beta + self.origin,
-            b=self._modes(factorization, inner.beta, terms),
+            b=conditional_modes(self.layout, factorization, terms, inner.beta),
             sigma2=inner.sigma2,
             cov_beta=basis.a @ inner.cov_beta @ basis.a.T,
             logdet_m=factorization.logdet,
@@ -339,20 +304,14 @@ class ProfiledDeviance:
             penalty=inner.penalty,
         )
 
-    def _modes(self, factorization, beta, terms):
-        b = [None] * len(terms)
-        for f, score in zip(self.layout.factors, factorization.scores(np.append(-beta, 1.0)), strict=True):
-            for t, place in zip(f.terms, f.places, strict=True):
-                left = self.layout.term_bases[t].a @ (terms[t] @ terms[t].T)
-                b[t] = self.random.factors[f.index].labelled((left @ score[place]).T)
-        return tuple(b)
-
-    def random_effects_at(self, theta, beta):
+    def random_effects_at(self, theta: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, ...]:
         """E(b | y, theta, beta) at the user's theta (k_theta,) and beta (p,), one (n_levels, q) per term."""
         factorization, _, terms, _ = self.eliminated(self.working_theta(np.asarray(theta, dtype=float)))
-        return self._modes(factorization, np.linalg.solve(self.basis.a, beta - self.origin), terms)
+        return conditional_modes(self.layout, factorization, terms, np.linalg.solve(self.basis.a, beta - self.origin))
 
-    def evaluate_at(self, theta, beta, sigma2=None):
+    def evaluate_at(
+        self, theta: np.ndarray, beta: np.ndarray, sigma2: float | None = None
+    ) -> tuple[float, float, float]:
         """-2 log L, penalty and sigma2 at given parameters; sigma2 is profiled if None.
 
         Parameters
@@ -378,7 +337,7 @@ class ProfiledDeviance:
         value, penalty, sigma2 = self._inner.evaluate(factorization.gram, sigmas, working, sigma2)
         return factorization.logdet + value + self.constant, penalty, sigma2
 
-    def conditional_cov(self, theta):
+    def conditional_cov(self, theta: np.ndarray) -> tuple[np.ndarray, ...]:
         """Var(b | y, beta) / sigma2 by level.
 
         Returns
@@ -390,7 +349,9 @@ class ProfiledDeviance:
         factorization = self.eliminated(self.working_theta(np.asarray(theta, dtype=float)))[0]
         return level_covariances(self.layout, factorization)
 
-    def prediction_variance(self, theta, exog, rows):
+    def prediction_variance(
+        self, theta: np.ndarray, exog: np.ndarray, rows: list[tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
         """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 of new rows.
 
         Parameters
@@ -409,10 +370,9 @@ class ProfiledDeviance:
             (m,); a level without data contributes its marginal variance z'Sigma z.
         """
         factorization, inner, terms, _ = self.eliminated(self.working_theta(np.asarray(theta, dtype=float)))
-        new = NewRows.build(self.layout, terms, np.asarray(exog, dtype=float) @ self.basis.a, rows)
-        rhs = [b[:, :, : self.k_fe] for _, b in self.system.level_products()]
-        zx = np.concatenate([b.reshape(b.shape[0] * b.shape[1], self.k_fe) for b in rhs])
-        return new.variance(factorization, zx, inner.cov_beta, by_solves=self.probes is not None)
+        x = np.asarray(exog, dtype=float) @ self.basis.a
+        solves = self.probes is not None
+        return new_row_variance(self.layout, self.system, factorization, terms, inner.cov_beta, x, rows, solves)
 
     def profile_target(self, priors: Callable[..., Any] | None = None) -> LinearTarget:
         """The objective whose profiles are traced, see `LinearTarget`."""
@@ -420,41 +380,44 @@ class ProfiledDeviance:
 
     def second_order(self, theta: np.ndarray) -> SecondOrder:
         """Uncertainty of (theta, log sigma2) at a working optimum, see `second_order`."""
-        return second_order(self, theta)
+        k = self.k_fe
+        return second_order(self, theta, gram_slopes(self, theta)[:, :k, :k])
 
     def kenward_roger(self, theta: np.ndarray) -> KenwardRoger:
         """Kenward and Roger's adjusted covariance at a working optimum, see `kenward_roger`."""
         return kenward_roger(self, theta)
 
     @cached_property
-    def _sizes(self):
+    def _sizes(self) -> list[np.ndarray]:
         """Mean over the levels of the squared columns of every term, working coordinates (q,) each."""
-        out = [None] * len(self.random.terms)
+        out = [np.zeros(0)] * len(self.random.terms)
         for f, (size, _) in zip(self.layout.factors, self.system.level_products(), strict=True):
             for t, place in zip(f.terms, f.places, strict=True):
                 out[t] = np.maximum(size[place].mean(axis=1), 1e-300)
         return out
 
     @cached_property
-    def _moments(self):
+    def _moments(self) -> list[np.ndarray]:
         """Moment estimates of the relative variances of every term's columns, working coordinates (q,) each."""
         return moment_variances(self.layout, self.system, self.nobs, self.k_fe)
 
-    def start(self):
+    def start(self) -> np.ndarray:
         """A moment estimate of the working theta (k_theta,), at the boundary only for terms that another one contains.
 
         Between such terms variance can move without change of the likelihood, and the way along that ridge is long.
         """
         theta = np.empty(self.k_theta)
-        for structure, at, variances in zip(self._structures, self.random.theta_slices, self._moments, strict=True):
+        for structure, at, variances in zip(
+            self.space.structures, self.random.theta_slices, self._moments, strict=True
+        ):
             theta[at] = structure.start(variances)
         return self._without_contained(theta)
 
     @cached_property
-    def _contained(self):
+    def _contained(self) -> tuple[int, ...]:
         return contained_terms(self.random) if self._priors is None else ()
 
-    def _without_contained(self, theta):
+    def _without_contained(self, theta: np.ndarray) -> np.ndarray:
         for t in self._contained:
             theta[self.random.theta_slices[t]] = 0.0
         return theta

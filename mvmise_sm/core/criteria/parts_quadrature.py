@@ -112,7 +112,7 @@ class PartsQuadrature(PartsDeviance):
         for c in range(len(e)):
             for i, d in enumerate(self._random_parts):
                 e[c] += rows.get(c, d) * zv[i]
-        coef = self._adjoint(e)
+        coef = self.design.adjoint(e)
         return d_lambda, coef[: self.k_fe], coef[self.k_fe :]
 
     def descent_points(self, evaluation: Any, only_check: bool = False) -> Any:

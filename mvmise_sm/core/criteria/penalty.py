@@ -77,7 +77,7 @@ class Penalty:
         """Value at the terms' covariances in the user's coordinates."""
         return sum(c.value(s) for c, s in zip(self.cov, sigmas, strict=True) if c is not None)
 
-    def slopes(self, sigmas: list[np.ndarray]) -> list[np.ndarray]:
+    def slopes(self, sigmas: list[np.ndarray]) -> list[np.ndarray | None]:
         """Per term the derivative in the working covariance (q, q), None without a prior."""
         out = []
         for prior, sigma, basis in zip(self.cov, sigmas, self.bases, strict=True):

@@ -29,6 +29,11 @@ __all__ = [
     "weighed",
 ]
 
+# random effects, their scores, the rows there, and the elimination that is at hand
+_State = tuple[list[np.ndarray], list[np.ndarray], "RowTerms", "WeightedElimination | None"]
+# the same with beta and the penalised deviance
+_JointState = tuple[list[np.ndarray], list[np.ndarray], np.ndarray, "RowTerms", float]
+
 _TOLERANCE = 1e-17
 _CHORD = 1e-5
 _MAX_STEPS = 100
@@ -117,7 +122,7 @@ def conditional_mode(
     """
     inc = problem.incidence
     base = problem.fixed_part(beta)
-    state = None if eta is None else _first_step(problem, lambdas, base, eta)
+    state: _State | None = None if eta is None else _first_step(problem, lambdas, base, eta)
     if state is None:
         terms = problem.response.rows(base)
         if terms.loglik == -np.inf:
@@ -128,8 +133,9 @@ def conditional_mode(
     previous = np.inf
     for _ in range(_MAX_STEPS):
         residual = [s - x for s, x in zip(inc.transposed(terms.score), g, strict=True)]
-        fresh = chord is None or previous > _CHORD
-        if fresh:
+        fresh = previous > _CHORD
+        if fresh or chord is None:
+            fresh = True
             chord = newton_elimination(problem, terms, lambdas)[0]
         db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
         decrement = _dot(residual, db)
@@ -151,7 +157,7 @@ def conditional_mode(
 
 def _first_step(
     problem: LaplaceDeviance, lambdas: list[np.ndarray], base: np.ndarray, eta: np.ndarray
-) -> tuple[list[np.ndarray], list[np.ndarray], RowTerms, WeightedElimination]:
+) -> _State | None:
     """A Newton step from any `eta`, which need not be one of the model; None where it leads nowhere."""
     inc, response = problem.incidence, problem.response
     terms = response.rows(eta)
@@ -172,7 +178,7 @@ def _line_search(
     state: tuple[list[np.ndarray], list[np.ndarray], float],
     step: tuple[list[np.ndarray], list[np.ndarray]],
     decrement: float,
-) -> tuple[list[np.ndarray], list[np.ndarray], RowTerms, float]:
+) -> tuple[list[np.ndarray], list[np.ndarray], RowTerms, float] | None:
     """The longest of the steps 1, 1/2, ... that lowers the penalised deviance; None where none does."""
     b, g, objective = state
     db, dg = step
@@ -242,12 +248,13 @@ def joint_mode(problem: LaplaceDeviance, lambdas: list[np.ndarray], eta: np.ndar
     """
     inc, response = problem.incidence, problem.response
     p = problem.X.shape[1]
-    state = None
+    state: _JointState | None = None
     terms = response.rows(eta)
     if terms.loglik > -np.inf:
         # one step of iteratively reweighted least squares from a predictor that need not be of the model
-        step = _joint_step(problem, lambdas, terms, (inc.zeros(), np.zeros(p)), eta - problem.fixed_part(np.zeros(p)))
-        state = _joint_state(problem, *step[:3])
+        away = eta - problem.fixed_part(np.zeros(p))
+        db, dg, dbeta, _ = _joint_step(problem, lambdas, terms, (inc.zeros(), np.zeros(p)), away)
+        state = _joint_state(problem, db, dg, dbeta)
     if state is None:
         beta = np.linalg.lstsq(problem.X, response.constant_eta() - problem.fixed_part(np.zeros(p)), rcond=None)[0]
         state = _joint_state(problem, inc.zeros(), inc.zeros(), beta)
@@ -275,7 +282,7 @@ def joint_mode(problem: LaplaceDeviance, lambdas: list[np.ndarray], eta: np.ndar
 
 def _joint_state(
     problem: LaplaceDeviance, b: list[np.ndarray], g: list[np.ndarray], beta: np.ndarray
-) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, RowTerms, float]:
+) -> _JointState | None:
     """Point, its rows and its penalised deviance; None where that is infinite."""
     terms = problem.response.rows(problem.fixed_part(beta) + problem.incidence.times(b))
     if terms.loglik == -np.inf:

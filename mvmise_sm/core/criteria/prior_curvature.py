@@ -18,7 +18,7 @@ _SHARE = 0.1
 
 
 def prior_curvature(
-    slices: tuple[slice],
+    slices: tuple[slice, ...],
     vec_maps: list[np.ndarray],
     tangents: list[np.ndarray],
     lambdas: list[np.ndarray],
@@ -72,7 +72,7 @@ def prior_curvature(
 
 
 def own_curvature(
-    slices: tuple[slice], vec_maps: list[np.ndarray], tangents: list[np.ndarray], solution: Any
+    slices: tuple[slice, ...], vec_maps: list[np.ndarray], tangents: list[np.ndarray], solution: Any
 ) -> np.ndarray:
     """The priors' own curvature, its positive part if it is indefinite (k_theta, k_theta), block diagonal by term."""
     k_theta = slices[-1].stop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -299,7 +299,7 @@ class ResidualCriterion(ABC):
             penalty=inner.penalty,
         )
 
-    def _modes(self, factorization: Any, beta: np.ndarray, terms: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    def _modes(self, factorization: Any, beta: np.ndarray, terms: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
 
     def random_effects_at(self, theta: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -311,7 +311,9 @@ class ResidualCriterion(ABC):
         """Var(b | y, beta) / sigma2 by level, one (n_levels, q, q) per grouping factor."""
         return ()
 
-    def prediction_variance(self, theta: np.ndarray, exog: np.ndarray, rows: Sequence[Any]) -> np.ndarray:
+    def prediction_variance(
+        self, theta: np.ndarray, exog: np.ndarray, rows: list[tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
         """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 of new rows (m,)."""
         inner = self.eliminated(self.working_theta(theta))[1]
         x = np.asarray(exog, dtype=float) @ self.basis.a

@@ -48,7 +48,7 @@ def moment_variances(layout: Layout, system: System, nobs: int, p: int) -> list[
         shares.append(share)
         floors.append(_FLOOR / n0)
     left = max(1.0 - taken, _LEAST_RESIDUAL)
-    out = [None] * len(layout.random.terms)
+    out = [np.zeros(0)] * len(layout.random.terms)
     for f, share, floor in zip(layout.factors, shares, floors, strict=True):
         variances = np.maximum(share / left, floor)
         for t, place in zip(f.terms, f.places, strict=True):

@@ -20,7 +20,12 @@ from mvmise_sm.core.criteria.solution import Evaluation
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
 from mvmise_sm.core.elimination.choose import build_system
 from mvmise_sm.core.uncertainty.deletion import InverseBlocks
-from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances, subject_covariances
+from mvmise_sm.core.uncertainty.posterior import (
+    conditional_modes,
+    level_covariances,
+    new_row_variance,
+    subject_covariances,
+)
 from mvmise_sm.core.uncertainty.second_order import SecondOrder, second_order
 
 __all__ = ["WhitenedDeviance"]
@@ -331,27 +336,21 @@ class WhitenedDeviance(ResidualCriterion):
         """By central differences of the gradient; the slopes of the covariance of beta are exact."""
         return second_order(self, theta, -self.products(theta)[0])
 
-    def _modes(self, factorization: Any, beta: np.ndarray, terms: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        xi = np.append(-beta, 1.0)
-        b: list[Any] = [None] * len(terms)
-        for f, score in zip(self.layout.factors, factorization.scores(xi), strict=True):
-            for t, place in zip(f.terms, f.places, strict=True):
-                left = self.layout.term_bases[t].a @ (terms[t] @ terms[t].T)
-                b[t] = self.random.factors[f.index].labelled((left @ score[place]).T)
-        return tuple(b)
+    def _modes(self, factorization: Any, beta: np.ndarray, terms: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return conditional_modes(self.layout, factorization, terms, beta)
 
     def conditional_cov(self, theta: np.ndarray) -> tuple[np.ndarray, ...]:
         if not self.k_g:
             return ()
         return level_covariances(self.layout, self.eliminated(self.working_theta(theta))[0])
 
-    def prediction_variance(self, theta: np.ndarray, exog: np.ndarray, rows: Sequence[Any]) -> np.ndarray:
+    def prediction_variance(
+        self, theta: np.ndarray, exog: np.ndarray, rows: list[tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
         if not self.k_g:
             return super().prediction_variance(theta, exog, rows)
         working = self.working_theta(theta)
         factorization, inner, terms, _ = self.eliminated(working)
         system = self._whiten(working[self.k_g :]).system
-        new = NewRows.build(self.layout, terms, np.asarray(exog, dtype=float) @ self.basis.a, rows)
-        rhs = [b[:, :, : self.k_fe] for _, b in system.level_products()]
-        zx = np.concatenate([b.reshape(b.shape[0] * b.shape[1], self.k_fe) for b in rhs])
-        return new.variance(factorization, zx, inner.cov_beta)
+        x = np.asarray(exog, dtype=float) @ self.basis.a
+        return new_row_variance(self.layout, system, factorization, terms, inner.cov_beta, x, rows)

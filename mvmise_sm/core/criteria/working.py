@@ -53,12 +53,10 @@ class WorkingParameters:
 
     # parameters
 
-    def split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, float | None]:
-        """Theta, beta and shape of a parameter vector; beta is None where it is profiled, the shape where there is
-        none.
-        """
+    def split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Theta, beta and shape (k_shape,) of a parameter vector; beta is None where it is profiled."""
         k, p = self.k_theta, 0 if self.profiles_beta else self.k_fe
-        return x[:k], None if self.profiles_beta else x[k : k + p], x[k + p] if self.k_shape else None
+        return x[:k], None if self.profiles_beta else x[k : k + p], x[k + p :]
 
     def user_theta(self, x: np.ndarray) -> np.ndarray:
         """Parameters in the user's coordinates for a working vector."""

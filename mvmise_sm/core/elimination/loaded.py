@@ -51,7 +51,7 @@ class LoadedEliminator(Eliminator):
     incidence : LoadedIncidence
     """
 
-    def __init__(self, layout: Layout, incidence: LoadedIncidence) -> None:
+    def __init__(self, layout: Layout, incidence: Incidence) -> None:
         super().__init__(layout, incidence)
         self._tier = LoadedElimination
 

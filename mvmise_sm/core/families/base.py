@@ -116,7 +116,9 @@ class Family:
         """Variance of a response of weight one with this mean and dispersion d (n,)."""
         raise NotImplementedError(f"family {type(self).__name__} has no variance(mean, d, shape)")
 
-    def simulate(self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         """Draw one response for each mean (n,)."""
         raise NotImplementedError(f"family {type(self).__name__} has no simulate(rng, mean, w, d, shape)")
 
@@ -135,7 +137,9 @@ class Family:
         mean = self.mean(eta, d, shape)
         return mean, self.variance(mean, d, shape) / (1.0 if w is None else w)
 
-    def draw(self, rng: np.random.Generator, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()):
+    def draw(
+        self, rng: np.random.Generator, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         """Draw one response for each linear predictor (n,)."""
         return self.simulate(rng, self.mean(eta, d, shape), w, d, shape)
 

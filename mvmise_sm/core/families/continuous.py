@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,13 @@ class StudentT(Family):
     def _df(self, shape: Any) -> Any:
         return self.df if self.df is not None else np.exp(shape[0])
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         v, log_s = self._df(shape), parts[2]
         z = (y - self.inverse(parts[0])) * np.exp(-log_s)
         const = gammaln(0.5 * (v + 1.0)) - gammaln(0.5 * v) - 0.5 * np.log(np.pi * v)
         return const - log_s - 0.5 * (v + 1.0) * np.log1p(z * z / v)
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         if full or self.link.name != "identity":
             return super().expand(y, w, predictors, full)
         v, log_s = self._df(predictors[2:]), predictors[1]
@@ -59,30 +60,32 @@ class StudentT(Family):
         rows = const - log_s - 0.5 * (v + 1.0) * np.log1p(r * r / b)
         return {(): rows, (0,): (v + 1.0) * r / a, (0, 0): (v + 1.0) * (r * r - b) / (a * a)}
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         v = self._df(shape)
         return np.where(v > 2.0, d * d * v / np.maximum(v - 2.0, 1e-300), np.inf) * np.ones_like(mean)
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return mean + d * rng.standard_t(self._df(shape) * np.ones_like(mean))
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         return mean + d * stdtrit(self._df(shape), u)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         return stdtr(self._df(shape), (y - mean) / d)
 
-    def shape_start(self):
+    def shape_start(self) -> tuple[float, ...]:
         return () if self.df is not None else (float(np.log(6.0)),)
 
-    def shape_value(self, shape):
+    def shape_value(self, shape: Sequence) -> tuple[float, ...]:
         return tuple(float(np.exp(s)) for s in shape)
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         good = self.link.name == "identity" or (y > 0.0).all()
         return self.link(y if good else np.full(y.shape, float(np.average(y, weights=w))))
 
-    def start_dispersion(self, y, w=None):
+    def start_dispersion(self, y: np.ndarray, w: np.ndarray | None = None) -> float:
         spread = float(np.subtract(*np.percentile(y, [75, 25]))) / 1.35
         return float(np.log(max(spread, 1e-6 * max(float(np.std(y)), 1e-6)))) - 0.5
 
@@ -98,60 +101,63 @@ class LogNormal(Family):
         super().__init__(link)
         self._normal = Gaussian(self.link)
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         return self._normal.log_density(np.log(y), w, parts, shape) - np.log(y)
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         with np.errstate(all="ignore"):
             z = np.log(y)
         out = self._normal.expand(z, w, predictors, full)
         out[()] = out[()] - z
         return out
 
-    def mean(self, eta, d=1.0, shape=()):
+    def mean(self, eta: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return np.exp(self.link.inverse(eta) + 0.5 * np.square(d))
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean**2 * np.expm1(np.square(d))
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return np.exp(self._centre(mean, d) + d * rng.standard_normal(mean.shape))
 
     @staticmethod
-    def _centre(mean, d):
+    def _centre(mean: np.ndarray, d: Any) -> np.ndarray:
         return np.log(mean) - 0.5 * np.square(d)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         return np.exp(self._centre(mean, d) + d * ndtri(u))
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         with np.errstate(all="ignore"):
             return np.where(y > 0.0, ndtr((np.log(np.maximum(y, 1e-300)) - self._centre(mean, d)) / d), 0.0)
 
-    def check(self, y, w=None):
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_positive(self.name, y)
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return np.log(y)
 
-    def start_dispersion(self, y, w=None):
+    def start_dispersion(self, y: np.ndarray, w: np.ndarray | None = None) -> float:
         return float(np.log(max(np.std(np.log(y)), 1e-8))) - 0.35
 
-    def deviance_rows(self, y, mu, w=None, d=1.0, shape=()):
+    def deviance_rows(self, y: Any, mu: Any, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return (np.log(y) - self._centre(mu, d)) ** 2
 
 
 class HurdleGamma(Gamma):
     """Gamma with shape d beside a share of zeros."""
 
-    name, label, links = "hurdle_gamma", "HurdleGamma", ("log", "inverse")
+    name, label = "hurdle_gamma", "HurdleGamma"
+    links = ("log", "inverse")
     zero_part = "hurdle"
     strict_links = True
 
-    def response(self, y, w, curvature="observed"):
+    def response(self, y: np.ndarray, w: np.ndarray | None, curvature: str = "observed") -> Any:
         return None
 
-    def check(self, y, w=None):
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_positive(self.name, y, "; give zero_inflation='~ 1' for them")
 
 
@@ -168,17 +174,17 @@ class Tweedie(Family):
     has_dispersion = zero_mass = True
     shape_names = ("power",)
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         return self._exponent(y, parts[0], parts[2], shape[0]) + self._series(y, parts[2], shape[0])
 
     @staticmethod
-    def _exponent(y, eta, disp, psi):
+    def _exponent(y: np.ndarray, eta: Any, disp: Any, psi: Any) -> Any:
         p = 1.0 + 1.0 / (1.0 + np.exp(-psi))
         left, right = np.exp((1.0 - p) * eta), np.exp((2.0 - p) * eta)
         return (y * left / (1.0 - p) - right / (2.0 - p)) * np.exp(-disp)
 
     @staticmethod
-    def _series(y, disp, psi):
+    def _series(y: np.ndarray, disp: Any, psi: Any) -> Any:
         """The part of the density without the mean, zero where y is zero."""
         positive = np.flatnonzero(y > 0.0)
         z = y[positive]
@@ -223,7 +229,7 @@ class Tweedie(Family):
             coef.append(full)
         return type(total)(coef, total.n_vars, total.order)
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         eta, disp, psi = predictors
         if not full:
             p = 1.0 + expit(psi)
@@ -240,22 +246,24 @@ class Tweedie(Family):
             out[moved] = out[moved] + part if moved in out else part
         return out
 
-    def row_constant(self, y, w, others):
+    def row_constant(self, y: np.ndarray, w: Any, others: Sequence) -> Any:
         return self._series(y, *others)
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return d * mean ** self.shape_value(shape)[0]
 
-    def _parts(self, mean, d, shape):
+    def _parts(self, mean: np.ndarray, d: Any, shape: Sequence) -> tuple[Any, Any, Any]:
         p = self.shape_value(shape)[0]
         return mean ** (2.0 - p) / (d * (2.0 - p)), (2.0 - p) / (p - 1.0), d * (p - 1.0) * mean ** (p - 1.0)
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         rate, alpha, scale = self._parts(mean, d, shape)
         n = rng.poisson(rate)
         return np.where(n > 0, rng.gamma(np.maximum(n * alpha, 1e-12), scale), 0.0)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         rate, alpha, scale = self._parts(mean, d, shape)
         rate, scale = np.broadcast_arrays(rate, scale)
         total = np.exp(-rate)
@@ -264,23 +272,23 @@ class Tweedie(Family):
             total = total + mass * gammainc(n * alpha, np.maximum(y, 0.0) / scale)
         return np.where(y < 0.0, 0.0, np.minimum(total, 1.0))
 
-    def shape_start(self):
+    def shape_start(self) -> tuple[float, ...]:
         return (0.0,)
 
-    def shape_value(self, shape):
+    def shape_value(self, shape: Sequence) -> tuple[float, ...]:
         return (1.0 + float(expit(shape[0])),)
 
     def shape_working(self, power: float) -> float:
         """Working value of a power."""
         return float(logit(power - 1.0))
 
-    def check(self, y, w=None):
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         low = float(y.min(initial=0.0))
         return f"family 'tweedie' needs responses that are not negative, found {low:g}" if low < 0.0 else None
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return np.log(0.5 * (y + max(float(np.average(y, weights=w)), 1e-3)))
 
-    def start_dispersion(self, y, w=None):
+    def start_dispersion(self, y: np.ndarray, w: np.ndarray | None = None) -> float:
         mean = max(float(np.mean(y)), 1e-3)
         return float(np.log(max(float(np.var(y)) / mean**1.5, 1e-3))) - 0.3

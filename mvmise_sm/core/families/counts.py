@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,13 @@ class NegativeBinomial1(Family):
     edges = (0.0,)
     limit = ("poisson", "the counts are not overdispersed")
 
-    def log_density(self, y: Any, w: Any, parts: Any, shape: Any) -> Any:
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         eta, disp = parts[0], parts[2]
         d = np.exp(disp)
         r = np.exp(eta - disp)
         return y * (disp - np.log1p(d)) - r * np.log1p(d) + gammaln(y + r) - gammaln(r) - gammaln(y + 1.0)
 
-    def expand(self, y: Any, w: Any, predictors: Any, full: Any) -> Any:
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         eta, disp = predictors
         with np.errstate(over="ignore"):
             m = np.exp(eta)
@@ -57,25 +58,27 @@ class NegativeBinomial1(Family):
             out[(0, 0, 1)] = -(f["eek"] + 2.0 * f["ekk"] + f["kkk"])
         return out
 
-    def variance(self, mean: Any, d: float = 1.0, shape: Any = ()) -> Any:
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean * (1.0 + d)
 
-    def simulate(self, rng: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return rng.poisson(rng.gamma(mean / d, d * np.ones_like(mean))).astype(float)
 
-    def quantile(self, u: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         from scipy.stats import nbinom
 
         return nbinom.ppf(u, mean / d, 1.0 / (1.0 + d))
 
-    def check(self, y: Any, w: Any = None) -> Any:
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_counts(self.name, y) or broken_counts(y)
 
-    def cdf(self, y: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         count = np.floor(y)
         return np.where(count < 0.0, 0.0, betainc(mean / d, np.maximum(count, 0.0) + 1.0, 1.0 / (1.0 + d)))
 
-    def start(self, y: Any, w: Any = None) -> Any:
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return np.log(0.5 * (y + max(float(np.average(y, weights=w)), 1e-3)))
 
 
@@ -87,14 +90,14 @@ class GeneralizedPoisson(Family):
     zero_part = "inflated"
     edges = (0.0,)
 
-    def log_density(self, y: Any, w: Any, parts: Any, shape: Any) -> Any:
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         eta, disp = parts[0], parts[2]
         root = np.exp(-0.5 * disp)
         theta = np.exp(eta) * root
         rate = theta + (1.0 - root) * y
         return eta - 0.5 * disp + (y - 1.0) * np.log(rate) - rate - gammaln(y + 1.0)
 
-    def variance(self, mean: Any, d: float = 1.0, shape: Any = ()) -> Any:
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean * d
 
     def _log_mass(self, y: Any, mean: Any, d: Any) -> Any:
@@ -105,10 +108,12 @@ class GeneralizedPoisson(Family):
             value = np.log(theta) + xlogy(y - 1.0, np.maximum(rate, 0.0)) - rate - gammaln(y + 1.0)
         return np.where(rate > 0.0, value, -np.inf)
 
-    def simulate(self, rng: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return self.quantile(rng.random(mean.shape), mean, w, d, shape)
 
-    def quantile(self, u: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         u, mean, d = np.broadcast_arrays(np.asarray(u, float), mean, d)
         out = np.zeros(mean.shape)
         total = np.exp(self._log_mass(0.0, mean, d))
@@ -124,17 +129,17 @@ class GeneralizedPoisson(Family):
             open_ &= (total < u) & (count < last)
         return out
 
-    def check(self, y: Any, w: Any = None) -> Any:
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_counts(self.name, y) or broken_counts(y)
 
-    def cdf(self, y: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         y, mean, d = np.broadcast_arrays(np.asarray(y, float), mean, d)
         total = np.zeros(mean.shape)
         for count in range(int(np.floor(y.max(initial=-1.0))) + 1):
             total += np.where(count <= y, np.exp(self._log_mass(float(count), mean, d)), 0.0)
         return np.minimum(total, 1.0)
 
-    def start(self, y: Any, w: Any = None) -> Any:
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return np.log(0.5 * (y + max(float(np.average(y, weights=w)), 1e-3)))
 
 
@@ -150,13 +155,13 @@ class _Truncated(Family):
         self.within = self.base(self.link)
         self.has_dispersion = self.within.has_dispersion
 
-    def log_density(self, y: Any, w: Any, parts: Any, shape: Any) -> Any:
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         from mvmise_sm.core.families.jets import log1mexp
 
         none = self.within.log_density(np.zeros_like(y), w, parts, shape)
         return self.within.log_density(y, w, parts, shape) - log1mexp(none)
 
-    def expand(self, y: Any, w: Any, predictors: Any, full: Any) -> Any:
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         out = self.within.expand(y, w, predictors, full)
         none = self.within.expand(np.zeros_like(y), w, predictors, full)
         with np.errstate(all="ignore"):
@@ -172,44 +177,48 @@ class _Truncated(Family):
     def _none(self, mean: Any, d: Any) -> Any:
         return self.within.cdf(np.zeros_like(mean), mean, None, d)
 
-    def moments(self, eta: Any, d: float = 1.0, shape: Any = (), w: Any = None) -> Any:
+    def moments(self, eta: np.ndarray, d: Any = 1.0, shape: Sequence = (), w: Any = None) -> tuple[Any, Any]:
         inner = self.link.inverse(eta)
         some = 1.0 - self._none(inner, d)
         mean = inner / some
         return mean, (self.within.variance(inner, d) + inner**2) / some - mean**2
 
-    def mean(self, eta: Any, d: float = 1.0, shape: Any = ()) -> Any:
+    def mean(self, eta: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return self.moments(eta, d)[0]
 
-    def variance(self, mean: Any, d: float = 1.0, shape: Any = ()) -> Any:
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         """Variance of the truncated counts with this UNTRUNCATED mean."""
         return self.moments(self.link(mean), d)[1]
 
-    def simulate(self, rng: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         """Draw truncated counts with this UNTRUNCATED mean."""
         none = self._none(mean, d)
         u = none + (1.0 - none) * rng.random(mean.shape)
         return np.maximum(self.within.quantile(u, mean, None, d), 1.0)
 
-    def draw(self, rng: Any, eta: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def draw(
+        self, rng: np.random.Generator, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return self.simulate(rng, self.link.inverse(eta), w, d, shape)
 
-    def quantile(self, u: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         none = self._none(mean, d)
         return np.maximum(self.within.quantile(none + (1.0 - none) * u, mean, None, d), 1.0)
 
-    def cdf(self, y: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         none = self._none(mean, d)
         return np.maximum(self.within.cdf(y, mean, None, d) - none, 0.0) / (1.0 - none)
 
-    def distribution(self, y: Any, eta: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def distribution(self, y: Any, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         return self.cdf(y, self.link.inverse(eta), w, d, shape)
 
-    def deviance_rows(self, y: Any, mu: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def deviance_rows(self, y: Any, mu: Any, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         # the mean of the truncated counts has no linear predictor in closed form: the untruncated one stands for it
         return self.within.deviance_rows(y, mu, w, d, shape)
 
-    def check(self, y: Any, w: Any = None) -> Any:
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         wrong = bad_counts(self.name, y) or broken_counts(y)
         zeros = int((y == 0.0).sum())
         if wrong or not zeros:
@@ -220,7 +229,7 @@ class _Truncated(Family):
             f"family={other!r}"
         )
 
-    def start(self, y: Any, w: Any = None) -> Any:
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return self.within.start(y, w)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from abc import ABC, abstractmethod
 
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma, xlogy
 
 from mvmise_sm.core.families.negative_binomial import CountTables, psi1
 
-__all__ = ["DISTRIBUTIONS"]
+__all__ = ["DISTRIBUTIONS", "Distribution", "Gamma", "NegativeBinomial"]
 
 
-class Distribution:
+class Distribution(ABC):
     """One family's density for a response.
 
     Parameters
@@ -37,17 +37,61 @@ class Distribution:
     # a smaller shape is its limit
     least_shape = -np.inf
 
-    def __init__(self, y: np.ndarray, w: np.ndarray | None, alpha: None = None) -> None:
+    def __init__(self, y: np.ndarray, w: np.ndarray | None, alpha: float | None = None) -> None:
         self.y, self.w, self.phi = y, w, 1.0
 
     def _weighted(self, values: np.ndarray) -> np.ndarray:
         return values if self.w is None else self.w * values
 
-    def start_shape(self) -> None:
-        """Start of the shape parameter, None where there is none."""
+    @abstractmethod
+    def constant(self) -> float:
+        """The part of the log-likelihood that does not depend on the mean."""
 
-    def set_shape(self, shape: None) -> None:
-        """Take over the shape parameter: log phi, or log alpha."""
+    @abstractmethod
+    def start_mean(self) -> np.ndarray:
+        """Means close to the data (nobs,), inside the family's range."""
+
+    @abstractmethod
+    def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
+        """Log-likelihood by row without its constant (nobs,), nu = 1 - mu where the family has it."""
+
+    @abstractmethod
+    def slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First two derivatives of log f in the mean (nobs,)."""
+
+    @abstractmethod
+    def third(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
+        """Third derivative of log f in the mean (nobs,)."""
+
+    @abstractmethod
+    def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """w / (phi V) and its derivative in the mean (nobs,)."""
+
+    @abstractmethod
+    def unit_deviance(self, mu: np.ndarray) -> np.ndarray:
+        """Contributions to the deviance, prior weights included (nobs,)."""
+
+    @abstractmethod
+    def variance(self, mu: np.ndarray) -> np.ndarray:
+        """The variance function V (nobs,)."""
+
+    def start_shape(self) -> float | None:
+        """Start of the shape parameter, None where there is none."""
+        return None
+
+    def set_shape(self, shape: float | None) -> None:
+        """Take over the shape parameter: log phi, or log alpha; nothing for families without."""
+        return None
+
+    def shape_terms(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray | float, float]:
+        """d log f / d shape by row (nobs,), the factor of score and weight in it, and the information.
+
+        Raises
+        ------
+        TypeError
+            For a family without such a parameter.
+        """
+        raise TypeError(f"{type(self).__name__} has no shape parameter")
 
     def mean_response(self) -> float:
         return float(np.average(self.y, weights=self.w))
@@ -64,20 +108,12 @@ class Distribution:
         """(y - mu) w / (phi V)."""
         return self.difference(mu, nu) * self.precision(mu, nu)[0]
 
-    def slopes(self, mu: Any, nu: Any) -> None:
-        """First two derivatives of log f in the mean (nobs,)."""
-        raise NotImplementedError
-
-    def third(self, mu: Any, nu: Any) -> None:
-        """Third derivative of log f in the mean (nobs,)."""
-        raise NotImplementedError
-
-    def shape_slopes(self, mu: Any, nu: Any) -> Any:
+    def shape_slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Derivatives of `slopes` in the shape (nobs,)."""
         first, second = self.slopes(mu, nu)
         return -first, -second
 
-    def pearson(self, mu: Any) -> Any:
+    def pearson(self, mu: np.ndarray) -> np.ndarray:
         """Pearson residuals (nobs,), dispersion left out."""
         return (self.y - mu) * np.sqrt(self.phi * self.precision(mu, 1.0 - mu)[0])
 
@@ -92,10 +128,10 @@ class Binomial(Distribution):
         return float((gammaln(self.w + 1.0) - gammaln(successes + 1.0) - gammaln(self.w - successes + 1.0)).sum())
 
     def start_mean(self) -> np.ndarray:
-        w = 1.0 if self.w is None else self.w
+        w = np.ones_like(self.y) if self.w is None else self.w
         return (w * self.y + 0.5) / (w + 1.0)
 
-    def mean_response(self) -> Any:
+    def mean_response(self) -> float:
         return float(np.clip(super().mean_response(), 1e-3, 1.0 - 1e-3))
 
     def valid(self, mu: np.ndarray) -> np.ndarray:
@@ -119,11 +155,11 @@ class Binomial(Distribution):
         inverse = 1.0 / (mu * nu)
         return self._weighted(inverse), self._weighted(-(nu - mu) * inverse * inverse)
 
-    def unit_deviance(self, mu: Any) -> Any:
+    def unit_deviance(self, mu: np.ndarray) -> np.ndarray:
         y = self.y
         return self._weighted(2.0 * (xlogy(y, y / mu) + xlogy(1.0 - y, (1.0 - y) / (1.0 - mu))))
 
-    def variance(self, mu: Any) -> Any:
+    def variance(self, mu: np.ndarray) -> np.ndarray:
         return mu * (1.0 - mu)
 
 
@@ -136,23 +172,23 @@ class Poisson(Distribution):
     def start_mean(self) -> np.ndarray:
         return self.y + 0.1
 
-    def loglik(self, mu: Any, nu: Any) -> Any:
+    def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return self._weighted(xlogy(self.y, mu) - mu)
 
-    def slopes(self, mu: Any, nu: Any) -> Any:
+    def slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ratio = self.y / mu
         return self._weighted(ratio - 1.0), self._weighted(-ratio / mu)
 
-    def third(self, mu: Any, nu: Any) -> Any:
+    def third(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return self._weighted(2.0 * self.y / mu**3)
 
-    def precision(self, mu: Any, nu: Any) -> Any:
+    def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._weighted(1.0 / mu), self._weighted(-1.0 / mu**2)
 
-    def unit_deviance(self, mu: Any) -> Any:
+    def unit_deviance(self, mu: np.ndarray) -> np.ndarray:
         return self._weighted(2.0 * (xlogy(self.y, self.y / mu) - (self.y - mu)))
 
-    def variance(self, mu: Any) -> Any:
+    def variance(self, mu: np.ndarray) -> np.ndarray:
         return mu
 
 
@@ -162,20 +198,22 @@ class _Dispersed(Distribution):
     dispersed = True
 
     def start_shape(self) -> float:
-        spread = np.average((self.y - self.mean_response()) ** 2, weights=self.w)
-        return math.log(max(float(spread / self.variance(self.mean_response())), 1e-8)) - 0.7
+        mean = self.mean_response()
+        spread = float(np.average((self.y - mean) ** 2, weights=self.w))
+        return math.log(max(spread / float(self.variance(np.array([mean]))[0]), 1e-8)) - 0.7
 
-    def set_shape(self, shape: float) -> None:
-        self.phi = math.exp(shape)
+    def set_shape(self, shape: float | None) -> None:
+        if shape is not None:
+            self.phi = math.exp(shape)
 
-    def multiplier(self) -> float:
+    def multiplier(self) -> np.ndarray | float:
         """1 / phi times the weights."""
-        return (1.0 if self.w is None else self.w) / self.phi
+        return 1.0 / self.phi if self.w is None else self.w / self.phi
 
     def start_mean(self) -> np.ndarray:
         return self.y.copy()
 
-    def profile(self, deviance: Any) -> Any:
+    def profile(self, deviance: float) -> tuple[float, float]:
         """-2 log L at phi = deviance / n, plus 2, and its derivative in the deviance (weights of one)."""
         n, before = self.y.size, self.phi
         self.phi = deviance / n
@@ -183,8 +221,8 @@ class _Dispersed(Distribution):
         self.phi = before
         return value, n / deviance
 
-    def shape_terms(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """d log f / d log phi by row, the common factor of score and weight, and the information."""
+    def shape_terms(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray | float, float]:
+        """As in `Distribution`, for log phi."""
         return 0.5 * (self.unit_deviance(mu) / self.phi - 1.0), -1.0, 0.5 * self.y.size
 
 
@@ -207,11 +245,11 @@ class Gaussian(_Dispersed):
     def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return -0.5 * self.multiplier() * (self.y - mu) ** 2
 
-    def slopes(self, mu: Any, nu: Any) -> Any:
+    def slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         k = self.multiplier()
         return k * (self.y - mu), -k * np.ones_like(mu)
 
-    def third(self, mu: Any, nu: Any) -> Any:
+    def third(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return np.zeros_like(mu)
 
     def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -220,7 +258,7 @@ class Gaussian(_Dispersed):
     def unit_deviance(self, mu: np.ndarray) -> np.ndarray:
         return self._weighted((self.y - mu) ** 2)
 
-    def variance(self, mu: float) -> np.ndarray:
+    def variance(self, mu: np.ndarray) -> np.ndarray:
         return np.ones_like(mu)
 
 
@@ -234,30 +272,30 @@ class Gamma(_Dispersed):
     def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return -self.multiplier() * (np.log(mu) + self.y / mu)
 
-    def slopes(self, mu: Any, nu: Any) -> Any:
+    def slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         k, ratio = self.multiplier(), self.y / mu
         return k * (ratio - 1.0) / mu, k * (1.0 - 2.0 * ratio) / mu**2
 
-    def third(self, mu: Any, nu: Any) -> Any:
+    def third(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return self.multiplier() * (6.0 * self.y / mu - 2.0) / mu**3
 
     def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         k = self.multiplier()
         return k / mu**2, -2.0 * k / mu**3
 
-    def unit_deviance(self, mu: Any) -> Any:
+    def unit_deviance(self, mu: np.ndarray) -> np.ndarray:
         return self._weighted(2.0 * ((self.y - mu) / mu - np.log(self.y / mu)))
 
-    def variance(self, mu: float) -> float:
+    def variance(self, mu: np.ndarray) -> np.ndarray:
         return mu**2
 
-    def profile(self, deviance: Any) -> Any:
+    def profile(self, deviance: float) -> tuple[float, float]:
         n = self.y.size
         k = n / deviance
         value = -2.0 * (n * (k * math.log(k) - gammaln(k) - k) - float(np.log(self.y).sum())) + n + 2.0
         return value, 2.0 * k * k * (math.log(k) - digamma(k))
 
-    def shape_terms(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, float, float]:
+    def shape_terms(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray | float, float]:
         k = self.multiplier() * np.ones_like(mu)
         ratio = self.y / mu
         slope = np.log(ratio) - ratio + np.log(k) + 1.0 - digamma(k)
@@ -267,29 +305,29 @@ class Gamma(_Dispersed):
 class InverseGaussian(_Dispersed):
     """Inverse Gaussian with variance phi mu^3 / w."""
 
-    def constant(self) -> Any:
+    def constant(self) -> float:
         n = self.y.size
         out = n * math.log(2.0 * math.pi * self.phi) + 3.0 * float(np.log(self.y).sum())
         return -0.5 * (out - (0.0 if self.w is None else float(np.log(self.w).sum())))
 
-    def loglik(self, mu: Any, nu: Any) -> Any:
+    def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return -0.5 * self.multiplier() * (self.y - mu) ** 2 / (self.y * mu * mu)
 
-    def slopes(self, mu: Any, nu: Any) -> Any:
+    def slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         k = self.multiplier()
         return k * (self.y - mu) / mu**3, k * (2.0 * mu - 3.0 * self.y) / mu**4
 
-    def third(self, mu: Any, nu: Any) -> Any:
+    def third(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         return self.multiplier() * (12.0 * self.y - 6.0 * mu) / mu**5
 
-    def precision(self, mu: Any, nu: Any) -> Any:
+    def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         k = self.multiplier()
         return k / mu**3, -3.0 * k / mu**4
 
-    def unit_deviance(self, mu: Any) -> Any:
+    def unit_deviance(self, mu: np.ndarray) -> np.ndarray:
         return self._weighted((self.y - mu) ** 2 / (self.y * mu * mu))
 
-    def variance(self, mu: Any) -> Any:
+    def variance(self, mu: np.ndarray) -> np.ndarray:
         return mu**3
 
 
@@ -303,7 +341,7 @@ class NegativeBinomial(Distribution):
     # alpha of 1e-8: one of zero has the same likelihood to nine digits
     least_shape = -18.5
 
-    def __init__(self, y: np.ndarray, w: None, alpha: None = None) -> None:
+    def __init__(self, y: np.ndarray, w: np.ndarray | None, alpha: float | None = None) -> None:
         super().__init__(y, w)
         self.alpha = 1.0 if alpha is None else float(alpha)
         self._tables = CountTables(y)
@@ -311,14 +349,15 @@ class NegativeBinomial(Distribution):
     def start_shape(self) -> float:
         return math.log(self.alpha) if self.alpha > 0.0 else -math.inf
 
-    def moment_shape(self) -> Any:
+    def moment_shape(self) -> float:
         """log alpha from the marginal mean and variance, shrunk for what groups explain."""
         mean = self.mean_response()
         spread = float(np.average((self.y - mean) ** 2, weights=self.w))
         return math.log(min(max(0.5 * (spread - mean) / mean**2, 1e-2), 1e2))
 
-    def set_shape(self, shape: float) -> None:
-        self.alpha = math.exp(shape)
+    def set_shape(self, shape: float | None) -> None:
+        if shape is not None:
+            self.alpha = math.exp(shape)
 
     def constant(self) -> float:
         return float(self._weighted(self._tables.density(self.alpha)).sum())
@@ -326,42 +365,42 @@ class NegativeBinomial(Distribution):
     def start_mean(self) -> np.ndarray:
         return self.y + np.where(self.y == 0.0, 1.0 / 6.0, 0.0)
 
-    def loglik(self, mu: Any, nu: Any) -> Any:
+    def loglik(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         excess = self.alpha * mu
         grown = np.log1p(excess)
         # log1p(x) / x loses no digits for small x
         spread = grown / self.alpha if self.alpha > 0.0 else mu
         return self._weighted(xlogy(self.y, mu) - self.y * grown - spread)
 
-    def slopes(self, mu: Any, nu: Any) -> Any:
+    def slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         total, scaled = 1.0 + self.alpha * mu, 1.0 + self.alpha * self.y
         ratio, other = self.y / mu, scaled / total
         return self._weighted(ratio - other), self._weighted(self.alpha * other / total - ratio / mu)
 
-    def third(self, mu: Any, nu: Any) -> Any:
+    def third(self, mu: np.ndarray, nu: np.ndarray) -> np.ndarray:
         total, scaled = 1.0 + self.alpha * mu, 1.0 + self.alpha * self.y
         return self._weighted(2.0 * self.y / mu**3 - 2.0 * self.alpha**2 * scaled / total**3)
 
-    def shape_slopes(self, mu: Any, nu: Any) -> Any:
+    def shape_slopes(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         a, y = self.alpha, self.y
         total = 1.0 + a * mu
         second = ((1.0 + 2.0 * a * y) * total - 2.0 * a * mu * (1.0 + a * y)) / total**3
         return self._weighted(-a * (y - mu) / total**2), self._weighted(a * second)
 
-    def precision(self, mu: Any, nu: Any) -> Any:
+    def precision(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         v = mu * (1.0 + self.alpha * mu)
         return self._weighted(1.0 / v), self._weighted(-(1.0 + 2.0 * self.alpha * mu) / v**2)
 
-    def unit_deviance(self, mu: Any) -> Any:
+    def unit_deviance(self, mu: np.ndarray) -> np.ndarray:
         y, a = self.y, self.alpha
         if a == 0.0:
             return self._weighted(2.0 * (xlogy(y, y / mu) - (y - mu)))
         return self._weighted(2.0 * (xlogy(y, y / mu) - (y + 1.0 / a) * np.log1p(a * (y - mu) / (1.0 + a * mu))))
 
-    def variance(self, mu: Any) -> Any:
+    def variance(self, mu: np.ndarray) -> np.ndarray:
         return mu * (1.0 + self.alpha * mu)
 
-    def shape_terms(self, mu: np.ndarray, nu: None) -> tuple[np.ndarray, np.ndarray, float]:
+    def shape_terms(self, mu: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray | float, float]:
         x = self.alpha * mu
         slope, bend = self._tables.shape_slopes(self.alpha)
         total = 1.0 + x
@@ -372,4 +411,6 @@ class NegativeBinomial(Distribution):
         return rows, -x / total, max(information, 1e-3 * abs(float(rows.sum())), 1e-4)
 
 
-DISTRIBUTIONS = {cls.__name__: cls for cls in (Binomial, Poisson, Gaussian, Gamma, InverseGaussian, NegativeBinomial)}
+DISTRIBUTIONS: dict[str, type[Distribution]] = {
+    cls.__name__: cls for cls in (Binomial, Poisson, Gaussian, Gamma, InverseGaussian, NegativeBinomial)
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Exponential(Family):
     alpha: float | None = None
     strict_links = False
 
-    def response(self, y, w, curvature="observed"):
+    def response(self, y: np.ndarray, w: np.ndarray | None, curvature: str = "observed") -> Any:
         return make_rows(self, y, w, curvature)
 
     def dispersion_of(self, scale: float, alpha: float | None) -> float:
@@ -49,14 +50,14 @@ class Binomial(Exponential):
     zero_part = "inflated"
     edges = (0.0, 1.0)
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         n = 1.0 if w is None else w
         successes = n * y
         rows = gammaln(n + 1.0) - gammaln(successes + 1.0) - gammaln(n - successes + 1.0)
         mu = self.inverse(parts[0])
         return n * (y * np.log(mu) + (1.0 - y) * np.log(1.0 - mu)) + rows
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         eta = predictors[0]
         n = 1.0 if w is None else w
         mu, nu, _, _ = self.link.rows(eta)
@@ -76,17 +77,19 @@ class Binomial(Exponential):
                 slopes[(0, 0, 0)] = 2.0 * (successes / mu**3 - failures / nu**3)
         return through_link(self.link, eta, slopes, full)
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean * (1.0 - mean)
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         trials = np.broadcast_to(np.round(1.0 if w is None else w), mean.shape).astype(int)
         return rng.binomial(trials, np.clip(mean, 0.0, 1.0)) / trials
 
-    def check(self, y, w=None):
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_proportions(self.name, y)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         trials = np.round(1.0 if w is None else w) * np.ones_like(mean)
         # a proportion times its trials may fall short of the count by rounding
         count = np.floor(y * trials + 1e-9)
@@ -94,13 +97,13 @@ class Binomial(Exponential):
         below = betainc(trials - inside, inside + 1.0, 1.0 - mean)
         return np.where(count < 0.0, 0.0, np.where(count >= trials, 1.0, below))
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         from scipy.stats import binom
 
         trials = np.round(1.0 if w is None else w)
         return binom.ppf(u, trials, mean) / trials
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         n = 1.0 if w is None else w
         return self.link((n * y + 0.5) / (n + 1.0))
 
@@ -115,11 +118,11 @@ class Poisson(Exponential):
     zero_part = "inflated"
     edges = (0.0,)
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         mu = self.inverse(parts[0])
         return y * np.log(mu) - mu - gammaln(y + 1.0)
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         eta = predictors[0]
         if self.link.name == "log":
             with np.errstate(over="ignore"):
@@ -136,25 +139,27 @@ class Poisson(Exponential):
                 slopes[(0, 0, 0)] = 2.0 * ratio / m**2
         return through_link(self.link, eta, slopes, full)
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return rng.poisson(mean).astype(float)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         from scipy.stats import poisson
 
         return poisson.ppf(u, mean)
 
-    def check(self, y, w=None):
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_counts(self.name, y)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         count = np.floor(y)
         return np.where(count < 0.0, 0.0, pdtr(np.maximum(count, 0.0), mean))
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return self.link(y + 0.1)
 
 
@@ -166,12 +171,12 @@ class Gaussian(Exponential):
     has_dispersion = True
     weights_scale = True
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         log_sd = parts[2] if w is None else parts[2] - 0.5 * np.log(w)
         z = (y - self.inverse(parts[0])) * np.exp(-log_sd)
         return -0.5 * z * z - log_sd - 0.5 * np.log(2.0 * np.pi)
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         eta, log_sd = predictors
         r = y - self.link.inverse(eta)
         k = np.exp(-2.0 * log_sd) * (1.0 if w is None else w)
@@ -184,30 +189,32 @@ class Gaussian(Exponential):
             slopes[(0, 1)], slopes[(0, 0, 1)] = -2.0 * k * r, 2.0 * k * np.ones_like(r)
         return through_link(self.link, eta, slopes, full)
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return d * d * np.ones_like(mean)
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return mean + d / np.sqrt(1.0 if w is None else w) * rng.standard_normal(mean.shape)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         return ndtr((y - mean) * np.sqrt(1.0 if w is None else w) / d)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         return mean + d / np.sqrt(1.0 if w is None else w) * ndtri(u)
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         # a link with a restricted range takes the mean of the responses where one of them is outside
         good = self.link.name == "identity" or (y > 0.0).all()
         return self.link(y if good else np.full(y.size, float(np.average(y, weights=w))))
 
-    def start_dispersion(self, y, w=None):
+    def start_dispersion(self, y: np.ndarray, w: np.ndarray | None = None) -> float:
         return float(np.log(max(np.std(y), 1e-8))) - 0.35
 
-    def dispersion_of(self, scale, alpha):
+    def dispersion_of(self, scale: float, alpha: float | None) -> float:
         return float(np.sqrt(scale))
 
-    def deviance_rows(self, y, mu, w=None, d=1.0, shape=()):
+    def deviance_rows(self, y: Any, mu: Any, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return (1.0 if w is None else w) * (y - mu) ** 2
 
 
@@ -215,18 +222,18 @@ class Gamma(Exponential):
     """Gamma with shape d = 1 / scale; the variance is mean^2 / d."""
 
     name, label, row_formulas, canonical = "gamma", "Gamma", "Gamma", "inverse"
-    links = ("inverse", "log", "identity")
+    links: tuple[str, ...] = ("inverse", "log", "identity")
     mean_range = (0.0, np.inf)
     has_dispersion = True
     weights_scale = True
-    zero_part = None
+    zero_part: str | None = None
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         log_k = parts[2] if w is None else parts[2] + np.log(w)
         k, mu = np.exp(log_k), self.inverse(parts[0])
         return k * (log_k - np.log(mu)) + (k - 1.0) * np.log(y) - k * y / mu - gammaln(k)
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         if not (full and self.link.name == "log"):
             return super().expand(y, w, predictors, full)
         eta, log_k = predictors
@@ -247,31 +254,33 @@ class Gamma(Exponential):
                 (0, 0, 1): -k * ratio,
             }
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean**2 / d
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         k = d * (1.0 if w is None else w)
         return rng.gamma(k, mean / k)
 
-    def check(self, y, w=None):
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_positive(self.name, y)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         k = d * (1.0 if w is None else w)
         return gammainc(k, k * np.maximum(y, 0.0) / mean)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         k = d * (1.0 if w is None else w)
         return gammaincinv(k, u) * mean / k
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return self.link(y)
 
-    def start_dispersion(self, y, w=None):
+    def start_dispersion(self, y: np.ndarray, w: np.ndarray | None = None) -> float:
         return 0.5
 
-    def dispersion_of(self, scale, alpha):
+    def dispersion_of(self, scale: float, alpha: float | None) -> float:
         return 1.0 / scale
 
 
@@ -284,41 +293,43 @@ class InverseGaussian(Exponential):
     has_dispersion = True
     weights_scale = True
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         log_phi = parts[2] if w is None else parts[2] - np.log(w)
         mu = self.inverse(parts[0])
         square = (y - mu) * (y - mu) / (y * mu * mu)
         return -0.5 * (square * np.exp(-log_phi) + log_phi + np.log(2.0 * np.pi) + 3.0 * np.log(y))
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return d * mean**3
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return rng.wald(mean, (1.0 if w is None else w) / d)
 
-    def check(self, y, w=None):
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_positive(self.name, y)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         from scipy.stats import invgauss
 
         lam = (1.0 if w is None else w) / d
         return invgauss.cdf(y, mean / lam, scale=lam)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         from scipy.stats import invgauss
 
         lam = (1.0 if w is None else w) / d
         return invgauss.ppf(u, mean / lam, scale=lam)
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return self.link(y)
 
-    def start_dispersion(self, y, w=None):
+    def start_dispersion(self, y: np.ndarray, w: np.ndarray | None = None) -> float:
         mean = float(np.mean(y))
         return float(np.log(max(np.var(y) / mean**3, 1e-8)))
 
-    def dispersion_of(self, scale, alpha):
+    def dispersion_of(self, scale: float, alpha: float | None) -> float:
         return scale
 
 
@@ -345,17 +356,17 @@ class NegativeBinomial(Exponential):
         self.alpha = None if alpha is None else float(alpha)
         self.has_dispersion = alpha is None
 
-    def _log_size(self, predictors):
+    def _log_size(self, predictors: Sequence) -> Any:
         if self.alpha is None:
             return predictors[1]
         return np.full_like(predictors[0], -np.log(max(self.alpha, 1e-300)))
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         kappa = parts[2] if self.alpha is None else -np.log(max(self.alpha, 1e-300))
         k, m = np.exp(kappa), self.inverse(parts[0])
         return gammaln(y + k) - gammaln(k) - gammaln(y + 1.0) + k * (kappa - np.log(k + m)) + y * np.log(m / (k + m))
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         log_k = self._log_size(predictors)
         log = self.link.name == "log"
         with np.errstate(over="ignore"):
@@ -377,35 +388,37 @@ class NegativeBinomial(Exponential):
         with np.errstate(all="ignore"):
             return through_link(self.link, predictors[0], _in_mean(out, m), full)
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean + mean * mean / d
 
-    def simulate(self, rng, mean, w=None, d=1.0, shape=()):
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         if np.isinf(d).all():
             return rng.poisson(mean).astype(float)
         return rng.poisson(mean * rng.gamma(d, 1.0 / d, mean.shape)).astype(float)
 
-    def quantile(self, u, mean, w=None, d=1.0, shape=()):
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         from scipy.stats import nbinom
 
         if np.isinf(d).all():
             return Poisson().quantile(u, mean)
         return nbinom.ppf(u, d, d / (d + mean))
 
-    def check(self, y, w=None):
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_counts(self.name, y)
 
-    def cdf(self, y, mean, w=None, d=1.0, shape=()):
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         if np.isinf(d).all():
             return Poisson().cdf(y, mean)
         count = np.floor(y)
         return np.where(count < 0.0, 0.0, betainc(d, np.maximum(count, 0.0) + 1.0, d / (d + mean)))
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return self.link(y + np.where(y == 0.0, 1.0 / 6.0, 0.0))
 
-    def dispersion_of(self, scale, alpha):
-        return 1.0 / alpha if alpha > 0.0 else np.inf
+    def dispersion_of(self, scale: float, alpha: float | None) -> float:
+        return 1.0 / alpha if alpha else np.inf
 
 
 def _in_mean(found: Derivatives, m: np.ndarray) -> Derivatives:

@@ -53,12 +53,13 @@ class CountTables:
         self._fixed = -gammaln(y + 1.0)
         top = float(y.max(initial=0.0))
         whole = bool((y == np.floor(y)).all()) and top < _LONGEST_TABLE
-        self._index = y.astype(np.intp) if whole else None
+        self._whole = whole
+        self._index = y.astype(np.intp) if whole else np.zeros(0, dtype=np.intp)
         self._short = top < _SHORT_TABLE
-        self._j = np.arange(max(top, 1.0)) if whole else None
+        self._j = np.arange(max(top, 1.0) if whole else 0.0)
 
     def _by_table(self, alpha: float) -> bool:
-        return self._index is not None and (self._short or alpha <= _TABLE_ALPHA)
+        return self._whole and (self._short or alpha <= _TABLE_ALPHA)
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         return np.concatenate([[0.0], np.cumsum(values)])[self._index]
@@ -161,7 +162,9 @@ def nb_derivatives(y: np.ndarray, m: np.ndarray, log_k: np.ndarray, full: bool, 
         return out
 
 
-def _log_density(y, m, k, total, away, x):
+def _log_density(
+    y: np.ndarray, m: np.ndarray, k: np.ndarray, total: np.ndarray, away: np.ndarray, x: np.ndarray
+) -> np.ndarray:
     large = k > _LARGE
     out = np.empty_like(m)
     if large.any():
@@ -177,7 +180,9 @@ def _log_density(y, m, k, total, away, x):
     return out
 
 
-def _size_slopes(y, m, k, total, away, cubic):
+def _size_slopes(
+    y: np.ndarray, m: np.ndarray, k: np.ndarray, total: np.ndarray, away: np.ndarray, cubic: bool
+) -> np.ndarray:
     """First three derivatives of log f in k over one; the third is zero where it is not wanted."""
     large = k > _LARGE
     out = np.zeros((3, y.size))
@@ -204,7 +209,7 @@ def _size_slopes(y, m, k, total, away, cubic):
     return out
 
 
-def _polygammas(x, cubic):
+def _polygammas(x: np.ndarray, cubic: bool) -> np.ndarray:
     """digamma, trigamma and (if wanted) tetragamma of positive x, by recurrence to large arguments and Stirling's
     series.
     """
@@ -227,17 +232,17 @@ def _polygammas(x, cubic):
     return out
 
 
-def _bernoulli0(x):
+def _bernoulli0(x: np.ndarray) -> np.ndarray:
     """digamma(x) - log x + 1 / (2 x) + 1 / (12 x^2) for large x."""
     r = 1.0 / (x * x)
     return r * r * (1.0 / 120.0 - r * (1.0 / 252.0 - r / 240.0))
 
 
-def _bernoulli1(x):
+def _bernoulli1(x: np.ndarray) -> np.ndarray:
     r = 1.0 / (x * x)
     return r / x * (1.0 / 6.0 - r * (1.0 / 30.0 - r * (1.0 / 42.0 - r / 30.0)))
 
 
-def _bernoulli2(x):
+def _bernoulli2(x: np.ndarray) -> np.ndarray:
     r = 1.0 / (x * x)
     return -r * r * (0.5 - r * (1.0 / 6.0 - r * (1.0 / 6.0 - 3.0 / 10.0 * r)))

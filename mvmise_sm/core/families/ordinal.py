@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Cumulative(Family):
         super().__init__(link)
         self.n_levels = n_levels
 
-    def log_density(self, y, w, parts, shape):
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         eta, (upper, lower) = parts[0], shape
         return self._log_interval(y, upper - eta, lower - eta)
 
@@ -88,7 +89,7 @@ class Cumulative(Family):
             inside = -np.exp(-gap_a) + log1mexp(np.exp(-gap_a) - np.exp(-gap_b))
         return np.where(first, up, np.where(last, down, inside))
 
-    def expand(self, y, w, predictors, full):
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         eta, upper, lower = predictors
         # the ends have no second threshold: any finite value serves, its derivatives are taken out
         a, b = upper - eta, lower - eta
@@ -112,10 +113,10 @@ class Cumulative(Family):
         below = np.column_stack([np.zeros(len(eta)), below, np.ones(len(eta))])
         return np.diff(below, axis=1)
 
-    def start(self, y, w=None):
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return np.zeros_like(y)
 
-    def variance(self, mean, d=1.0, shape=()):
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         raise NotImplementedError("categories have no variance; see the probabilities")
 
 

@@ -6,7 +6,7 @@ effects enter some of them, the *random* predictors; third derivatives are neede
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from scipy.special import expit, log_expit
 from mvmise_sm.core.families.base import Derivatives, Family, compose
 
 __all__ = ["Expansion", "PartTerms", "PartsResponse"]
+
+
+def _no_rows() -> np.ndarray:
+    return np.zeros(0)
 
 
 @dataclass(slots=True, eq=False)
@@ -27,15 +31,20 @@ class PartTerms:
         Random predictors, (nobs,) for one and (R, nobs) for several; likewise `score`.
     loglik : float
         Log-likelihood; -inf outside of its domain.
-    score : ndarray or None
-    observed : ndarray or None
-        -d2 log f, (nobs,) or (R, R, nobs); `weight` is the same object.
+    score : ndarray
+    observed : ndarray
+        -d2 log f, (nobs,) or (R, R, nobs); `weight` is the same object. Both are empty where `loglik` is -inf.
     """
 
     eta: np.ndarray
     loglik: float
-    score: np.ndarray | None = None
-    observed: np.ndarray | None = None
+    score: np.ndarray = field(default_factory=_no_rows)
+    observed: np.ndarray = field(default_factory=_no_rows)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the predictors lie in the domain of the links; elsewhere there are no derivatives."""
+        return self.loglik > -np.inf
 
     @property
     def weight(self) -> np.ndarray:
@@ -136,14 +145,15 @@ class PartsResponse:
         inside = family.trials or family.weights_scale
         self._inner = weights if inside else None
         self._outer = None if inside else weights
-        self._zeros = np.flatnonzero(y == 0.0) if zero else None
+        self._zeros = np.flatnonzero(y == 0.0) if zero else np.zeros(0, dtype=np.intp)
         self._safe = y
         if zero and family.zero_part == "hurdle" and self._zeros.size:
             # the density of the rows without a zero does not know zeros: they get a stand-in, and are overwritten
             rest = np.delete(y, self._zeros)
             self._safe = y.copy()
             self._safe[self._zeros] = rest[0] if rest.size else 1.0
-        self._eta = self._base = None
+        # the predictors that are held (K, nobs), none before `hold`
+        self._base = np.zeros((0, y.size))
 
     def refitted(self, y: np.ndarray) -> PartsResponse:
         """The same family and weights for another response (nobs,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ class Beta(Family):
     has_dispersion = True
     zero_part = "hurdle"
 
-    def log_density(self, y: Any, w: Any, parts: Any, shape: Any) -> Any:
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         d, m = np.exp(parts[2]), self.inverse(parts[0])
         a, b = m * d, d - m * d
         value = gammaln(d) - gammaln(a) - gammaln(b)
         return value + (a - 1.0) * np.log(y) + (b - 1.0) * np.log1p(-y)
 
-    def expand(self, y: Any, w: Any, predictors: Any, full: Any) -> Any:
+    def expand(self, y: np.ndarray, w: Any, predictors: Sequence, full: bool) -> Derivatives:
         eta, disp = predictors
         d = np.exp(disp)
         m, n, _, _ = self.link.rows(eta)
@@ -50,19 +51,21 @@ class Beta(Family):
                 slopes[(0, 0, 1)] = 2.0 * slopes[(0, 0)] - d * d * (a * third_a + b * third_b)
         return through_link(self.link, eta, slopes, full)
 
-    def variance(self, mean: Any, d: float = 1.0, shape: Any = ()) -> Any:
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean * (1.0 - mean) / (1.0 + d)
 
-    def simulate(self, rng: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         return rng.beta(mean * d, (1.0 - mean) * d)
 
-    def quantile(self, u: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         return betaincinv(mean * d, (1.0 - mean) * d, u)
 
-    def cdf(self, y: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         return betainc(mean * d, (1.0 - mean) * d, np.clip(y, 0.0, 1.0))
 
-    def check(self, y: Any, w: Any = None) -> Any:
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         low, high = float(y.min(initial=0.5)), float(y.max(initial=0.5))
         if low < 0.0 or high > 1.0:
             return f"family 'beta' needs responses strictly between 0 and 1, found values from {low:g} to {high:g}"
@@ -76,10 +79,10 @@ class Beta(Family):
             "zero_inflation='~ 1' takes the zeros, ones must be moved off the edge"
         )
 
-    def start(self, y: Any, w: Any = None) -> Any:
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         return self.link(np.clip(0.5 * (y + np.mean(y)), 1e-3, 1.0 - 1e-3))
 
-    def start_dispersion(self, y: Any, w: Any = None) -> Any:
+    def start_dispersion(self, y: np.ndarray, w: np.ndarray | None = None) -> float:
         mean, spread = float(np.mean(y)), max(float(np.var(y)), 1e-8)
         return float(np.log(np.clip(mean * (1.0 - mean) / spread - 1.0, 0.5, 1e4)))
 
@@ -92,7 +95,7 @@ class BetaBinomial(Family):
     zero_part = "inflated"
     edges = (0.0, 1.0)
 
-    def log_density(self, y: Any, w: Any, parts: Any, shape: Any) -> Any:
+    def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         n = np.ones_like(y) if w is None else w
         hits, misses = n * y, n * (1.0 - y)
         d, m = np.exp(parts[2]), self.inverse(parts[0])
@@ -101,36 +104,38 @@ class BetaBinomial(Family):
         out = gammaln(a + hits) - gammaln(a) + gammaln(b + misses) - gammaln(b) + gammaln(d) - gammaln(d + n)
         return out + (gammaln(n + 1.0) - gammaln(hits + 1.0) - gammaln(misses + 1.0))
 
-    def variance(self, mean: Any, d: float = 1.0, shape: Any = ()) -> Any:
+    def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean * (1.0 - mean)
 
-    def moments(self, eta: Any, d: float = 1.0, shape: Any = (), w: Any = None) -> Any:
+    def moments(self, eta: np.ndarray, d: Any = 1.0, shape: Sequence = (), w: Any = None) -> tuple[Any, Any]:
         mean = self.link.inverse(eta)
         n = 1.0 if w is None else w
         return mean, mean * (1.0 - mean) / n * (1.0 + (n - 1.0) / (d + 1.0))
 
-    def simulate(self, rng: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def simulate(
+        self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
+    ) -> np.ndarray:
         trials = np.broadcast_to(np.round(1.0 if w is None else w), mean.shape).astype(int)
         return rng.binomial(trials, rng.beta(mean * d, (1.0 - mean) * d)) / trials
 
-    def quantile(self, u: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         from scipy.stats import betabinom
 
         trials = np.round(1.0 if w is None else w) * np.ones_like(mean)
         return betabinom.ppf(u, trials, mean * d, (1.0 - mean) * d) / trials
 
-    def cdf(self, y: Any, mean: Any, w: Any = None, d: float = 1.0, shape: Any = ()) -> Any:
+    def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         from scipy.stats import betabinom
 
         trials = np.round(1.0 if w is None else w) * np.ones_like(mean)
         return betabinom.cdf(np.floor(y * trials + 1e-9), trials, mean * d, (1.0 - mean) * d)
 
-    def check(self, y: Any, w: Any = None) -> Any:
+    def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
         return bad_proportions(self.name, y)
 
-    def start(self, y: Any, w: Any = None) -> Any:
+    def start(self, y: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         n = 1.0 if w is None else w
         return self.link((n * y + 0.5) / (n + 1.0))
 
-    def start_dispersion(self, y: Any, w: Any = None) -> Any:
+    def start_dispersion(self, y: np.ndarray, w: np.ndarray | None = None) -> float:
         return 1.5

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import xlogy
 
-from mvmise_sm.core.families.distributions import DISTRIBUTIONS
+from mvmise_sm.core.families.distributions import DISTRIBUTIONS, Distribution, Gamma, NegativeBinomial
 
 if TYPE_CHECKING:
     from mvmise_sm.core.families.exponential import Binomial, Poisson
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["FamilyResponse", "RowTerms", "make_response", "make_rows"]
 
 
+def _no_rows() -> np.ndarray:
+    return np.zeros(0)
+
+
 @dataclass(slots=True, eq=False)
 class RowTerms:
-    """One linear predictor's rows; all arrays (nobs,).
+    """One linear predictor's rows; all arrays (nobs,), but empty where the predictor is outside the link's domain.
 
     Attributes
     ----------
@@ -40,11 +44,16 @@ class RowTerms:
 
     eta: np.ndarray
     loglik: float
-    score: np.ndarray | None = None
-    weight: np.ndarray | None = None
-    observed: np.ndarray | None = None
+    score: np.ndarray = field(default_factory=_no_rows)
+    weight: np.ndarray = field(default_factory=_no_rows)
+    observed: np.ndarray = field(default_factory=_no_rows)
     slope: np.ndarray | None = None
-    mean: np.ndarray | None = None
+    mean: np.ndarray = field(default_factory=_no_rows)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the predictor lies in the domain of the link; elsewhere there are no derivatives."""
+        return self.loglik > -np.inf
 
     def convex(self) -> np.ndarray:
         """Weights of a Newton step that always ascends, where those observed are not positive definite."""
@@ -100,12 +109,12 @@ class FamilyResponse:
         self.w = weights
         self.link = family.link
         self.curvature = curvature
-        self.distribution = DISTRIBUTIONS[family.row_formulas](y, weights, family.alpha)
+        self.distribution: Distribution = DISTRIBUTIONS[family.row_formulas](y, weights, family.alpha)
         self.estimates_shape = family.has_dispersion
         self.canonical = self.link.name == family.canonical
         self.set_shape(self.distribution.start_shape())
 
-    def refitted(self, y: Any) -> Any:
+    def refitted(self, y: np.ndarray) -> FamilyResponse:
         """The same family and weights for another response (nobs,)."""
         out = type(self)(self.family, y, self.w, self.curvature)
         out.estimates_shape = self.estimates_shape
@@ -241,7 +250,7 @@ class LogisticResponse(FamilyResponse):
         self._wy = y if weights is None else weights * y
 
     def _log_partition(self, eta: np.ndarray, e: np.ndarray) -> np.ndarray:
-        out = np.log1p(e)
+        out: np.ndarray = np.log1p(e)
         out += np.maximum(eta, 0.0)
         if self.w is not None:
             out *= self.w
@@ -285,7 +294,9 @@ class LogisticResponse(FamilyResponse):
 class PoissonLogResponse(FamilyResponse):
     """Poisson with the log link."""
 
-    def __init__(self, family: Poisson, y: np.ndarray, weights: None = None, curvature: str = "observed") -> None:
+    def __init__(
+        self, family: Poisson, y: np.ndarray, weights: np.ndarray | None = None, curvature: str = "observed"
+    ) -> None:
         super().__init__(family, y, weights, curvature)
         self._wy = y if weights is None else weights * y
 
@@ -316,6 +327,8 @@ class PoissonLogResponse(FamilyResponse):
 class NegativeBinomialLogResponse(FamilyResponse):
     """Negative binomial with the log link, observed weights."""
 
+    distribution: NegativeBinomial
+
     def rows(self, eta: np.ndarray) -> RowTerms:
         a, y = self.distribution.alpha, self.y
         with np.errstate(over="ignore", invalid="ignore"):
@@ -338,7 +351,7 @@ class NegativeBinomialLogResponse(FamilyResponse):
 
     def shape_terms(self, terms: RowTerms) -> tuple[float, np.ndarray, np.ndarray, float]:
         a, y, mu = self.distribution.alpha, self.y, terms.mean
-        rows, factor, information = self.distribution.shape_terms(mu, None)
+        rows, factor, information = self.distribution.shape_terms(mu, mu)
         total = 1.0 + a * mu
         weight = a * mu * (y * total - 2.0 * mu * (1.0 + a * y)) / total**3
         if self.w is not None:
@@ -348,6 +361,8 @@ class NegativeBinomialLogResponse(FamilyResponse):
 
 class GammaLogResponse(FamilyResponse):
     """Gamma with the log link, observed weights."""
+
+    distribution: Gamma
 
     def rows(self, eta: np.ndarray) -> RowTerms:
         k = self.distribution.multiplier()
@@ -364,7 +379,7 @@ class GammaLogResponse(FamilyResponse):
         return -terms.weight
 
 
-_FAST = {
+_FAST: dict[tuple[str, str, str | None], type[FamilyResponse]] = {
     ("Binomial", "logit", None): LogisticResponse,
     ("Poisson", "log", None): PoissonLogResponse,
     ("NegativeBinomial", "log", "observed"): NegativeBinomialLogResponse,

@@ -89,10 +89,10 @@ def fit_batch(
         for _ in range(_ROUNDS if design.k else 0):
             if not _leave_boundary(design, theta, at, converged, m):
                 break
-    finite = np.isfinite(at.value) & np.isfinite(at.cov).all(axis=(1, 2)) & m.full
+    finite: np.ndarray = np.isfinite(at.value) & np.isfinite(at.cov).all(axis=(1, 2)) & m.full
     bounded = design.lower == 0.0
     singular = (design.user_theta(theta)[:, bounded] < _SINGULAR).any(axis=1)
-    return BatchFit(design, theta, at, m, converged & finite, singular)
+    return BatchFit(design, theta, at, m, converged & finite, np.asarray(singular))
 
 
 def _start(design: BatchDesign, m: Moments) -> np.ndarray:

@@ -11,15 +11,50 @@ from mvmise_sm.exceptions import NotAvailableError
 
 if TYPE_CHECKING:
     from mvmise_sm.core.elimination.layout import Layout
-    from mvmise_sm.core.interfaces import Factorization
+    from mvmise_sm.core.interfaces import Factorization, System
 
-__all__ = ["NewRows", "level_covariances", "subject_covariances"]
+__all__ = ["NewRows", "conditional_modes", "level_covariances", "new_row_variance", "subject_covariances"]
 
 _PANEL_CELLS = 20_000_000
 # elements of the largest panel of posterior covariances between two factors
 _CROSS_CELLS = 8_000_000
 # each costs some ten products with the design
 _MOST_SOLVES = 5_000
+
+
+def conditional_modes(
+    layout: Layout, factorization: Factorization, terms: list[np.ndarray], beta: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """E(b | y) at working fixed effects `beta` (p,) in the user's coordinates, one (n_levels, q) per term; `terms` are
+    the working Lambdas.
+    """
+    out = [np.zeros(0)] * len(terms)
+    for f, score in zip(layout.factors, factorization.scores(np.append(-beta, 1.0)), strict=True):
+        for t, place in zip(f.terms, f.places, strict=True):
+            left = layout.term_bases[t].a @ (terms[t] @ terms[t].T)
+            out[t] = layout.random.factors[f.index].labelled((left @ score[place]).T)
+    return tuple(out)
+
+
+def new_row_variance(
+    layout: Layout,
+    system: System,
+    factorization: Factorization,
+    terms: list[np.ndarray],
+    cov_beta: np.ndarray,
+    x: np.ndarray,
+    rows: list[tuple[np.ndarray, np.ndarray]],
+    by_solves: bool = False,
+) -> np.ndarray:
+    """Var(x'(beta_hat - beta) + z'(b_hat - b)) / sigma2 (m,) of new rows with working columns `x` (m, p).
+
+    The working Lambdas `terms` and the unscaled `cov_beta` (p, p) belong to the factorisation; `rows` as in
+    `ProfiledDeviance.prediction_variance`.
+    """
+    p = x.shape[1]
+    rhs = [b[:, :, :p] for _, b in system.level_products()]
+    zx = np.concatenate([b.reshape(b.shape[0] * b.shape[1], p) for b in rhs])
+    return NewRows.build(layout, terms, x, rows).variance(factorization, zx, cov_beta, by_solves)
 
 
 def level_covariances(layout: Layout, factorization: Factorization) -> tuple[np.ndarray, ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mvmise_sm.core.optimise.steps import differences, symmetric
 
 if TYPE_CHECKING:
+    from mvmise_sm.core.covariance.coordinates import FixedBasis
     from mvmise_sm.core.criteria.linear import ProfiledDeviance
+    from mvmise_sm.core.criteria.solution import Evaluation
     from mvmise_sm.core.interfaces import Factorization
 
 __all__ = ["SecondOrder", "gram_slopes", "second_order", "semidefinite_inverse"]
@@ -19,6 +21,28 @@ __all__ = ["SecondOrder", "gram_slopes", "second_order", "semidefinite_inverse"]
 _STEP, _SMALL = 1e-4, 0.05
 # share of the largest curvature below which a direction counts as flat, a hundred times the differences' error
 _FLAT = 1e-6
+
+
+class ProfiledCriterion(Protocol):
+    """What the uncertainty of (theta, sigma2) is found from: a criterion of normal responses, whatever its residuals.
+
+    Attributes
+    ----------
+    k_theta, k_fe : int
+        Parameters of the covariances, and fixed effects.
+    basis : FixedBasis
+        Working coordinates of the fixed effects.
+    """
+
+    k_fe: int
+    k_theta: int
+    basis: FixedBasis
+
+    def evaluate(self, theta: np.ndarray) -> Evaluation:
+        """Value, gradient and information at a working theta."""
+
+    def eliminated(self, theta: np.ndarray) -> tuple[Any, Any, Any, float]:
+        """Factorisation, solution of the inner problem, relative factors and objective at a working theta."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,9 +102,7 @@ def gram_slopes(criterion: ProfiledDeviance, theta: np.ndarray) -> np.ndarray:
     return np.array([-np.einsum("ab,ambn->mn", e, products[k]) for k, e in directions])
 
 
-def second_order(
-    criterion: ProfiledDeviance, theta: np.ndarray, slopes_of_gram: np.ndarray | None = None
-) -> SecondOrder:
+def second_order(criterion: ProfiledCriterion, theta: np.ndarray, slopes_of_gram: np.ndarray) -> SecondOrder:
     """Shape of the objective and of the covariance of beta at the optimum.
 
     The Hessian is a central difference of the analytic gradient; the derivatives of the covariance of beta are
@@ -88,18 +110,16 @@ def second_order(
 
     Parameters
     ----------
-    criterion : ProfiledDeviance
+    criterion : ProfiledCriterion
     theta : ndarray
         Working theta at the optimum (k_theta,).
-    slopes_of_gram : ndarray, optional
-        Derivatives of X'V^-1X (k_theta, p, p); from `gram_slopes` by default.
+    slopes_of_gram : ndarray
+        Derivatives of X'V^-1X (k_theta, p, p), of random effects alone from `gram_slopes`.
 
     Returns
     -------
     SecondOrder
     """
-    if slopes_of_gram is None:
-        slopes_of_gram = gram_slopes(criterion, theta)[:, : criterion.k_fe, : criterion.k_fe]
     k, p = criterion.k_theta, criterion.k_fe
 
     def slopes_and_scale(moved: np.ndarray) -> np.ndarray:
