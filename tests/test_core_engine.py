@@ -110,7 +110,7 @@ def test_average_information_equals_its_definition(kind, tier):
     want_a, want_b = np.array(changes) @ p @ np.array(changes).T, np.array(changes) @ py
     factorization, stage, _, _ = criterion.eliminated(theta)
     directions = []
-    for t, structure in enumerate(criterion._structures):
+    for t, structure in enumerate(criterion.space.structures):
         place = next(k for k, f in enumerate(criterion.layout.factors) if t in f.terms)
         lam = structure.factor(theta[random.theta_slices[t]])
         directions += [(place, d @ lam.T + lam @ d.T) for d in structure.tangents(theta[random.theta_slices[t]])]

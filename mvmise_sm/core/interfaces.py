@@ -244,6 +244,23 @@ class Factorization(Elimination, Protocol):
         """Sums over pairs of levels of T = Z'V^-1Z and G = Z'V^-1X, `g` (q, J, p) per factor."""
 
 
+class EstimatedFactorization(Factorization, Protocol):
+    """A `Factorization` whose log|M| is estimated along probes.
+
+    Attributes
+    ----------
+    rest : KrylovRemainder
+        What the estimate is of.
+    estimated : tuple
+        Per factor the derivative of log|M| (q, q), and its value along every probe (probes, q, q).
+    """
+
+    rest: Any
+
+    @property
+    def estimated(self) -> tuple[list[np.ndarray], list[np.ndarray]]: ...
+
+
 # traces: sum_j T_jj (q, q) of every factor; pairs: (k, l) -> sum over u, v of T[a, u, c, v] T[b, u, d, v] as
 # [a, b, c, d]; mixed: (k, l) -> sum of G_k[a, u]' T[b, u, c, v] G_l[d, v] as [a, b, c, d, m, n]
 PairSums = tuple[list[np.ndarray], dict[tuple[int, int], np.ndarray], dict[tuple[int, int], np.ndarray]]

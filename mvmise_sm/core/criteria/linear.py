@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
 from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
 from mvmise_sm.core.criteria.linear_rows import LinearRows
-from mvmise_sm.core.criteria.prior_curvature import descending, kronecker, own_curvature, prior_curvature, trusted
+from mvmise_sm.core.criteria.prior_curvature import PriorCurvature
 from mvmise_sm.core.criteria.solution import Evaluation, PLSSolution
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
 from mvmise_sm.core.criteria.theta_parameters import ThetaParameters
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from mvmise_sm.core.criteria.inner_problem import InnerProblem, InnerSolution
     from mvmise_sm.core.criteria.sums import LinearSums
     from mvmise_sm.core.elimination.krylov import Probes
-    from mvmise_sm.core.interfaces import Factorization
+    from mvmise_sm.core.interfaces import EstimatedFactorization, Factorization
 
 __all__ = ["Evaluation", "PLSSolution", "ProfiledDeviance"]
 
+# what is kept of one response
+_AT_A_RESPONSE = ("_last", "_moments")
 # deflated directions where log|M| is estimated
 _DEFLATED = 16
 
@@ -136,7 +138,7 @@ class ProfiledDeviance(ThetaParameters):
 
     def _copy(self, **changes: Any) -> ProfiledDeviance:
         out = object.__new__(ProfiledDeviance)
-        out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_last", "_moments")}, **changes)
+        out.__dict__.update({k: v for k, v in self.__dict__.items() if k not in _AT_A_RESPONSE}, **changes)
         out._set_inner()
         return out
 
@@ -163,7 +165,8 @@ class ProfiledDeviance(ThetaParameters):
 
     def deflated(self, theta: np.ndarray, probes: Probes) -> Probes:
         """These probes off the directions that are best deflated at a working theta."""
-        rest = self.with_probes(probes).system.factorize(self._factors(theta)[0]).rest
+        found = self.with_probes(probes).system.factorize(self.space.factors(theta)[0])
+        rest = cast("EstimatedFactorization", found).rest
         return replace(probes, basis=rest.deflated_basis(_DEFLATED, probes.seed))
 
     def certified(self, theta: np.ndarray, probes: Probes) -> ProfiledDeviance:
@@ -174,7 +177,7 @@ class ProfiledDeviance(ThetaParameters):
 
     def inner_solution(self, theta: np.ndarray) -> InnerSolution:
         """(beta, sigma2) and their covariance at a working theta; log|M| is not formed."""
-        merged, terms = self._factors(theta)
+        merged, terms = self.space.factors(theta)
         sigmas = self.space.user_sigmas(terms) if self._inner.uses_sigmas else None
         return self._inner.solve(self.system.factorize(merged).gram, sigmas)
 
@@ -215,9 +218,6 @@ class ProfiledDeviance(ThetaParameters):
         """Other starts for a fit that ended on the boundary."""
         return [self._without_contained(self.space.wide_start())]
 
-    def _factors(self, theta: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        return self.space.factors(theta)
-
     def eliminated(self, theta: np.ndarray) -> tuple[Factorization, InnerSolution, list[np.ndarray], float]:
         """Factorisation and inner at a working theta; the last one is kept."""
         last = self.__dict__.get("_last")
@@ -226,7 +226,7 @@ class ProfiledDeviance(ThetaParameters):
             return last[1:]
         # let go first: a dense block is most of what a fit holds
         last = self._last = None
-        merged, terms = self._factors(theta)
+        merged, terms = self.space.factors(theta)
         factorization = self.system.factorize(merged)
         sigmas = None
         if self._inner.uses_sigmas:
@@ -262,21 +262,12 @@ class ProfiledDeviance(ThetaParameters):
         average = a / s2 - solution.curvature_c * np.multiply.outer(b, b)
         if solution.sigma_hessians is None:
             return Evaluation(np.array(theta), value, gradient, average + curvature, tuple(slopes))
-        places = self.random.theta_slices, self._vec_maps, tangents
-        extra, cross = prior_curvature(*places, terms, data_slopes, self._sizes, solution)
-        information = average + curvature + extra
-        if cross is not None:
-            # the profile over sigma2 couples data and priors: c (b + x)(b + x)' in place of c b b'
-            mixed = np.multiply.outer(b, cross)
-            information -= solution.curvature_c * (mixed + mixed.T + np.multiply.outer(cross, cross))
-        if not trusted(information, average):
-            information = descending(average + own_curvature(*places, solution))
+        information = self._prior_curvature.information(average, curvature, b, (tangents, terms, data_slopes), solution)
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
     @cached_property
-    def _vec_maps(self) -> list[np.ndarray]:
-        """Maps of vec(Sigma) from working to the user's coordinates (q * q, q * q), one per term."""
-        return [kronecker(basis.a, basis.a) for basis in self.layout.term_bases]
+    def _prior_curvature(self) -> PriorCurvature:
+        return PriorCurvature(self.layout, self.system, self.random.theta_slices)
 
     def solve(self, theta: np.ndarray) -> PLSSolution:
         """Solution at the user's theta.
@@ -386,15 +377,6 @@ class ProfiledDeviance(ThetaParameters):
     def kenward_roger(self, theta: np.ndarray) -> KenwardRoger:
         """Kenward and Roger's adjusted covariance at a working optimum, see `kenward_roger`."""
         return kenward_roger(self, theta)
-
-    @cached_property
-    def _sizes(self) -> list[np.ndarray]:
-        """Mean over the levels of the squared columns of every term, working coordinates (q,) each."""
-        out = [np.zeros(0)] * len(self.random.terms)
-        for f, (size, _) in zip(self.layout.factors, self.system.level_products(), strict=True):
-            for t, place in zip(f.terms, f.places, strict=True):
-                out[t] = np.maximum(size[place].mean(axis=1), 1e-300)
-        return out
 
     @cached_property
     def _moments(self) -> list[np.ndarray]:

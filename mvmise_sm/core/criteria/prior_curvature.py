@@ -10,11 +10,64 @@ from scipy.linalg.lapack import dpotrf
 from mvmise_sm.core.covariance.theta import positive_part
 
 if TYPE_CHECKING:
-    pass
+    from mvmise_sm.core.criteria.inner_problem import InnerSolution
+    from mvmise_sm.core.elimination.layout import Layout
+    from mvmise_sm.core.interfaces import System
 
-__all__ = ["descending", "kronecker", "own_curvature", "prior_curvature", "trusted"]
+__all__ = ["PriorCurvature", "descending", "kronecker", "own_curvature", "prior_curvature", "trusted"]
 
 _SHARE = 0.1
+
+
+class PriorCurvature:
+    """What priors add to the average information of a linear mixed model.
+
+    Parameters
+    ----------
+    layout : Layout
+    system : System
+    slices : tuple of slice
+        Place in theta of every term.
+    """
+
+    def __init__(self, layout: Layout, system: System, slices: tuple[slice, ...]) -> None:
+        self._slices = slices
+        self._vec_maps = [kronecker(basis.a, basis.a) for basis in layout.term_bases]
+        # mean over the levels of the squared columns of every term
+        self._sizes = [np.zeros(0)] * len(slices)
+        for f, (size, _) in zip(layout.factors, system.level_products(), strict=True):
+            for t, place in zip(f.terms, f.places, strict=True):
+                self._sizes[t] = np.maximum(size[place].mean(axis=1), 1e-300)
+
+    def information(
+        self,
+        average: np.ndarray,
+        curvature: np.ndarray,
+        b: np.ndarray,
+        at: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]],
+        solution: InnerSolution,
+    ) -> np.ndarray:
+        """A model of the Hessian along which a Newton step descends (k_theta, k_theta).
+
+        Parameters
+        ----------
+        average, curvature : ndarray
+            Average information, and what Sigma = Lambda Lambda' adds to it (k_theta, k_theta).
+        b : ndarray
+            b / sigma2 of the average information (k_theta,).
+        at : tuple of list of ndarray
+            Per term the tangents of Sigma (k, q, q), Lambda and the data's part of the derivative in Sigma (q, q).
+        solution : InnerSolution
+        """
+        tangents, lambdas, slopes = at
+        places = self._slices, self._vec_maps, tangents
+        extra, cross = prior_curvature(*places, lambdas, slopes, self._sizes, solution)
+        information = average + curvature + extra
+        if cross is not None:
+            # the profile over sigma2 couples data and priors: c (b + x)(b + x)' in place of c b b'
+            mixed = np.multiply.outer(b, cross)
+            information -= solution.curvature_c * (mixed + mixed.T + np.multiply.outer(cross, cross))
+        return information if trusted(information, average) else descending(average + own_curvature(*places, solution))
 
 
 def prior_curvature(

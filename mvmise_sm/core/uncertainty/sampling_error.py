@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.linear import ProfiledDeviance
+    from mvmise_sm.core.interfaces import EstimatedFactorization
 
 __all__ = ["SamplingError", "sampling_error"]
 
@@ -50,7 +51,8 @@ def sampling_error(criterion: ProfiledDeviance, theta: np.ndarray) -> SamplingEr
         (k_theta,).
     """
     evaluation = criterion.evaluate(theta)
-    factorization, _, terms, _ = criterion.eliminated(theta)
+    exact_or_not, _, terms, _ = criterion.eliminated(theta)
+    factorization = cast("EstimatedFactorization", exact_or_not)
     width = factorization.rest.logdet_error
     rest = factorization.estimated[1]
     count, ddf = len(rest[0]), max(len(rest[0]) - 3, 1)
