@@ -5,7 +5,8 @@
 One label-free experiment: features with their own level, effect (0, 0.8 or -0.8) and standard deviations within and
 between pairs; values go missing by a curve of the value. Prints the curve by three methods, then bias over the root
 mean squared standard error, cover of 95 % intervals with its simulation error, and width for complete cases (lmer),
-the curve held with its common theta (restricted, Satterthwaite), and the curve held with a theta for each feature.
+the curve held with its common theta (restricted, Satterthwaite), the curve held with a theta for each feature, and two
+wrong mechanisms: the curve of the other link, and one of whole pairs.
 """
 
 import argparse
@@ -23,7 +24,7 @@ FORMULA = "~ condition + (1 | subject)"
 
 def experiment(seed, features, pairs, mechanism):
     """A frame of runs by features, and the effect of every feature."""
-    rng = np.random.default_rng([seed, 20261])
+    rng = np.random.default_rng([733, seed])
     phi, F = TRUTH[mechanism], expit if mechanism == "logit" else ndtr
     g, x = np.repeat(np.arange(pairs), 2), np.tile([0.0, 1.0], pairs)
     columns, effects = {}, []
@@ -38,11 +39,12 @@ def experiment(seed, features, pairs, mechanism):
     return pd.DataFrame({"subject": [f"s{i}" for i in g], "condition": x, **columns}), np.array(effects)
 
 
-def intervals(entry, frame, name, **options):
+def intervals(entry, frame, name, reml=True, **options):
     """Estimate, standard error and half width of one feature's effect; NaN where there is no fit."""
+    ddf = {} if entry is ms.mvmise_b else {"ddf": "satterthwaite"}
     try:
-        result = entry(f"{name} {FORMULA}", frame, **options).fit()
-        row = result.tidy(ddf="satterthwaite", conf_int=True).set_index("term").loc["condition"]
+        result = entry(f"{name} {FORMULA}", frame, **options).fit(reml=reml)
+        row = result.tidy(conf_int=True, **ddf).set_index("term").loc["condition"]
     except Exception:
         return np.full(3, np.nan)
     if not result.converged:
@@ -84,15 +86,16 @@ def main():
     truth = TRUTH[options.mechanism]
     print(f"truth: slope {truth[1]}, position {-truth[0] / truth[1]:.3f}", flush=True)
     curve = None
-    for method in ("observed-normal", "profile", "adjusted"):
-        if method == "observed-normal" and options.mechanism != "logit":
-            continue
+    methods = ("observed-normal", "profile", "adjusted") if options.mechanism == "logit" else ("profile", "adjusted")
+    for method in methods:
         curve = ms.detection_curve(FORMULA, frame, names, mechanism=options.mechanism, method=method)
         b0, b1 = curve.params
         print(
             f"{method:16s} slope {b1:.3f} ({curve.bse['y']:.3f}), position {-b0 / b1:.3f}, theta {curve.theta}",
             flush=True,
         )
+    other = "logit" if options.mechanism == "probit" else "probit"
+    wrong = ms.detection_curve(FORMULA, frame, names, mechanism=other)
     seen = frame[names].notna().groupby(frame["condition"]).sum().min()
     used = [name for name in names if seen[name] >= 2]
     chosen = np.array([effects[names.index(name)] for name in used])
@@ -100,6 +103,8 @@ def main():
         "complete cases, lmer": lambda name: intervals(ms.lmer, frame, name),
         "curve, common theta": lambda name: intervals(ms.lmer_mnar, frame, name, mechanism=curve),
         "curve, own theta": lambda name: intervals(ms.lmer_mnar, frame, name, mechanism=curve, theta=None),
+        f"wrong: {other} curve": lambda name: intervals(ms.lmer_mnar, frame, name, mechanism=wrong),
+        "wrong: whole pairs": lambda name: intervals(ms.mvmise_b, frame, name, mechanism_prior="weak"),
     }
     for label, fit in fits.items():
         report(label, np.array([fit(name) for name in used]), chosen)

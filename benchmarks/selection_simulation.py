@@ -1,6 +1,7 @@
 """Coverage and accuracy of the selection models against R's algorithm, by simulation.
 
     python benchmarks/selection_simulation.py [replicates] > table
+    python benchmarks/selection_simulation.py 1200 --models e --clusters 36 --seed 7 --without-r
 
 Every replicate has N clusters of 1 to 4 samples, K = 5 outcomes, a covariate, and whole blocks missing with probability
 min(1, exp(phi0 + phi1 mean(y))); phi0 is set so that the stated share is missing. Both models are fitted to data of
@@ -10,7 +11,7 @@ its default stopping rule.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 import warnings
 
@@ -66,7 +67,7 @@ def replicate(kind, n_clusters, phi0, rng):
             return Y, np.column_stack([np.ones(x.size), x]), cluster
 
 
-def run(kind, n_clusters, rate, replicates, seed):
+def run(kind, n_clusters, rate, replicates, seed, with_r=True):
     """One row of the table."""
     rng = np.random.default_rng(seed)
     phi0 = intercept_for(kind, rate)
@@ -90,12 +91,21 @@ def run(kind, n_clusters, rate, replicates, seed):
         low, high = rows["conf_low"].to_numpy(), rows["conf_high"].to_numpy()
         covered.append((low < truth) & (truth < high))
         phi.append(result.phi["y"])
+        if not with_r:
+            continue
         data = selection_data(*arrays)
         fit = fit_mvmise_b(data) if kind == "b" else fit_mvmise_e(data, penalty=0.0)
         phi_r.append(fit.params.phi[1])
         r_se = np.sqrt(np.diag(fit.cov_beta))
         beta_r.append(np.abs(fit.params.beta - BETA) < Z95 * r_se)
     cover = np.mean(covered, axis=0)
+    R = {}
+    if with_r:
+        R = {
+            "R_cover_beta0": np.mean(beta_r, axis=0)[0],
+            "R_cover_beta1": np.mean(beta_r, axis=0)[1],
+            "R_rmse_phi1": np.sqrt(np.mean((np.array(phi_r) - PHI1) ** 2)),
+        }
     return {
         "model": kind,
         "clusters": n_clusters,
@@ -103,10 +113,9 @@ def run(kind, n_clusters, rate, replicates, seed):
         "cover_beta0": cover[0],
         "cover_beta1": cover[1],
         "cover_tau_or_D": cover[2:].mean(),
-        "R_cover_beta0": np.mean(beta_r, axis=0)[0],
-        "R_cover_beta1": np.mean(beta_r, axis=0)[1],
+        "mc_error": np.sqrt(0.95 * 0.05 / len(covered)),
         "rmse_phi1": np.sqrt(np.mean((np.array(phi) - PHI1) ** 2)),
-        "R_rmse_phi1": np.sqrt(np.mean((np.array(phi_r) - PHI1) ** 2)),
+        **R,
         "failed": failed,
         "weak_penalty": helped,
         "ms_per_fit": 1e3 * seconds / replicates,
@@ -115,15 +124,22 @@ def run(kind, n_clusters, rate, replicates, seed):
 
 def main():
     """Print the table."""
-    replicates = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    parser = argparse.ArgumentParser()
+    parser.add_argument("replicates", type=int, nargs="?", default=200)
+    parser.add_argument("--models", default="be")
+    parser.add_argument("--clusters", type=int, nargs="+", default=[36, 100])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.10, 0.25, 0.45])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-r", action="store_true")
+    options = parser.parse_args()
+    rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = [
-            run(kind, n, rate, replicates, seed)
-            for kind in "be"
-            for n in (36, 100)
-            for seed, rate in enumerate((0.10, 0.25, 0.45))
-        ]
+        for kind in options.models:
+            for n in options.clusters:
+                for k, rate in enumerate(options.rates):
+                    seed = options.seed + k
+                    rows.append(run(kind, n, rate, options.replicates, seed, not options.without_r))
     print(pd.DataFrame(rows).to_string(index=False, float_format="%.3f"))
 
 

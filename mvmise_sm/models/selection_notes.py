@@ -8,17 +8,17 @@ import numpy as np
 from scipy import stats
 
 from mvmise_sm.models.fixed import constant_column
-from mvmise_sm.selection.crossed import spread_moments
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.likelihood import SelectionParams
 from mvmise_sm.selection.solve import solve
+from mvmise_sm.selection.two_way import spread_tests
 
 __all__ = ["own_terms_notes", "shared_intercept_note"]
 
 # p-value below which data refuse a simpler model loudly enough for a warning
 REFUSED = 1e-3
-# share of the residual variance below which a variance is not worth a second fit
-WORTH = 0.01
+# mean squares of two-way tables that are this usual give no reason for a second fit
+USUAL = 1e-2
 
 
 def shared_intercept_note(model, value: float) -> list[str]:
@@ -55,19 +55,19 @@ def own_terms_notes(model, solution) -> list[str]:
     """What to say where outcomes vary between batches on their own, or together within samples, and no term says so.
 
     Both are compared by likelihood ratio with the missing values taken as missing at random, which needs no integrals,
-    once the moments of two-way tables of residuals give reason to.
+    once the mean squares of two-way tables of residuals give reason to.
     """
     spec, data = model.spec, model.design.data
     if not spec.variant.takes_own_terms or data.n_outcomes < 2 or spec.penalties or solution.reasons:
         return []
     if spec.first_sample_variance or any(slot.single for slot in spec.slots):
         return []
-    omega2, delta2, s2 = spread_moments(data)
+    p_blocks, p_samples = spread_tests(data)
     group, out = model.group_name, []
     plain = replace(spec, mechanism=None)
     asked = [
-        (not spec.own_blocks and omega2 > WORTH * s2, "own_blocks"),
-        (not spec.samples and delta2 > WORTH * s2, "samples"),
+        (not spec.own_blocks and p_blocks < USUAL, "own_blocks"),
+        (not spec.samples and p_samples < USUAL, "samples"),
     ]
     if not any(wanted for wanted, _ in asked):
         return []

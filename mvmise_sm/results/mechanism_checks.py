@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,9 @@ from scipy import stats
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import strict
 from mvmise_sm.selection.marginal import marginal_units
+from mvmise_sm.selection.objective import PenalisedObjective
 from mvmise_sm.selection.simulate import missing_pattern, simulate
+from mvmise_sm.selection.solve import SAME_VALUE, Solution, solve
 
 __all__ = ["compare_mechanisms", "mechanism_fit", "mechanism_table", "plot_mechanism", "unit_frame"]
 
@@ -127,7 +128,7 @@ def _patterns(data, missing: np.ndarray) -> tuple[int, int]:
 
 
 @strict
-def compare_mechanisms(model, **fit_options) -> pd.DataFrame:
+def compare_mechanisms(model, *, method="ml", maxiter=None, tol=None) -> pd.DataFrame:
     """Fit a model under a mechanism of blocks, of single values, and both; all are likelihoods of values and pattern.
 
     Under the mechanism of blocks single values of seen blocks are missing at a constant rate.
@@ -136,8 +137,9 @@ def compare_mechanisms(model, **fit_options) -> pd.DataFrame:
     ----------
     model : FactorSelectionModel
         Model b; its mechanisms are used, capped and logit where it has none.
-    **fit_options
-        Arguments of ``fit``.
+    method : {"ml", "em"}, optional
+    maxiter, tol : optional
+        As in ``fit``.
 
     Returns
     -------
@@ -147,18 +149,25 @@ def compare_mechanisms(model, **fit_options) -> pd.DataFrame:
     spec, data = model.spec, model.design.data
     if not spec.variant.takes_own_terms or spec.own_blocks or spec.samples:
         raise OptionError("compare_mechanisms takes a model b (mvmise_b) with (1 | batch) alone")
+    if method not in ("ml", "em"):
+        raise OptionError(f"method must be 'ml' or 'em', got {method!r}")
     blocks = spec.mechanism if spec.mechanism is not None else "capped"
     values = spec.value_mechanism if spec.value_mechanism is not None else VALUE
     single = int((~data.observed & ~data.block_missing[data.cluster]).sum())
     seen = int(data.observed.sum())
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
+    fits: dict[str, Solution] = {}
     for name, chosen in {"block": (blocks, None), "value": (None, values), "both": (blocks, values)}.items():
-        other = copy.copy(model)
-        other.spec = replace(spec, mechanism=chosen[0], value_mechanism=chosen[1])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = other.fit(**fit_options)
-        llf, k = float(result.llf), int(result.k_params)
+        objective = replace(spec, mechanism=chosen[0], value_mechanism=chosen[1]).objective(data)
+        options = {"method": method, "maxiter": maxiter, "tol": tol, "information": False}
+        start = _with_constant_rate(fits["block"], objective) if name == "both" else None
+        fit = solve(objective, start=start, **options)
+        if start is not None and not fit.maximum.value >= fits["value"].maximum.value - SAME_VALUE:
+            # the values' mechanism alone is a limit of both
+            cold = solve(objective, **options)
+            fit = cold if cold.maximum.value > fit.maximum.value else fit
+        fits[name], likelihood = fit, fit.objective.likelihood
+        llf, k = float(likelihood.value_and_score(fit.maximum.theta)[0]), int(likelihood.size)
         if chosen[1] is None and single:
             rate = single / (single + seen)
             llf, k = llf + single * np.log(rate) + seen * np.log1p(-rate), k + 1
@@ -167,10 +176,23 @@ def compare_mechanisms(model, **fit_options) -> pd.DataFrame:
             "n_params": k,
             "aic": -2.0 * llf + 2.0 * k,
             "bic": -2.0 * llf + np.log(model.nobs) * k,
-            "converged": bool(result.converged),
-            **dict(zip(model.exog_names, np.asarray(result.params), strict=True)),
+            "converged": bool(fit.maximum.converged),
+            **dict(zip(model.exog_names, fit.maximum.theta[likelihood.slices["beta"]], strict=True)),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").sort_values("aic")
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values("aic", kind="stable")
+
+
+def _with_constant_rate(fit: Solution, objective: PenalisedObjective) -> np.ndarray | None:
+    """The fit with a mechanism of blocks as a point of the model with both: single values at a constant rate."""
+    small, large = fit.objective.likelihood, objective.likelihood
+    if not fit.maximum.converged or not small.part.slots:
+        return None
+    theta = large.start()
+    for name, cut in small.slices.items():
+        if name != "phi":
+            theta[large.slices[name]] = fit.maximum.theta[cut]
+    theta[large.slices["phi"]][: small.part.free.size] = fit.maximum.theta[small.slices["phi"]]
+    return theta if np.isfinite(objective(theta)[0]) else None
 
 
 def mechanism_sentences(result) -> list[str]:

@@ -15,10 +15,11 @@ import numpy as np
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.integrals import MODE_STEPS, quadrature_step
-from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, CrossedParams, NaturalLikelihood, least_squares
+from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, CrossedParams, NaturalLikelihood
 from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
 from mvmise_sm.selection.restricted import DifferencedBeta
 from mvmise_sm.selection.status import Status
+from mvmise_sm.selection.two_way import spread_moments
 from mvmise_sm.selection.units import MechanismPart, Slot, Units, mechanism_part
 
 # the product rule has the square of the nodes; eight digits of the log-likelihood are enough for its differences
@@ -272,27 +273,28 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
             curve = np.eye(2) - np.add.reduceat(bend[:, None, None] * own[:, :, None] * own[:, None, :], first, axis=0)
             z = z + np.linalg.solve(curve, score[:, :, None])[:, :, 0]
         width = np.sqrt(self.part.width**2 + var)
-        # each direction has the step that its own share of eta asks for
-        step, other = (quadrature_step(width, np.abs(own[:, j])) for j in (0, 1))
-        line = step * np.arange(-int(SPAN / step), int(SPAN / step) + 1)
-        # without an effect of samples the second direction is a single point of weight one
-        flat = not self.samples or np.abs(own[:, 1]).max() < 1e-12
-        across = np.zeros(1) if flat else other * np.arange(-int(SPAN / other), int(SPAN / other) + 1)
-        grid = np.stack(np.meshgrid(line, across, indexing="ij"), axis=-1).reshape(-1, 2)
+        line = _trapezoidal(width, np.abs(own[:, 0]))
+        across = self._across(width, np.abs(own[:, 1]), first)
+        grid = np.stack(np.meshgrid(line[0], across[0], indexing="ij"), axis=-1).reshape(-1, 2)
+        log_rule = np.add.outer(line[1], across[1]).ravel()
         standard = z[:, None, :] + grid
-        if flat:
-            standard[:, :, 1] = 0.0
         eta = at[:, None] + np.einsum("ml,mnl->mn", own, standard[row])
         integral = self.part.integral(slot, eta, var[:, None])
-        log_weight = np.add.reduceat(integral.value, first, axis=0) - 0.5 * (standard**2).sum(axis=2)
+        log_weight = np.add.reduceat(integral.value, first, axis=0) - 0.5 * (standard**2).sum(axis=2) + log_rule
         top = log_weight.max(axis=1, keepdims=True)
         weight = np.exp(log_weight - top)
         total = weight.sum(axis=1, keepdims=True)
-        logs = (top + np.log(total))[:, 0] + np.log(step) - 0.5 * LOG_2PI
-        if not flat:
-            logs = logs + np.log(other) - 0.5 * LOG_2PI
+        logs = (top + np.log(total))[:, 0]
         nodes = centre[:, None, :] + np.einsum("ckl,cnl->cnk", root, standard)
         return nodes, weight / total, integral, logs
+
+    def _across(self, width: np.ndarray, slope: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rule for the mean effect of the samples: few nodes where the missing units hardly feel it."""
+        if not self.samples or slope.max() < 1e-12:
+            return np.zeros(1), np.zeros(1)
+        if np.add.reduceat((slope / width) ** 2, first).max() < NEARLY_NORMAL:
+            return HERMITE
+        return _trapezoidal(width, slope)
 
     def evaluate(self, theta: np.ndarray) -> tuple[float, CrossedParams | None]:
         """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
@@ -357,23 +359,16 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
     def _variance_information(self, params: CrossedParams) -> np.ndarray:
         """Expected information of loadings, standard deviations and log variance from the seen outcomes."""
         (omega, delta), tau, s2, K = params.spread, params.tau, float(params.sigma2[0]), params.tau.size
-        out = np.zeros((K + int(self.own_blocks) + int(self.samples) + 1,) * 2)
+        # at zero a standard deviation has no information; there the variance's own serves as a scale
+        floor = 0.1 * np.sqrt(s2)
+        scales = np.array([2.0 * max(abs(omega), floor), 2.0 * max(abs(delta), floor)])
+        kept = np.r_[np.full(K, True), self.own_blocks, self.samples, True]
+        out = np.zeros((K + 3, K + 3))
         for start, size in zip(self.data.starts, self.data.sizes, strict=True):
             row, outcome = np.nonzero(self.data.observed[start : start + size])
-            if not row.size:
-                continue
-            same, level = outcome[:, None] == outcome, (row[:, None] == row).astype(float)
-            load = tau[outcome]
-            V = np.outer(load, load) + omega**2 * same + delta**2 * level + s2 * np.eye(row.size)
-            inverse = np.linalg.inv(V)
-            moves = [np.outer(outcome == k, load) + np.outer(load, outcome == k) for k in range(K)]
-            # at zero a standard deviation has no information; there the variance's own serves as a scale
-            floor = 0.1 * np.sqrt(s2)
-            moves += [2.0 * max(abs(omega), floor) * same] * self.own_blocks
-            moves += [2.0 * max(abs(delta), floor) * level] * self.samples
-            moves.append(s2 * np.eye(row.size))
-            turned = np.stack([inverse @ move for move in moves])
-            out += 0.5 * np.einsum("aij,bji->ab", turned, turned)
+            if row.size:
+                out += _cluster_information(row, outcome, int(size), tau, (omega, delta), s2, scales)
+        out = out[np.ix_(kept, kept)]
         # loadings near zero have none either
         return out + 1e-3 * np.diag(np.maximum(np.diag(out), self.n_seen / (K * s2) * 1e-2))
 
@@ -400,38 +395,61 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
         return out
 
 
-def spread_moments(data: SelectionData) -> tuple[float, float, float]:
-    """Moment estimates of the variances of own batch effects, of samples, and of what is left.
+def _cluster_information(
+    row: np.ndarray,
+    outcome: np.ndarray,
+    size: int,
+    tau: np.ndarray,
+    spread: tuple[float, float],
+    s2: float,
+    scales: np.ndarray,
+) -> np.ndarray:
+    """``1/2 tr(V^-1 V_a V^-1 V_b)`` of one cluster over loadings, omega, delta and log sigma2, (K + 3, K + 3).
 
-    From two-way tables of residuals by cluster, after the means of outcomes and samples. The batch effects are those
-    that outcomes do not share.
+    All derivatives are sums of products of the indicators of outcomes and of samples and the loadings, so that the
+    traces are those of small tables of their quadratic forms.
     """
-    _, resid = least_squares(data)
-    seen = data.observed
-    K = data.n_outcomes
-    left, left_df, rows, rows_df, blocks, blocks_df = (0.0,) * 6
-    # an outcome's own level is no batch effect
-    count = np.maximum(seen.sum(axis=0), 1)
-    resid = np.where(seen, resid - resid.sum(axis=0) / count, 0.0)
-    for start, size in zip(data.starts, data.sizes, strict=True):
-        own = slice(start, start + size)
-        full = seen[own].all(axis=0)
-        if full.sum() < 2 or size < 2:
-            continue
-        table = resid[own][:, full]
-        k = table.shape[1]
-        by_row, by_column, all_ = table.mean(axis=1), table.mean(axis=0), table.mean()
-        inner = table - by_row[:, None] - by_column + all_
-        left += float((inner**2).sum())
-        left_df += (size - 1) * (k - 1)
-        rows += k * float(((by_row - all_) ** 2).sum())
-        rows_df += size - 1
-        blocks += size * float(((by_column - all_) ** 2).sum())
-        blocks_df += k - 1
-    if not left_df or K < 2:
-        total = float((resid**2).sum() / max(seen.sum(), 1))
-        return 0.1 * total, 0.1 * total, 0.8 * total
-    s2 = left / left_df
-    size = float(np.mean(data.sizes))
-    wide = max(float(seen.sum() / data.n_rows), 1.0)
-    return max(blocks / blocks_df - s2, 0.0) / size, max(rows / rows_df - s2, 0.0) / wide, s2
+    omega, delta = spread
+    load, K = tau[outcome], tau.size
+    same, level = outcome[:, None] == outcome, row[:, None] == row
+    V = np.outer(load, load) + omega**2 * same + delta**2 * level
+    V[np.diag_indices(row.size)] += s2
+    inverse = np.linalg.inv(V)
+    basis = np.zeros((row.size, K + size + 1))
+    basis[np.arange(row.size), outcome] = 1.0
+    basis[np.arange(row.size), K + row] = 1.0
+    basis[:, -1] = load
+    turned = inverse @ basis
+    once, twice = basis.T @ turned, turned.T @ turned
+    by, at, end = slice(0, K), slice(K, K + size), K + size
+    own, along = once[by, by], once[by, end]
+    out = np.empty((K + 3, K + 3))
+    out[:K, :K] = 2.0 * (np.outer(along, along) + own * once[end, end])
+    out[:K, K] = 2.0 * scales[0] * (own @ along)
+    out[:K, K + 1] = 2.0 * scales[1] * (once[by, at] @ once[at, end])
+    out[:K, K + 2] = 2.0 * s2 * twice[by, end]
+    out[K, K] = scales[0] ** 2 * (own**2).sum()
+    out[K, K + 1] = scales[0] * scales[1] * (once[by, at] ** 2).sum()
+    out[K, K + 2] = scales[0] * s2 * np.trace(twice[by, by])
+    out[K + 1, K + 1] = scales[1] ** 2 * (once[at, at] ** 2).sum()
+    out[K + 1, K + 2] = scales[1] * s2 * np.trace(twice[at, at])
+    out[K + 2, K + 2] = s2**2 * (inverse**2).sum()
+    upper = np.triu(out)
+    return 0.5 * (upper + np.triu(upper, 1).T)
+
+
+def _trapezoidal(width: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points about the mode and logarithms of weights over the normal density's ``exp(-z^2/2)``."""
+    step = quadrature_step(width, slope)
+    points = step * np.arange(-int(SPAN / step), int(SPAN / step) + 1)
+    return points, np.full(points.size, np.log(step) - 0.5 * LOG_2PI)
+
+
+def _gauss_hermite(n: int) -> tuple[np.ndarray, np.ndarray]:
+    points, weights = np.polynomial.hermite_e.hermegauss(n)
+    return points, np.log(weights) + 0.5 * points**2 - 0.5 * LOG_2PI
+
+
+# where the missing units add less than this to the curvature, the integrand is nearly normal: nine nodes err by 1e-13
+NEARLY_NORMAL = 0.05
+HERMITE = _gauss_hermite(9)

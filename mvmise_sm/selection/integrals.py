@@ -17,7 +17,7 @@ __all__ = ["MODE_STEPS", "QUADRATURE_SPAN", "FactorPosterior", "UnitIntegrals", 
 
 # in posterior standard deviations of b; the trapezoidal rule is exact to double precision at the coarsest step
 # unless the cap bends the integrand within a shorter distance
-QUADRATURE_STEPS = (0.4, 0.2, 0.1, 0.05, 0.025)
+QUADRATURE_STEPS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
 QUADRATURE_SPAN = 8.0
 MODE_STEPS = 4
 
