@@ -19,11 +19,6 @@ def _plain(result):
     return getattr(result, "_results", result)
 
 
-def _standardised(result):
-    """Pearson residuals in residual standard deviations (nobs,)."""
-    return np.asarray(result.resid_pearson) / np.sqrt(result.scale)
-
-
 def _smooth(axis, x, y):
     """Add a local regression line."""
     from statsmodels.nonparametric.smoothers_lowess import lowess
@@ -33,10 +28,6 @@ def _smooth(axis, x, y):
     if np.ptp(x) > 0.0:
         line = lowess(y, x, frac=2.0 / 3.0, it=3, delta=0.01 * np.ptp(x))
         axis.plot(line[:, 0], line[:, 1], color=MARK, lw=1.3)
-
-
-def _linear_predictor(result):
-    return np.asarray(result.predict(which="linear"))
 
 
 @strict
@@ -59,7 +50,7 @@ def diagnostics(result, ax=None):
     single = ax is not None and np.size(np.asarray(ax, dtype=object)) == 1
     modes = next(iter(result.random_effects.items()), None)
     axes = panels(1 if single else 3 if modes is None else 4, ax, columns=2, size=(3.6, 2.9))
-    fitted, residual = _linear_predictor(result), _standardised(result)
+    fitted, residual = result.diagnostic_points()
     alpha = float(np.clip(60.0 / np.sqrt(len(fitted)) / 4.0, 0.1, 0.8))
     axes[0].axhline(0.0, color=FAINT, lw=0.8)
     axes[0].plot(fitted, residual, "o", ms=3, color=COLOR, alpha=alpha, mec="none")
@@ -101,7 +92,7 @@ def qq(result, level="resid", ax=None, *, column=None):
     """
     result = _plain(result)
     if level == "resid":
-        values, label = _standardised(result), "Standardised residual"
+        values, label = result.diagnostic_points()[1], "Standardised residual"
     else:
         if level not in result.random_effects:
             raise OptionError(f"level must be 'resid' or one of {list(result.random_effects)}, got {level!r}")

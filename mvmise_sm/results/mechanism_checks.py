@@ -16,7 +16,16 @@ from mvmise_sm.selection.objective import PenalisedObjective
 from mvmise_sm.selection.simulate import missing_pattern, simulate
 from mvmise_sm.selection.solve import SAME_VALUE, Solution, solve
 
-__all__ = ["compare_mechanisms", "mechanism_fit", "mechanism_table", "plot_mechanism", "unit_frame"]
+__all__ = [
+    "compare_mechanisms",
+    "mechanism_fit",
+    "mechanism_table",
+    "pattern_table",
+    "plot_mechanism",
+    "rate_table",
+    "rates_plot",
+    "unit_frame",
+]
 
 # the mechanism of single values that a comparison tries where the model has none
 VALUE = "logit"
@@ -69,6 +78,11 @@ def mechanism_table(result, by="fitted", unit=None, bins=10) -> pd.DataFrame:
         if design is None or by not in design.frame.columns or (frame["row"] < 0).any():
             raise OptionError(f"by must be one of {sorted(names)}, or a column where the units are values, got {by!r}")
         key = pd.Series(design.frame[by].to_numpy()[frame["row"]])
+    return rate_table(frame, key, by, bins)
+
+
+def rate_table(frame: pd.DataFrame, key: pd.Series, by: str, bins: int) -> pd.DataFrame:
+    """Observed and expected rates of units (columns ``mean, expected, missing``) by a key, binned if continuous."""
     if pd.api.types.is_float_dtype(key.dtype) and key.nunique() > bins:
         key = pd.qcut(key, bins, duplicates="drop")
     variance = frame["expected"] * (1.0 - frame["expected"])
@@ -88,13 +102,17 @@ def mechanism_table(result, by="fitted", unit=None, bins=10) -> pd.DataFrame:
 
 def plot_mechanism(result, unit=None, bins=10, ax=None):
     """Draw observed and expected missing rates over the fitted mean, one pair for each kind of unit; the Axes."""
+    kinds = [unit] if unit is not None else ["value" if slot.single else "block" for slot in result.slots]
+    return rates_plot({kind: mechanism_table(result, "fitted", kind, bins) for kind in kinds}, ax)
+
+
+def rates_plot(tables: dict[str, pd.DataFrame], ax=None):
+    """Draw tables of observed and expected rates by kind of unit; the Axes."""
     if ax is None:
         from matplotlib import pyplot as plt
 
         _, ax = plt.subplots()
-    kinds = [unit] if unit is not None else ["value" if slot.single else "block" for slot in result.slots]
-    for kind in kinds:
-        table = mechanism_table(result, "fitted", kind, bins)
+    for kind, table in tables.items():
         (line,) = ax.plot(table["fitted_mean"], table["expected_rate"], label=f"expected, {kind}s")
         ax.plot(table["fitted_mean"], table["observed_rate"], "o", color=line.get_color(), label=f"observed, {kind}s")
     ax.set_xlabel("fitted marginal mean")
@@ -108,16 +126,21 @@ def mechanism_fit(result, n=200, rng=None) -> pd.DataFrame:
     outcome = result._outcome
     likelihood, theta = outcome.objective.likelihood, result.theta
     data, generator = likelihood.data, np.random.default_rng(rng)
-    seen = [_patterns(data, ~data.observed)]
+    draws = []
     for _ in range(int(n)):
         Y, _ = simulate(likelihood, theta, generator, False, False)
         gone = missing_pattern(data, likelihood.part.slots, likelihood.params(theta).phi, Y, generator)
-        seen.append(_patterns(data, gone))
-    observed, draws = np.array(seen[0], dtype=float), np.array(seen[1:], dtype=float)
+        draws.append(_patterns(data, gone))
+    return pattern_table(_patterns(data, ~data.observed), draws, "blocks")
+
+
+def pattern_table(seen: tuple[int, int], simulated: list[tuple[int, int]], what: str) -> pd.DataFrame:
+    """Numbers of empty and partly seen blocks or groups against those of simulated data."""
+    observed, draws = np.array(seen, dtype=float), np.array(simulated, dtype=float)
     sd = draws.std(axis=0, ddof=1)
-    z = (observed - draws.mean(axis=0)) / np.where(sd > 0, sd, np.nan)
+    z = (observed - draws.mean(axis=0)) / np.where(sd > 0.0, sd, np.nan)
     frame = {"observed": observed, "expected": draws.mean(axis=0), "z": z, "p_value": 2.0 * stats.norm.sf(np.abs(z))}
-    return pd.DataFrame(frame, index=["empty blocks", "partly seen blocks"])
+    return pd.DataFrame(frame, index=[f"empty {what}", f"partly seen {what}"])
 
 
 def _patterns(data, missing: np.ndarray) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from mvmise_sm.results.selection_questions import SelectionQuestions
 from mvmise_sm.results.widening import widened_copy
 from mvmise_sm.selection.degrees import wald_df
 from mvmise_sm.selection.prediction import posterior_moments
+from mvmise_sm.selection.quantiles import outcome_quantiles
 from mvmise_sm.selection.units import phi_labels
 
 __all__ = ["SelectionResults", "SelectionResultsWrapper"]
@@ -226,6 +227,21 @@ class SelectionResults(MechanismQuestions, SelectionQuestions):
         """Outcomes minus `fittedvalues` (nobs, K), NaN where missing."""
         values = self.model.design.data.unsort(self._moments().fitted)
         return outcome_table(self.model, self.model.endog - values, self.model.data.row_labels)
+
+    @cache_readonly
+    def resid_quantile(self):
+        """Normal quantiles of the seen outcomes under their law given that they were seen (nobs, K), NaN where missing.
+
+        Standard normal if the model holds; plain residuals of seen outcomes are off centre.
+        """
+        values = outcome_quantiles(self._outcome.objective.likelihood, self._outcome.params)
+        return outcome_table(self.model, self.model.design.data.unsort(values), self.model.data.row_labels)
+
+    def diagnostic_points(self):
+        """Fitted values and quantile residuals of the seen outcomes, as diagnostic plots take them."""
+        residual = np.asarray(self.resid_quantile)
+        seen = np.isfinite(residual)
+        return np.asarray(self.fittedvalues)[seen], residual[seen]
 
     # --- the mechanism
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -13,7 +16,17 @@ from mvmise_sm.results.selection_simulation import require_rows
 from mvmise_sm.selection.imputation import draw_missing
 from mvmise_sm.selection.prediction import posterior_moments
 
-__all__ = ["check_count", "check_uncertainty", "imputation_frame", "imputed", "missing_law", "normal_draw"]
+__all__ = [
+    "check_count",
+    "check_uncertainty",
+    "draws_of_parameters",
+    "imputation_frame",
+    "imputed",
+    "missing_law",
+    "normal_draw",
+    "parameter_variance",
+    "with_interval",
+]
 
 UNCERTAINTIES = ("known", "parameters")
 # parameters whose likelihood is zero are drawn again; so many draws before the covariance is no use
@@ -93,20 +106,54 @@ def imputed(result, n, rng, uncertainty) -> pd.DataFrame:
     require_rows(result)
     model, objective = result.model, result._outcome.objective
     cov = parameter_cov(result) if uncertainty == "parameters" else None
-    draws, redrawn = draw_sets(objective.likelihood, objective, result.theta, cov, n, rng)
+    likelihood = objective.likelihood
+    draws, redrawn = draws_of_parameters(
+        lambda at, generator: draw_missing(likelihood, at, generator),
+        lambda at: bool(np.isfinite(objective(at)[0])),
+        result.theta,
+        cov,
+        n,
+        rng,
+    )
     return imputation_frame([model.design.data.unsort(Y) for Y in draws], redrawn, model)
 
 
-def draw_sets(likelihood, objective, theta, cov, n, rng) -> tuple[list[np.ndarray], int]:
-    """Completed outcomes (N, K), `n` of them, and how many draws of the parameters were discarded."""
+def draws_of_parameters(
+    complete: Callable[[np.ndarray, Any], np.ndarray],
+    inside: Callable[[np.ndarray], bool],
+    point: np.ndarray,
+    cov: np.ndarray | None,
+    n: int,
+    rng: Any,
+) -> tuple[list[np.ndarray], int]:
+    """Completed outcomes, `n` of them, and how many draws of the parameters were discarded.
+
+    Parameters
+    ----------
+    complete : callable
+        (point, generator) -> outcomes.
+    inside : callable
+        Whether a point is in the domain of the likelihood.
+    point : ndarray, (k,)
+        The estimates.
+    cov : ndarray, (k, k), or None
+        Their covariance; None keeps them.
+    n : int
+    rng : int, Generator or RandomState
+
+    Raises
+    ------
+    DataError
+        If draws are outside the domain again and again.
+    """
     rng = check_random_state(rng)
     draws, redrawn = [], 0
     for _ in range(n):
-        point = theta
+        at = point
         if cov is not None:
             for _ in range(MAX_REDRAWS):
-                point = normal_draw(theta, cov, rng)
-                if np.isfinite(objective(point)[0]):
+                at = normal_draw(point, cov, rng)
+                if inside(at):
                     break
                 redrawn += 1
             else:
@@ -115,7 +162,7 @@ def draw_sets(likelihood, objective, theta, cov, n, rng) -> tuple[list[np.ndarra
                     "approximation here; use uncertainty='known'"
                 )
         try:
-            draws.append(draw_missing(likelihood, point, rng))
+            draws.append(complete(at, rng))
         except ValueError as error:
             raise DataError(str(error)) from None
     return draws, redrawn

@@ -12,7 +12,7 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.selection.information import covariance
 from mvmise_sm.selection.profile import MechanismProfile
 
-__all__ = ["MechanismTest", "profile_interval", "ratio_test", "sensitivity"]
+__all__ = ["MechanismTest", "checked_slopes", "profile_interval", "ratio_test", "sensitivity", "sensitivity_rows"]
 
 
 @dataclass(frozen=True)
@@ -75,44 +75,67 @@ def profile_interval(result, alpha: float) -> tuple[float, float]:
 
 def sensitivity(result, phi_y, alpha: float, hold: str = "refit") -> pd.DataFrame:
     """Restricted fits over a grid of slopes, as a long frame."""
-    if not isinstance(hold, str) or hold not in ("refit", "rate"):
-        raise OptionError(f"hold must be 'refit' or 'rate', got {hold!r}")
     profile = _profile(result)
     if phi_y is None:
         width = 3.0 * float(result.bse_phi["y"])
         phi_y = np.unique(np.r_[0.0, np.linspace(profile.estimate - width, profile.estimate + width, 13)])
-    values = np.atleast_1d(np.asarray(phi_y, dtype=float))
-    if not np.isfinite(values).all():
-        raise OptionError("phi_y must be finite numbers")
+    values = checked_slopes(phi_y, hold)
     if hold == "rate":
         if not profile.has_level:
             raise OptionError("hold='rate' moves the mechanism's Intercept, which is held in this model; use 'refit'")
         fits = [profile.at_rate(float(value)) for value in values]
     else:
         fits = [*profile.path(values)]
-    z = stats.t.isf(alpha / 2.0, result.df_resid_inference) if result.use_t else stats.norm.isf(alpha / 2.0)
-    likelihood = result._outcome.objective.likelihood
-    frames = []
+    quantile = stats.t.isf(alpha / 2.0, result.df_resid_inference) if result.use_t else stats.norm.isf(alpha / 2.0)
+    likelihood, rows = result._outcome.objective.likelihood, []
     for value, fit in zip(values, fits, strict=True):
-        names = list(result.model.exog_names)
-        llf, beta, se = np.nan, np.full(len(names), np.nan), np.full(len(names), np.nan)
+        llf, beta = np.nan, np.full(len(result.params), np.nan)
+        se = beta
         if fit is not None:
             llf, beta = likelihood.value_and_score(fit.theta)[0], fit.theta[likelihood.slices["beta"]]
         if fit is not None and fit.information is not None:
             cov = covariance(likelihood, fit.theta, fit.information)
             se = np.sqrt(np.diag(cov.beta if result.cov_type == "information" else cov.beta_small_sample))
-        frames.append(
-            pd.DataFrame(
-                {
-                    "phi_y": value,
-                    "llf": llf,
-                    "term": names,
-                    "estimate": beta,
-                    "std_error": se,
-                    "conf_low": beta - z * se,
-                    "conf_high": beta + z * se,
-                    "converged": fit is not None and fit.converged,
-                }
-            )
+        rows.append((float(value), llf, beta, se, fit is not None and fit.converged))
+    return sensitivity_rows(rows, list(result.model.exog_names), quantile)
+
+
+def checked_slopes(phi_y, hold) -> np.ndarray:
+    """The grid of slopes as floats.
+
+    Raises
+    ------
+    OptionError
+        If they are not finite, or `hold` is unknown.
+    """
+    if not isinstance(hold, str) or hold not in ("refit", "rate"):
+        raise OptionError(f"hold must be 'refit' or 'rate', got {hold!r}")
+    try:
+        values = np.atleast_1d(np.asarray(phi_y, dtype=float))
+    except (TypeError, ValueError):
+        raise OptionError(f"phi_y must be finite numbers, got {phi_y!r}") from None
+    if not np.isfinite(values).all():
+        raise OptionError("phi_y must be finite numbers")
+    return values
+
+
+def sensitivity_rows(
+    rows: list[tuple[float, float, np.ndarray, np.ndarray, bool]], names: list[str], quantile: float | np.ndarray
+) -> pd.DataFrame:
+    """The long frame of slope, log-likelihood, estimates, standard errors and convergence at every slope."""
+    frames = [
+        pd.DataFrame(
+            {
+                "phi_y": value,
+                "llf": llf,
+                "term": names,
+                "estimate": beta,
+                "std_error": se,
+                "conf_low": beta - quantile * se,
+                "conf_high": beta + quantile * se,
+                "converged": converged,
+            }
         )
+        for value, llf, beta, se, converged in rows
+    ]
     return pd.concat(frames, ignore_index=True)

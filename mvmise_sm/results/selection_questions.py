@@ -14,6 +14,7 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results.inferential import InferentialResults
 from mvmise_sm.results.selection_draws import SelectionDraws
 from mvmise_sm.results.selection_prediction import predicted, prediction
+from mvmise_sm.results.selection_profiles import ProfiledResults, selection_parameters
 from mvmise_sm.results.selection_simulation import (
     cluster_factor,
     model_of_rows,
@@ -42,7 +43,7 @@ REFUSED = {
 }
 
 
-class SelectionQuestions(SelectionDraws, InferentialResults, refuses=REFUSED):
+class SelectionQuestions(SelectionDraws, ProfiledResults, InferentialResults, refuses=REFUSED):
     """Tests and predictions of a selection model; see `SelectionResults`."""
 
     # --- Wald tests
@@ -206,6 +207,10 @@ class SelectionQuestions(SelectionDraws, InferentialResults, refuses=REFUSED):
     def parameter_values(self):
         """All parameters, a Series: fixed effects, variances (loadings in model b), mechanism."""
         return parameter_values(self)
+
+    def profile_parameters(self):
+        """What is profiled: the likelihood, and all parameters in the order of `parameter_values`."""
+        return selection_parameters(self)
 
     def response_draw(self, rng):
         """Outcomes simulated from the fit (nobs, K), as `refit` takes them."""

@@ -16,6 +16,8 @@ from mvmise_sm.core.optimise.newton import Optimum
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
+from mvmise_sm.results.value_questions import ValueQuestions, marginal_sd
+from mvmise_sm.selection.value_points import effect_slopes, value_moments
 
 __all__ = ["ValueSelectionResults", "ValueSelectionResultsWrapper"]
 
@@ -31,8 +33,6 @@ REFUSED = {
     "resid_simulated": "resid_simulated leaves out which values are missing; use resid_quantile",
     "all_fit": "there is one algorithm; fit(tol=) and fit(maxiter=) tighten it",
     "check": "check() knows linear and generalized mixed models; summary() says what is doubtful here",
-    "profile": "profiles of variances are not available with missing values in the likelihood; use bootstrap()",
-    "plot_profile": "profiles of variances are not available with missing values in the likelihood; use bootstrap()",
     "to_arviz": "to_arviz draws from linear and generalized mixed models; bootstrap() has draws of the parameters here",
     "plot_fit": "plot_fit draws complete responses; use predict() and predict_missing()",
     "plot_priors": "plot_priors knows linear and generalized mixed models; summary() prints the priors",
@@ -40,7 +40,7 @@ REFUSED = {
 
 
 @strict_options
-class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
+class ValueSelectionResults(ValueQuestions, MixedModelResults, refuses=REFUSED):
     """Results of a `ValueSelectionModel`; `params` holds the fixed effects only.
 
     The log-likelihood is that of values and missingness, after REML the restricted one.
@@ -77,10 +77,9 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
         self.problem = problem
         self.reml = settings["reml"]
         p, s2 = len(fit.params.beta), float(fit.params.sigma2[0])
-        # without dependence on y the estimates are lmer's, and so is their covariance
-        depends = any(slot.missing_y for slot in problem.part.slots)
-        cov = _covariance(fit, cov_type if depends or not self.reml else "conditional", self.reml)
-        moments = problem.moments(_finite(fit, infinite))
+        self.cov_type = cov_type
+        cov = self.covariance_of(fit)
+        moments = value_moments(problem, fit.point)
         b = _all_levels(model.random_effects, problem.random, moments.effects)
         solution = PLSSolution(
             theta=fit.theta,
@@ -99,7 +98,7 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
         message = fit.status.sentence(fit.n_iter)
         retvals = {"converged": fit.converged, "iterations": fit.n_iter, "message": message}
         optimum = Optimum(
-            fit.theta, fit.vector, -2.0 * fit.value, fit.converged, singular, message, retvals, {"optimizer": "newton"}
+            fit.theta, fit.point, -2.0 * fit.value, fit.converged, singular, message, retvals, {"optimizer": "newton"}
         )
         super().__init__(model, solution, optimum, settings, use_t=use_t)
         self.cov_type = cov_type
@@ -126,6 +125,12 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
             self.bse_phi = pd.Series(np.sqrt(np.diag(cov)), labels, name="phi")
         if part.slots[0].mechanism.name in ("logit", "probit"):
             self.detection_curve = (-self.phi).rename("detection_curve")
+
+    def covariance_of(self, fit):
+        """Covariance of the fixed effects of a fit of this problem (p, p), of the type of this result."""
+        # without dependence on y the estimates are lmer's, and so is their covariance
+        depends = any(slot.missing_y for slot in self.problem.part.slots) and fit.params.phi[1] != 0.0
+        return _covariance(fit, self.cov_type if depends or not self.reml else "conditional", self.reml)
 
     @property
     def profiled(self):
@@ -187,13 +192,19 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
         self.require_rows()
         mean = np.asarray(model.exog) @ np.asarray(self.params)
         mean = mean if model.offset is None else mean + model.offset
-        sd = np.sqrt(_marginal_variance(model.random_effects, self.theta, self.scale))
+        sd = marginal_sd(model.random_effects, self.theta, self.scale)
         offset = np.zeros(len(mean)) if model.mechanism.offset is None else model.mechanism.offset.copy()
         phi = self.fit_.params.phi
         if model.mechanism.covariate is not None:
             offset = offset + phi[2] * model.mechanism.covariate
         mechanism = part.slots[0].mechanism if part.slots else None
         return seen_quantiles(model.endog, mean, sd, mechanism, phi[0] + offset, phi[1])
+
+    def diagnostic_points(self):
+        """Fitted values and quantile residuals of the seen values, as diagnostic plots take them."""
+        residual = self.resid_quantile
+        seen = np.isfinite(residual)
+        return self.fittedvalues[seen], residual[seen]
 
     @cache_readonly
     def random_effects_cov(self):
@@ -204,32 +215,13 @@ class ValueSelectionResults(MixedModelResults, refuses=REFUSED):
             blocks.setdefault(term.factor.name, []).append(own)
         return {name: _block_diagonal(parts) for name, parts in blocks.items()}
 
-    def predict_missing(self):
-        """Posterior mean and standard deviation of every missing value, given all data; parameters are taken as known.
-
-        Returns
-        -------
-        DataFrame
-            Columns ``row, mean, sd`` in row order.
-        """
-        self.require_rows()
-        missing = np.flatnonzero(np.isnan(self.model.endog))
-        labels = self.model.data.row_labels
-        index = pd.RangeIndex(len(self.model.endog)) if labels is None else pd.Index(labels)
-        if self._infinite is not None:
-            mean, sd = np.full(self.nobs, np.nan), np.full(self.nobs, np.nan)
-            mean[self._infinite.rows], sd[self._infinite.rows] = self._moments.mean, self._moments.sd
-        else:
-            mean, sd = self._moments.mean, self._moments.sd
-        return pd.DataFrame({"row": index[missing], "mean": mean[missing], "sd": sd[missing]})
-
     def _prediction_variance(self, exog, rows):
         """Variance of predictions over the scale: posterior of the random effects, uncertainty of the fixed ones."""
         self.require_rows()
         moments, cov = self._moments, np.asarray(self.cov_params())
         jacobian = np.array(exog, dtype=float)
         total = np.zeros(len(exog))
-        shifts = self.problem.effect_slopes(self.fit_)
+        shifts = effect_slopes(self.problem, self.fit_.point)
         for (codes, columns), own, slope in zip(rows, moments.effects_cov, shifts, strict=True):
             known = codes >= 0
             total[known] += np.einsum("ij,ijk,ik->i", columns[known], own[codes[known]], columns[known])
@@ -371,16 +363,6 @@ def _covariance(fit, cov_type, reml):
     return fit.uncertainty.cov if reml else fit.information
 
 
-def _finite(fit, infinite):
-    """The fit without its infinite coefficients, as the reduced problem has it."""
-    if infinite is None:
-        return fit
-    from dataclasses import replace
-
-    beta = fit.params.beta[np.isfinite(fit.params.beta)]
-    return replace(fit, params=replace(fit.params, beta=beta))
-
-
 def _all_levels(random, fitted, effects):
     """Effects by all levels of the model, zero for levels without a finite row."""
     out = []
@@ -390,15 +372,6 @@ def _all_levels(random, fitted, effects):
         full[[positions[level] for level in own.factor.levels]] = values
         out.append(full)
     return tuple(out)
-
-
-def _marginal_variance(random, theta, s2):
-    """Variance of every row (n,) with the random effects."""
-    out = np.full(random.nobs, s2)
-    for term, lam in zip(random.terms, random.lambdas(theta), strict=True):
-        columns = np.column_stack([np.ones(random.nobs) if c is None else c for c in term.columns])
-        out += s2 * ((columns @ lam) ** 2).sum(axis=1)
-    return out
 
 
 def _block_diagonal(parts):

@@ -19,7 +19,7 @@ from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.likelihood import SelectionLikelihood, SelectionParams
 from mvmise_sm.selection.mechanism import Mechanism
-from mvmise_sm.selection.units import Units
+from mvmise_sm.selection.units import MechanismPart, Units
 
 # a grid of densities, in their standard deviations: linear between points, it errs by less than 1e-3 in the variance
 GRID = np.linspace(-8.0, 8.0, 241)
@@ -69,25 +69,24 @@ def _factor_draw(likelihood: FactorLikelihood, theta: np.ndarray, rng: np.random
         value = likelihood.part.integral(units.slot, eta, var[:, None]).value
         density = np.add.reduceat(value, starts, axis=0) - 0.5 * (at - bh[touched, None]) ** 2 / P[touched, None]
         b[touched] = _inverse_draw(at, density, rng)
-        shift = _unit_errors(likelihood, params, base + slope * b[units.cluster], rng)
+        shift = unit_errors(likelihood.part, units, params, base + slope * b[units.cluster], rng)
         _move_units(data, units, s, error, shift)
     Y = data.X @ params.beta + b[data.cluster][:, None] * likelihood.loading(params) + error
     return np.where(data.observed, data.Y, Y)
 
 
-def _unit_errors(
-    likelihood: FactorLikelihood, params: SelectionParams, eta: np.ndarray, rng: np.random.Generator
+def unit_errors(
+    part: MechanismPart, units: Units, params: SelectionParams, eta: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Mean errors of the missing units (m,), given the rest of their linear predictors."""
-    units = likelihood.units
     phi1 = params.phi.reshape(-1, 3)[units.slot, 1]
     var = units.share @ params.sigma2
-    g = likelihood.part.integral(units.slot, eta, phi1**2 * var)
+    g = part.integral(units.slot, eta, phi1**2 * var)
     mean = phi1 * var * g.d_mean
     spread = np.maximum(var + (phi1 * var) ** 2 * (2.0 * g.d_var - g.d_mean**2), 0.0)
     at = mean[:, None] + np.sqrt(spread)[:, None] * GRID
     density = -0.5 * at**2 / var[:, None]
-    for k, slot in enumerate(likelihood.part.slots):
+    for k, slot in enumerate(part.slots):
         own = units.slot == k
         density[own] += _log_prob(slot.mechanism, eta[own, None] + phi1[own, None] * at[own])
     return _inverse_draw(at, density, rng)

@@ -110,11 +110,13 @@ class LaplaceObjective:
         latent = np.zeros(A.shape[1]) if self._near is None else self._near
         if self._near is None and self.restricted:
             latent[Q:] = np.linalg.lstsq(self.X[self.seen], self.y[self.seen], rcond=None)[0]
-        density, slope, weight = self._terms(fixed + A @ latent, phi, s2)
+        density, slope, weight = self.terms(fixed + A @ latent, phi, s2)
         joint = density - 0.5 * float(ridge @ latent**2)
         for _ in range(MODE_STEPS):
             hessian = (A * weight[:, None]).T @ A + np.diag(ridge)
             score = A.T @ slope - ridge * latent
+            if not np.isfinite(hessian).all() or not np.isfinite(score).all():
+                return None
             try:
                 step = linalg.cho_solve(linalg.cho_factor(hessian), score)
             except linalg.LinAlgError:
@@ -125,7 +127,7 @@ class LaplaceObjective:
             length = 1.0
             for _ in range(MODE_HALVINGS):
                 trial = latent + length * step
-                density, slope, weight = self._terms(fixed + A @ trial, phi, s2)
+                density, slope, weight = self.terms(fixed + A @ trial, phi, s2)
                 new = density - 0.5 * float(ridge @ trial**2)
                 if np.isfinite(new) and new >= joint - 1e-13 * abs(joint):
                     break
@@ -140,7 +142,7 @@ class LaplaceObjective:
         value = joint - 0.5 * float(logdet) + 0.5 * (A.shape[1] - Q) * LOG_2PI + seen_value
         return Mode(float(value), latent, hessian, fixed + A @ latent)
 
-    def _terms(self, mean: np.ndarray, phi: np.ndarray, s2: float) -> tuple[float, np.ndarray, np.ndarray]:
+    def terms(self, mean: np.ndarray, phi: np.ndarray, s2: float) -> tuple[float, np.ndarray, np.ndarray]:
         """Log-density of the rows given their means, its slope in them and minus its curvature, (n,) each."""
         seen, units = self.seen, self.units
         resid = self.y[seen] - mean[seen]

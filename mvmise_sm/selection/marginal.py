@@ -37,7 +37,7 @@ def marginal_units(likelihood: SelectionLikelihood, params: SelectionParams, k: 
     data, slots = likelihood.data, likelihood.part.slots
     phi = params.phi[3 * k : 3 * k + 3]
     rows = data.X @ params.beta
-    blocks, values = _variances(likelihood, params)
+    blocks, values = unit_variances(likelihood, params)
     cov: np.ndarray | float = 0.0
     if not slots[k].single:
         cluster, outcome = np.indices(data.block_missing.shape).reshape(2, -1)
@@ -59,7 +59,7 @@ def marginal_units(likelihood: SelectionLikelihood, params: SelectionParams, k: 
     return MarginalUnits(cluster, outcome, row, mean, expected, gone)
 
 
-def _variances(likelihood: SelectionLikelihood, params: SelectionParams) -> tuple[np.ndarray, np.ndarray]:
+def unit_variances(likelihood: SelectionLikelihood, params: SelectionParams) -> tuple[np.ndarray, np.ndarray]:
     """Marginal variances of block means (C, K) and of values (N, K)."""
     data = likelihood.data
     s = params.sigma2[likelihood.group]
@@ -71,3 +71,14 @@ def _variances(likelihood: SelectionLikelihood, params: SelectionParams) -> tupl
     diagonal = np.diag(np.asarray(params.error_cov))
     zbar = data.cluster_mean(data.Z)
     return (zbar**2 @ params.D) + share * diagonal, (data.Z**2 @ params.D) + s[:, None] * diagonal
+
+
+def value_block_covariances(likelihood: SelectionLikelihood, params: SelectionParams) -> np.ndarray:
+    """Covariances of every value with the mean of its block, (N, K)."""
+    data = likelihood.data
+    share = (params.sigma2[likelihood.group] / data.sizes[data.cluster])[:, None]
+    if params.tau is not None:
+        omega, delta = (0.0, 0.0) if params.spread is None else params.spread
+        return params.tau**2 + omega**2 + delta**2 / data.sizes[data.cluster][:, None] + share
+    zbar = data.cluster_mean(data.Z)[data.cluster]
+    return ((data.Z * zbar) @ params.D) + share * np.diag(np.asarray(params.error_cov))

@@ -62,7 +62,8 @@ def mean_squares(data: SelectionData) -> MeanSquares:
     total = float((resid**2).sum() / max(seen.sum(), 1))
     wide = max(float(seen.sum() / data.n_rows), 1.0)
     known = (int(degrees[0]), int(degrees[1]), int(degrees[2]))
-    return MeanSquares(*(float(v) for v in means), known, float(np.mean(data.sizes)), wide, total)
+    blocks, samples, rest = (float(v) for v in means)
+    return MeanSquares(blocks, samples, rest, known, float(np.mean(data.sizes)), wide, total)
 
 
 def spread_moments(data: SelectionData) -> tuple[float, float, float]:

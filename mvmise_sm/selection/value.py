@@ -18,7 +18,6 @@ from mvmise_sm.selection.laplace import LaplaceObjective
 from mvmise_sm.selection.likelihood import SelectionParams
 from mvmise_sm.selection.maximise import Maximum, maximise, maximise_smoothed
 from mvmise_sm.selection.objective import PenalisedObjective, Penalty
-from mvmise_sm.selection.prediction import posterior_moments
 from mvmise_sm.selection.restricted import BetaUncertainty, Chart, RestrictedObjective, beta_uncertainty
 from mvmise_sm.selection.solve import FEW_OUTCOMES, SAME_VALUE
 from mvmise_sm.selection.status import Status
@@ -57,8 +56,10 @@ class ValueFit:
     status : Status
     n_iter : int
     history : ndarray
-    vector : ndarray
-        What the maximiser ended at.
+    point : ndarray, (k,)
+        All free parameters: the fixed effects, then tau and log s2 (Laplace: lme4's theta and log s2), then free phi.
+    cov : ndarray, (k, k)
+        Their covariance; zero for a variance at zero, NaN without a maximum.
     """
 
     params: SelectionParams
@@ -72,34 +73,13 @@ class ValueFit:
     status: Status
     n_iter: int
     history: np.ndarray
-    vector: np.ndarray = field(repr=False)
+    point: np.ndarray = field(repr=False)
+    cov: np.ndarray = field(repr=False)
 
     @property
     def converged(self) -> bool:
         """Whether a maximum was reached."""
         return self.status is Status.CONVERGED
-
-
-@dataclass(frozen=True)
-class ValueMoments:
-    """Posterior moments given everything seen and what is missing.
-
-    Attributes
-    ----------
-    mean, sd : ndarray, (n,)
-        Of every response; those seen are themselves.
-    fitted : ndarray, (n,)
-    effects : tuple of ndarray
-        Random effects, (levels, q) for every term.
-    effects_cov : tuple of ndarray
-        (levels, q, q) for every term.
-    """
-
-    mean: np.ndarray
-    sd: np.ndarray
-    fitted: np.ndarray
-    effects: tuple[np.ndarray, ...]
-    effects_cov: tuple[np.ndarray, ...]
 
 
 class ValueProblem:
@@ -180,7 +160,7 @@ class ValueProblem:
             return self._held(phi).loglike(beta, theta, sigma2, phi)
         if not np.allclose(self.part.expand(phi[self.part.free]), phi):
             return self._held(phi).loglike(beta, theta, sigma2, phi)
-        objective = self._laplace(restricted=False)
+        objective = self.laplace(restricted=False)
         return objective.value(np.concatenate([beta, theta, [np.log(sigma2)], phi[self.part.free]]))
 
     def _held(self, phi: np.ndarray) -> ValueProblem:
@@ -203,6 +183,17 @@ class ValueProblem:
         for name, values in (("mechanism_offset", self.extras.offset), ("covariate", self.data.cov_miss)):
             out[name] = None if values is None else self.data.unsort(values)[:, 0]
         return {**out, "exact": self.exact, "ratio": self.ratio}
+
+    def objective(self) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+        """``x -> (log-likelihood minus penalties, gradient)`` over all free parameters, those of `ValueFit.point`."""
+        if not self.exact:
+            return self.laplace(restricted=False)
+        return ChartedObjective(PenalisedObjective(self.likelihood, self.penalties), Chart(self.likelihood, self.ratio))
+
+    def diverged(self, x: np.ndarray) -> Status | None:
+        """Why there is no maximum where a point with free phi at its end is heading; None if nothing says so."""
+        count = self.part.free.size
+        return Status.THRESHOLD if count and self.part.is_threshold(x[-count:]) else None
 
     # --- fits
 
@@ -243,7 +234,7 @@ class ValueProblem:
         """The best of the maxima from the moment start and from either sign of a free slope."""
         free = self.part.free
         count = free.size
-        best = run(target, start, metric, diverged=self._diverged(count), **options)
+        best = run(target, start, metric, diverged=self.diverged, **options)
         if not self.part.slopes_at.size or self.data.n_outcomes > FEW_OUTCOMES:
             return best
         for index, slope in self.part.slopes():
@@ -252,17 +243,11 @@ class ValueProblem:
             if not np.isfinite(target(point)[0]):
                 continue
             short = {**options, "maxiter": OTHER_ITERATIONS, "tol": OTHER_TOL}
-            other = run(target, point, metric, information=False, diverged=self._diverged(count), **short)
+            other = run(target, point, metric, information=False, diverged=self.diverged, **short)
             if other.converged and (other.value > best.value + SAME_VALUE or not best.converged):
-                other = run(target, other.theta, metric, diverged=self._diverged(count), **options)
+                other = run(target, other.theta, metric, diverged=self.diverged, **options)
                 best = other if other.converged else best
         return best
-
-    def _diverged(self, count: int) -> Callable[..., Any]:
-        def check(x: np.ndarray) -> Status | None:
-            return Status.THRESHOLD if count and self.part.is_threshold(x[-count:]) else None
-
-        return check
 
     def _report(
         self, objective: PenalisedObjective, restricted: RestrictedObjective, best: Maximum, reml: bool
@@ -294,6 +279,14 @@ class ValueProblem:
             if reml:
                 full = uncertainty.cov
                 everything = full
+        # the sign of tau is arbitrary; the positive one is reported
+        x = np.concatenate([point[:p], t])
+        sign = np.where((names == cut["tau"].start) & (tau < 0.0), -1.0, 1.0)
+        sign = np.concatenate([np.ones(p), sign])
+        x = np.where(np.r_[np.zeros(p, bool), (names == cut["tau"].start) & zero], 0.0, sign * x)
+        joint = np.full((x.size, x.size), np.nan)
+        if best.converged:
+            joint = (uncertainty.joint() if reml else inverse) * np.outer(sign, sign)
         phi = np.isin(names, np.arange(likelihood.size)[cut["phi"]])
         cov_phi = np.zeros((params.phi.size, params.phi.size))
         free = self.part.free
@@ -312,20 +305,22 @@ class ValueProblem:
             status=best.status,
             n_iter=best.n_iter,
             history=best.history,
-            vector=likelihood.theta(params),
+            point=x,
+            cov=joint,
         )
 
-    def _laplace(self, restricted: bool) -> LaplaceObjective:
+    def laplace(self, restricted: bool) -> LaplaceObjective:
+        """Laplace's approximation of the likelihood, or of the restricted one."""
         y = self.y if self.offset is None else self.y - self.offset
         return LaplaceObjective(y, self.X, self.random, self.part, self.units, restricted)
 
     def _fit_laplace(self, reml: bool, options: dict) -> ValueFit:
-        objective = self._laplace(reml)
+        objective = self.laplace(reml)
         start = objective.start()
         best = self._maximise(objective, start, objective.metric(start), options, maximise_smoothed)
         cut, p = objective.slices, self.X.shape[1]
         x = best.theta
-        joint = self._laplace(True)
+        joint = self.laplace(True)
         at = x if reml else x[p:]
         mode = joint.mode(at)
         beta = mode.latent[-p:] if reml else x[cut["beta"]]
@@ -344,6 +339,14 @@ class ValueProblem:
             covered = inverse if reml else inverse[p:, p:]
             uncertainty = self._laplace_uncertainty(joint, at, covered)
             everything = uncertainty.cov if reml else inverse[:p, :p]
+        # lme4's theta of the report where it is at its bound
+        first = cut["theta"].start - (0 if reml else p)
+        place = slice(first, first + theta.size)
+        at = at.copy()
+        at[place] = np.where(theta == 0.0, 0.0, at[place])
+        joint_cov = np.full((p + at.size, p + at.size), np.nan)
+        if best.converged:
+            joint_cov = uncertainty.joint() if reml else inverse
         cov_phi = np.zeros((self.part.fixed.size, self.part.fixed.size))
         free = self.part.free
         if free.size:
@@ -361,7 +364,8 @@ class ValueProblem:
             status=best.status,
             n_iter=best.n_iter,
             history=best.history,
-            vector=x,
+            point=np.concatenate([beta, at]),
+            cov=joint_cov,
         )
 
     def _laplace_uncertainty(self, joint: LaplaceObjective, at: np.ndarray, covered: np.ndarray) -> BetaUncertainty:
@@ -382,82 +386,6 @@ class ValueProblem:
             moves.append((up - down) / (2.0 * step[k]))
         B = np.array(moves).reshape(len(moves), -1).T
         return BetaUncertainty(conditional, conditional + B @ covered @ B.T, covered, np.array(slopes), B)
-
-    # --- predictions
-
-    def moments(self, fit: ValueFit) -> ValueMoments:
-        """Posterior moments at a fit."""
-        if self.exact:
-            found = posterior_moments(self.likelihood, fit.vector)
-            back = self.data.unsort
-            offset = 0.0 if self.offset is None else self.offset
-            tau = float(fit.params.tau[0])
-            return ValueMoments(
-                np.where(np.isfinite(self.y), self.y, back(found.mean)[:, 0] + offset),
-                back(found.sd)[:, 0],
-                back(found.fitted)[:, 0] + offset,
-                (tau * found.effects,),
-                (tau**2 * found.effects_cov,),
-            )
-        return self._laplace_moments(fit)
-
-    def effect_slopes(self, fit: ValueFit) -> tuple[np.ndarray, ...]:
-        """Derivatives of the random effects' posterior means in the fixed effects, (levels, q, p) for every term."""
-        out = []
-        beta = fit.params.beta
-        width = 1e-4 * float(np.sqrt(fit.params.sigma2[0]))
-        for j in range(beta.size):
-            sides = []
-            for signed in (width, -width):
-                moved = beta.copy()
-                moved[j] += signed
-                vector = fit.vector.copy()
-                if self.exact:
-                    vector[: beta.size] = moved
-                there = replace(fit, params=replace(fit.params, beta=moved), vector=vector)
-                sides.append(self.moments(there).effects)
-            out.append([(a - b) / (2.0 * width) for a, b in zip(*sides, strict=True)])
-        return tuple(np.stack(parts, axis=2) for parts in zip(*out, strict=True))
-
-    def _laplace_moments(self, fit: ValueFit) -> ValueMoments:
-        """At the mode: normal random effects, and missing errors tilted by the mechanism given their row's mean."""
-        joint = self._laplace(False)
-        x = np.concatenate([fit.params.beta, fit.theta, np.log(fit.params.sigma2), fit.params.phi[fit.free]])
-        mode = joint.mode(x)
-        s2 = float(fit.params.sigma2[0])
-        inverse = np.linalg.inv(mode.hessian)
-        M = np.sqrt(s2) * joint.relative(fit.theta)
-        spread = np.einsum("ij,jk,ik->i", M, inverse, M)
-        mean, sd = mode.mean.copy(), np.sqrt(spread + s2)
-        units = self.units
-        if len(units):
-            own = fit.params.phi.reshape(-1, 3)[units.slot]
-            centre = own[:, 0] + own[:, 1] * (mode.mean[units.row] + units.known) + own[:, 2] * units.covariate
-            g = self.part.integral(units.slot, centre + units.offset, own[:, 1] ** 2 * s2)
-            shift = own[:, 1] * s2 * g.d_mean
-            mean[units.row] += shift
-            bend = own[:, 1] ** 2 * (2.0 * g.d_var - g.d_mean**2)
-            # the tilted error has variance s2 + s2^2 G_mm phi1^2, and its mean moves with the row's
-            follow = 1.0 + s2 * bend
-            sd[units.row] = np.sqrt(np.maximum(s2 * follow + follow**2 * spread[units.row], 0.0))
-        offset = 0.0 if self.offset is None else self.offset
-        seen = np.isfinite(self.y)
-        effects, covariances, column = [], [], 0
-        for term, lam in zip(self.random.terms, self.random.lambdas(fit.theta), strict=True):
-            J, q = term.factor.n_levels, term.q
-            scale = np.sqrt(s2) * lam
-            block = slice(column, column + J * q)
-            effects.append(mode.latent[block].reshape(J, q) @ scale.T)
-            own = inverse[block, block].reshape(J, q, J, q)[np.arange(J), :, np.arange(J), :]
-            covariances.append(scale @ own @ scale.T)
-            column += J * q
-        return ValueMoments(
-            np.where(seen, self.y, mean + offset),
-            np.where(seen, 0.0, sd),
-            mode.mean + offset,
-            tuple(effects),
-            tuple(covariances),
-        )
 
 
 class ChartedObjective:
