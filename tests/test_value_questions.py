@@ -10,7 +10,7 @@ import pytest
 from scipy.special import ndtr
 
 import mvmise_sm as ms
-from mvmise_sm.exceptions import IdentificationWarning, OptionError
+from mvmise_sm.exceptions import DataError, IdentificationWarning, OptionError
 
 matplotlib.use("Agg")
 HELD = {"Intercept": 12.6, "y": -0.72}
@@ -151,7 +151,8 @@ def test_uncertain_parameters_widen_the_law_of_missing_values(reml):
     np.testing.assert_allclose(known["mean"], both["mean"])
     assert (both["sd"] > known["sd"]).all()
     draws = result.imputations(3, rng=2)
-    assert draws.notna().all().all() and draws.attrs["redrawn"] >= 0
+    assert draws.notna().all().all()
+    assert draws.attrs["redrawn"] >= 0
 
 
 def test_covariance_of_all_parameters_has_that_of_the_fixed_effects():
@@ -198,7 +199,8 @@ def test_mechanism_of_values_against_what_is_observed():
     assert len(result.mechanism_table("subject")) == 12
     assert list(result.mechanism_fit(20, rng=1).index) == ["empty groups", "partly seen groups"]
     test = result.mechanism_test
-    assert test.statistic >= 0.0 and value_fit("held").mechanism_test is None
+    assert test.statistic >= 0.0
+    assert value_fit("held").mechanism_test is None
     assert len(result.conf_int_phi()) == 2
     result.plot_mechanism()
     result.plot_sensitivity([0.0, -0.5])
@@ -211,7 +213,8 @@ def test_marginal_means_and_intervals_of_variances():
     means = result.marginal_means("condition", at={"condition": [0.0, 1.0]})
     assert np.diff(means["estimate"])[0] == pytest.approx(result.params["condition"])
     random = result.tidy("random", conf_int=True)
-    assert (random["conf_low"] < random["estimate"]).all() and (random["estimate"] < random["conf_high"]).all()
+    assert (random["conf_low"] < random["estimate"]).all()
+    assert (random["estimate"] < random["conf_high"]).all()
     assert np.isfinite(random["std_error"]).all()
 
 
@@ -220,7 +223,8 @@ def test_quantile_residuals_of_blocks(entry):
     result = block_fit(entry)
     residual = np.asarray(result.resid_quantile)
     np.testing.assert_array_equal(np.isnan(residual), np.isnan(wide()[["y1", "y2"]].to_numpy()))
-    assert abs(np.nanmean(residual)) < 0.3 and abs(np.nanstd(residual) - 1.0) < 0.2
+    assert abs(np.nanmean(residual)) < 0.3
+    assert abs(np.nanstd(residual) - 1.0) < 0.2
     assert len(result.plot_diagnostics()) == 4
 
 
@@ -255,3 +259,63 @@ def test_a_mean_without_estimate_is_refused_by_name():
         with pytest.raises(OptionError, match="fixef_prior gives one"):
             question()
     assert result.predict_missing(uncertainty="parameters")["mean"].isna().any()
+
+
+def one_peptide(seen, channels=3, seed=1, single=()):
+    """A single outcome in blocks, of which some are empty."""
+    rng = np.random.default_rng(seed)
+    batch, x = np.repeat(np.arange(len(seen)), channels), np.tile([0.0, 1.0], len(seen) * channels)
+    y = 20.0 + 0.2 * rng.normal(size=len(seen))[batch] + 0.1 * rng.normal(size=batch.size)
+    y[~np.asarray(seen, dtype=bool)[batch]] = np.nan
+    y[list(single)] = np.nan
+    return pd.DataFrame({"y": y, "x": x[: batch.size], "b": batch})
+
+
+@pytest.mark.filterwarnings(
+    "ignore::mvmise_sm.exceptions.SingularFitWarning", "ignore::mvmise_sm.exceptions.DataWarning"
+)
+@pytest.mark.parametrize("entry", ["mvmise_b", "mvmise_e"])
+@pytest.mark.parametrize("prior", [None, "weak"])
+def test_one_outcome_in_few_blocks_ends_in_numbers(entry, prior):
+    for seen in ([1, 1, 0, 0], [1, 0, 1, 0, 1], [0, 0, 1, 0, 0], [1, 0, 1, 1, 1, 0]):
+        for seed in (1, 2):
+            frame = one_peptide(seen, 6, seed)
+            result = getattr(ms, entry)("y ~ x + (1 | b)", frame, mechanism_prior=prior).fit()
+            assert result.converged
+            assert np.isfinite(result.bse).all()
+
+
+@pytest.mark.parametrize("entry", ["mvmise_b", "mvmise_e"])
+def test_outcomes_without_residuals_are_refused(entry):
+    model = getattr(ms, entry)
+    with pytest.raises(DataError, match="y: 2 values are seen and 2 fixed effects asked for"):
+        model("y ~ x + (1 | b)", one_peptide([1, 0, 0], 2)).fit()
+    with pytest.raises(DataError, match="the 4 values seen are fitted exactly by the fixed effects and the clusters"):
+        model("y ~ x + (1 | b)", one_peptide([1, 1, 1, 0], 2, single=(2, 4))).fit()
+
+
+def test_held_numbers_without_a_feasible_start_are_refused():
+    columns = ["P1_a", "P1_b"]
+    tmt = ms.datasets.load_tmt("wide")
+    formula = "P1_a + P1_b ~ condition + (1 | batch)"
+    fit = ms.mvmise_b(formula, tmt, mechanism=ms.mechanisms.Capped(Intercept=2.7)).fit()
+    assert fit.converged
+    assert fit.phi["y"] < -2.7 / np.nanmax(tmt[columns])
+    with pytest.raises(OptionError, match="with Intercept=2.7, y=0.1 held, what was seen would be missing for certain"):
+        ms.mvmise_b(formula, tmt, mechanism=ms.mechanisms.Capped(Intercept=2.7, y=0.1)).fit()
+    moved = tmt.assign(**{name: tmt[name] - 6.5 for name in columns})
+    with pytest.raises(OptionError, match="with Intercept=2.7 held"):
+        ms.mvmise_b(formula, moved, mechanism=ms.mechanisms.Capped(Intercept=2.7)).fit()
+    with pytest.raises(OptionError, match="selection models take priors of variances as cov_prior"):
+        ms.mvmise_b(formula, tmt, sd_prior=ms.priors.HalfT())
+
+
+def test_mechanisms_are_finite_far_outside():
+    for mechanism in (ms.mechanisms.Logit(), ms.mechanisms.Probit(), ms.mechanisms.Capped()):
+        for mean in (-1e6, -40.0, 0.0, 40.0, 1e6):
+            for var in (0.0, 1.0, 1e4, 1e12):
+                value, first, second = mechanism.missing(np.array([mean]), np.array([var]))
+                assert np.isfinite(value).all()
+                assert np.isfinite(first).all()
+                assert np.isfinite(second).all()
+                assert value[0] < 1e-6

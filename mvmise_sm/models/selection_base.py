@@ -156,6 +156,11 @@ class SelectionLikelihoodModel(HoldsRows, LikelihoodModel):
         refuse_dropped_columns(drop_cols)
         if any(kwargs.pop(name, None) is not None for name in ("weights", "offset")):
             raise OptionError("selection models take no weights and no offset")
+        if any(kwargs.get(name) is not None for name in ("sd_prior", "cor_prior")):
+            raise OptionError(
+                "selection models take priors of variances as cov_prior, of fixed effects as fixef_prior and of the "
+                "residual variance as resid_prior; sd_prior and cor_prior belong to lmer and glmer"
+            )
         refuse_unknown_model_options(cls, kwargs)
         design = formula_design(
             parse_formula(formula),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.exceptions import ConvergenceWarning, OptionError, SingularFitWarning
+from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, SingularFitWarning
 from mvmise_sm.models.base import bound_priors, refuse_covariance
 from mvmise_sm.models.selection_notes import own_terms_notes, shared_intercept_note
 from mvmise_sm.priors import PriorSet, TermShape
@@ -21,16 +21,19 @@ from mvmise_sm.selection.restricted import Chart, RestrictedObjective, beta_unce
 from mvmise_sm.selection.solve import solve
 from mvmise_sm.selection.sparse import OrthantObjective, SparseFit, fit_sparse
 from mvmise_sm.selection.status import Status
-from mvmise_sm.selection.units import phi_labels
+from mvmise_sm.selection.units import PHI_NAMES, phi_labels
 
 # variances need only the right size before everything moves
 START_ITERATIONS = 30
+# with more seen values than this there are residuals for sure but in designs that nobody fits
+MANY_VALUES = 200
 
 __all__ = [
     "PenaltyChoice",
     "SelectionOutcome",
     "bind_priors",
     "check_fit_options",
+    "check_seen",
     "checked_start",
     "fit_direct",
     "fit_reproduction",
@@ -148,6 +151,61 @@ def check_fit_options(spec, method, maxiter, cov_type) -> None:
         )
 
 
+def check_seen(model) -> None:
+    """Refuse outcomes that fixed effects and clusters can fit exactly: the residual variance has no estimate then.
+
+    Raises
+    ------
+    DataError
+    """
+    data = model.design.data
+    seen = data.observed
+    n, p = int(seen.sum()), data.X.shape[2]
+    if n < p + 1:
+        were = "value is" if n == 1 else "values are"
+        raise DataError(f"{', '.join(model.outcome_names)}: {n} {were} seen and {p} fixed effects asked for")
+    # the rank is worth its time in small data only
+    if data.n_outcomes > 1 or n > MANY_VALUES:
+        return
+    rows = data.X[:, 0][seen[:, 0]]
+    cluster = data.cluster[seen[:, 0]]
+    dummies = (cluster[:, None] == np.unique(cluster)).astype(float)
+    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)
+    if np.linalg.matrix_rank(np.hstack([dummies, rows / scale])) == n:
+        raise DataError(
+            f"{model.outcome_names[0]}: the {n} values seen are fitted exactly by the fixed effects and the clusters "
+            f"of {model.group_name!r}; nothing is left to tell the residual variance"
+        )
+
+
+def checked_objective(model) -> PenalisedObjective:
+    """The objective of a model, whose start has a finite likelihood.
+
+    Raises
+    ------
+    OptionError
+        If numbers of a mechanism are held at which a unit that was seen would be missing for certain.
+    DataError
+        If the likelihood has no finite start for another reason.
+    """
+    objective = model.objective()
+    likelihood = objective.likelihood
+    start = likelihood.start()
+    if np.isfinite(objective(start)[0]):
+        return objective
+    part = likelihood.part
+    if not np.isfinite(part.observed(part.expand(start[likelihood.slices["phi"]]))[0]):
+        held = [f"{PHI_NAMES[k]}={value:g}" for slot in part.slots for k, value in slot.held.items() if k < 2]
+        raise OptionError(
+            f"mechanism: with {', '.join(held)} held, what was seen would be missing for certain (its probability is "
+            "one); hold other numbers, or leave the mechanism free"
+        )
+    raise DataError(
+        f"{', '.join(model.outcome_names)}: the likelihood is not finite at its start; the values seen may be "
+        "constant, or very large"
+    )
+
+
 def checked_start(model, start_params) -> np.ndarray | None:
     """The start of the fixed effects (p,), None where there is none.
 
@@ -184,7 +242,7 @@ def bind_priors(model, term: TermShape) -> PriorSet | None:
 
 def fit_restricted(model, maxiter, tol, cov_type) -> SelectionOutcome:
     """Restricted likelihood: the fixed effects integrated with a flat prior by Laplace's method, from the ML fit."""
-    first = solve(model.objective(), maxiter=maxiter, tol=tol)
+    first = solve(checked_objective(model), maxiter=maxiter, tol=tol)
     # with the weak penalties that the likelihood needed
     objective = first.objective
     likelihood = objective.likelihood
@@ -278,7 +336,7 @@ def loglike_at(model, point: dict) -> float:
 
 def fit_direct(model, method: str, start, maxiter, tol, cov_type) -> SelectionOutcome:
     """Maximum likelihood (or the mode under priors) by the direct method or by EM."""
-    objective = model.objective()
+    objective = checked_objective(model)
     theta = None
     if start is not None:
         theta = objective.likelihood.start()
@@ -430,6 +488,8 @@ _WEAK = {
     Status.SINGULAR_ERRORS: "too few samples have all outcomes: the likelihood grows without bound towards a singular "
     "error covariance, so one pseudo-sample with uncorrelated errors was added; error_penalty or fewer outcomes avoid "
     "this",
+    Status.UNDETERMINED: "the data do not determine how missingness depends on the outcome (the information is "
+    "singular), so mechanism_prior='weak' was used",
     Status.THRESHOLD: "a block is missing exactly when its mean is beyond a threshold, as far as the data can tell: "
     "the likelihood grows as the mechanism's slope runs to infinity, so mechanism_prior='weak' was used",
 }

@@ -16,6 +16,7 @@ from mvmise_sm.models.selection_design import with_effects, with_outcomes
 from mvmise_sm.models.selection_fit import (
     bind_priors,
     check_fit_options,
+    check_seen,
     checked_start,
     fit_direct,
     fit_reproduction,
@@ -201,6 +202,8 @@ class SelectionModel(SelectionLikelihoodModel):
             )
             shared = self.with_outcome_effects(())
             return shared.fit(start_params, method, maxiter, tol, disp, cov_type, use_t, error_penalty=error_penalty)
+        if method != "mvmise":
+            check_seen(self)
         start = checked_start(self, start_params)
         if reml and (method != "ml" or error_penalty is not None or start is not None):
             raise OptionError("reml=True goes with method='ml', without error_penalty and start_params")

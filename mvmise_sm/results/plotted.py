@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
 __all__ = ["PlottedResults"]
 
 
 class PlottedResults:
     """Plots of a mixed model; see `MixedModelResults`."""
+
+    predict: Callable[..., Any]
+    resid_pearson: Any
+    scale: Any
+
+    def diagnostic_points(self):
+        """Linear predictor and standardised residuals, (m,) each, as diagnostic plots take them."""
+        return np.asarray(self.predict(which="linear")), np.asarray(self.resid_pearson) / np.sqrt(self.scale)
 
     def plot_random_effects(self, group=None, ax=None, **options):
         """Plot the conditional modes with intervals, sorted; see `mvmise_sm.plots.random_effects`."""

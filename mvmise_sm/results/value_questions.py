@@ -63,7 +63,7 @@ class ValueQuestions(ProfiledResults):
             If the fit has no covariance of all parameters, or `remove_data` has removed the rows.
         """
         check_uncertainty(uncertainty)
-        self._require_rows()
+        self.require_rows()
         mean, variance = self._moments.mean, self._moments.sd**2
         if uncertainty == "parameters":
             variance = variance + parameter_variance(
@@ -117,7 +117,7 @@ class ValueQuestions(ProfiledResults):
         """
         check_count(n)
         check_uncertainty(uncertainty)
-        self._require_rows()
+        self.require_rows()
         self._require_finite("imputations")
         cov = self._parameter_cov() if uncertainty == "parameters" else None
         objective = self.problem.objective()
@@ -204,7 +204,7 @@ class ValueQuestions(ProfiledResults):
             If the mechanism does not depend on the response, a mean has no finite estimate, or `remove_data` has
             removed the rows.
         """
-        self._require_rows()
+        self.require_rows()
         self._require_slope()
         self._require_finite("sensitivity")
         if phi_y is None:
@@ -309,7 +309,7 @@ class ValueQuestions(ProfiledResults):
         DataFrame
             ``n, fitted_mean, observed_rate, expected_rate, z``; z takes the values as independent.
         """
-        self._require_rows()
+        self.require_rows()
         self._require_finite("mechanism_table")
         if self.phi is None:
             raise OptionError("nothing is missing, so there is no mechanism to look at")
@@ -353,7 +353,7 @@ class ValueQuestions(ProfiledResults):
         from mvmise_sm.results.mechanism_checks import pattern_table
 
         check_count(n)
-        self._require_rows()
+        self.require_rows()
         self._require_finite("mechanism_fit")
         codes = self.model.random_effects.factors[0].codes
         size = np.bincount(codes)
@@ -371,7 +371,7 @@ class ValueQuestions(ProfiledResults):
         """What is profiled: the likelihood, and fixed effects, standard deviations, correlations, sigma, free phi."""
         from mvmise_sm.inference.resampling import parameter_names
 
-        self._require_rows()
+        self.require_rows()
         self._require_finite("profile")
         problem, fit = self.problem, self.fit_
         p, count = len(self.params), problem.part.free.size
@@ -463,7 +463,7 @@ class ValueQuestions(ProfiledResults):
 
     def random_sd(self):
         """Standard deviation of an observation about the fixed effects."""
-        self._require_rows()
+        self.require_rows()
         variance = marginal_sd(self.model.random_effects, self.theta, self.scale) ** 2
         return float(np.sqrt(variance.mean()))
 

@@ -319,3 +319,14 @@ def check_rank(X3: np.ndarray, observed: np.ndarray, names: list[str] | None = N
             f"Column {name!r} of exog is constant or a combination of the other columns where outcomes are observed; "
             "the fixed effects are not identified."
         )
+
+
+# spread of units, as a share of that of the values, below which it is none
+NO_SPREAD = 1e-6
+
+
+def spread_of(units: np.ndarray, data: SelectionData) -> float:
+    """Standard deviation of the seen units of a mechanism (m,), of the seen values where the units do not vary."""
+    whole = float(np.nanstd(data.Y))
+    spread = float(np.std(units)) if len(units) else 0.0
+    return spread if spread > NO_SPREAD * whole else whole if whole > 0.0 else 1.0

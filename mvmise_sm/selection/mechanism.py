@@ -191,6 +191,10 @@ class LogLinear(Held):
         return float(np.log(rate))
 
 
+# deviations of eta beyond which the curve is a step, as far as the rule can tell
+LOGIT_WIDEST = 100.0
+
+
 class Logit(Held):
     """``Pr(missing) = 1 / (1 + exp(-eta))``.
 
@@ -225,15 +229,16 @@ class Logit(Held):
             if step * widest <= LOGIT_STEP:
                 break
             step *= 0.5
-        nodes = step * np.arange(-int(LOGIT_SPAN / step), int((LOGIT_SPAN + min(widest, 100.0)) / step) + 1)
-        low = mean < 0.0
+        nodes = step * np.arange(-int(LOGIT_SPAN / step), int((LOGIT_SPAN + min(widest, LOGIT_WIDEST)) / step) + 1)
+        low = (mean < 0.0) & (sd <= LOGIT_WIDEST)
         odds = np.exp(np.minimum(mean[..., None] + sd[..., None] * nodes, LARGEST_EXPONENT))
         not_missing = 1.0 / (1.0 + odds)
         # below zero F is exp(eta) (1 - F), and exp(eta) moves the normal density by its standard deviation
         centre = np.where(low, sd, 0.0)
         weight = np.exp(-0.5 * (nodes - centre[..., None]) ** 2)
         weight *= np.where(low[..., None], not_missing, odds * not_missing)
-        total = weight.sum(axis=-1)
+        # at steps of a search far outside any data the rule may see nothing but zeros
+        total = np.maximum(weight.sum(axis=-1), np.finfo(float).tiny)
         value = np.where(low, mean + 0.5 * var, 0.0) + np.log(total * step) - 0.5 * LOG_2PI
         first = np.einsum("...n,...n->...", weight, not_missing)
         second = np.einsum("...n,...n,...n->...", weight, not_missing, not_missing)

@@ -7,7 +7,7 @@ from typing import Generic, Protocol
 
 import numpy as np
 
-from mvmise_sm.selection.data import SelectionData
+from mvmise_sm.selection.data import SelectionData, spread_of
 from mvmise_sm.selection.likelihood import P, SelectionLikelihood
 
 
@@ -73,8 +73,8 @@ class MechanismPrior:
 
     @classmethod
     def for_data(cls, data: SelectionData, scale: float = 1.0, df: float = 7.0) -> MechanismPrior:
-        """The prior in the unit of a data set: spread of the observed block means."""
-        return cls(float(np.std(data.observed_blocks.mean)), scale, df)
+        """The prior in the unit of a data set: spread of the observed block means, of the values if there is one."""
+        return cls(spread_of(data.observed_blocks.mean, data), scale, df)
 
     def __call__(self, params: P) -> tuple[float, P]:
         return PhiPrior(1, self.scale / self.spread, self.df)(params)

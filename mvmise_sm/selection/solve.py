@@ -18,6 +18,8 @@ from mvmise_sm.selection.status import Status
 FEW_OUTCOMES = 2
 # further starts need only tell which maximum they lead to
 OTHER_ITERATIONS, OTHER_TOL = 40, 1e-4
+# ends of runs that found nothing to climb and no maximum either
+NO_CURVATURE = (Status.NOT_DEFINITE, Status.LINE_SEARCH)
 # values closer than this need no second look, those of loosely converged runs are one maximum below the second bound,
 # and a maximum lower by less than the third is worth a warning
 SAME_VALUE, OTHER_MODE, SIMILAR_HEIGHT = 1e-4, 0.05, 2.0
@@ -100,11 +102,17 @@ def solve(
     modes: tuple[float, ...] = ()
     if cold:
         maximum, modes = _best(objective, maximum, maxiter, tol, information)
+    if maximum.status in NO_CURVATURE and objective.likelihood.part.slopes_at.size and cold:
+        # a free slope is what the data determine least
+        maximum = replace(maximum, status=Status.UNDETERMINED)
     reasons: tuple[Status, ...] = ()
     while maximum.status.penalised and maximum.status not in reasons:
         reasons = (*reasons, maximum.status)
         objective = regularised(objective, maximum.status)
         maximum = _once(objective, method, start, metric, free, maxiter, tol, information)
+        if cold and not maximum.converged:
+            # without dependence the likelihood of few blocks can be a saddle between slopes of either sign
+            maximum, modes = _best(objective, maximum, maxiter, tol, information)
     return Solution(objective, maximum, reasons, modes)
 
 

@@ -28,6 +28,10 @@ class Status(Enum):
         "the mechanism's slope runs to infinity: a block is missing exactly when its mean is beyond a threshold, as "
         "far as the data can tell; mechanism_prior='weak' gives a finite estimate"
     )
+    UNDETERMINED = (
+        "the data do not determine how missingness depends on the outcome: the information at the point reached is not "
+        "positive definite; mechanism_prior='weak' gives an estimate"
+    )
     SATURATED = (
         "the mechanism is saturated: most of the missing blocks are missing with probability one, where the "
         "marginal-product likelihood does not hold; mechanism_prior='weak' keeps the fit away from there"
@@ -40,4 +44,4 @@ class Status(Enum):
     @property
     def penalised(self) -> bool:
         """Whether a fit that ends so is repeated with a weak penalty."""
-        return self in (Status.SATURATED, Status.SINGULAR_ERRORS, Status.THRESHOLD)
+        return self in (Status.SATURATED, Status.SINGULAR_ERRORS, Status.THRESHOLD, Status.UNDETERMINED)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 
-from mvmise_sm.selection.data import SelectionData
+from mvmise_sm.selection.data import SelectionData, spread_of
 from mvmise_sm.selection.mechanism import BlockIntegral, Mechanism
 
 PHI_NAMES = ("Intercept", "y", "covariate")
@@ -200,6 +199,8 @@ class MechanismPart:
     seen_offset : tuple of ndarray, (m,)
     rates : tuple of float
         Share of missing units by slot.
+    spreads : tuple of float
+        Standard deviation of what the seen units of every slot have in the outcome, of the values where that is none.
     """
 
     slots: tuple[Slot, ...]
@@ -208,6 +209,7 @@ class MechanismPart:
     seen: tuple[np.ndarray, ...]
     seen_offset: tuple[np.ndarray, ...]
     rates: tuple[float, ...]
+    spreads: tuple[float, ...]
 
     def expand(self, free_phi: np.ndarray) -> np.ndarray:
         """Fill the free elements into the whole of phi, (3 n_slots,), of at least three elements."""
@@ -225,11 +227,6 @@ class MechanismPart:
     def slopes_at(self) -> np.ndarray:
         """Positions in phi of the free slopes on the outcome."""
         return self.free[self.free % 3 == 1]
-
-    @cached_property
-    def spreads(self) -> tuple[float, ...]:
-        """Standard deviation of what the seen units of every slot have in the outcome."""
-        return tuple(float(np.std(seen[:, 1])) if len(seen) else 0.0 for seen in self.seen)
 
     def is_threshold(self, free_phi: np.ndarray) -> bool:
         """Whether a mechanism has become a step function of the outcome."""
@@ -323,7 +320,21 @@ class MechanismPart:
                 if np.isfinite(slot.mechanism.upper) and len(self.seen[k]):
                     top = float((self.seen[k] @ phi[3 * k : 3 * k + 3] + self.seen_offset[k]).max())
                     phi[3 * k] -= max(top - slot.mechanism.upper + MARGIN, 0.0)
+            elif 3 * k + 1 in self.free and np.isfinite(slot.mechanism.upper) and len(self.seen[k]):
+                phi[3 * k + 1] = self._slope_below(k, phi)
         return phi[self.free]
+
+    def _slope_below(self, k: int, phi: np.ndarray) -> float:
+        """The slope nearest to zero that keeps the seen units of slot k below the cap at a held intercept."""
+        y = self.seen[k][:, 1]
+        room = self.slots[k].mechanism.upper - MARGIN - phi[3 * k] - self.seen_offset[k]
+        if room.min() >= 0.0:
+            return 0.0
+        # eta = phi0 + phi1 y stays below if y has one sign where there is no room
+        ends = room[y != 0.0] / y[y != 0.0]
+        up, down = ends[y[y != 0.0] > 0.0], ends[y[y != 0.0] < 0.0]
+        highest, lowest = up.min(initial=np.inf), down.max(initial=-np.inf)
+        return float(min(highest, 0.0) if abs(min(highest, 0.0)) > 0.0 else max(lowest, 0.0))
 
 
 def mechanism_part(
@@ -341,6 +352,7 @@ def mechanism_part(
     units = replace(units, slot=np.searchsorted(kept, units.slot))
     chosen = tuple(slots[k] for k in kept)
     free, fixed, seen, offsets, rates = [], np.zeros(3 * max(len(kept), 1)), [], [], []
+    spreads = []
     for k, slot in enumerate(chosen):
         wanted = (True, slot.missing_y, data.cov_miss is not None)
         free += [3 * k + j for j in range(3) if wanted[j] and j not in slot.held]
@@ -351,7 +363,10 @@ def mechanism_part(
         offsets.append(offset)
         missing = int((units.slot == k).sum())
         rates.append(missing / max(missing + len(rows), 1))
-    part = MechanismPart(chosen, np.array(free, dtype=int), fixed, tuple(seen), tuple(offsets), tuple(rates))
+        spreads.append(spread_of(rows[:, 1], data))
+    part = MechanismPart(
+        chosen, np.array(free, dtype=int), fixed, tuple(seen), tuple(offsets), tuple(rates), tuple(spreads)
+    )
     return part, units
 
 
