@@ -301,10 +301,12 @@ def test_held_numbers_without_a_feasible_start_are_refused():
     fit = ms.mvmise_b(formula, tmt, mechanism=ms.mechanisms.Capped(Intercept=2.7)).fit()
     assert fit.converged
     assert fit.phi["y"] < -2.7 / np.nanmax(tmt[columns])
-    with pytest.raises(OptionError, match="with Intercept=2.7, y=0.1 held, what was seen would be missing for certain"):
+    with pytest.raises(
+        OptionError, match=r"with Intercept=2\.7, y=0\.1 held, what was seen would be missing for certain"
+    ):
         ms.mvmise_b(formula, tmt, mechanism=ms.mechanisms.Capped(Intercept=2.7, y=0.1)).fit()
     moved = tmt.assign(**{name: tmt[name] - 6.5 for name in columns})
-    with pytest.raises(OptionError, match="with Intercept=2.7 held"):
+    with pytest.raises(OptionError, match=r"with Intercept=2\.7 held"):
         ms.mvmise_b(formula, moved, mechanism=ms.mechanisms.Capped(Intercept=2.7)).fit()
     with pytest.raises(OptionError, match="selection models take priors of variances as cov_prior"):
         ms.mvmise_b(formula, tmt, sd_prior=ms.priors.HalfT())
