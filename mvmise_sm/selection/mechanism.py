@@ -191,8 +191,9 @@ class LogLinear(Held):
         return float(np.log(rate))
 
 
-# deviations of eta beyond which the curve is a step, as far as the rule can tell
-LOGIT_WIDEST = 100.0
+# standard deviations of eta up to which the tilted normal law has its mass near the curve's, and the largest one whose
+# tilted mean the nodes reach
+LOGIT_WIDE, LOGIT_WIDEST = 8.0, 100.0
 
 
 class Logit(Held):
@@ -230,16 +231,22 @@ class Logit(Held):
                 break
             step *= 0.5
         nodes = step * np.arange(-int(LOGIT_SPAN / step), int((LOGIT_SPAN + min(widest, LOGIT_WIDEST)) / step) + 1)
-        low = (mean < 0.0) & (sd <= LOGIT_WIDEST)
+        low = mean < 0.0
         odds = np.exp(np.minimum(mean[..., None] + sd[..., None] * nodes, LARGEST_EXPONENT))
         not_missing = 1.0 / (1.0 + odds)
         # below zero F is exp(eta) (1 - F), and exp(eta) moves the normal density by its standard deviation
         centre = np.where(low, sd, 0.0)
         weight = np.exp(-0.5 * (nodes - centre[..., None]) ** 2)
         weight *= np.where(low[..., None], not_missing, odds * not_missing)
-        # at steps of a search far outside any data the rule may see nothing but zeros
-        total = np.maximum(weight.sum(axis=-1), np.finfo(float).tiny)
-        value = np.where(low, mean + 0.5 * var, 0.0) + np.log(total * step) - 0.5 * LOG_2PI
+        scale = np.where(low, mean + 0.5 * var, 0.0)
+        wide = sd > LOGIT_WIDE
+        if wide.any():
+            # the tilted mean may lie far beyond the mode: logarithms, which take longer
+            logs = log_expit(mean[wide][:, None] + sd[wide][:, None] * nodes) - 0.5 * nodes**2
+            scale[wide] = logs.max(axis=1)
+            weight[wide] = np.exp(logs - scale[wide][:, None])
+        total = weight.sum(axis=-1)
+        value = scale + np.log(total * step) - 0.5 * LOG_2PI
         first = np.einsum("...n,...n->...", weight, not_missing)
         second = np.einsum("...n,...n,...n->...", weight, not_missing, not_missing)
         return BlockIntegral(value, first / total, (second - 0.5 * first) / total)
