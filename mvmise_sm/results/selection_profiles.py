@@ -148,7 +148,7 @@ class ProfiledResults(AnsweringResults):
         (same,) = self._named(parameters, one.name)
         return 0.0, profile.interval(same, alpha)[1]
 
-    def profile(self, params=None, alpha=0.01):
+    def profile(self, params=None, alpha=0.01, *, reml=False):
         """Profile the likelihood over its parameters, by maximum likelihood also after REML.
 
         Parameters
@@ -157,12 +157,16 @@ class ProfiledResults(AnsweringResults):
             Names as in ``conf_int(method="profile")``; all by default.
         alpha : float, optional
             Profiles reach to the end points of intervals with coverage ``1 - alpha``.
+        reml : bool, optional
+            Of linear mixed models; not available here.
 
         Returns
         -------
         SelectionProfile
             With ``frame``, ``conf_int(alpha)`` and ``plot()``.
         """
+        if reml:
+            raise OptionError("reml=True profiles the REML criterion of linear mixed models; leave reml out")
         target, parameters = self._profiled()
         return SelectionProfile(target, self._named(parameters, params), float(stats.norm.isf(0.5 * alpha)))
 
