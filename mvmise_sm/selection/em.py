@@ -16,6 +16,7 @@ from functools import partial, singledispatch
 import numpy as np
 from scipy import linalg
 
+from mvmise_sm.core.optimise.steps import backtrack
 from mvmise_sm.selection.covariance import LogCholesky
 from mvmise_sm.selection.error import ErrorLikelihood
 from mvmise_sm.selection.factor import FactorLikelihood
@@ -115,13 +116,10 @@ def em_cycles(objective: PenalisedObjective) -> tuple[Update, ...]:
 def _guarded(
     objective: PenalisedObjective, theta: np.ndarray, value: float, proposal: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    step = proposal - theta
-    for _ in range(MAX_HALVINGS):
-        new_value = objective(theta + step)[0]
-        if new_value >= value:
-            return theta + step, new_value
-        step = 0.5 * step
-    return theta, value
+    found = backtrack(
+        lambda point: objective(point)[0], theta, proposal - theta, lambda _, new: new >= value, tries=MAX_HALVINGS
+    )
+    return (theta, value) if found is None else found
 
 
 def _penalised_step(objective: PenalisedObjective, block: Block, theta: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Direct maximisation of a selection likelihood: BFGS from an information-like metric, finished by Newton steps.
 
-The observed information that the last Newton step needs is the one the standard errors come from.
+The observed information that the last Newton step needs is the one the standard errors come from. `core.optimise` has
+Newton steps from expected second derivatives in closed form, which these likelihoods lack.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import linalg
 
+from mvmise_sm.core.optimise.steps import backtrack, positive_matrix, positive_solve, symmetric
 from mvmise_sm.selection.status import Status
 
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
@@ -201,9 +203,17 @@ def _inverse(metric: np.ndarray) -> np.ndarray:
     try:
         factor = linalg.cho_factor(metric)
     except linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(metric)
-        return (vectors / np.maximum(np.abs(values), 1e-8 * np.abs(values).max())) @ vectors.T
+        return positive_solve(metric, np.eye(len(metric)))
     return linalg.cho_solve(factor, np.eye(len(metric)))
+
+
+def risen(value: float, slope: float) -> Callable[[float, tuple[float, np.ndarray]], bool]:
+    """Armijo's condition for a step length and the objective there, which is -inf outside its domain."""
+
+    def accepted(length: float, outcome: tuple[float, np.ndarray]) -> bool:
+        return bool(np.isfinite(outcome[0]) and outcome[0] >= value + ARMIJO * length * slope)
+
+    return accepted
 
 
 def _line_search(
@@ -218,19 +228,16 @@ def _line_search(
     full = np.zeros_like(theta)
     full[free] = step
     slope = float(step @ score[free])
-    length = 1.0
-    for _ in range(MAX_HALVINGS):
-        point = theta + length * full
-        new_value, new_score = objective(point)
-        if np.isfinite(new_value) and new_value >= value + ARMIJO * length * slope:
-            return point, new_value, new_score
-        if np.isfinite(new_value):
-            # minimiser of the parabola through value, slope and new value, kept inside [0.1, 0.6]
-            drop = value + length * slope - new_value
-            length *= min(max(0.5 * length * slope / drop, 0.1), 0.6)
-        else:
-            length *= 0.4
-    return None
+
+    def shorter(length: float, outcome: tuple[float, np.ndarray]) -> float:
+        if not np.isfinite(outcome[0]):
+            return 0.4 * length
+        # minimiser of the parabola through value, slope and new value, kept inside [0.1, 0.6]
+        drop = value + length * slope - outcome[0]
+        return length * min(max(0.5 * length * slope / drop, 0.1), 0.6)
+
+    found = backtrack(objective, theta, full, risen(value, slope), shorter=shorter, tries=MAX_HALVINGS)
+    return None if found is None else (found[0], *found[1])
 
 
 def _bfgs_update(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -259,11 +266,14 @@ def observed_information(objective: Objective, theta: np.ndarray, scale: np.ndar
     out = np.empty((where.size, where.size))
     for row, (index, se) in enumerate(zip(where, scale, strict=True)):
         out[row] = -_difference(objective, theta, int(index), DIFFERENCE_STEP * se)[free]
-    return 0.5 * (out + out.T)
+    return symmetric(out)
 
 
 def _difference(objective: Objective, theta: np.ndarray, index: int, width: float) -> np.ndarray:
-    """Derivative of the gradient in one direction, one-sided next to the edge of the domain."""
+    """Derivative of the gradient in one direction.
+
+    Not `core.optimise.steps.differences`: next to the edge of the domain it is one-sided, and its width shrinks.
+    """
     for _ in range(20):
         sides = []
         for signed in (width, -width):
@@ -333,6 +343,4 @@ def _factor(info: np.ndarray) -> tuple[tuple[np.ndarray, bool], bool]:
     try:
         return linalg.cho_factor(info), True
     except linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(info)
-        lifted = np.maximum(np.abs(values), 1e-6 * np.abs(values).max())
-        return linalg.cho_factor((vectors * lifted) @ vectors.T), False
+        return linalg.cho_factor(positive_matrix(info, 1e-6)), False

@@ -13,8 +13,9 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
+from mvmise_sm.core.optimise.steps import backtrack, positive_solve
 from mvmise_sm.selection.likelihood import BetaLikelihood, SelectionLikelihood
-from mvmise_sm.selection.maximise import observed_information
+from mvmise_sm.selection.maximise import observed_information, risen
 from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.objective import PenalisedObjective
 
@@ -162,17 +163,12 @@ class RestrictedObjective:
             gain = 0.5 * float(step @ score[self._cut])
             if gain <= BETA_DECREMENT * max(1.0, abs(value)):
                 return BetaFit(theta, value, score, info)
-            length = 1.0
-            for _ in range(BETA_HALVINGS):
-                point = theta.copy()
-                point[self._cut] += length * step
-                new_value, new_score = self.objective(point)
-                if np.isfinite(new_value) and new_value >= value + 1e-4 * length * gain:
-                    break
-                length *= 0.5
-            else:
+            full = np.zeros_like(theta)
+            full[self._cut] = step
+            found = backtrack(self.objective, theta, full, risen(value, gain), tries=BETA_HALVINGS)
+            if found is None:
                 return BetaFit(theta, value, score, info)
-            theta, value, score = point, new_value, new_score
+            theta, (value, score) = found
         return BetaFit(theta, value, score, self.information(theta))
 
     def fitted(self, t: np.ndarray) -> BetaFit:
@@ -286,6 +282,4 @@ def newton_step(information: np.ndarray, score: np.ndarray) -> np.ndarray:
     try:
         return linalg.cho_solve(linalg.cho_factor(information), score)
     except linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(information)
-        lifted = np.maximum(np.abs(values), 1e-8 * max(np.abs(values).max(), 1e-300))
-        return vectors @ ((vectors.T @ score) / lifted)
+        return positive_solve(information, score)
