@@ -162,7 +162,14 @@ def unseen_pairs(term: ResidualTerm) -> list[tuple[str, str]]:
 
 
 def warn_unseen(term: ResidualTerm) -> None:
-    """Warn where an unstructured covariance has elements that no subject informs about."""
+    """Warn where a covariance has elements that no subject informs about."""
+    if term.subject and all(batch.size == 1 for batch in term.rows.batches):
+        if any(p.kind != "sd" for p in term.structure.parameters(term.structure.start())):
+            warn(
+                f"no subject ({term.subject!r}) has two rows: the data do not determine correlations of residuals.",
+                IdentificationWarning,
+            )
+        return
     if not term.structure.needs_all_pairs:
         return
     pairs = unseen_pairs(term)

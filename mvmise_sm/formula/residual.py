@@ -85,6 +85,11 @@ def parse_residual(text: Any) -> ResidualSpec | None:
     if not isinstance(tree, Binary) or tree.op != "|":
         level = unparse(tree) if tree is not None else "visit"
         raise FormulaError(f"residual={text!r} needs the subject: {name}({level} | subject).")
+    if isinstance(tree.left, Binary) and tree.left.op == "|":
+        raise FormulaError(
+            f"residual={text!r}: one bar stands between level and subject; parameters of their own by group are "
+            f"{name}(level | group/subject)"
+        )
     subject, group = tree.right, None
     if isinstance(subject, Binary) and subject.op == "/":
         group, subject = unparse(replace(subject.left, grouped=False)), subject.right

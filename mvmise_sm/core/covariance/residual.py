@@ -29,6 +29,8 @@ _STEP = 1e-5
 _START_NUGGET = 0.1
 # a share of exp(-30) is rounding
 _LARGEST_LOGIT = 30.0
+# standard deviations above exp(200) times the first one's overflow in products
+_LARGEST_LOG = 200.0
 # elements of the largest intermediate array of a contraction
 _CELLS = 4_000_000
 
@@ -135,7 +137,7 @@ class ResidualStructure(ABC):
         out = 0.0
         for batch, slope in zip(batches, slopes, strict=True):
             flat = slope.reshape(batch.n_patterns * batch.size**2, -1)
-            out = out + self.block_tangents(phi, batch).reshape(self.k_phi, -1) @ flat
+            out = out + self.block_tangents(phi, batch).reshape(self.k_phi, len(flat)) @ flat
         return np.asarray(out).reshape(self.k_phi, *slopes[0].shape[3:])
 
     def contract_pairs(
@@ -157,7 +159,7 @@ class ResidualStructure(ABC):
             m = batch.size
             tangents = self.block_tangents(phi, batch)
             # rows [c, a] of dR_i B, against dR_j F
-            left = np.swapaxes(tangents @ b, 2, 3).reshape(k, -1)
+            left = np.swapaxes(tangents @ b, 2, 3).reshape(k, batch.n_patterns * m * m)
             flat = f.reshape(batch.n_patterns, m, -1)
             for j in range(k):
                 out[:, j] += left @ (tangents[j] @ flat).reshape(batch.n_patterns * m * m, -1)
@@ -202,7 +204,8 @@ class _MatrixResidual(ResidualStructure):
                 flat = slope.reshape(batch.n_patterns, -1, width)
                 for at, part in zip(cells.reshape(batch.n_patterns, -1), flat, strict=True):
                     total[at] += part
-        return (self.matrix_tangents(phi).reshape(self.k_phi, -1) @ total).reshape(self.k_phi, *slopes[0].shape[3:])
+        tangents = self.matrix_tangents(phi).reshape(self.k_phi, len(total))
+        return (tangents @ total).reshape(self.k_phi, *slopes[0].shape[3:])
 
     def contract_pairs(
         self, phi: np.ndarray, batches: Sequence[PatternBatch], inner: Sequence[np.ndarray], outer: Sequence[np.ndarray]
@@ -266,7 +269,7 @@ class LevelResidual(_MatrixResidual):
         return [np.append(np.zeros(self.n_sd), x) for x in self.family.other_starts(self.family.free)]
 
     def _scales(self, phi: np.ndarray) -> np.ndarray:
-        return np.ones(self.m) if self.hom else np.exp(np.append(0.0, phi[: self.n_sd]))
+        return np.ones(self.m) if self.hom else np.exp(np.append(0.0, np.minimum(phi[: self.n_sd], _LARGEST_LOG)))
 
     def matrix(self, phi: np.ndarray) -> np.ndarray:
         s = self._scales(phi)
@@ -328,7 +331,8 @@ class UnstructuredResidual(_MatrixResidual):
     def _root(self, phi: np.ndarray) -> np.ndarray:
         out = np.zeros((self.m, self.m))
         out[0, 0] = 1.0
-        out[self._rows, self._cols] = np.where(self._diagonal, np.exp(np.where(self._diagonal, phi, 0.0)), phi)
+        logs = np.where(self._diagonal, np.minimum(phi, _LARGEST_LOG), 0.0)
+        out[self._rows, self._cols] = np.where(self._diagonal, np.exp(logs), phi)
         return out
 
     def matrix(self, phi: np.ndarray) -> np.ndarray:

@@ -14,6 +14,9 @@ from mvmise_sm.core.covariance.residual import ResidualStructure
 
 __all__ = ["GroupedResidual"]
 
+# standard deviations above exp(200) times the first group's overflow in products
+_LARGEST_LOG = 200.0
+
 
 class GroupedResidual(ResidualStructure):
     """One structure with parameters of its own in every group of subjects.
@@ -39,7 +42,7 @@ class GroupedResidual(ResidualStructure):
         return [slice(int(stop) + 1, int(stop) + self._width) for stop in stops]
 
     def _scale(self, phi: np.ndarray, g: int) -> float:
-        return float(np.exp(2.0 * phi[g * self._width - 1])) if g else 1.0
+        return float(np.exp(2.0 * min(phi[g * self._width - 1], _LARGEST_LOG))) if g else 1.0
 
     def start(self) -> np.ndarray:
         parts = [self.base.start()]

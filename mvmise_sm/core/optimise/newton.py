@@ -242,7 +242,7 @@ def _is_flat(best: Evaluation, criterion: Criterion) -> bool:
     k = min(len(criterion.lower), criterion.k_theta)
     if k == 0:
         return False
-    size = float(np.abs(best.theta[:k]).max())
+    size = float(np.abs(best.theta[:k]).max(initial=0.0))
     scaled = best.information[:k, :k] * (size * size)
     scaled.flat[:: k + 1] -= _NO_INFORMATION
     # positive definite only where the smallest eigenvalue of the information exceeds the threshold
@@ -302,10 +302,10 @@ def _free(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
 def _newton_step(counter: _Counter, evaluation: Evaluation, damping: float) -> tuple[np.ndarray, float]:
     """Step on the free parameters and its decrement g'H^-1 g."""
     free = _free(counter, evaluation)
+    if not free.any():
+        return np.zeros_like(evaluation.theta), 0.0
     if free.all():
         g, h = evaluation.gradient, evaluation.information.copy()
-    elif not free.any():
-        return np.zeros_like(evaluation.theta), 0.0
     else:
         g, h = evaluation.gradient[free], evaluation.information[np.ix_(free, free)]
     diagonal = h.diagonal()
