@@ -255,7 +255,7 @@ def _general_parameters(fit):
     minimum = evaluate(x)[0]
     k, p = criterion.k_theta, criterion.k_fe
     # the largest change of the linear predictor per unit of a coefficient; about that in further parts
-    sizes, exog = np.ones(p), np.abs(np.asarray(fit.model.exog, dtype=float)).max(axis=0)
+    sizes, exog = np.ones(p), fit.model.column_sizes()
     sizes[: exog.size] = np.where(exog > 0.0, exog, 1.0)
     infinite = np.zeros(p, dtype=bool) if fit.without_error is None else fit.without_error[:p]
     if infinite.any():

@@ -325,10 +325,14 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             optimum = replace(optimum, converged=False, message=edge)
         _say(trouble, edge, optimum, self._limit_reached(criterion))
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
-        result._results.undetermined = undetermined(self, optimum)
+        result._results.undetermined = self._undetermined(optimum)
         result._results.without_error = np.full(len(result._results.params), bool(edge))
         result._results.without_error[: self.exog.shape[1]] |= infinite_effects(self, solution)
         return result
+
+    def _undetermined(self, optimum):
+        """Directions of the variances that the data do not determine, see `undetermined`."""
+        return undetermined(self, optimum)
 
     def _result(self, *args, **kwargs):
         result = GeneralizedLinearMixedModelResults(self, *args, **kwargs)

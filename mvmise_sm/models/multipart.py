@@ -25,6 +25,7 @@ from mvmise_sm.models.response_checks import check_response, separated_columns
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.results.multipart import MultiPartResults, MultiPartResultsWrapper
 from mvmise_sm.results.variance import NO_ROWS, layout_of
+from mvmise_sm.streaming.sources import is_source
 
 __all__ = ["MultiPartMixedModel", "Part", "from_formulas"]
 
@@ -405,6 +406,9 @@ def from_formulas(cls, formula, data, subset, drop_cols, given, environment, opt
     left = formula.partition("~")[0]
     missing = options["missing"]
     refuse_unknown_model_options(cls, kwargs)
+    if not isinstance(data, pd.DataFrame) and is_source(data):
+        options_given = " and ".join({"zi": "zero_inflation=", "disp": "dispersion="}[name] for name in given)
+        raise DataError(f"a GLMM with {options_given} needs its rows at every step and cannot be streamed")
     for name, text in given.items():
         if type(text) is str and name == "disp" and "|" in text:
             raise OptionError(f"dispersion={text!r} has a random term; use fixed effects there")

@@ -44,6 +44,10 @@ class PredictsRows(HoldsRows, LikelihoodModel):
             linear = linear + offset
         return linear if which == "linear" else self.inverse_link(linear)
 
+    def column_sizes(self) -> np.ndarray:
+        """Largest absolute value of every column of the fixed effects (k_fe,)."""
+        return np.abs(np.asarray(self.exog, dtype=float)).max(axis=0)
+
     def residual_levels(self):
         """Level and group of the residual structure of every row; None without one."""
         return None

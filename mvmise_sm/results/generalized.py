@@ -148,6 +148,8 @@ class GeneralizedLinearMixedModelResults(
     @property
     def deviance(self):
         """Sum of the deviance residuals' squares, conditional on the random effects, as R's ``deviance``."""
+        if self.streamed:
+            return self.model.deviance_of(self.solution)
         return float(np.sum(self._response().deviance_rows(self.fittedvalues)))
 
     def _response(self):

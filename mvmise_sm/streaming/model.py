@@ -21,6 +21,7 @@ from mvmise_sm.design.grouping import check_random_effects
 from mvmise_sm.design.new_data import new_exog, new_offset
 from mvmise_sm.exceptions import DataError, FormulaError, NoRowsError, OptionError, RankWarning
 from mvmise_sm.models.formula_data import FormulaData
+from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
 from mvmise_sm.models.linear import LinearMixedModel
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.results.variance import layout_of
@@ -62,6 +63,11 @@ def streamed_model(cls: type, formula: str, data: Any, given: dict[str, Any], op
     OptionError
         If an option has no meaning without rows.
     """
+    if issubclass(cls, GeneralizedLinearMixedModel):
+        from mvmise_sm.streaming.cells import counted_model
+
+        if not isinstance(data, CrossProducts):
+            return counted_model(cls, formula, data, given, options)
     if cls is not LinearMixedModel:
         raise DataError(f"{cls.__name__} needs its rows at every step and cannot be streamed; give it a DataFrame")
     for name in ("residual", "dispersion", "cov"):

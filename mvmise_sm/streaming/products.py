@@ -22,7 +22,7 @@ from mvmise_sm.streaming import wire
 from mvmise_sm.streaming.plan import Moments, StreamPlan, finished_plan
 from mvmise_sm.streaming.sources import blocks, column_names, is_source, partitions, shown
 from mvmise_sm.streaming.states import merged_states, state_numbers, with_numbers
-from mvmise_sm.streaming.survey import Reader, Survey, learn_states, survey, united
+from mvmise_sm.streaming.survey import Reader, Survey, learn_states, stateful_factors, survey, united
 
 __all__ = ["CrossProducts"]
 
@@ -291,8 +291,7 @@ def _planned(reader: Reader, given: _Input) -> CrossProducts:
     reader.checked(first)
     look = survey(reader, [first])
     grouping = _grouping_columns(reader, columns)
-    factors = reader.factors(columns)
-    stateful = _stateful(reader, first, factors)
+    stateful = bool(stateful_factors(reader, first))
     parts = given.parts(columns)
     if parts is not None:
         from dask import compute, delayed
@@ -315,11 +314,6 @@ def _grouping_columns(reader: Reader, columns: list[str]) -> list[str]:
     alone = replace(plan, responses=(), fixed=(), random=(), offsets=(), weights=None)
     mentioned = set().union(*(set().union(*names_in(factor)) for factor in alone.factors), set())
     return [name for name in columns if name in mentioned]
-
-
-def _stateful(reader: Reader, frame: pd.DataFrame, plan: Any) -> bool:
-    source = Source(frame, reader.environment)
-    return any(prepare(f, source)[1] for f in plan.factors if f.code not in source)
 
 
 def _surveyed(reader: Reader, frame: Any) -> Survey:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from patsy import EvalEnvironment, EvalFactor
 
-from mvmise_sm.design.columns import Source, check_sizes, column_of, names_in, see
+from mvmise_sm.design.columns import Source, check_sizes, column_of, names_in, prepare, see
 from mvmise_sm.design.values import Plan, Values, odd_names, plan_factors, subset_rows
 from mvmise_sm.exceptions import DataError, MissingDataError
 from mvmise_sm.formula.parts import FormulaParts, parse_formula
@@ -86,6 +86,13 @@ class Reader:
         if self.subset is None or not len(frame):
             return frame
         return frame.iloc[subset_rows(self.subset, Source(frame, self.environment))]
+
+
+def stateful_factors(reader: Reader, frame: pd.DataFrame) -> list[str]:
+    """Codes of the factors that depend on whole columns, such as ``center(x)``."""
+    source = Source(frame, reader.environment)
+    factors = reader.factors(list(frame.columns)).factors
+    return [f.code for f in factors if f.code not in source and prepare(f, source)[1]]
 
 
 @dataclass(eq=False)
