@@ -327,8 +327,12 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
         result._results.undetermined = self._undetermined(optimum)
         result._results.without_error = np.full(len(result._results.params), bool(edge))
-        result._results.without_error[: self.exog.shape[1]] |= infinite_effects(self, solution)
+        result._results.without_error[: self.exog.shape[1]] |= self._infinite(solution)
         return result
+
+    def _infinite(self, solution):
+        """Fixed effects (k_fe,) whose estimates run to infinity because of separation."""
+        return infinite_effects(self, solution)
 
     def _undetermined(self, optimum):
         """Directions of the variances that the data do not determine, see `undetermined`."""
