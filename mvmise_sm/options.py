@@ -65,7 +65,7 @@ R_SPELLINGS = {
     "lmer_df": "degrees of freedom are ddf='satterthwaite', ddf='kenward-roger' or ddf=None",
     "mode": "degrees of freedom are ddf='satterthwaite', ddf='kenward-roger' or ddf=None",
     "df": "degrees of freedom are ddf='satterthwaite', ddf='kenward-roger' or ddf=None",
-    "exponentiate": "ratios are tidy(exponentiate=True), or np.exp of the estimates",
+    "exponentiate": "ratios are np.exp of the estimates and of the ends of their intervals",
     "conf_method": "the method of intervals is conf_int(method='wald', 'profile' or 'bootstrap')",
     "cov_miss": "the covariate of the mechanism is missing_cov",
     "sigma_diff": "a variance of its own for the first sample is first_sample_variance=True",

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from mvmise_sm.exceptions import FormulaError
-from mvmise_sm.formula.parts import parse_formula
+from mvmise_sm.formula.parts import expand_terms, parse_formula
 from mvmise_sm.formula.tree import Atom, Binary, Node, Unary, parse, tokenize, unparse
 
-__all__ = ["updated_formula"]
+__all__ = ["named_in", "updated_formula"]
 
 _DOT = re.compile(r"(?<![\w.`])\.(?![\w.`])")
 _MARK = "dot__"
+
+
+def named_in(options: Mapping[str, Any] | None, *formulas: str) -> dict[str, Any] | None:
+    """Those of options by variable whose variable a term of some formulas has; None where nothing is left."""
+    if not options:
+        return None
+    texts = []
+    for formula in formulas:
+        parts = parse_formula(formula if formula.partition("~")[0].strip() else f"y {formula}")
+        texts += [factor.name() for term in expand_terms(parts.rhs) for factor in term.factors]
+        texts += [spec.effects for spec in parts.random]
+    used = " ".join(texts)
+    return {key: value for key, value in options.items() if re.search(rf"\b{re.escape(str(key))}\b", used)} or None
 
 
 def updated_formula(old: str, new: str) -> str:
@@ -27,7 +42,7 @@ def updated_formula(old: str, new: str) -> str:
     Raises
     ------
     FormulaError
-        If a random term that is taken away is not there, or the text is no formula.
+        If a term that is taken away is not there, or the text is no formula.
     """
     parts = parse_formula(old)
     left, tilde, right = new.partition("~")
@@ -47,6 +62,8 @@ def updated_formula(old: str, new: str) -> str:
         if sign == "-" and _is_special(text):
             items = _without(items, text)
         else:
+            if sign == "-":
+                _check_present(items, text)
             items.append((sign, text))
     return f"{response} ~ {_joined([i for i in items if not _is_special(i[1])], items)}"
 
@@ -77,6 +94,21 @@ def _is_special(text: str) -> bool:
     """Whether a term is a random term or an offset."""
     parts = parse_formula(f"y ~ 1 + {text}") if "|" in text or "offset" in text else None
     return parts is not None and bool(parts.random or parts.offsets) and parts.rhs == "1"
+
+
+def _check_present(items: list[tuple[str, str]], text: str) -> None:
+    """Fail where none of the fixed terms that `text` takes away is among the items."""
+
+    def terms(texts: list[str]) -> dict[frozenset[str], str]:
+        found = expand_terms(parse_formula(f"y ~ 1 + {' + '.join(texts)}").rhs) if texts else []
+        return {frozenset(term.name().split(":")): term.name() for term in found if term.factors}
+
+    wanted = terms([text])
+    known = terms([inner for sign, inner in items if sign == "+" and not _is_special(inner)])
+    if wanted and not wanted.keys() & known.keys():
+        raise FormulaError(
+            f"update: {text} is not a term of the model; its terms are {', '.join(known.values()) or '1'}"
+        )
 
 
 def _without(items: list[tuple[str, str]], text: str) -> list[tuple[str, str]]:

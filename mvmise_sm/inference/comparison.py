@@ -31,7 +31,7 @@ from mvmise_sm.inference.tables import table
 __all__ = ["boundary_p_value", "bootstrap_test", "drop1", "droppable", "kenward_roger_test", "random_terms"]
 
 
-def _refit_with(result, exog=None, random=None):
+def refit_with(result, exog=None, random=None):
     """The same kind of fit with other fixed columns or other random effects."""
     model = result.model
     keywords = {**model._get_init_kwds()}
@@ -63,7 +63,7 @@ def drop1(result):
         keep = np.setdiff1d(np.arange(exog.shape[1]), np.arange(exog.shape[1])[spec.term_slices[term]])
         if not len(keep):
             continue
-        small = _refit_with(fit, exog=exog[:, keep])
+        small = fit.without_columns(keep, term.name())
         df = fit.k_params - small.k_params
         chisq = deviance_ratio(small, fit)
         fits.append((term.name(), small))
@@ -147,7 +147,7 @@ def random_terms(result):
             llf, count = _without_random(result)
             aic = -2.0 * llf + 2.0 * count
         else:
-            small = _refit_with(result, random=random)
+            small = refit_with(result, random=random)
             llf, count, aic = small.llf, small.k_params, small.aic
             fits.append((label, small))
             llf = llf if small.converged else np.nan

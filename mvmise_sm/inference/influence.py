@@ -96,18 +96,18 @@ class GroupInfluence:
         rows = [np.flatnonzero(factor.codes == j) for j in range(factor.n_levels)]
         index = pd.Index(factor.levels, name=factor.name)
         values = np.full((factor.n_levels, len(names)), np.nan)
-        errors = np.full((factor.n_levels, result.k_fe), np.nan)
-        fixed = list(result.model.exog_names)
+        fixed = list(result.coef_names)
+        errors = np.full((factor.n_levels, len(fixed)), np.nan)
         for j in range(factor.n_levels):
             fit = resampled_fit(result, factor, rows, np.delete(np.arange(factor.n_levels), j))
             found = dict(zip(parameter_names(fit), parameters_of(fit), strict=True))
             values[j] = [found.get(name, np.nan) for name in names]
-            se = dict(zip(fit.model.exog_names, np.asarray(fit.bse), strict=True))
+            se = dict(zip(fit.coef_names, np.asarray(fit.bse), strict=True))
             errors[j] = [se.get(name, np.nan) for name in fixed]
         self.params = pd.DataFrame(values, index=index, columns=names)
-        change = np.asarray(result.params) - values[:, : result.k_fe]
+        change = np.asarray(result.params) - values[:, : len(fixed)]
         inverse = np.linalg.inv(result.plain_cov())
-        cooks = np.einsum("ji,ik,jk->j", change, inverse, change) / result.k_fe
+        cooks = np.einsum("ji,ik,jk->j", change, inverse, change) / len(fixed)
         self.cooks_distance = pd.Series(cooks, index=index, name="cooks_distance")
         self.dfbetas = pd.DataFrame(change / errors, index=index, columns=fixed)
         h = _deleted(result)[2].hat

@@ -30,6 +30,7 @@ from mvmise_sm.options import parameter_names
 __all__ = [
     "add1",
     "augment",
+    "changed",
     "chosen_intervals",
     "coef",
     "correlations",
@@ -66,15 +67,16 @@ def augment(result: Any, pad: bool = False) -> pd.DataFrame:
     index = result.model.data.row_labels
     if frame is None:
         frame = pd.DataFrame({result.model.endog_names: result.model.endog}, index=index)
-    influence = result.get_influence()
-    fixed = np.asarray(result.predict(random="none"))
-    columns = {
-        ".fitted": np.asarray(result.fittedvalues),
-        ".resid": np.asarray(result.resid),
-        ".fixed": fixed,
-        ".hat": np.asarray(influence.hat_matrix_diag),
-        ".cooksd": np.asarray(influence.cooks_distance),
-    }
+    influence = result.row_influence()
+    fixed, fitted = np.asarray(result.predict(random="none")), np.asarray(result.fittedvalues)
+    if fixed.ndim == 2:  # probabilities of the levels of an ordered response
+        parts = ((".fitted", np.asarray(result.predict())), (".fixed", fixed))
+        levels = list(enumerate(result.model.levels))
+        columns = {f"{name}[{level}]": values[:, j] for name, values in parts for j, level in levels}
+    else:
+        columns = {".fitted": fitted, ".resid": np.asarray(result.resid), ".fixed": fixed}
+    if influence is not None:
+        columns |= {".hat": np.asarray(influence.hat_matrix_diag), ".cooksd": np.asarray(influence.cooks_distance)}
     out = frame.assign(**columns)
     return pd.DataFrame({name: padded(result, out[name].to_numpy()) for name in out}) if pad else out
 
@@ -100,9 +102,9 @@ def padded(result: Any, values: Any = "resid") -> pd.Series:
 def coef(result: Any) -> dict[str, pd.DataFrame]:
     """Fixed plus random effects by level; see `VerbResults.coef`."""
     result = unwrap(result)
-    fixed = pd.Series(np.asarray(result.params), index=list(result.model.exog_names))
     out = {}
     for group, modes in result.random_effects.items():
+        fixed = result.fixed_part(group)
         names = list(dict.fromkeys([*fixed.index, *modes.columns]))
         whole = pd.DataFrame(0.0, index=modes.index, columns=names)
         for name in fixed.index:
@@ -116,16 +118,14 @@ def coef(result: Any) -> dict[str, pd.DataFrame]:
 def correlations(result: Any) -> pd.DataFrame:
     """Correlations of the estimates of the fixed effects."""
     result = unwrap(result)
-    cov, names = np.asarray(result.cov_params()), list(result.model.exog_names)
+    cov, names = np.asarray(result.cov_params()), list(result.coef_names)
     sd = np.sqrt(np.diag(cov))
     return pd.DataFrame(cov / np.outer(sd, sd), index=names, columns=names)
 
 
 def chosen_intervals(result: Any, parm: Any, alpha: float, method: str, options: dict) -> pd.DataFrame:
     """Intervals of the parameters that `parm` names; see `InferentialResults.conf_int`."""
-    from mvmise_sm.inference.resampling import parameter_names as names_of
-
-    known = names_of(result)
+    known = list(result.parameter_values().index)
     k = len(result.params)
     groups = {"beta_": known[:k], "theta_": known[k:]}
     names = [n for given in ([parm] if isinstance(parm, str) else list(parm)) for n in groups.get(given, [given])]
@@ -138,8 +138,13 @@ def chosen_intervals(result: Any, parm: Any, alpha: float, method: str, options:
         return result.conf_int(alpha, method, **options).loc[names]
     whole = pd.DataFrame(np.asarray(result.conf_int(alpha, method, **options)), index=known[:k])
     if any(name in groups["theta_"] for name in names):
-        random = result.tidy("random", conf_int=True, alpha=alpha)[["conf_low", "conf_high"]].to_numpy()
-        whole = pd.concat([whole, pd.DataFrame(random, index=known[k : k + len(random)])])
+        whole = pd.concat([whole, result.variance_intervals(alpha)])
+    lost = [name for name in names if name not in whole.index]
+    if parm == "theta_":
+        # a family's own parameters have intervals of other methods only
+        names = [name for name in names if name not in lost]
+    if lost and (parm != "theta_" or not names):
+        raise OptionError(f"{lost[0]} has no Wald interval; take conf_int(method='profile') or method='bootstrap'")
     return whole.loc[names]
 
 
@@ -185,7 +190,7 @@ def add1(result: Any, scope: Any) -> Table:
     rows = {"<none>": (np.nan, fit.aic, np.nan, np.nan)}
     fits = [("<none>", fit)]
     for name in _scope_terms(fit, scope):
-        large = _with(fit, f"+ {name}")
+        large = changed(fit, f"+ {name}")
         df, chisq = large.k_params - fit.k_params, deviance_ratio(fit, large)
         fits.append((name, large))
         rows[name] = (df, large.aic, chisq, stats.chi2.sf(np.maximum(chisq, 0.0), df) if df else np.nan)
@@ -194,7 +199,7 @@ def add1(result: Any, scope: Any) -> Table:
     return table(frame, "Single term additions, likelihood-ratio tests." + note + unreached(fits))
 
 
-def _with(fit: Any, change: str) -> Any:
+def changed(fit: Any, change: str) -> Any:
     """The fit with one term more or less, to the same rows."""
     out = unwrap(quietly(update, fit, f". ~ . {change}"))
     check_same_response([fit, out])
@@ -217,7 +222,7 @@ def step(result: Any, direction: str = "backward", scope: Any = None, criterion:
         if direction != "backward":
             own = {frozenset(name.split(":")) for name in model_spec_of(current).term_names}
             moves += [f"+ {name}" for name in terms if frozenset(name.split(":")) not in own]
-        fits = [_with(current, move) for move in moves]
+        fits = [changed(current, move) for move in moves]
         best = min(fits, key=lambda fit: getattr(fit, criterion), default=None)
         if best is None or getattr(best, criterion) >= getattr(current, criterion):
             break

@@ -17,6 +17,7 @@ from mvmise_sm.core.families.predictors import PartsResponse
 from mvmise_sm.design.build import build_design
 from mvmise_sm.exceptions import DataError, MissingDataError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import parse_formula
+from mvmise_sm.formula.update import named_in
 from mvmise_sm.models.base import refuse_dropped_columns, with_bar_terms
 from mvmise_sm.models.generalized import GeneralizedLinearMixedModel, check_integration
 from mvmise_sm.models.link_edges import minimum
@@ -74,7 +75,7 @@ class Part:
         return [_PREFIX[self.name] + name for name in self.names]
 
 
-def part_designs(design, given, left, namespace, rebuild):
+def part_designs(design, given, left, namespace, rebuild, contrasts=None):
     """Designs of the one-sided formulas `given` on the rows of `design`, and that design on their complete rows.
 
     Parameters
@@ -88,6 +89,8 @@ def part_designs(design, given, left, namespace, rebuild):
     namespace : EvalEnvironment
     rebuild : callable
         (frame, rows kept) -> the conditional design on fewer rows.
+    contrasts : dict, optional
+        As in `MixedModelBase.from_formula`; of variables that a formula does not have they are left out.
     """
 
     def built(frame):
@@ -98,9 +101,12 @@ def part_designs(design, given, left, namespace, rebuild):
             before, _, right = text.partition("~")
             if before.strip():
                 raise OptionError(f"{_OPTION[name]}={text!r} has a left side; write '~ {right.strip()}'")
-            out[name] = build_design(
-                parse_formula(f"{left} ~ {right}"), frame, namespace=namespace, categorical_response=True
-            )
+            options = {
+                "namespace": namespace,
+                "categorical_response": True,
+                "contrasts": named_in(contrasts, f"y ~ {right}"),
+            }
+            out[name] = build_design(parse_formula(f"{left} ~ {right}"), frame, **options)
         return out
 
     found = built(design.frame)
@@ -405,6 +411,9 @@ def from_formulas(cls, formula, data, subset, drop_cols, given, environment, opt
     """`MultiPartMixedModel.from_formula` for formulas `given` of parts beside the conditional one."""
     left = formula.partition("~")[0]
     missing = options["missing"]
+    kwargs = dict(kwargs)
+    contrasts = kwargs.pop("contrasts", None)
+    structures = cls._structure_options(kwargs)
     refuse_unknown_model_options(cls, kwargs)
     if not isinstance(data, pd.DataFrame) and is_source(data):
         options_given = " and ".join({"zi": "zero_inflation=", "disp": "dispersion="}[name] for name in given)
@@ -414,10 +423,14 @@ def from_formulas(cls, formula, data, subset, drop_cols, given, environment, opt
             raise OptionError(f"dispersion={text!r} has a random term; use fixed effects there")
     model_text = with_bar_terms(formula, options["groups"], options["re_formula"])
 
+    elsewhere = named_in(contrasts, *(text for text in given.values() if type(text) is str and "~" in text)) or {}
+    # what only another part has is coded there; what no part has is an error of the conditional one
+    here = named_in(contrasts, model_text) or {}
+    coded = {key: value for key, value in (contrasts or {}).items() if key in here or key not in elsewhere} or None
+
     def conditional(frame, **rows):
-        return build_design(
-            parse_formula(model_text), frame, missing=missing, namespace=environment, categorical_response=True, **rows
-        )
+        options = {"missing": missing, "namespace": environment, "categorical_response": True, "contrasts": coded}
+        return build_design(parse_formula(model_text), frame, **options, **structures, **rows)
 
     refuse_dropped_columns(drop_cols)
     design = conditional(data, weights=options["weights"], offset=options["offset"], subset=subset)
@@ -435,5 +448,5 @@ def from_formulas(cls, formula, data, subset, drop_cols, given, environment, opt
         argument = argument[keep] if type(argument) is np.ndarray else argument
         return conditional(frame, weights=weights, offset=argument)
 
-    design, found = part_designs(design, given, left, environment, rebuild)
+    design, found = part_designs(design, given, left, environment, rebuild, contrasts)
     return cls(design.endog, design.exog, design.random, design=design, part_designs=found, **kwargs)

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.formula.update import named_in
 from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.predicting import PredictsRows
 
@@ -34,10 +35,10 @@ class Rebuilt(PredictsRows):
             Not fitted.
         """
         design = self.data.design
-        kept = {
-            key: getattr(self, key) for key in self._init_keys if key not in ("random_effects", "weights", "offset")
-        }
-        options = {key: design.options[key] for key in ("contrasts", "cov")}
+        kept = self._kept_options()
+        others = [kept[part] for part in ("zero_inflation", "dispersion") if isinstance(kept.get(part), str)]
+        contrasts = named_in(design.options["contrasts"], formula, *others)
+        options = {"contrasts": contrasts, "cov": design.options["cov"]}
         residual = design.options["residual"]
         kept.pop("residual", None)
         if residual is not None:
@@ -47,6 +48,12 @@ class Rebuilt(PredictsRows):
         chosen = {**kept, **options, **changes}
         frame = design.frame if data is None else data
         return type(self).from_formula(formula, frame, **{"eval_env": design.namespace, **chosen})
+
+    def _kept_options(self):
+        """Options of the constructor that a model of another formula takes over."""
+        return {
+            key: getattr(self, key) for key in self._init_keys if key not in ("random_effects", "weights", "offset")
+        }
 
     def with_endog(self, endog):
         """Return the same model for another response (nobs,); design, random effects and data are shared."""

@@ -121,6 +121,11 @@ class ValueSelectionModel(MixedModelBase):
         self.mechanism = read_mechanism(self._given, frame, self.nobs, self.random_effects)
         self._init_keys += ["mechanism", "missing_y", "missing_cov", "mechanism_offset", "mechanism_prior", "theta"]
 
+    def _kept_options(self):
+        given = vars(self._given)
+        own = {key: getattr(self, key) for key in self._init_keys if key not in given}
+        return {key: own[key] for key in own if key not in ("random_effects", "weights", "offset")} | given
+
     def _bind_priors(self):
         priors = super()._bind_priors()
         if priors is not None and any(prior is not None and prior.attracts for prior in priors.cov):

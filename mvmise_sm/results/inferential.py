@@ -133,6 +133,8 @@ class InferentialResults(DiagnosedResults, PlottedResults, MarginalResults, Answ
             refuse_unknown("conf_int(method='wald')", options, ("alpha", "method", "parm", "ddf"))
             return wald_intervals(self, alpha, **options) if options else super().conf_int(alpha)
         if method == "profile":
+            if "profile" in self.refused:
+                raise OptionError(self.refused["profile"])
             from mvmise_sm.inference.profile import profile_intervals
 
             refuse_unknown("conf_int(method='profile')", options, ("alpha", "method", "parm", "reml", "params"))

@@ -122,6 +122,44 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
         """Marginal means of the conditional part; parameters as in `InferentialResults.marginal_means`."""
         return super(MultiPartResults, self.conditional_part()).marginal_means(*args, **kwargs)
 
+    def marginal_slopes(self, *args, **kwargs):
+        """Slopes of the conditional part; parameters as in `InferentialResults.marginal_slopes`."""
+        return super(MultiPartResults, self.conditional_part()).marginal_slopes(*args, **kwargs)
+
+    def joint_tests(self, *args, **kwargs):
+        """Joint tests of the conditional part; parameters as in `InferentialResults.joint_tests`."""
+        return super(MultiPartResults, self.conditional_part()).joint_tests(*args, **kwargs)
+
+    def row_influence(self):
+        return None if len(self.params) != self.k_fe else super().row_influence()
+
+    def get_influence(self, level=None):
+        """Influence of groups, or of rows with one linear predictor; see `InferentialResults.get_influence`."""
+        if len(self.params) != self.k_fe:
+            raise OptionError(
+                "influence is defined for models with one linear predictor; update(data=) refits other rows"
+            )
+        return super().get_influence(level)
+
+    def grouping(self, name=None):
+        if any(part.text for part in self.model.parts):
+            raise OptionError(
+                "groups of rows are resampled for models with one linear predictor; bootstrap() simulates responses, "
+                "update(data=) refits other rows"
+            )
+        return super().grouping(name)
+
+    def fixed_part(self, group):
+        zero = str(group).startswith("zi:")
+        if zero:
+            return self.params_zi
+        return pd.Series(np.asarray(self.params)[: self.k_fe], index=list(self.model.exog_names))
+
+    def without_columns(self, keep, term):
+        from mvmise_sm.inference.verbs import changed
+
+        return changed(self, f"- {term}")
+
     def vif(self):
         """Variance inflation of the terms of the conditional part, a DataFrame."""
         return super(MultiPartResults, self.conditional_part()).vif()

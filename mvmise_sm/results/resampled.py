@@ -52,6 +52,16 @@ class ResampledResults(InferentialResults):
         self.require_rows()
         return self.model.refit(endog, self)
 
+    def variance_intervals(self, alpha):
+        """Wald intervals of the standard deviations and correlations, a frame by name."""
+        ends = self.tidy("random", conf_int=True, alpha=alpha)[["conf_low", "conf_high"]].to_numpy()
+        k = len(self.params)
+        return pd.DataFrame(ends, index=self.parameter_values().index[k : k + len(ends)])
+
+    def row_influence(self):
+        """Influence of single rows, None where it is not defined."""
+        return self.get_influence()
+
     def response_draw(self, rng):
         """One response simulated from the fit (nobs,), as `refit` takes it."""
         return self.simulate(1, rng=rng).to_numpy()[:, 0]

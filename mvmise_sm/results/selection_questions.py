@@ -22,10 +22,20 @@ from mvmise_sm.results.selection_simulation import (
     require_rows,
     variance_frame,
 )
+from mvmise_sm.results.verbs import VerbResults
 
 __all__ = ["SelectionQuestions"]
 
 REFUSED = {
+    "update": "a selection model is made again with the other formula, by mvmise_b or mvmise_e",
+    "augment": "a selection model has several outcomes by sample: fittedvalues, resid and predict_missing() have what "
+    "it says of each",
+    "padded": "results of a selection model are by sample and outcome already; missing values have a place there",
+    "coef": "a selection model has several outcomes: params has their coefficients, random_effects the clusters'",
+    "add1": "terms of a selection model are compared by ms.anova of two fits",
+    "step": "terms of a selection model are compared by ms.anova of two fits",
+    "to_marginaleffects": "marginaleffects knows one response; marginal_means and marginal_slopes know the outcomes",
+    "to_arviz": "to_arviz draws from linear and generalized mixed models; imputations() and bootstrap() draw here",
     "get_robustcov_results": "robust covariances are defined for linear mixed models without priors",
     "anova_random": "tests of random effects are not defined for a selection model; compare two fits with ms.anova",
     "get_influence": "influence is not defined for a selection model; leave a cluster out with subset= and fit again",
@@ -43,8 +53,13 @@ REFUSED = {
 }
 
 
-class SelectionQuestions(SelectionDraws, ProfiledResults, InferentialResults, refuses=REFUSED):
+class SelectionQuestions(SelectionDraws, ProfiledResults, VerbResults, InferentialResults, refuses=REFUSED):
     """Tests and predictions of a selection model; see `SelectionResults`."""
+
+    @property
+    def coef_names(self):
+        """Names of `params`."""
+        return list(self.model.exog_names)
 
     # --- Wald tests
 
@@ -211,6 +226,10 @@ class SelectionQuestions(SelectionDraws, ProfiledResults, InferentialResults, re
     def profile_parameters(self):
         """What is profiled: the likelihood, and all parameters in the order of `parameter_values`."""
         return selection_parameters(self)
+
+    def variance_intervals(self, alpha):
+        """No Wald intervals by the names of all parameters: those of `tidy` are of variances."""
+        return pd.DataFrame(columns=[0, 1], dtype=float)
 
     def response_draw(self, rng):
         """Outcomes simulated from the fit (nobs, K), as `refit` takes them."""

@@ -22,6 +22,8 @@ from mvmise_sm.selection.value_points import effect_slopes, value_moments
 __all__ = ["ValueSelectionResults", "ValueSelectionResultsWrapper"]
 
 REFUSED = {
+    "get_robustcov_results": "robust covariances are defined for linear mixed models without missing values in the "
+    "likelihood",
     "anova_random": "tests of random effects are not defined with missing values in the likelihood; compare two fits "
     "with ms.anova",
     "get_influence": "influence is not defined with missing values in the likelihood; leave rows out with subset=",
@@ -141,6 +143,10 @@ class ValueSelectionResults(ValueQuestions, MixedModelResults, refuses=REFUSED):
     def restricted(self) -> bool:
         """Whether the likelihood is the restricted one (REML)."""
         return self.reml
+
+    def row_influence(self):
+        """None: influence is not defined with missing values in the likelihood."""
+        return None
 
     @property
     def deviance(self):

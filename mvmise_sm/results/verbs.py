@@ -49,7 +49,8 @@ class VerbResults:
         -------
         DataFrame
             The data and ``.fitted, .resid`` (conditional on the random effects), ``.fixed`` (without them), ``.hat``,
-            ``.cooksd``.
+            ``.cooksd`` where influence by row is defined. Ordered responses have ``.fitted[level]`` and
+            ``.fixed[level]``, the probabilities.
         """
         from mvmise_sm.inference.verbs import augment
 
