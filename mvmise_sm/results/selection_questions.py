@@ -227,10 +227,6 @@ class SelectionQuestions(SelectionDraws, ProfiledResults, VerbResults, Inferenti
         """What is profiled: the likelihood, and all parameters in the order of `parameter_values`."""
         return selection_parameters(self)
 
-    def variance_intervals(self, alpha):
-        """No Wald intervals by the names of all parameters: those of `tidy` are of variances."""
-        return pd.DataFrame(columns=[0, 1], dtype=float)
-
     def response_draw(self, rng):
         """Outcomes simulated from the fit (nobs, K), as `refit` takes them."""
         return self.simulate(1, rng=rng)["sim_1"]
