@@ -11,6 +11,7 @@ from scipy.sparse import issparse
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.options import strict
 from mvmise_sm.proteomics.experiment import Experiment
+from mvmise_sm.proteomics.experiment_tables import ExperimentTables
 from mvmise_sm.proteomics.generic import cells_experiment
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["as_anndata", "from_anndata"]
 
 
-def as_anndata(experiment: Experiment, results: pd.DataFrame | None = None) -> AnnData:
+def as_anndata(experiment: ExperimentTables, results: pd.DataFrame | None = None) -> AnnData:
     """Samples as ``obs``, features as ``var``, values as ``X``; see `Experiment.to_anndata`."""
     try:
         from anndata import AnnData

@@ -16,7 +16,8 @@ import numpy as np
 
 from mvmise_sm.core.covariance.coordinates import FixedBasis
 from mvmise_sm.core.covariance.theta import ThetaSpace
-from mvmise_sm.core.criteria.laplace import AtPoint, LaplaceDeviance
+from mvmise_sm.core.criteria.laplace import LaplaceDeviance
+from mvmise_sm.core.criteria.laplace_objective import AtPoint
 from mvmise_sm.core.criteria.penalty import Penalty
 from mvmise_sm.core.criteria.pirls import FixedSystem, Mode, conditional_mode, inner
 from mvmise_sm.core.criteria.solution import Evaluation, GeneralizedSolution

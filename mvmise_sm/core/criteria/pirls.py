@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg.lapack import dgesv
 
 if TYPE_CHECKING:
-    from mvmise_sm.core.criteria.laplace import LaplaceDeviance
+    from mvmise_sm.core.criteria.laplace_objective import LaplaceObjective
     from mvmise_sm.core.families.response import RowTerms
     from mvmise_sm.core.interfaces import WeightedElimination
 
@@ -83,7 +83,7 @@ def weighed(weight: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def newton_elimination(
-    problem: LaplaceDeviance, terms: RowTerms, lambdas: list[np.ndarray]
+    problem: LaplaceObjective, terms: RowTerms, lambdas: list[np.ndarray]
 ) -> tuple[WeightedElimination, np.ndarray]:
     """Elimination and weights of a Newton step: the observed weights, or others that always ascend where those are not
     positive definite.
@@ -96,7 +96,7 @@ def newton_elimination(
 
 
 def conditional_mode(
-    problem: LaplaceDeviance, lambdas: list[np.ndarray], beta: np.ndarray, eta: np.ndarray | None = None
+    problem: LaplaceObjective, lambdas: list[np.ndarray], beta: np.ndarray, eta: np.ndarray | None = None
 ) -> Mode:
     """Mode of the random effects at fixed beta.
 
@@ -156,7 +156,7 @@ def conditional_mode(
 
 
 def _first_step(
-    problem: LaplaceDeviance, lambdas: list[np.ndarray], base: np.ndarray, eta: np.ndarray
+    problem: LaplaceObjective, lambdas: list[np.ndarray], base: np.ndarray, eta: np.ndarray
 ) -> _State | None:
     """A Newton step from any `eta`, which need not be one of the model; None where it leads nowhere."""
     inc, response = problem.incidence, problem.response
@@ -173,7 +173,7 @@ def _first_step(
 
 
 def _line_search(
-    problem: LaplaceDeviance,
+    problem: LaplaceObjective,
     base: np.ndarray,
     state: tuple[list[np.ndarray], list[np.ndarray], float],
     step: tuple[list[np.ndarray], list[np.ndarray]],
@@ -216,7 +216,7 @@ class FixedSystem:
     information: np.ndarray
 
 
-def fixed_system(problem: LaplaceDeviance, weighted: WeightedElimination, weight: np.ndarray) -> FixedSystem:
+def fixed_system(problem: LaplaceObjective, weighted: WeightedElimination, weight: np.ndarray) -> FixedSystem:
     """Eliminate the random effects from the columns of X."""
     X = problem.X
     scaled = X * weight[:, None]
@@ -230,7 +230,7 @@ def inner(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
     return sum(_stacked_rows(x).T @ _stacked_rows(y) for x, y in zip(left, right, strict=True))
 
 
-def joint_mode(problem: LaplaceDeviance, lambdas: list[np.ndarray], eta: np.ndarray) -> Mode:
+def joint_mode(problem: LaplaceObjective, lambdas: list[np.ndarray], eta: np.ndarray) -> Mode:
     """Mode of random effects and beta together, with the prior of beta.
 
     Parameters
@@ -281,7 +281,7 @@ def joint_mode(problem: LaplaceDeviance, lambdas: list[np.ndarray], eta: np.ndar
 
 
 def _joint_state(
-    problem: LaplaceDeviance, b: list[np.ndarray], g: list[np.ndarray], beta: np.ndarray
+    problem: LaplaceObjective, b: list[np.ndarray], g: list[np.ndarray], beta: np.ndarray
 ) -> _JointState | None:
     """Point, its rows and its penalised deviance; None where that is infinite."""
     terms = problem.response.rows(problem.fixed_part(beta) + problem.incidence.times(b))
@@ -291,7 +291,7 @@ def _joint_state(
 
 
 def _joint_step(
-    problem: LaplaceDeviance,
+    problem: LaplaceObjective,
     lambdas: list[np.ndarray],
     terms: RowTerms,
     point: tuple[list[np.ndarray], np.ndarray],

@@ -51,6 +51,33 @@ class WorkingParameters:
         out[: self.k_theta] = self.space.converted_from(other.space, x[: self.k_theta])
         return out
 
+    def value(self, x: np.ndarray) -> float:
+        """Objective at a working vector."""
+        raise NotImplementedError
+
+    def evaluate(self, x: np.ndarray, *, information: bool = True) -> Evaluation:
+        """Value, gradient, information (empty if not wanted) and slopes at a working vector."""
+        raise NotImplementedError
+
+    def __call__(self, x: np.ndarray) -> float:
+        """Objective at the user's parameters: criterion + penalty."""
+        return self.value(self.working_theta(x))
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        """Gradient in the user's parameters."""
+        x = np.asarray(x, dtype=float)
+        out = self.evaluate(self.working_theta(x)).gradient.copy()
+        k = self.k_theta
+        jacobian = np.empty((k, k))
+        for i in range(k):
+            step = np.zeros(k)
+            step[i] = 1e-5 * max(abs(x[i]), 1e-2)
+            jacobian[:, i] = (self.space.working(x[:k] + step) - self.space.working(x[:k] - step)) / (2.0 * step[i])
+        out[:k] = jacobian.T @ out[:k]
+        if not self.profiles_beta:
+            out[k : k + self.k_fe] = np.linalg.solve(self.basis.a.T, out[k : k + self.k_fe])
+        return out
+
     # parameters
 
     def split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

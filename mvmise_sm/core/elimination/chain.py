@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvmise_sm.core.elimination.chain_posterior import ChainPosterior, chain_posterior
 from mvmise_sm.core.elimination.chain_structure import ChainStructure
 from mvmise_sm.core.elimination.crossprod import replace_response
 from mvmise_sm.core.elimination.dense_remainder import DenseRemainder
@@ -266,7 +267,7 @@ class ChainFactorization:
     def estimated(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Traces of every factor from the probes of the remainder, and what every probe has left (c, q, q)."""
         layout = self.system.layout
-        chain = [t for t in self._eliminated(None)[0] if t is not None]
+        chain = [t for t in chain_posterior(self, None).traces if t is not None]
         traces, rest = self.rest.traces()
         single, sample = len(self.structure.chain) == 1, self.rest.sample
         # the first term of the Neumann series is exact where rows of the chain do not mix levels
@@ -293,118 +294,14 @@ class ChainFactorization:
         return [-g for g in self._back_to_chain(zeros, coef, [None] * size, [None] * size)[1] if g is not None]
 
     @cached_property
-    def _posterior(
-        self,
-    ) -> tuple[list[Any], list[np.ndarray], dict[tuple[int, int], np.ndarray], dict[int, np.ndarray]]:
-        return self._eliminated(self.rest)
-
-    def _eliminated(
-        self, rest: Any
-    ) -> tuple[list[Any], list[np.ndarray], dict[tuple[int, int], np.ndarray], dict[int, np.ndarray]]:
-        """Traces sum_j (Z_k'V^-1Z_k)_jj and (Sigma^-1 + Z'Z)^-1 by level, per factor; its blocks between factors.
-
-        Without the remainder if `rest` is None.
-        """
-        structure, layout = self.structure, self.system.layout
-        traces: list[Any] = [None] * len(layout.factors)
-        blocks: list[Any] = [None] * len(layout.factors)
-        pair: dict[tuple[int, int], np.ndarray] = {}
-        on_rest: dict[int, np.ndarray] = {}
-        if rest is not None:
-            for r, t, block in zip(layout.remainder, rest.traces(), rest.posterior_blocks(), strict=True):
-                traces[r], blocks[r] = t, block
-        for k in reversed(structure.chain):
-            later = structure.chain[k + 1 :]
-            level = self.levels[k]
-            middle = np.zeros_like(level.w)
-            times = {m: self._times_later(k, m, later, blocks, pair) for m in later}
-            if rest is not None and not later:
-                if k > 0 or self.keep_cross:
-                    row_times = rest.row_times(structure.kernels[k], self.values[k])
-                    middle += self._entry_products(k, row_times)
-                    on_rest[k] = -self._by_entry(level.w, k, row_times)
-                else:
-                    middle += rest.quad(structure.kernels[k], self.values[k])
-            elif rest is not None:
-                middle += self._mixed_middle(k, later, level, times, on_rest)
-            for m in later:
-                middle += product(times[m], self.cross[k, m].transpose(1, 0, 2))
-                pair[k, m] = -product(level.w, times[m])
-            blocks[k] = level.w + product(product(level.w, middle), level.w)
-            t = product(level.i_minus_cw, level.c) - product(
-                product(level.i_minus_cw, middle), level.i_minus_cw.transpose(1, 0, 2)
-            )
-            traces[k] = t.sum(axis=2)
-        return traces, blocks, pair, on_rest
-
-    def _times_later(
-        self,
-        k: int,
-        m: int,
-        later: tuple[int, ...],
-        blocks: list[np.ndarray],
-        pair: dict[tuple[int, int], np.ndarray],
-    ) -> np.ndarray:
-        """sum over n of C_kn Psi_nm by level of k."""
-        parent = self.system.layout.parent
-        total: Any = 0.0
-        for n in later:
-            if n == m:
-                psi = blocks[m][:, :, parent[k, m]]
-            elif n < m:
-                psi = pair[n, m][:, :, parent[k, n]]
-            else:
-                psi = pair[m, n][:, :, parent[k, m]].transpose(1, 0, 2)
-            total = total + product(self.cross[k, n], psi)
-        return total
-
-    def _by_entry(self, blocks: np.ndarray, k: int, values: np.ndarray) -> np.ndarray:
-        """Multiply entries (q, nnz) of factor k by the block of their level."""
-        row = self.structure.entries[k].row
-        return np.stack(
-            [sum(blocks[a, i][row] * values[i] for i in range(values.shape[0])) for a in range(blocks.shape[0])]
-        )
-
-    def _mixed_middle(
-        self,
-        k: int,
-        later: tuple[int, ...],
-        level: LevelFactor,
-        times: dict[int, np.ndarray],
-        on_rest: dict[int, np.ndarray],
-    ) -> np.ndarray:
-        """Part of the middle matrix of factor k that involves the remainder; also adds to `times` and `on_rest`."""
-        structure = self.structure
-        entries, values = structure.entries[k], self.values[k]
-        q = values.shape[0]
-        row_times = self.rest.row_times(structure.kernels[k], values)
-        for m in later:
-            psi = on_rest[m][:, structure.place[k, m]]
-            through = product(np.ascontiguousarray(self.cross[k, m][:, :, entries.row]), psi[:, None, :])[:, 0]
-            row_times = row_times + through
-            extra = np.empty((q, psi.shape[0], entries.n_rows))
-            for a in range(q):
-                extra[a] = entries.row_sums(values[a] * psi)
-            times[m] = times[m] + extra
-        if k > 0 or self.keep_cross:
-            on_rest[k] = -self._by_entry(level.w, k, row_times)
-        return self._entry_products(k, row_times)
-
-    def _entry_products(self, k: int, row_times: np.ndarray) -> np.ndarray:
-        """Sum of row_times c' over the entries of each level of factor k (q, q, J)."""
-        entries, values = self.structure.entries[k], self.values[k]
-        q = values.shape[0]
-        out = np.empty((q, q, entries.n_rows))
-        for a in range(q):
-            for b in range(q):
-                out[a, b] = entries.row_sums(row_times[a] * values[b])
-        return out
+    def _posterior(self) -> ChainPosterior:
+        return chain_posterior(self, self.rest)
 
     def traces(self) -> list[np.ndarray]:
         """sum_j (Z_k'V^-1Z_k)_jj (q, q) per factor."""
         if self.rest is not None and not self.rest.selected:
             return self.estimated[0]
-        out = list(self._posterior[0])
+        out = list(self._posterior.traces)
         missing = [k for k, trace in enumerate(out) if trace is None]
         found = logdet_derivatives(self.system, self.lambdas, self.logdet, missing)
         for k, trace in zip(missing, found, strict=True):
@@ -415,12 +312,12 @@ class ChainFactorization:
         """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""
         if self.rest is not None and not self.rest.selected:
             raise NotAvailableError(NO_BLOCKS)
-        return self._posterior[1]
+        return self._posterior.blocks
 
     def posterior_cross(self, k: int, m: int) -> np.ndarray:
         """(Sigma^-1 + Z'Z)^-1 between factors k < m on the cells of the pair (q_k, q_m, cells); needs `keep_cross`."""
         structure, layout = self.structure, self.system.layout
-        _, _, pair, on_rest = self._posterior
+        pair, on_rest = self._posterior.pair, self._posterior.on_rest
         if (k, m) in pair:
             return pair[k, m]
         if k in on_rest:
