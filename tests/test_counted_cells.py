@@ -69,9 +69,7 @@ def test_results_answer_what_needs_no_rows(frame):
     np.testing.assert_allclose(cells.random_effects["g"], whole.random_effects["g"], rtol=0, atol=1e-6)
     sd = {"method": "profile", "params": ["sd_Intercept|g"]}
     np.testing.assert_allclose(cells.conf_int(**sd), whole.conf_int(**sd), rtol=1e-5)
-    np.testing.assert_allclose(
-        cells.marginal_means("f").frame["estimate"], whole.marginal_means("f").frame["estimate"], rtol=1e-6
-    )
+    np.testing.assert_allclose(cells.marginal_means("f")["estimate"], whole.marginal_means("f")["estimate"], rtol=1e-6)
     np.testing.assert_allclose(cells.anova()["p_value"], whole.anova()["p_value"], rtol=1e-4)
     assert cells.summary().as_text().count("2969") == 1
     again = pickle.loads(pickle.dumps(cells))
