@@ -158,6 +158,19 @@ class LaplaceObjective:
             weight[units.row] = -(own[:, 1] ** 2) * np.minimum(2.0 * g.d_var - g.d_mean**2, 0.0)
         return value, slope, weight
 
+    def found(self, x: np.ndarray) -> Mode:
+        """The mode at a point of the domain.
+
+        Raises
+        ------
+        ValueError
+            Outside of it.
+        """
+        mode = self.mode(x)
+        if mode is None:
+            raise ValueError("the parameters are outside their domain")
+        return mode
+
     def value(self, x: np.ndarray) -> float:
         """Laplace's approximation at a point."""
         mode = self.mode(x)

@@ -15,8 +15,8 @@ from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.factor import FactorLikelihood
 from mvmise_sm.selection.laplace import LaplaceObjective
-from mvmise_sm.selection.likelihood import SelectionParams
-from mvmise_sm.selection.maximise import Maximum, maximise, maximise_smoothed
+from mvmise_sm.selection.likelihood import FactorParams, SelectionParams
+from mvmise_sm.selection.maximise import Maximum, Objective, maximise, maximise_smoothed
 from mvmise_sm.selection.objective import PenalisedObjective, Penalty
 from mvmise_sm.selection.restricted import BetaUncertainty, Chart, RestrictedObjective, beta_uncertainty
 from mvmise_sm.selection.solve import FEW_OUTCOMES, SAME_VALUE
@@ -153,7 +153,7 @@ class ValueProblem:
         """Log-likelihood at a point, every constant included; Laplace's approximation unless exact."""
         if self.exact:
             tau = np.array([theta[0] * np.sqrt(sigma2)])
-            params = SelectionParams(beta, np.array([sigma2]), phi, tau=tau)
+            params = FactorParams(beta, np.array([sigma2]), phi, tau=tau)
             point = self.likelihood.theta(params)
             if np.allclose(self.likelihood.params(point).phi, phi):
                 return self.likelihood.value_and_score(point)[0]
@@ -219,18 +219,16 @@ class ValueProblem:
         metric = self.likelihood.metric(chart.point(start[cut["beta"]], start[nuisance]))
         restricted = RestrictedObjective(objective, chart, start[cut["beta"]])
         if reml:
-            target, first, shape = restricted, start[nuisance], metric[np.ix_(nuisance, nuisance)]
+            shape = metric[np.ix_(nuisance, nuisance)]
+            best = self._maximise(restricted, start[nuisance], shape, options, maximise_smoothed)
         else:
-            target = ChartedObjective(objective, chart)
             first = np.concatenate([start[cut["beta"]], start[nuisance]])
             index = np.concatenate([np.arange(self.likelihood.size)[cut["beta"]], nuisance])
             shape = metric[np.ix_(index, index)]
-        best = self._maximise(target, first, shape, options, maximise_smoothed if reml else maximise)
+            best = self._maximise(ChartedObjective(objective, chart), first, shape, options, maximise)
         return self._report(objective, restricted, best, reml)
 
-    def _maximise(
-        self, target: RestrictedObjective, start: np.ndarray, metric: np.ndarray, options: dict, run: Any
-    ) -> Maximum:
+    def _maximise(self, target: Objective, start: np.ndarray, metric: np.ndarray, options: dict, run: Any) -> Maximum:
         """The best of the maxima from the moment start and from either sign of a free slope."""
         free = self.part.free
         count = free.size
@@ -255,42 +253,28 @@ class ValueProblem:
         likelihood, chart, cut = self.likelihood, restricted.chart, self.likelihood.slices
         p = cut["beta"].stop
         t = best.theta if reml else best.theta[p:]
-        if reml:
-            inner = restricted.solve(t)
-            point = inner.theta
-        else:
-            point = chart.point(best.theta[:p], t)
+        point = restricted.fitted(t).theta if reml else chart.point(best.theta[:p], t)
         params = likelihood.params(point)
         tau, sigma = float(params.tau[0]), float(np.sqrt(params.sigma2[0]))
         zero = self.ratio is None and abs(tau) < ZERO * sigma
         params = replace(params, tau=np.array([0.0 if zero else abs(tau)]))
         names = chart.nuisance
-        covered = np.zeros((t.size, t.size))
-        uncertainty, everything = None, np.full((p, p), np.nan)
-        if best.converged:
-            keep = np.ones(best.theta.size, bool)
-            if zero:
-                keep[(0 if reml else p)] = False
-            inverse = np.zeros_like(best.information)
-            inverse[np.ix_(keep, keep)] = np.linalg.inv(best.information[np.ix_(keep, keep)])
-            covered = inverse if reml else inverse[p:, p:]
-            everything = np.full((p, p), np.nan) if reml else inverse[:p, :p]
-            uncertainty = beta_uncertainty(restricted, t, covered)
-            if reml:
-                full = uncertainty.cov
-                everything = full
+        keep = np.ones(best.theta.size, bool)
+        if zero:
+            keep[(0 if reml else p)] = False
+        inverse = best.covariance(keep)
+        covered = inverse if reml else inverse[p:, p:]
+        uncertainty = beta_uncertainty(restricted, t, covered) if best.converged else None
         # the sign of tau is arbitrary; the positive one is reported
         x = np.concatenate([point[:p], t])
         sign = np.where((names == cut["tau"].start) & (tau < 0.0), -1.0, 1.0)
         sign = np.concatenate([np.ones(p), sign])
         x = np.where(np.r_[np.zeros(p, bool), (names == cut["tau"].start) & zero], 0.0, sign * x)
-        joint = np.full((x.size, x.size), np.nan)
-        if best.converged:
-            joint = (uncertainty.joint() if reml else inverse) * np.outer(sign, sign)
+        joint = _joint(uncertainty, inverse, reml, x.size)
         phi = np.isin(names, np.arange(likelihood.size)[cut["phi"]])
         cov_phi = np.zeros((params.phi.size, params.phi.size))
         free = self.part.free
-        cov_phi[np.ix_(free, free)] = covered[np.ix_(phi, phi)] if best.converged else np.nan
+        cov_phi[np.ix_(free, free)] = covered[np.ix_(phi, phi)]
         value, _ = objective.likelihood.value_and_score(point)
         amount = objective.penalty(point)[0] if self.penalties else 0.0
         return ValueFit(
@@ -299,14 +283,14 @@ class ValueProblem:
             llf=float(best.value + amount) if reml else float(value),
             value=float(best.value),
             uncertainty=uncertainty,
-            information=everything,
+            information=joint[:p, :p],
             cov_phi=cov_phi,
             free=free,
             status=best.status,
             n_iter=best.n_iter,
             history=best.history,
             point=x,
-            cov=joint,
+            cov=joint * np.outer(sign, sign),
         )
 
     def laplace(self, restricted: bool) -> LaplaceObjective:
@@ -322,35 +306,26 @@ class ValueProblem:
         x = best.theta
         joint = self.laplace(True)
         at = x if reml else x[p:]
-        mode = joint.mode(at)
-        beta = mode.latent[-p:] if reml else x[cut["beta"]]
+        beta = joint.found(at).latent[-p:] if reml else x[cut["beta"]]
         raw = objective.reflected(x[cut["theta"]])
         lambdas = self.random.lambdas(raw)
         theta = np.concatenate(
             [t.structure.theta_from(lam @ lam.T) for t, lam in zip(self.random.terms, lambdas, strict=True)]
         )
         theta = np.where((self.random.lower == 0.0) & (np.abs(theta) < ZERO), 0.0, theta)
-        covered = np.zeros((at.size, at.size))
-        uncertainty, everything = None, np.full((p, p), np.nan)
-        if best.converged:
-            keep = np.diag(best.information) > 0
-            inverse = np.zeros_like(best.information)
-            inverse[np.ix_(keep, keep)] = np.linalg.inv(best.information[np.ix_(keep, keep)])
-            covered = inverse if reml else inverse[p:, p:]
-            uncertainty = self._laplace_uncertainty(joint, at, covered)
-            everything = uncertainty.cov if reml else inverse[:p, :p]
+        inverse = best.covariance()
+        covered = inverse if reml else inverse[p:, p:]
+        uncertainty = self._laplace_uncertainty(joint, at, covered) if best.converged else None
         # lme4's theta of the report where it is at its bound
         first = cut["theta"].start - (0 if reml else p)
         place = slice(first, first + theta.size)
         at = at.copy()
         at[place] = np.where(theta == 0.0, 0.0, at[place])
-        joint_cov = np.full((p + at.size, p + at.size), np.nan)
-        if best.converged:
-            joint_cov = uncertainty.joint() if reml else inverse
+        joint_cov = _joint(uncertainty, inverse, reml, p + at.size)
         cov_phi = np.zeros((self.part.fixed.size, self.part.fixed.size))
         free = self.part.free
         if free.size:
-            cov_phi[np.ix_(free, free)] = covered[-free.size :, -free.size :] if best.converged else np.nan
+            cov_phi[np.ix_(free, free)] = covered[-free.size :, -free.size :]
         sigma2 = np.exp(x[cut["log_sigma2"]])
         return ValueFit(
             params=SelectionParams(beta, sigma2, self.part.expand(x[cut["phi"]])),
@@ -358,7 +333,7 @@ class ValueProblem:
             llf=float(best.value),
             value=float(best.value),
             uncertainty=uncertainty,
-            information=everything,
+            information=joint_cov[:p, :p],
             cov_phi=cov_phi,
             free=free,
             status=best.status,
@@ -373,7 +348,7 @@ class ValueProblem:
         p = self.X.shape[1]
 
         def block(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            mode = joint.mode(x)
+            mode = joint.found(x)
             return np.linalg.inv(mode.hessian)[-p:, -p:], mode.latent[-p:]
 
         conditional, _ = block(at)
@@ -386,6 +361,13 @@ class ValueProblem:
             moves.append((up - down) / (2.0 * step[k]))
         B = np.array(moves).reshape(len(moves), -1).T
         return BetaUncertainty(conditional, conditional + B @ covered @ B.T, covered, np.array(slopes), B)
+
+
+def _joint(uncertainty: BetaUncertainty | None, inverse: np.ndarray, reml: bool, size: int) -> np.ndarray:
+    """Covariance of all parameters: the inverse information, or after REML with the fixed effects; NaN without one."""
+    if uncertainty is None:
+        return np.full((size, size), np.nan)
+    return uncertainty.joint() if reml else inverse
 
 
 class ChartedObjective:

@@ -120,9 +120,7 @@ def complete(problem: ValueProblem, point: np.ndarray, rng: np.random.Generator)
 def _laplace_state(problem: ValueProblem, point: np.ndarray) -> tuple[LaplaceObjective, Mode, np.ndarray]:
     """The objective, its mode at a point, and the coefficients of the standardised effects."""
     joint = problem.laplace(restricted=False)
-    mode = joint.mode(point)
-    if mode is None:
-        raise ValueError("the parameters are outside their domain")
+    mode = joint.found(point)
     s2 = float(np.exp(point[joint.slices["log_sigma2"]][0]))
     return joint, mode, np.sqrt(s2) * joint.relative(point[joint.slices["theta"]])
 
