@@ -83,3 +83,15 @@ def test_what_is_refused(wide, curve):
             ms.mvmise_b(FORMULA, wide, **options)
     with pytest.raises(OptionError, match="a detection curve is about single values"):
         ms.mvmise_e(FORMULA, wide, mechanism_prior=curve)
+
+
+def test_priors_of_elements_have_a_centre():
+    wide = ms.datasets.load_tmt("wide")
+    formula = "P1_a + P1_b + P1_c ~ condition + (1 | batch)"
+    near = ms.mvmise_b(formula, wide, mechanism_prior={"y": ms.priors.Normal(0.01, mean=-1.0)}).fit()
+    assert near.phi["y"] == pytest.approx(-1.0, abs=0.02)
+    spread = float(np.std(near.model.design.data.observed_blocks.mean))
+    units = ms.mvmise_b(formula, wide, mechanism_prior=ms.priors.Normal(0.01, mean=-1.0)).fit()
+    assert units.phi["y"] * spread == pytest.approx(-1.0, abs=0.02)
+    with pytest.raises(OptionError, match="must have one number for each argument"):
+        ms.mvmise_b(formula, wide, mechanism_prior={"y": ms.priors.Normal([0.1, 0.2])})

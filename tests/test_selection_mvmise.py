@@ -108,3 +108,25 @@ def test_poisson_regression_solves_the_score_equations_or_says_that_it_does_not(
     assert poisson_regression(y, X, maxiter=2) is None
     beta = poisson_regression(y, X)
     assert X.T @ (y - np.exp(X @ beta)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_variance_that_starts_at_zero_is_left():
+    # the outcomes' batch effects cancel, so that the stacked model has none, and each outcome has its own
+    rng = np.random.default_rng(4)
+    cluster, x = np.repeat(np.arange(30), 3), rng.integers(0, 2, 90).astype(float)
+    b = rng.normal(size=30)[cluster]
+    Y = 5.0 + 0.5 * x[:, None] + np.column_stack([b, -b]) + 0.8 * rng.normal(size=(90, 2))
+    from mvmise_sm.selection.mvmise.error import ErrorSteps
+
+    data = selection_data(Y, np.column_stack([np.ones(90), x]), cluster)
+    steps = ErrorSteps(data, False, 0.0, False)
+    start = steps.start()
+    assert start.D[0] == 0.0
+    after = steps.m_step(start, steps.e_step(start))
+    # without prior precision the effects are the clusters' means, with the errors' variance over their values
+    s = float(start.sigma2[0])
+    resid = Y - (start.beta[0] + start.beta[1] * x)[:, None]
+    means = np.array([resid[cluster == i].mean() for i in range(30)])
+    assert after.D[0] == pytest.approx(np.mean(means**2) + s / 6.0, rel=1e-10)
+    # the errors' covariance takes over what outcomes do not share, and D stays positive
+    assert fit_mvmise_e(data, penalty=0.0).params.D[0] > 0.0

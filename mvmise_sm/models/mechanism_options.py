@@ -128,11 +128,9 @@ def mechanism_priors(prior, names: tuple[str, ...], spread: float) -> list[Penal
                     f"mechanism_prior: {name!r} must be one of {list(names)} with a Normal or StudentT prior, got "
                     f"{own!r}"
                 )
-            scale, df = _scale_and_df(own)
-            out.append(PhiPrior(names.index(name), scale, df))
+            out.append(PhiPrior(names.index(name), *_law(own)))
         return out
-    scale, df = slope_prior(prior)
-    return [MechanismPrior(spread, scale, df)]
+    return [MechanismPrior(spread, *slope_prior(prior))]
 
 
 def selection_priors(prior, spec: ModelSpec, data: SelectionData, covariate: str) -> list[Penalty]:
@@ -146,8 +144,7 @@ def selection_priors(prior, spec: ModelSpec, data: SelectionData, covariate: str
     if prior is None:
         return []
     if not isinstance(prior, (dict, DetectionCurve)):
-        scale, df = slope_prior(prior)
-        return [MechanismPrior.for_data(data, scale, df)]
+        return [MechanismPrior.for_data(data, *slope_prior(prior))]
     part, _ = mechanism_part(data, spec.slots, np.ones((data.n_rows, 1)))
     places: dict[str, int | None] = {}
     for slot in spec.slots:
@@ -168,7 +165,7 @@ def selection_priors(prior, spec: ModelSpec, data: SelectionData, covariate: str
             )
         place = places[name]
         if place is not None:
-            out.append(PhiPrior(place, *_scale_and_df(own)))
+            out.append(PhiPrior(place, *_law(own)))
     return out
 
 
@@ -199,17 +196,22 @@ def _curve_prior(curve: DetectionCurve, spec: ModelSpec, places: dict[str, int |
     return [PhiNormal(np.asarray(curve.params, dtype=float), np.asarray(curve.cov, dtype=float), place)]
 
 
-def slope_prior(prior) -> tuple[float, float]:
-    """Scale and degrees of freedom of a prior on the slope in units of one over the spread."""
+def slope_prior(prior) -> tuple[float, float, float]:
+    """Scale, degrees of freedom and centre of a prior on the slope in units of one over the spread."""
     if isinstance(prior, Prior) and prior.name in ("normal", "t"):
-        return _scale_and_df(prior)
+        return _law(prior)
     if isinstance(prior, (int, float)) and not isinstance(prior, bool) and prior > 0:
-        return float(prior), 7.0
+        return float(prior), 7.0, 0.0
     if isinstance(prior, str) and prior == "weak":
-        return 1.0, 7.0
+        return 1.0, 7.0, 0.0
     raise OptionError(f"mechanism_prior must be 'weak', a positive scale, Normal or StudentT, got {prior!r}")
 
 
-def _scale_and_df(prior: Prior) -> tuple[float, float]:
-    scale = float(prior.arguments.get("sd", prior.arguments.get("scale", 1.0)))
-    return scale, np.inf if prior.name == "normal" else float(prior.arguments.get("df", 3.0))
+def _law(prior: Prior) -> tuple[float, float, float]:
+    """Scale, degrees of freedom (infinite for the normal distribution) and centre."""
+    given = prior.arguments
+    values = [given.get("sd", given.get("scale", 1.0)), given.get("df", 3.0), given.get("mean", 0.0)]
+    if any(np.size(value) != 1 for value in values):
+        raise OptionError(f"mechanism_prior: {prior!r} must have one number for each argument, for one element of phi")
+    scale, df, centre = (float(np.asarray(value, dtype=float).reshape(())) for value in values)
+    return scale, np.inf if prior.name == "normal" else df, centre

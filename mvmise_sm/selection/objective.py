@@ -65,37 +65,43 @@ class MechanismPrior:
         Standard deviation of an outcome, which makes the prior equivariant to the unit of the outcomes.
     scale, df : float
         An infinite `df` is the normal distribution.
+    location : float
+        Its centre, in the same units.
     """
 
     spread: float
     scale: float = 1.0
     df: float = 7.0
+    location: float = 0.0
 
     @classmethod
-    def for_data(cls, data: SelectionData, scale: float = 1.0, df: float = 7.0) -> MechanismPrior:
+    def for_data(
+        cls, data: SelectionData, scale: float = 1.0, df: float = 7.0, location: float = 0.0
+    ) -> MechanismPrior:
         """The prior in the unit of a data set: spread of the observed block means, of the values if there is one."""
-        return cls(spread_of(data.observed_blocks.mean, data), scale, df)
+        return cls(spread_of(data.observed_blocks.mean, data), scale, df, location)
 
     def __call__(self, params: P) -> tuple[float, P]:
-        return PhiPrior(1, self.scale / self.spread, self.df)(params)
+        return PhiPrior(1, self.scale / self.spread, self.df, self.location / self.spread)(params)
 
 
 @dataclass(frozen=True)
 class PhiPrior:
-    """Student-t prior (normal where `df` is infinite), centred at zero, on one element of phi in its own unit.
+    """Student-t prior (normal where `df` is infinite) on one element of phi in its own unit.
 
     Attributes
     ----------
     index : int
-    scale, df : float
+    scale, df, location : float
     """
 
     index: int
     scale: float
     df: float = 7.0
+    location: float = 0.0
 
     def __call__(self, params: P) -> tuple[float, P]:
-        ratio = params.phi[self.index] / self.scale
+        ratio = (params.phi[self.index] - self.location) / self.scale
         if np.isinf(self.df):
             value, slope = 0.5 * ratio**2, ratio / self.scale
         else:

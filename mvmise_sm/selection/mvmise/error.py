@@ -133,7 +133,7 @@ class ErrorSteps:
             full = np.zeros_like(ZRZ)
             b = np.zeros(ZRZ.shape[:2])
         else:
-            full = params.D[:, None] * np.linalg.inv(np.eye(Z.shape[2]) + ZRZ * params.D)
+            full = _posterior_covariances(params.D, ZRZ)
             b = _times(full, data.cluster_sum(_times(_transposed(RZ), y - data.X @ params.beta)))
         fitted = _times(Z, b[cluster])
         error = y - data.X @ params.beta - fitted
@@ -172,6 +172,17 @@ class ErrorSteps:
         blocks = kept @ law.P[cluster] @ _transposed(kept) + law.s[:, None, None] * law.cov[cluster]
         blocks += Z @ middle[cluster] @ _transposed(Z) - cross - _transposed(cross)
         return blocks, hold @ law.P @ _transposed(hold) + middle
+
+
+def _posterior_covariances(D: np.ndarray, ZRZ: np.ndarray) -> np.ndarray:
+    """``(Z'R^-1 Z + D^-1)^-1`` of every cluster, (n_clusters, q, q).
+
+    D^-1 is a generalised inverse: an effect whose variance starts at zero has no prior precision, and the first M-step
+    moves it away from there.
+    """
+    if (D > 0.0).all():
+        return D[:, None] * np.linalg.inv(np.eye(D.size) + ZRZ * D)
+    return np.linalg.pinv(ZRZ + np.diag(np.where(D > 0.0, 1.0 / np.where(D > 0.0, D, 1.0), 0.0)), hermitian=True)
 
 
 def median_icc(data: SelectionData) -> float:
