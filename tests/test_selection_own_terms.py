@@ -189,3 +189,23 @@ def test_compound_symmetry_is_a_special_case_of_the_free_covariance():
     assert cs.llf <= whole.llf + 1e-6
     assert whole.k_params - cs.k_params == 5 * 6 / 2 - 2
     assert np.ptp(np.diag(cs.error_cov)) < 1e-12
+
+
+@pytest.mark.parametrize("slope", [0.0, -0.4])
+def test_gradient_with_missing_blocks_and_values_is_that_of_the_likelihood(slope):
+    rng = np.random.default_rng(3)
+    cluster, x = np.repeat(np.arange(6), 4), np.tile([0.0, 1.0], 12)
+    Y = 6.0 + rng.normal(size=(6, 3))[cluster] + 0.4 * rng.normal(size=(24, 1)) + 0.3 * rng.normal(size=(24, 3))
+    Y[cluster == 1, 0] = Y[cluster == 3, 2] = Y[cluster == 3, 1] = np.nan
+    Y[rng.random(Y.shape) < 0.1] = np.nan
+    data = pd.DataFrame(Y, columns=["y1", "y2", "y3"]).assign(x=x, g=cluster)
+    model = ms.mvmise_b(f"y1 + y2 + y3 ~ x + {BOTH.replace('batch', 'g')}", data, missing_y=slope != 0.0)
+    objective = model.objective()
+    likelihood = objective.likelihood
+    theta = likelihood.start()
+    theta[likelihood.slices["delta"]] = 0.35
+    if slope:
+        theta[likelihood.slices["phi"]] = likelihood.part.feasible(theta[likelihood.slices["phi"]], slope, 1)
+    step = 1e-5 * np.eye(theta.size)
+    differences = [(objective(theta + e)[0] - objective(theta - e)[0]) / 2e-5 for e in step]
+    np.testing.assert_allclose(objective(theta)[1], differences, rtol=1e-6, atol=1e-6)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.factor import FactorLikelihood
-from mvmise_sm.selection.integrals import MODE_STEPS, quadrature_step
+from mvmise_sm.selection.integrals import FLAT, MODE_STEPS, quadrature_step
 from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, CrossedParams, NaturalLikelihood
 from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
 from mvmise_sm.selection.restricted import DifferencedBeta
@@ -290,9 +290,10 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
 
     def _across(self, width: np.ndarray, slope: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rule for the mean effect of the samples: few nodes where the missing units hardly feel it."""
-        if not self.samples or slope.max() < 1e-12:
+        if not self.samples:
             return np.zeros(1), np.zeros(1)
-        if np.add.reduceat((slope / width) ** 2, first).max() < NEARLY_NORMAL:
+        # also without a slope: the moments of the samples' effects have the variance across
+        if slope.max() < FLAT or np.add.reduceat((slope / width) ** 2, first).max() < NEARLY_NORMAL:
             return HERMITE
         return _trapezoidal(width, slope)
 

@@ -20,6 +20,8 @@ __all__ = ["MODE_STEPS", "QUADRATURE_SPAN", "FactorPosterior", "UnitIntegrals", 
 QUADRATURE_STEPS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
 QUADRATURE_SPAN = 8.0
 MODE_STEPS = 4
+# slopes below the first are none; bends wider than the second, in standard deviations of b, need no finer step
+FLAT, WIDEST = 1e-12, 1e6
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ def quadrature_step(bend: np.ndarray, eta_slope: np.ndarray) -> float:
     Its error is ``exp(-2 pi^2 / h^2 w^2 / (1 + w^2)) < 1e-11`` with w the width of the bend in posterior standard
     deviations; steps are powers of two so that the error does not vary within a line search.
     """
-    width = min(float((bend / np.maximum(eta_slope, 1e-300)).min()), 1e6)
+    # a unit whose predictor does not move with b has no bend to resolve
+    width = np.where(eta_slope > FLAT, bend / np.maximum(eta_slope, FLAT), WIDEST)
+    width = min(float(width.min(initial=WIDEST)), WIDEST)
     needed = 0.88 * width / np.sqrt(1.0 + width**2)
     return next((step for step in QUADRATURE_STEPS if step <= needed), QUADRATURE_STEPS[-1])
