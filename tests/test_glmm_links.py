@@ -111,13 +111,21 @@ def test_probabilities_at_one():
     assert np.isnan(result.bse).all()
 
 
-def test_no_start_with_a_likelihood_is_a_sentence():
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"start_params": [-5.0, 0.0]}, "start_params may be to blame"),
+        ({"start_params": [-5.0, 0.0], "dispersion": "lme4"}, "start_params may be to blame"),
+        ({"start_params": [-5.0, 0.0], "nagq": 5}, "start_params may be to blame"),
+    ],
+    ids=str,
+)
+def test_no_start_with_a_likelihood_is_a_sentence(options, advice):
     rng = np.random.default_rng(5)
     frame = few(rng, lambda x, b: 1.0 + x + 0.3 * b, rng.poisson)
-    with pytest.raises(
-        DataError, match="identity link finds no point with a likelihood and its derivatives: means above 0"
-    ):
-        ms.glmer("y ~ x + (1 | g)", frame, family="poisson(identity)").fit(start_params=[-5.0, 0.0])
+    nowhere = "identity link finds no point with a likelihood and its derivatives: means above 0 are allowed"
+    with pytest.raises(DataError, match=f"{nowhere}; {advice}"):
+        ms.glmer("y ~ x + (1 | g)", frame, family="poisson(identity)").fit(**options)
 
 
 @pytest.fixture(params=["treatment", "cells"])

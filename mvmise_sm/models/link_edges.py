@@ -33,9 +33,19 @@ def minimum(criterion: Any, start: np.ndarray | None, settings: dict[str, Any]) 
     except np.linalg.LinAlgError:
         family = criterion.response.family
         raise DataError(
-            f"the {family.name} family with the {family.link.name} link finds no point with a likelihood and its "
-            f"derivatives: {_allowed(family)}; use {_other_link(family)}, fewer random effects or other start_params"
+            f"the {family.spoken} family with the {family.link.name} link finds no point with a likelihood and its "
+            f"derivatives: {_allowed(family)}; {_advice(family, settings)}"
         ) from None
+
+
+def _advice(family: Any, settings: dict[str, Any]) -> str:
+    """What to change where the search cannot begin: the user's own start and nodes come first."""
+    starts = [name for name in ("start_params", "start_theta") if np.any(settings.get(name))]
+    if starts:
+        return f"{' and '.join(starts)} may be to blame, leave them out, or use {_other_link(family)}"
+    if settings.get("nagq", 1) > 1:
+        return f"the nodes of nagq={settings['nagq']} lie far out, use nagq=1 or {_other_link(family)}"
+    return f"use {_other_link(family)}, or fewer random effects"
 
 
 def at_the_edge(family: Any, eta: np.ndarray) -> str | None:
@@ -64,7 +74,7 @@ def at_the_edge(family: Any, eta: np.ndarray) -> str | None:
     if not edge.any():
         return None
     return (
-        f"the {family.link.name} link does not keep the means of the {family.name} family in their range: "
+        f"the {family.link.name} link does not keep the means of the {family.spoken} family in their range: "
         f"{_allowed(family)}, and with the estimated random effects {int(edge.sum())} of {len(edge)} rows are at the "
         f"edge, where the approximation of the integral fails and estimates have no standard errors; use "
         f"{_other_link(family)}, or fewer random effects"
@@ -78,4 +88,4 @@ def _allowed(family: Any) -> str:
 
 
 def _other_link(family: Any) -> str:
-    return f"family='{family.name}({'logit' if family.trials else 'log'})'"
+    return f"family='{family.spoken}({'logit' if family.trials else 'log'})'"

@@ -166,9 +166,9 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         """Bring all parts together: coefficients, random effects with shared grouping factors, names."""
         family, made = self.family, []
         if "zi" in self._given_parts and family.zero_part is None:
-            raise OptionError(f"family {family.name!r} has no zero part")
+            raise OptionError(f"family {family.spoken!r} has no zero part")
         if "disp" in self._given_parts and not family.has_dispersion:
-            raise OptionError(f"family {family.name!r} has no dispersion to model; use {_with_dispersion(family)}")
+            raise OptionError(f"family {family.spoken!r} has no dispersion to model; use {_with_dispersion(family)}")
         for name in self._part_order:
             if name in self._given_parts:
                 made.append(_made_part(name, self._given_parts[name], len(self.endog)))
@@ -250,12 +250,12 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
     def criterion(self, nagq=1, dispersion="ml", curvature="observed"):
         check_integration(nagq, dispersion, curvature)
         if dispersion == "lme4":
-            raise OptionError(f"dispersion='lme4' has no meaning for family {self.family.name!r}; leave it out")
+            raise OptionError(f"dispersion='lme4' has no meaning for family {self.family.spoken!r}; leave it out")
         if curvature == "expected":
-            raise OptionError(f"curvature='expected' has no formula for family {self.family.name!r}; use 'observed'")
+            raise OptionError(f"curvature='expected' has no formula for family {self.family.spoken!r}; use 'observed'")
         if nagq == 0:
             raise OptionError(
-                f"nagq=0 is not available for family {self.family.name!r} with its predictors; use nagq=1"
+                f"nagq=0 is not available for family {self.family.spoken!r} with its predictors; use nagq=1"
             )
         random = tuple(sorted(set(self.term_parts)))
         response = PartsResponse(self.family, self.endog, self.weights, zero=self.has_zero_part, random=random)
@@ -304,7 +304,7 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
             low, high = float(log_d.min()), float(log_d.max())
             if limit is not None and (low < -_FLAT if self.family.name.endswith("nb1") else high > _FLAT):
                 return (
-                    f"the dispersion of family {self.family.name!r} has gone to its limit: {limit[1]}; use "
+                    f"the dispersion of family {self.family.spoken!r} has gone to its limit: {limit[1]}; use "
                     f"family={limit[0]!r}"
                 )
         if "df" in self.family.shape_names and np.exp(solution.shapes[-1]) > _NORMAL_DF:

@@ -50,7 +50,7 @@ def proportion_design(design, family):
     levels = design.endog_levels
     if levels is not None and levels.dtype != bool and not family.trials:
         raise DataError(
-            f"the response {design.endog.name!r} must be numeric for the {family.name} family, found labels; "
+            f"the response {design.endog.name!r} must be numeric for the {family.spoken} family, found labels; "
             f"{known(levels)}"
         )
     if design.endog.ndim == 1 or design.endog.shape[1] != 2 or not family.trials:

@@ -216,8 +216,13 @@ def checked_start(model, start_params) -> np.ndarray | None:
     """
     if start_params is None:
         return None
-    start = np.atleast_1d(np.asarray(start_params, dtype=float))
     p = model.design.data.X.shape[2]
+    try:
+        start = np.atleast_1d(np.asarray(start_params, dtype=float))
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"start_params must be {p} finite numbers, one for each of {list(model.exog_names)}; got {start_params!r}"
+        ) from None
     if start.shape != (p,) or not np.isfinite(start).all():
         raise OptionError(
             f"start_params must be {p} finite numbers, one for each of {list(model.exog_names)}; found shape "

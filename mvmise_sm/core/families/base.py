@@ -69,6 +69,8 @@ class Family:
 
     name: str = ""
     label: str = ""
+    # what users call it, if not `name`
+    alias: str = ""
     links: tuple[str, ...] = ("log",)
     has_dispersion: bool = False
     integer: bool = False
@@ -234,6 +236,11 @@ class Family:
     def response(self, y: np.ndarray, w: np.ndarray | None, curvature: str = "observed") -> Any:
         """Rows for the engine of one linear predictor, None where the family needs that of several."""
         return None
+
+    @property
+    def spoken(self) -> str:
+        """The family's name in messages."""
+        return self.alias or self.name
 
     def shown(self) -> str:
         """The family's name in tables."""

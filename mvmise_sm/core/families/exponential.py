@@ -344,6 +344,7 @@ class NegativeBinomial(Exponential):
     """
 
     name, label, row_formulas = "nb2", "NegativeBinomial", "NegativeBinomial"
+    alias = "negativebinomial"
     links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)
     integer = True
@@ -406,7 +407,7 @@ class NegativeBinomial(Exponential):
         return nbinom.ppf(u, d, d / (d + mean))
 
     def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
-        return bad_counts(self.name, y)
+        return bad_counts(self.spoken, y)
 
     def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         if np.isinf(d).all():

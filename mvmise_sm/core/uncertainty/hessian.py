@@ -94,7 +94,8 @@ def working_cov(criterion: LaplaceDeviance, x: np.ndarray) -> np.ndarray | None:
 def _inverse(h: np.ndarray, free: np.ndarray) -> np.ndarray | None:
     """Twice the inverse of the free part of a Hessian, zero elsewhere; None where that is not positive definite."""
     scale = 1.0 / np.sqrt(np.maximum(h.diagonal()[free], 1e-300))
-    scaled = h[np.ix_(free, free)] * scale[:, None] * scale
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = h[np.ix_(free, free)] * scale[:, None] * scale
     if not np.isfinite(scaled).all() or np.linalg.eigvalsh(scaled)[0] <= 1e-10:
         return None
     out = np.zeros_like(h)
