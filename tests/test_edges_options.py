@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import mvmise_sm as ms
-from mvmise_sm.exceptions import ConvergenceWarning, NotAvailableError, OptionError, UnknownOptionError
+from mvmise_sm.exceptions import ConvergenceWarning, DataError, NotAvailableError, OptionError, UnknownOptionError
 from mvmise_sm.options import constructor_options, hint, parameter_names
 
 SLEEP = "Reaction ~ Days + (Days | Subject)"
@@ -197,3 +197,20 @@ def test_whole_numbers_written_as_floats_are_integers_and_levels_are_never_none(
     for call in (lambda: result.conf_int(alpha=None), lambda: result.conf_int(None)):
         with pytest.raises(OptionError, match="alpha must lie between 0 and 1, got None"):
             call()
+
+
+@pytest.mark.parametrize(
+    "start", ["abc", {"a": 1.0}, ["a", "b"], [np.nan], object(), np.ones((2, 2))], ids=lambda s: type(s).__name__
+)
+@pytest.mark.parametrize("name", ENTRIES)
+def test_starts_of_every_model_are_numbers(models, name, start):
+    with pytest.raises(OptionError, match="start_params must be"):
+        models[name]().fit(start_params=start)
+
+
+def test_messages_call_the_negative_binomial_as_users_do(models):
+    data = ms.datasets.load_cbpp().assign(incidence=-1)
+    with pytest.raises(DataError, match="family 'negativebinomial' needs a response that is not negative"):
+        ms.glmer_nb("incidence ~ period + (1 | herd)", data)
+    with pytest.raises(OptionError, match="family 'negativebinomial'; use 'observed'"):
+        models["glmer_nb"](dispersion="~ period").fit(curvature="expected")

@@ -173,3 +173,12 @@ def test_undetermined_effects_have_no_error_behind_any_door(name):
     assert np.isnan(_uncertain(result.marginal_means("f").pairs()).to_numpy(dtype=float)).all()
     if name != "clmm":
         assert np.isnan(result.get_prediction(DATA.head(3)).summary_frame().iloc[:, 1:].to_numpy(dtype=float)).all()
+
+
+def test_marginal_means_of_ordered_categories_are_locations_between_the_thresholds():
+    result = UNFINISHED["clmm"]()
+    means, mean_x = result.marginal_means("f"), DATA["x"].mean()
+    effects = np.array([0.0, result.params["f[T.b]"], result.params["f[T.c]"]])
+    np.testing.assert_allclose(means["estimate"], effects + mean_x * result.params["x"], rtol=1e-10)
+    pairs = result.marginal_means("f").pairs()
+    np.testing.assert_allclose(pairs["std_error"][:2], result.bse[["f[T.b]", "f[T.c]"]], rtol=1e-10)
