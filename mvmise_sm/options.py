@@ -22,6 +22,7 @@ __all__ = [
     "refuse_unknown",
     "optimiser_options",
     "refuse_unknown_model_options",
+    "shown_options",
     "strict",
     "strict_options",
 ]
@@ -155,6 +156,31 @@ def constructor_options(cls: type) -> tuple[str, ...]:
         parameters = {} if init is None else inspect.signature(init).parameters
         names.update((p.name, None) for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY)
     return tuple(names)
+
+
+# options of constructors that a formula stands for
+_OF_ARRAYS = frozenset(("design", "exog_re", "hasconst", "part_designs"))
+
+
+def shown_options(cls: _Class) -> _Class:
+    """Let ``from_formula`` of a model show the options that it passes on, so that help and completion have them.
+
+    `cls` has the method itself, or shows what its parent does.
+    """
+    method = cls.__dict__["from_formula"].__func__
+    shown = {p.name: p for p in inspect.signature(method).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    for owner in cls.__mro__:
+        if owner.__module__.startswith("statsmodels"):  # its constructors take anything
+            break
+        for name in ("from_formula", "__init__"):
+            maker = owner.__dict__.get(name)
+            function = getattr(maker, "__func__", maker)
+            parameters = () if function is None else inspect.signature(function).parameters.values()
+            own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OF_ARRAYS}
+            shown = {**own, **shown}
+    order = sorted(shown.values(), key=lambda p: p.kind)
+    method.__signature__ = inspect.Signature(order)
+    return cls
 
 
 def refuse_unknown(what: str, given: Iterable[str], allowed: Iterable[str], elsewhere: str = "") -> None:

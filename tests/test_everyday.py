@@ -3,6 +3,7 @@
 The numbers are made by ``reference/everyday.R`` with R 4.2.2.
 """
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -102,3 +103,10 @@ def test_adjustments_have_the_names_of_r(fits):
     np.testing.assert_array_equal(
         means.contrast("pairwise", adjust="BH")["p_value"], means.contrast("pairwise", adjust="fdr")["p_value"]
     )
+
+
+@pytest.mark.parametrize("name", ["lmer", "blmer", "glmer"])
+def test_help_shows_every_option(name):
+    parameters = inspect.signature(getattr(ms, name)).parameters
+    assert {"cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior", "contrasts", "cov"} <= set(parameters)
+    assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -33,7 +33,7 @@ from mvmise_sm.models.response_checks import as_proportions, check_response, pro
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.separation import infinite_effects, runaway
 from mvmise_sm.models.starts import beginning, checked_params, checked_theta, has_modes, lowest_mode
-from mvmise_sm.options import optimiser_options, strict_options
+from mvmise_sm.options import optimiser_options, shown_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
 __all__ = ["GeneralizedLinearMixedModel", "check_integration", "fit_arguments"]
@@ -44,6 +44,7 @@ _MAX_NODES = 100
 _ITERATIONS = 100
 
 
+@shown_options
 @strict_options
 class GeneralizedLinearMixedModel(MixedModelBase):
     """Generalised linear mixed model: g(E y) = X beta + Z b with b ~ N(0, scale Sigma) and y of an exponential family.

@@ -25,7 +25,7 @@ from mvmise_sm.models.log_determinant import OPTIONS, estimated_minimum, log_det
 from mvmise_sm.models.nearly_perfect import can_keep_residuals, is_nearly_perfect, keep_residuals
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.starts import checked_params, checked_theta
-from mvmise_sm.options import optimiser_options, refuse_unknown, strict_options
+from mvmise_sm.options import optimiser_options, refuse_unknown, shown_options, strict_options
 from mvmise_sm.results.linear import (
     LinearMixedModelResults,
     LinearMixedModelResultsWrapper,
@@ -34,6 +34,7 @@ from mvmise_sm.results.linear import (
 __all__ = ["SINGULAR", "LinearMixedModel"]
 
 
+@shown_options
 @strict_options
 class LinearMixedModel(MixedModelBase):
     """Linear mixed model: y = X beta + Z b + e with b ~ N(0, sigma^2 Sigma), e ~ N(0, sigma^2 / weights).
