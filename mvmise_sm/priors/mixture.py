@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mvmise_sm.core.optimise.steps import first_taken
 
 if TYPE_CHECKING:
     from mvmise_sm.priors.inner_problem import _WorkingBlock
@@ -111,16 +114,20 @@ class MixtureProblem:
             if decrement <= 1e-15 * max(1.0, abs(value)):
                 return value, beta + step[:-1], rho + step[-1]
             length = 1.0 if abs(step[-1]) < 2.0 else 2.0 / abs(step[-1])
-            while True:
-                tried_beta, tried_rho = beta + length * step[:-1], rho + length * step[-1]
-                tried = self.value(tried_beta, tried_rho)
-                if tried <= value - 1e-4 * length * decrement:
-                    break
-                length *= 0.5
-                if length < 1e-10:
-                    return value, beta, rho
-            beta, rho, value = tried_beta, tried_rho, tried
+            taken = first_taken(partial(self._lower, (value, beta, rho), step, decrement), length, 1e-10)
+            if taken is None:
+                return value, beta, rho
+            value, beta, rho = taken
         return value, beta, rho
+
+    def _lower(
+        self, here: tuple[float, np.ndarray, float], step: np.ndarray, decrement: float, length: float
+    ) -> tuple[float, np.ndarray, float] | None:
+        """Value and point a part of a step away where it is lower by a share of what the gradient promises."""
+        value, beta, rho = here
+        tried_beta, tried_rho = beta + length * step[:-1], rho + length * step[-1]
+        tried = self.value(tried_beta, tried_rho)
+        return (tried, tried_beta, tried_rho) if tried <= value - 1e-4 * length * decrement else None
 
     def _step(self, beta: np.ndarray, rho: float) -> tuple[np.ndarray, np.ndarray]:
         """Gradient and a descent step; the Newton step where the Hessian is positive definite."""

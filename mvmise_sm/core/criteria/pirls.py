@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg.lapack import dgesv
 
+from mvmise_sm.core.optimise.steps import first_taken
+
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.laplace_objective import LaplaceObjective
     from mvmise_sm.core.families.response import RowTerms
@@ -183,17 +185,18 @@ def _line_search(
     b, g, objective = state
     db, dg = step
     noise = 1e-13 * abs(objective)
-    length = 1.0
-    while length > 1e-8:
+
+    def attempt(length: float) -> tuple[list[np.ndarray], list[np.ndarray], RowTerms, float] | None:
         moved = [x + length * d for x, d in zip(b, db, strict=True)]
         score = [x + length * d for x, d in zip(g, dg, strict=True)]
         terms = problem.response.rows(base + problem.incidence.times(moved))
-        if terms.loglik > -np.inf:
-            value = _dot(score, moved) - 2.0 * terms.loglik
-            if value <= objective + noise or (length == 1.0 and decrement < 1e-8):
-                return moved, score, terms, value
-        length *= 0.5
-    return None
+        if not terms.loglik > -np.inf:
+            return None
+        value = _dot(score, moved) - 2.0 * terms.loglik
+        lower = value <= objective + noise or (length == 1.0 and decrement < 1e-8)
+        return (moved, score, terms, value) if lower else None
+
+    return first_taken(attempt)
 
 
 @dataclass(slots=True, eq=False)
@@ -265,19 +268,33 @@ def joint_mode(problem: LaplaceObjective, lambdas: list[np.ndarray], eta: np.nda
         db, dg, dbeta, decrement = _joint_step(problem, lambdas, terms, (g, beta))
         if decrement < _TOLERANCE:
             break
-        noise, length, taken = 1e-13 * abs(objective), 1.0, None
-        while length > 1e-8:
-            moved = [x + length * d for x, d in zip(b, db, strict=True)]
-            score = [x + length * d for x, d in zip(g, dg, strict=True)]
-            trial = _joint_state(problem, moved, score, beta + length * dbeta)
-            if trial is not None and (trial[4] <= objective + noise or (length == 1.0 and decrement < 1e-8)):
-                taken = trial
-                break
-            length *= 0.5
-        if taken is None:
+        state = _joint_line_search(problem, state, (db, dg, dbeta), decrement)
+        if state is None:
             break
-        b, g, beta, terms, objective = taken
+        b, g, beta, terms, objective = state
     return Mode(b, g, beta, terms, _dot(g, b))
+
+
+def _joint_line_search(
+    problem: LaplaceObjective,
+    state: _JointState,
+    step: tuple[list[np.ndarray], list[np.ndarray], np.ndarray],
+    decrement: float,
+) -> _JointState | None:
+    """The longest of the steps 1, 1/2, ... that lowers the penalised deviance; None where none does."""
+    b, g, beta, _, objective = state
+    db, dg, dbeta = step
+    noise = 1e-13 * abs(objective)
+
+    def attempt(length: float) -> _JointState | None:
+        moved = [x + length * d for x, d in zip(b, db, strict=True)]
+        score = [x + length * d for x, d in zip(g, dg, strict=True)]
+        trial = _joint_state(problem, moved, score, beta + length * dbeta)
+        if trial is None:
+            return None
+        return trial if trial[4] <= objective + noise or (length == 1.0 and decrement < 1e-8) else None
+
+    return first_taken(attempt)
 
 
 def _joint_state(

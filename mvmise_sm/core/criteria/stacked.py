@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ import numpy as np
 from scipy.special import expit
 
 from mvmise_sm.core.covariance.coordinates import fixed_basis
+from mvmise_sm.core.optimise.steps import first_taken
 
 if TYPE_CHECKING:
-    from mvmise_sm.core.families.predictors import PartsResponse
+    from mvmise_sm.core.families.predictors import Expansion, PartsResponse
 
 __all__ = ["Block", "StackedDesign", "ascended", "fixed_fit", "floored", "other_zero_parts"]
 
@@ -155,15 +157,22 @@ def ascended(design: StackedDesign, response: PartsResponse, coef: np.ndarray) -
         size = min(1.0, _LONGEST_MOVE / max(reach, 1e-300))
         if not np.isfinite(gain) or gain < 1e-4:
             break
-        while size > 1e-4:
-            trial = response.expand(design.predictors(coef + size * step))
-            if np.isfinite(trial.loglik) and trial.loglik > value:
-                break
-            size *= 0.5
-        else:
+        taken = first_taken(partial(_higher, design, response, (coef, step, value)), size, 1e-4)
+        if taken is None:
             break
-        coef, here, value = coef + size * step, trial, trial.loglik
+        coef, here = taken
+        value = here.loglik
     return value, coef
+
+
+def _higher(
+    design: StackedDesign, response: PartsResponse, along: tuple[np.ndarray, np.ndarray, float], length: float
+) -> tuple[np.ndarray, Expansion] | None:
+    """Coefficients and rows a part of a step away where the log-likelihood is higher; None where it is not."""
+    coef, step, value = along
+    moved = coef + length * step
+    trial = response.expand(design.predictors(moved))
+    return (moved, trial) if np.isfinite(trial.loglik) and trial.loglik > value else None
 
 
 def other_zero_parts(design: StackedDesign, response: PartsResponse, coef: np.ndarray, far: float) -> list[np.ndarray]:

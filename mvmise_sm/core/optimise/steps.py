@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["backtrack", "differences", "positive_matrix", "positive_solve", "symmetric"]
+__all__ = ["backtrack", "differences", "first_taken", "positive_matrix", "positive_solve", "symmetric"]
 
 # eigenvalues below this share of the largest are noise: steps along them would be as long as rounding pleases
 _FLOOR = 1e-8
@@ -45,6 +45,23 @@ def positive_solve(h: np.ndarray, g: np.ndarray, floor: float = _FLOOR) -> np.nd
     values, vectors = np.linalg.eigh(h)
     lifted = _lifted(values, floor)
     return vectors @ ((vectors.T @ g) / (lifted if g.ndim == 1 else lifted[:, None]))
+
+
+def first_taken(attempt: Callable[[float], T | None], length: float = 1.0, shortest: float = 1e-8) -> T | None:
+    """What the longest of the steps `length`, half of it, ... above `shortest` gives; None where none is taken.
+
+    Parameters
+    ----------
+    attempt : callable
+        Length -> the outcome, None where the step is refused.
+    length, shortest : float, optional
+    """
+    while length > shortest:
+        found = attempt(length)
+        if found is not None:
+            return found
+        length *= 0.5
+    return None
 
 
 def backtrack(
