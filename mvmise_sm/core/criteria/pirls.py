@@ -263,15 +263,16 @@ def joint_mode(problem: LaplaceObjective, lambdas: list[np.ndarray], eta: np.nda
         state = _joint_state(problem, inc.zeros(), inc.zeros(), beta)
     if state is None:
         raise np.linalg.LinAlgError("no start has a finite likelihood")
-    b, g, beta, terms, objective = state
     for _ in range(_MAX_STEPS):
+        g, beta, terms = state[1:4]
         db, dg, dbeta, decrement = _joint_step(problem, lambdas, terms, (g, beta))
-        if decrement < _TOLERANCE:
+        taken = None
+        if decrement >= _TOLERANCE:
+            taken = _joint_line_search(problem, state, (db, dg, dbeta), decrement)
+        if taken is None:
             break
-        state = _joint_line_search(problem, state, (db, dg, dbeta), decrement)
-        if state is None:
-            break
-        b, g, beta, terms, objective = state
+        state = taken
+    b, g, beta, terms = state[:4]
     return Mode(b, g, beta, terms, _dot(g, b))
 
 
