@@ -14,7 +14,7 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from mvmise_sm.exceptions import OptionError, UnknownOptionError
+from mvmise_sm.exceptions import OptionError, ProblemTooLargeError, UnknownOptionError
 
 __all__ = [
     "constructor_options",
@@ -316,7 +316,14 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
                 options[key] = _checked_value(key, options[key], key in fixed)
             elif at < len(args):
                 args = (*args[:at], _checked_value(key, args[at], key in fixed), *args[at + 1 :])
-        return function(*args, **options)
+        try:
+            return function(*args, **options)
+        except ProblemTooLargeError:
+            raise
+        except MemoryError as error:
+            # numpy's message says how much was asked for
+            asked = str(error) or "an allocation of unknown size failed"
+            raise ProblemTooLargeError(f"{name} needs more memory than there is: {asked}") from error
 
     return checked  # type: ignore[return-value]
 

@@ -181,6 +181,17 @@ def test_an_exact_fit_of_many_levels_starts_next_to_its_optimum(frame, exact, mo
     np.testing.assert_allclose(near.theta, exact.theta, rtol=1e-6)
 
 
+def test_too_little_memory_ends_in_a_sentence_with_the_size(frame, monkeypatch):
+    def too_large(*args, **kwargs):
+        return np.empty((2**22, 2**30))
+
+    monkeypatch.setattr(ms.LinearMixedModel, "criterion", too_large)
+    with pytest.raises(
+        ProblemTooLargeError, match=r"fit needs more memory than there is: Unable to allocate 32\.0 PiB"
+    ):
+        ms.lmer(FORMULA, frame).fit()
+
+
 def test_a_design_that_cannot_be_certified_says_so(frame, monkeypatch):
     monkeypatch.setattr(estimated, "SHARE", 0.0)
     monkeypatch.setattr(estimated, "_MOST_PROBES", 20)
