@@ -195,7 +195,7 @@ def quadrature_step(bend: np.ndarray, eta_slope: np.ndarray) -> float:
     deviations; steps are powers of two so that the error does not vary within a line search.
     """
     # a unit whose predictor does not move with b has no bend to resolve
-    width = np.where(eta_slope > FLAT, bend / np.maximum(eta_slope, FLAT), WIDEST)
-    width = min(float(width.min(initial=WIDEST)), WIDEST)
+    widths = np.where(eta_slope > FLAT, bend / np.maximum(eta_slope, FLAT), WIDEST)
+    width = min(float(widths.min(initial=WIDEST)), WIDEST)
     needed = 0.88 * width / np.sqrt(1.0 + width**2)
     return next((step for step in QUADRATURE_STEPS if step <= needed), QUADRATURE_STEPS[-1])
