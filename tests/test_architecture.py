@@ -64,10 +64,6 @@ def test_imports_point_inward(path):
         assert "proteomics" not in used
 
 
-# rooms in which some classes are longer than 300 lines
-LONGER_ROOMS = ("models", "results", "selection")
-
-
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_are_short_and_documented(path):
     text = path.read_text(encoding="utf-8")
@@ -80,9 +76,7 @@ def test_files_are_short_and_documented(path):
                 continue  # the function itself, which follows, has the docstring
             assert ast.get_docstring(node), f"docstring of {node.name}"
         if isinstance(node, ast.ClassDef):
-            assert node.end_lineno - node.lineno < (450 if ring(name_of(path)) in LONGER_ROOMS else 300), (
-                f"class {node.name}"
-            )
+            assert node.end_lineno - node.lineno < 300, f"class {node.name}"
 
 
 # what statsmodels and Python have no public name for

@@ -279,6 +279,11 @@ class MixedModelBase(Rebuilt):
             has_scale=self._has_residual,
         )
 
+    @property
+    def has_fixef_prior(self):
+        """Whether the fixed effects have a prior, which keeps them finite."""
+        return self.priors is not None and bool(self.priors.fixef)
+
     def _check_data(self):
         """Refuse data from which the model cannot be estimated."""
         residual = "estimated" if self._residual_is_free() else "known"

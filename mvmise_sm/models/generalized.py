@@ -187,20 +187,14 @@ class GeneralizedLinearMixedModel(MixedModelBase):
             there.
         """
         check_integration(nagq, dispersion, curvature)
-        if dispersion == "lme4":
-            curvature = "expected"
+        curvature = "expected" if dispersion == "lme4" else curvature
         response = make_response(self.family, self.endog, self.weights, curvature=curvature)
         given = response, np.asarray(self.exog, dtype=float), self.random_effects
         options = {"priors": self.priors, "offset": self.offset}
         if dispersion == "lme4" and response.distribution.dispersed:
             _check_classic(nagq, self.weights, self.sd_prior)
             return ClassicDispersion(*given, **options)
-        try:
-            if nagq > 1:
-                return QuadratureDeviance(*given, nodes=int(nagq), **options)
-        except ValueError as error:
-            raise OptionError(str(error)) from None
-        return (LaplaceDeviance if nagq else JointDeviance)(*given, **options)
+        return _integrated(nagq, given, options)
 
     def fit(
         self,
@@ -350,10 +344,15 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         """A sentence on estimates that run to infinity, or None."""
         return runaway(self, solution)
 
-    @property
-    def has_fixef_prior(self):
-        """Whether the fixed effects have a prior, which keeps them finite."""
-        return self.priors is not None and bool(self.priors.fixef)
+
+def _integrated(nagq, given, options):
+    """The criterion with an integration over the random effects."""
+    try:
+        if nagq > 1:
+            return QuadratureDeviance(*given, nodes=int(nagq), **options)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+    return (LaplaceDeviance if nagq else JointDeviance)(*given, **options)
 
 
 def _check_classic(nagq, weights, sd_prior):

@@ -103,8 +103,7 @@ class ValueSelectionModel(MixedModelBase):
     ):
         if weights is not None:
             raise OptionError("lmer_mnar takes no weights")
-        if not isinstance(missing_y, (bool, np.bool_)):
-            raise OptionError(f"missing_y must be True or False, got {missing_y!r}")
+        _check_flag("missing_y", missing_y)
         self._given = Mechanisms(mechanism, bool(missing_y), missing_cov, mechanism_offset, mechanism_prior, theta)
         values = _responses(endog)
         # everything else checks complete responses; the missing ones come back below
@@ -176,10 +175,8 @@ class ValueSelectionModel(MixedModelBase):
             self.data.orig_endog = pd.Series(y, self.data.orig_endog.index, name=self.data.orig_endog.name)
 
     def _get_init_kwds(self):
-        keys = {key: getattr(self, key) for key in ("random_effects", "offset")}
-        keywords = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
-        priors = {key: getattr(self, key) for key in keywords}
-        return {**keys, **priors, **self._given.held_arrays(self.mechanism)}
+        keys = ("random_effects", "offset", "cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
+        return {**{key: getattr(self, key) for key in keys}, **self._given.held_arrays(self.mechanism)}
 
     @property
     def slot(self):
@@ -220,22 +217,21 @@ class ValueSelectionModel(MixedModelBase):
         ValueProblem
         """
         exact = _is_exact(nagq, self.random_effects)
-        penalties: list[Penalty] = [] if self.priors is None else [PriorPenalty(self.priors)]
-        given = self.mechanism
-        penalties += given.penalties(self.endog)
+        own = [] if self.priors is None else [PriorPenalty(self.priors)]
+        penalties: tuple[Penalty, ...] = (*own, *self.mechanism.penalties(self.endog))
         if penalties and not exact:
             raise OptionError("priors of lmer_mnar need one scalar random term and exact integration")
         return ValueProblem(
             self.endog,
             np.asarray(self.exog, dtype=float),
             self.random_effects,
-            given.slot,
+            self.mechanism.slot,
             offset=self.offset,
-            mechanism_offset=given.offset,
-            covariate=given.covariate,
-            penalties=tuple(penalties),
+            mechanism_offset=self.mechanism.offset,
+            covariate=self.mechanism.covariate,
+            penalties=penalties,
             exact=exact,
-            ratio=given.ratio if exact else None,
+            ratio=self.mechanism.ratio if exact else None,
         )
 
     def loglike_at(self, point, nagq="auto"):
@@ -365,6 +361,12 @@ def _responses(endog):
     if np.isinf(flat).any():
         raise DataError(f"{name} has infinite values; write missing values as NaN")
     return values
+
+
+def _check_flag(name, value):
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise OptionError(f"{name} must be True or False, got {value!r}")
 
 
 def _check_options(cov_type, method, reml, maxiter):

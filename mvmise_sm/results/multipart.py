@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pandas as pd
 from scipy.special import expit
@@ -13,14 +11,15 @@ from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty import hessian as uncertainty
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import strict_options
-from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
+from mvmise_sm.results.conditional_part import ConditionalPart
+from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResultsWrapper
 from mvmise_sm.results.part_predictors import PartPredictors
 
 __all__ = ["MultiPartResults", "MultiPartResultsWrapper"]
 
 
 @strict_options
-class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
+class MultiPartResults(PartPredictors, ConditionalPart):
     """Results of a `MultiPartMixedModel`.
 
     ``params`` is one flat Series: conditional coefficients, then ``zi_<name>``, then ``disp_<name>``.
@@ -101,35 +100,6 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
         titles = {"cond": "Conditional part", "zi": "Zero part (logit)", "disp": "Dispersion (log)"}
         return [(titles[name] if len(self._slots) > 1 else None, at) for name, at in self._slots.items()]
 
-    def conditional_part(self):
-        """Return this result with the conditional coefficients only, for questions that concern means."""
-        if len(self.params) == self.k_fe:
-            return self
-        out = copy.copy(self)
-        out._cache = {}
-        out.model = copy.copy(self.model)
-        out.model.data = copy.copy(self.model.data)
-        out.model.data.param_names = None
-        out.params = np.asarray(self.params)[: self.k_fe]
-        out.cov_type, out.cov_rx = "rx", np.asarray(self.cov_params_default)[: self.k_fe, : self.k_fe]
-        return out
-
-    def anova(self, ddf="default", type=3):
-        """Test every term of the conditional part; parameters as in `InferentialResults.anova`."""
-        return super(MultiPartResults, self.conditional_part()).anova(ddf, type)
-
-    def marginal_means(self, *args, **kwargs):
-        """Marginal means of the conditional part; parameters as in `InferentialResults.marginal_means`."""
-        return super(MultiPartResults, self.conditional_part()).marginal_means(*args, **kwargs)
-
-    def marginal_slopes(self, *args, **kwargs):
-        """Slopes of the conditional part; parameters as in `InferentialResults.marginal_slopes`."""
-        return super(MultiPartResults, self.conditional_part()).marginal_slopes(*args, **kwargs)
-
-    def joint_tests(self, *args, **kwargs):
-        """Joint tests of the conditional part; parameters as in `InferentialResults.joint_tests`."""
-        return super(MultiPartResults, self.conditional_part()).joint_tests(*args, **kwargs)
-
     def row_influence(self):
         return None if len(self.params) != self.k_fe else super().row_influence()
 
@@ -159,18 +129,6 @@ class MultiPartResults(PartPredictors, GeneralizedLinearMixedModelResults):
         from mvmise_sm.inference.verbs import changed
 
         return changed(self, f"- {term}")
-
-    def vif(self):
-        """Variance inflation of the terms of the conditional part, a DataFrame."""
-        return super(MultiPartResults, self.conditional_part()).vif()
-
-    def r2(self):
-        """Nakagawa's R^2 of the conditional part, a Series."""
-        return super(MultiPartResults, self.conditional_part()).r2()
-
-    def icc(self, adjusted=True):
-        """Intraclass correlations of the conditional part, a Series."""
-        return super(MultiPartResults, self.conditional_part()).icc(adjusted)
 
     # --- parts of the coefficients
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import statsmodels.base.wrapper as wrap
-from scipy import stats
 from statsmodels.iolib.table import SimpleTable
 from statsmodels.iolib.tableformatting import fmt_params
 from statsmodels.tools._decorators import cache_readonly
@@ -257,11 +256,6 @@ class ValueSelectionResults(ValueQuestions, MixedModelResults, refuses=REFUSED):
 
         return float(np.sqrt(random_variance(self) + self.scale))
 
-    def refit(self, endog):
-        """Fit the same model to another response (nobs,), NaN where missing."""
-        self.require_rows()
-        return self.model.refit(endog, self)
-
     def simulate(self, n=1, rng=None, random="new", missing=True):
         """Simulate responses from the fitted model.
 
@@ -293,13 +287,7 @@ class ValueSelectionResults(ValueQuestions, MixedModelResults, refuses=REFUSED):
         for i in range(n):
             linear = self.fittedvalues
             if random == "new":
-                b = [
-                    sigma * rng.standard_normal((term.factor.n_levels, term.q)) @ lam.T
-                    for term, lam in zip(
-                        model.random_layout.terms, model.random_layout.lambdas(self.theta), strict=True
-                    )
-                ]
-                linear = self._linear_predictor(b)
+                linear = self._linear_predictor(self.effects_draw(rng))
             y = linear + sigma * rng.standard_normal(self.nobs)
             if missing and slots:
                 eta = phi[0] + phi[1] * y
@@ -318,16 +306,6 @@ class ValueSelectionResults(ValueQuestions, MixedModelResults, refuses=REFUSED):
         name = slots[0].mechanism.name if slots else "none"
         share = f"{self.n_missing} ({100 * self.n_missing / self.nobs:.0f} %)"
         return [("Missing values:", [share]), ("Mechanism:", [name])]
-
-    def mechanism_rows(self):
-        """The mechanism as a table: coefficient, standard error, z, p; a held coefficient has none."""
-        if self.phi is None or self.bse_phi is None:
-            return None
-        se = self.bse_phi.where(self.bse_phi > 0)
-        z = self.phi / se
-        frame = pd.DataFrame({"estimate": self.phi, "std_error": se, "statistic": z})
-        frame["p_value"] = 2.0 * stats.norm.sf(np.abs(z))
-        return frame
 
     def summary(self, yname=None, xname=None, title=None, alpha=0.05, *, ddf=None):
         """Summarise the fit: fixed effects, variances, mechanism; parameters as in `LinearMixedModelResults`."""

@@ -274,7 +274,7 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
             z = z + np.linalg.solve(curve, score[:, :, None])[:, :, 0]
         width = np.sqrt(self.part.width**2 + var)
         line = _trapezoidal(width, np.abs(own[:, 0]))
-        across = self._across(width, np.abs(own[:, 1]), first)
+        across = _across(width, np.abs(own[:, 1]), first) if self.samples else (np.zeros(1), np.zeros(1))
         grid = np.stack(np.meshgrid(line[0], across[0], indexing="ij"), axis=-1).reshape(-1, 2)
         log_rule = np.add.outer(line[1], across[1]).ravel()
         standard = z[:, None, :] + grid
@@ -287,15 +287,6 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
         logs = (top + np.log(total))[:, 0]
         nodes = centre[:, None, :] + np.einsum("ckl,cnl->cnk", root, standard)
         return nodes, weight / total, integral, logs
-
-    def _across(self, width: np.ndarray, slope: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rule for the mean effect of the samples: few nodes where the missing units hardly feel it."""
-        if not self.samples:
-            return np.zeros(1), np.zeros(1)
-        # also without a slope: the moments of the samples' effects have the variance across
-        if slope.max() < FLAT or np.add.reduceat((slope / width) ** 2, first).max() < NEARLY_NORMAL:
-            return HERMITE
-        return _trapezoidal(width, slope)
 
     def evaluate(self, theta: np.ndarray) -> tuple[float, CrossedParams | None]:
         """Log-likelihood and its gradient over the natural parameters; (-inf, None) outside the domain."""
@@ -357,22 +348,6 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
             return None
         return Status.UNCAPPED_DIVERGES if self.moments(self.law(theta)).log_missing > 0.0 else None
 
-    def _variance_information(self, params: CrossedParams) -> np.ndarray:
-        """Expected information of loadings, standard deviations and log variance from the seen outcomes."""
-        (omega, delta), tau, s2, K = params.spread, params.tau, float(params.sigma2[0]), params.tau.size
-        # at zero a standard deviation has no information; there the variance's own serves as a scale
-        floor = 0.1 * np.sqrt(s2)
-        scales = np.array([2.0 * max(abs(omega), floor), 2.0 * max(abs(delta), floor)])
-        kept = np.r_[np.full(K, True), self.own_blocks, self.samples, True]
-        out = np.zeros((K + 3, K + 3))
-        for start, size in zip(self.data.starts, self.data.sizes, strict=True):
-            row, outcome = np.nonzero(self.data.observed[start : start + size])
-            if row.size:
-                out += _cluster_information(row, outcome, int(size), tau, (omega, delta), s2, scales)
-        out = out[np.ix_(kept, kept)]
-        # loadings near zero have none either
-        return out + 1e-3 * np.diag(np.maximum(np.diag(out), self.n_seen / (K * s2) * 1e-2))
-
     def metric(self, theta: np.ndarray) -> np.ndarray:
         """Block-diagonal approximation of the information, the maximiser's first Hessian."""
         law = self.law(theta)
@@ -388,12 +363,29 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
         out[cut["beta"], cut["beta"]] = self._x_flat.T @ self._x_flat / s2
         out[cut["beta"], cut["beta"]] -= np.einsum("cqp,cqr,crs->ps", loaded, law.cov, loaded) / s2**2
         middle = slice(cut["tau"].start, cut["log_sigma2"].stop)
-        out[middle, middle] = self._variance_information(params)
+        out[middle, middle] = variance_information(self.data, params, self.own_blocks, self.samples)
         if self.part.free.size:
             units = self.units
             expected = units.x @ params.beta + params.tau[units.outcome] * law.mean[units.cluster, 0]
             out[cut["phi"], cut["phi"]] = self.part.information(params.phi, units, expected)
         return out
+
+
+def variance_information(data: SelectionData, params: CrossedParams, own_blocks: bool, samples: bool) -> np.ndarray:
+    """Expected information of loadings, standard deviations and log variance from the seen outcomes."""
+    (omega, delta), tau, s2, K = params.spread, params.tau, float(params.sigma2[0]), params.tau.size
+    # at zero a standard deviation has no information; there the variance's own serves as a scale
+    floor = 0.1 * np.sqrt(s2)
+    scales = np.array([2.0 * max(abs(omega), floor), 2.0 * max(abs(delta), floor)])
+    kept = np.r_[np.full(K, True), own_blocks, samples, True]
+    out = np.zeros((K + 3, K + 3))
+    for start, size in zip(data.starts, data.sizes, strict=True):
+        row, outcome = np.nonzero(data.observed[start : start + size])
+        if row.size:
+            out += _cluster_information(row, outcome, int(size), tau, (omega, delta), s2, scales)
+    out = out[np.ix_(kept, kept)]
+    # loadings near zero have none either
+    return out + 1e-3 * np.diag(np.maximum(np.diag(out), data.observed.sum() / (K * s2) * 1e-2))
 
 
 def _cluster_information(
@@ -437,6 +429,14 @@ def _cluster_information(
     out[K + 2, K + 2] = s2**2 * (inverse**2).sum()
     upper = np.triu(out)
     return 0.5 * (upper + np.triu(upper, 1).T)
+
+
+def _across(width: np.ndarray, slope: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rule for the mean effect of the samples: few nodes where the missing units hardly feel it."""
+    # also without a slope: the moments of the samples' effects have the variance across
+    if slope.max() < FLAT or np.add.reduceat((slope / width) ** 2, first).max() < NEARLY_NORMAL:
+        return HERMITE
+    return _trapezoidal(width, slope)
 
 
 def _trapezoidal(width: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
