@@ -45,6 +45,7 @@ LIKELIHOODS = {
     "b, own blocks": of("b", own_blocks=True),
     "b, samples": of("b", samples=True),
     "b, both": of("b", own_blocks=True, samples=True),
+    "b, both, at random": of("b", own_blocks=True, samples=True, missing_y=False),
     "e": of("e"),
     "e, no mechanism": of("e", mechanism=None),
     "e, closed form": of("e", mechanism="log"),
