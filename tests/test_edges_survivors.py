@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import mvmise_sm as ms
 from mvmise_sm.inference.ddf import SatterthwaiteDf
+from mvmise_sm.inference.means.simultaneous import max_law
 from mvmise_sm.priors.base import Dimensions
 
 DIMS = Dimensions(n_obs=30, n_fixef=2, level_dim=1, n_groups=8)
@@ -56,3 +58,14 @@ def test_priors_with_several_modes_are_searched_in_two_directions():
     others = [model.fit(reml=False, start_theta=s).mle_retvals["fopt"] for s in starts]
     assert found <= min(others) + 1e-5
     assert max(others) > found + 1.0
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_largest_of_correlated_statistics_is_the_normal_integral(two_sided):
+    """Serial correlation is no single factor, so that the law is interpolated."""
+    correlation = 0.7 ** np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
+    bound = np.array([1.8])
+    low = -bound * np.ones(4) if two_sided else np.full(4, -np.inf)
+    inside = stats.multivariate_normal(cov=correlation, seed=1).cdf(np.full(4, 1.8), lower_limit=low)
+    tail = max_law(correlation, two_sided).tail(bound, np.array([np.inf]))
+    np.testing.assert_allclose(tail, 1.0 - inside, atol=2e-4)
