@@ -10,7 +10,7 @@ import mvmise_sm as ms
 from mvmise_sm.core.criteria.batched import BatchDesign, supports
 from mvmise_sm.core.elimination import layout, pair_sums
 from mvmise_sm.core.uncertainty.profile_target import LinearTarget
-from mvmise_sm.core.uncertainty.second_order import gram_slopes, second_order
+from mvmise_sm.core.uncertainty.second_order import gram_slopes
 from mvmise_sm.inference.profile import _inner_maker
 
 TIERS = {
@@ -55,7 +55,7 @@ def test_slopes_of_the_gram_matrix(criterion):
 
 def test_second_order_shape(criterion):
     theta = inside(criterion)
-    shape = second_order(criterion, theta)
+    shape = criterion.second_order(theta)
     k = theta.size
 
     def covariance(at):
@@ -83,7 +83,7 @@ def test_cov_is_the_inverse_hessian_in_theta_and_log_sigma2():
     hessian = np.array(
         [optimize.approx_fprime(x, lambda z, i=i: target.evaluate(z)[1][i], 1e-6) for i in range(x.size)]
     )
-    shape = second_order(criterion, x[:-1])
+    shape = criterion.second_order(x[:-1])
     np.testing.assert_allclose(shape.cov, 2.0 * np.linalg.inv(0.5 * (hessian + hessian.T)), rtol=2e-3, atol=1e-4)
 
 
