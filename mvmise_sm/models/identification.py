@@ -68,7 +68,7 @@ def undetermined(model: Any, optimum: Any, redundant: Redundancy | None = None) 
         return FlatDirections(groups, np.zeros(np.shape(model.exog)[1], dtype=bool))
     if not (optimum.singular or optimum.retvals.get("flat", False)) or not _plain(model):
         return None
-    kept = model.__dict__.setdefault("_undetermined", {})
+    kept = model.__dict__.setdefault("_undetermined_seen", {})
     if "directions" not in kept:
         residual = model.estimates_residual_variance()
         found = flat_directions(model.random_effects, model.location_columns(), model.weights, residual)
