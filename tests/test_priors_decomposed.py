@@ -235,7 +235,6 @@ def test_questions_pickles_and_refits():
         ({"sd_prior": [P.HalfT(), 1]}, "one of them for each column"),
         ({"cov_prior": P.HalfT()}, "give it as sd_prior="),
         ({"cov_prior": P.LKJ()}, "give it as cor_prior="),
-        ({"sd_prior": P.PC(1), "cor_prior": P.LKJ()}, "makes a standard deviation of 0 a mode"),
     ],
 )
 def test_refusals(options, message):

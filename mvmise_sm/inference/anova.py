@@ -191,4 +191,14 @@ def compare(*results):
     note = "REML fits were refitted by maximum likelihood." if refit else ""
     if any(r.priors is not None for r in fits):
         note += " Fits with priors do not maximise the likelihood, so that their criteria are upper bounds."
+        note += _prior_note(fits, names)
     return table(frame.sort_values("aicc"), f"Information criteria, best first. {note}".strip())
+
+
+def _prior_note(fits, names):
+    """The priors of fits that are lined up, and whether they are the same."""
+    texts = ["flat" if r.priors is None else "; ".join(text for _, text in r.priors.lines()) for r in fits]
+    if len(set(texts)) == 1:
+        return f" All fits have the priors {texts[0]}."
+    each = ", ".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True))
+    return f" The priors differ ({each})."

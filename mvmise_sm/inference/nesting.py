@@ -27,7 +27,10 @@ def refuse_priors(results: Sequence[Any], what: str) -> None:
     """
     for result, label in zip(results, labels_of(results), strict=True):
         if result.priors is not None:
-            raise OptionError(f"{what} compares maximised likelihoods, and {label!r} has priors; fit without them")
+            shown = "; ".join(text for _, text in result.priors.lines())
+            raise OptionError(
+                f"{what} compares maximised likelihoods, and {label!r} has priors ({shown}); fit without them"
+            )
 
 
 def check_same_criterion(results: Sequence[Any]) -> None:

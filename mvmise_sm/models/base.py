@@ -18,6 +18,7 @@ from mvmise_sm.exceptions import FormulaError, NotAvailableError, OptionError, R
 from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models import fixed
 from mvmise_sm.models.formula_data import FormulaData
+from mvmise_sm.models.prior_text import readable
 from mvmise_sm.models.rebuilding import Rebuilt
 from mvmise_sm.models.rows import design_rows, read_rows
 from mvmise_sm.options import refuse_unknown_model_options
@@ -54,6 +55,9 @@ class MixedModelBase(Rebuilt):
     sd_prior, cor_prior : optional
         In place of `cov_prior`, priors of the standard deviations (``HalfT(3, 2.5)``) and of the correlation matrix
         (``LKJ(2)``) of the random effects: one, or a dict by grouping factor; for `sd_prior` also one per column.
+    dispersion_prior : optional
+        Prior of the logarithm of the family's dispersion d or, in place of `resid_prior`, of that of the residual
+        standard deviation: ``Normal(sd=1)``.
     cov : dict, optional
         Known covariances between the levels of grouping factors: name -> DataFrame with the labels on both axes, or a
         pedigree (`mvmise_sm.pedigree`). Labels without rows get predicted effects.
@@ -106,6 +110,7 @@ class MixedModelBase(Rebuilt):
         resid_prior=None,
         sd_prior=None,
         cor_prior=None,
+        dispersion_prior=None,
         cov=None,
         **kwargs,
     ):
@@ -126,7 +131,8 @@ class MixedModelBase(Rebuilt):
         self.random_effects = rows.random
         self.random_layout = layout_of(rows.random)
         self.weights, self.offset = rows.weights, rows.offset
-        self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
+        given = (cov_prior, fixef_prior, resid_prior, dispersion_prior)
+        self.cov_prior, self.fixef_prior, self.resid_prior, self.dispersion_prior = readable(given)
         self.sd_prior, self.cor_prior = sd_prior, cor_prior
         self.priors = self._bind_priors()
         self._check_data()
@@ -272,7 +278,7 @@ class MixedModelBase(Rebuilt):
         """The priors at the dimensions of the model, None for a flat one."""
         return bound_priors(
             (self.cov_prior, self.fixef_prior, self.resid_prior),
-            (self.sd_prior, self.cor_prior),
+            (self.sd_prior, self.cor_prior, self._checked_dispersion_prior()),
             terms=term_shapes(self.random_layout),
             nobs=self.nobs,
             fixef_names=list(self.data.param_names),
@@ -283,6 +289,10 @@ class MixedModelBase(Rebuilt):
     def has_fixef_prior(self):
         """Whether the fixed effects have a prior, which keeps them finite."""
         return self.priors is not None and bool(self.priors.fixef)
+
+    def _checked_dispersion_prior(self):
+        """The prior of log d, where there is one d for it to be of."""
+        return self.dispersion_prior
 
     def _check_data(self):
         """Refuse data from which the model cannot be estimated."""
@@ -318,14 +328,14 @@ class MixedModelBase(Rebuilt):
 
 
 def bound_priors(given, apart, **dimensions):
-    """Priors (cov, fixef, resid) and (sd, cor) of a model at its dimensions, None for flat ones."""
+    """Priors (cov, fixef, resid) and (sd, cor, dispersion) of a model at its dimensions, None for flat ones."""
     if all(prior is None or (isinstance(prior, str) and prior == "flat") for prior in (*given, *apart)):
         return None
-    priors = resolve_priors(*given, sd=apart[0], cor=apart[1], **dimensions)
+    priors = resolve_priors(*given, sd=apart[0], cor=apart[1], dispersion=apart[2], **dimensions)
     return None if priors.flat else priors
 
 
-_PRIORS = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
+_PRIORS = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior", "dispersion_prior")
 _INIT_KEYS = ("random_effects", "weights", "offset", *_PRIORS)
 
 

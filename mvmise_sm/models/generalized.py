@@ -27,7 +27,7 @@ from mvmise_sm.exceptions import (
 from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.families import needs_parts, resolve_family
 from mvmise_sm.models.identification import undetermined
-from mvmise_sm.models.link_edges import at_the_edge, minimum
+from mvmise_sm.models.link_edges import at_highest_mode, at_the_edge, minimum
 from mvmise_sm.models.overdispersion import without_dispersion
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design
 from mvmise_sm.models.rows import complete_response
@@ -65,7 +65,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         has alpha estimated.
     **kwargs
         ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior``, ``sd_prior``,
-        ``cor_prior`` and ``fixef_prior``
+        ``cor_prior``, ``fixef_prior`` and ``dispersion_prior``
         as in `MixedModelBase`.
 
     Attributes
@@ -192,7 +192,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         given = response, np.asarray(self.exog, dtype=float), self.random_effects
         options = {"priors": self.priors, "offset": self.offset}
         if dispersion == "lme4" and response.distribution.dispersed:
-            _check_classic(nagq, self.weights, self.sd_prior)
+            _check_classic(nagq, self.weights, self.sd_prior, self.dispersion_prior)
             return ClassicDispersion(*given, **options)
         return _integrated(nagq, given, options)
 
@@ -279,6 +279,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
                 flat.priors = replace(self.priors, fixef=())
                 without = flat.criterion(nagq, dispersion, curvature)
                 optimum = lowest_mode(criterion, without, self.exog.shape[1], optimum, settings)
+            optimum = at_highest_mode(criterion, optimum, settings)
             criterion, optimum = self._at_limit(criterion, optimum, settings)
             result = self._report(criterion, optimum, settings, cov_type, use_t)
         if disp:
@@ -306,7 +307,10 @@ class GeneralizedLinearMixedModel(MixedModelBase):
 
     def _at_limit(self, criterion, optimum, settings):
         """The criterion and the optimum, without the dispersion where that has gone to its limit."""
-        return (criterion, optimum) if self.family.limit is None else without_dispersion(criterion, optimum, settings)
+        of_d = self.priors is not None and self.priors.dispersion is not None
+        if of_d or self.family.limit is None:
+            return criterion, optimum
+        return without_dispersion(criterion, optimum, settings)
 
     def _limit_reached(self, criterion) -> tuple[str, str] | None:
         """The family that a fit has ended at without its dispersion, and why; None for all others."""
@@ -322,7 +326,8 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
         result._results.undetermined = self._undetermined(optimum)
         result._results.without_error = np.full(len(result._results.params), bool(edge))
-        result._results.without_error[: self.exog.shape[1]] |= self._infinite(solution)
+        infinite = self._infinite(solution)
+        result._results.without_error[: len(infinite)] |= infinite
         return result
 
     def _infinite(self, solution):
@@ -344,6 +349,13 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         """A sentence on estimates that run to infinity, or None."""
         return runaway(self, solution)
 
+    def _checked_dispersion_prior(self):
+        if self.dispersion_prior is not None and not self.family.has_dispersion:
+            raise OptionError(
+                f"dispersion_prior does not apply: family {self.family.name!r} has no dispersion that is estimated"
+            )
+        return self.dispersion_prior
+
 
 def _integrated(nagq, given, options):
     """The criterion with an integration over the random effects."""
@@ -355,8 +367,10 @@ def _integrated(nagq, given, options):
     return (LaplaceDeviance if nagq else JointDeviance)(*given, **options)
 
 
-def _check_classic(nagq, weights, sd_prior):
+def _check_classic(nagq, weights, sd_prior, dispersion_prior):
     """Refuse what lme4's criterion of families with a dispersion does not have."""
+    if dispersion_prior is not None:
+        raise OptionError("dispersion='lme4' does not estimate the dispersion with a prior of it; use 'ml'")
     if nagq != 1 or weights is not None:
         raise OptionError("dispersion='lme4' goes with nagq=1 and without weights")
     if sd_prior is not None:

@@ -9,8 +9,10 @@ import numpy as np
 from mvmise_sm.core.optimise.newton import Optimum, minimize
 from mvmise_sm.exceptions import DataError
 
-__all__ = ["at_the_edge", "minimum"]
+__all__ = ["at_highest_mode", "at_the_edge", "minimum"]
 
+# changes of the conditional mode at the optimum
+_MOST_MODES = 3
 # means this close to the edge, in units of the typical mean, are on it: regular modes keep a hundredth and more
 _EDGE = 1e-6
 # links by which some linear predictors are no probability, and no positive mean
@@ -46,6 +48,15 @@ def _advice(family: Any, settings: dict[str, Any]) -> str:
     if settings.get("nagq", 1) > 1:
         return f"the nodes of nagq={settings['nagq']} lie far out, use nagq=1 or {_other_link(family)}"
     return f"use {_other_link(family)}, or fewer random effects"
+
+
+def at_highest_mode(criterion: Any, optimum: Optimum, settings: dict[str, Any]) -> Optimum:
+    """The optimum once no search from other random effects finds a higher conditional mode there."""
+    for _ in range(_MOST_MODES):
+        if not criterion.better_mode(optimum.working):
+            break
+        optimum = minimum(criterion, optimum.working, settings)
+    return optimum
 
 
 def at_the_edge(family: Any, eta: np.ndarray) -> str | None:

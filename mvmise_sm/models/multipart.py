@@ -12,7 +12,6 @@ import pandas as pd
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.criteria.parts import Block, PartsDeviance
 from mvmise_sm.core.criteria.parts_quadrature import PartsQuadrature
-from mvmise_sm.core.families.exponential import Poisson
 from mvmise_sm.core.families.predictors import PartsResponse
 from mvmise_sm.design.build import build_design
 from mvmise_sm.exceptions import DataError, MissingDataError, OptionError, RandomEffectsError
@@ -22,7 +21,7 @@ from mvmise_sm.models.base import refuse_dropped_columns, with_bar_terms
 from mvmise_sm.models.generalized import GeneralizedLinearMixedModel, check_integration
 from mvmise_sm.models.link_edges import minimum
 from mvmise_sm.models.new_rows import frame_rows
-from mvmise_sm.models.response_checks import check_response, separated_columns
+from mvmise_sm.models.response_checks import check_response
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.results.multipart import MultiPartResults, MultiPartResultsWrapper
 from mvmise_sm.results.variance import NO_ROWS, layout_of
@@ -185,6 +184,14 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
             raise OptionError(f"two coefficients are called {min(twice)!r}; rename a column")
         self.data.param_names = names
 
+    def _checked_dispersion_prior(self):
+        if self.dispersion_prior is not None and any(p.name == "disp" for p in self.parts):
+            raise OptionError(
+                "dispersion_prior is for a dispersion without formula; with dispersion='~ x' give "
+                "fixef_prior={'disp_Intercept': ms.priors.Normal(sd=1)}"
+            )
+        return super()._checked_dispersion_prior()
+
     def _more_names(self):
         """Names of coefficients beyond those of the parts."""
         return []
@@ -287,12 +294,11 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         """A sentence on estimates that run to infinity, or None."""
         if self.has_zero_part:
             zero = solution.predictors[1]
-            if zero.max() < -_GONE:
+            if self._all_gone(solution):
                 return "the zero part has gone to probability 0; leave zero_inflation out"
             if np.abs(zero).max() > _GONE:
                 part = next(p for p in self.parts if p.name == "zi")
-                found = separated_columns(np.where(self.endog == 0.0, 0.0, 0.5), part.exog, Poisson())
-                names = [part.labels[j] for j in found] or ["its columns"]
+                names = [part.labels[j] for j in self._separated_zeros(part, solution)] or ["its columns"]
                 return (
                     f"separation in the zero part: its probability is 0 or 1 for some rows, told apart by "
                     f"{', '.join(names)}, whose estimates are infinite; leave columns out of zero_inflation or give a "
@@ -310,6 +316,35 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         if "df" in self.family.shape_names and np.exp(solution.shapes[-1]) > _NORMAL_DF:
             return f"the t family's df are {np.exp(solution.shapes[-1]):.3g}; use 'gaussian'"
         return super()._trouble(solution)
+
+    def _infinite(self, solution):
+        """Coefficients whose estimates run to infinity: of the conditional part, or of a zero part that is certain."""
+        out = super()._infinite(solution)
+        if self.has_zero_part and np.abs(solution.predictors[1]).max() > _GONE:
+            part = next(p for p in self.parts if p.name == "zi")
+            felt = np.zeros(len(self.param_names), dtype=bool)
+            felt[: len(out)] = out
+            infinite = [part.labels[j] for j in self._separated_zeros(part, solution)]
+            return felt | np.isin(self.param_names, infinite)
+        return out
+
+    @staticmethod
+    def _all_gone(solution):
+        """Whether the zero part has probability 0 in every row."""
+        return solution.predictors[1].max() < -_GONE
+
+    @staticmethod
+    def _separated_zeros(part, solution):
+        """Positions of the zero part's coefficients that run to infinity: rows whose probability is not 0 or 1 do not
+        determine them.
+        """
+        inside = part.exog[np.abs(solution.predictors[1]) <= _GONE]
+        size = np.maximum(np.abs(part.exog).max(axis=0), 1e-300)
+        _, values, directions = np.linalg.svd(
+            np.vstack([inside / size, np.zeros((part.exog.shape[1],) * 2)]), full_matrices=False
+        )
+        loose = directions[values <= 1e-8 * max(float(values[0]), 1e-300)]
+        return np.flatnonzero(np.abs(loose).max(axis=0, initial=0.0) > 1e-6)
 
     def _result(self, *args, **kwargs):
         return MultiPartResultsWrapper(MultiPartResults(self, *args, **kwargs))

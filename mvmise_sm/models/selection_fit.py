@@ -235,7 +235,7 @@ def bind_priors(model, term: TermShape) -> PriorSet | None:
     """The priors of a model at its dimensions, None for flat ones."""
     priors = bound_priors(
         (model.cov_prior, model.fixef_prior, model.resid_prior),
-        (None, None),
+        (None, None, None),
         terms=[term],
         nobs=int(model.design.data.observed.sum()),
         fixef_names=list(model.exog_names),

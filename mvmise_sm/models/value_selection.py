@@ -129,8 +129,8 @@ class ValueSelectionModel(MixedModelBase):
         priors = super()._bind_priors()
         if priors is not None and any(prior is not None and prior.attracts for prior in priors.cov):
             raise OptionError(
-                "sd_prior: Exponential and PC have a mode at 0, which a model of missing values does not search; "
-                "use HalfT, HalfCauchy or HalfNormal"
+                "sd_prior: Exponential, PC and other densities that fall from 0 on have a mode at 0, which a model of "
+                "missing values does not search; use HalfT, HalfCauchy or HalfNormal"
             )
         return priors
 
@@ -176,7 +176,8 @@ class ValueSelectionModel(MixedModelBase):
 
     def _get_init_kwds(self):
         keys = ("random_effects", "offset", "cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
-        return {**{key: getattr(self, key) for key in keys}, **self._given.held_arrays(self.mechanism)}
+        held = {key: getattr(self, key) for key in (*keys, "dispersion_prior")}
+        return {**held, **self._given.held_arrays(self.mechanism)}
 
     @property
     def slot(self):

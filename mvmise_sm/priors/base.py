@@ -14,7 +14,7 @@ from mvmise_sm.exceptions import OptionError
 
 __all__ = ["CovariancePrior", "Dimensions", "Prior", "ScalePart"]
 
-ROLES = {"cov": "covariance", "fixef": "fixed-effect", "resid": "residual"}
+ROLES = {"cov": "covariance", "fixef": "fixed-effect", "resid": "residual", "dispersion": "dispersion"}
 
 
 @dataclass(frozen=True)
@@ -148,18 +148,29 @@ class Prior:
     A subclass implements the roles that it can play. The bound object of a covariance or residual prior is a
     `CovariancePrior`, that of a fixed-effect prior a tuple of `mvmise_sm.priors.quadratic.QuadraticPenalty`.
 
+    A density of one number is a subclass with `value`, which is enough: it can be the `sd_prior` of a standard
+    deviation, the `fixef_prior` of a coefficient where it is symmetric, and the `dispersion_prior` of log d.
+    `gradient` and `curvature` have defaults by differences.
+
     Attributes
     ----------
     name : str
         Name of the distribution in text and printouts (blme's).
+    at_zero : {"flat", "repels", "attracts"}
+        What a density of a standard deviation does at 0: has no slope there (or rises from it), is zero there, or falls
+        from it, which makes 0 a local mode whatever the data. A fit relies on it, so it is checked.
     scalar : bool
         True if a covariance prior is for terms with one column only.
+    mean : float
+        Centre of a density of one coefficient.
     positions : dict
         For every role that text may use, the argument names in the order of positional arguments.
     """
 
     name = ""
     scalar = False
+    at_zero: str = "flat"
+    mean: Any = 0.0
     positions: ClassVar[dict[str, tuple[str, ...]]] = {}
     arguments: Mapping[str, Any] = MappingProxyType({})
 
@@ -175,6 +186,39 @@ class Prior:
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+    def value(self, x: Any) -> float:
+        """Return -2 log density of one number; inf where the density is zero."""
+        raise OptionError(f"{self!r} has no value(x).")
+
+    def gradient(self, x: Any) -> Any:
+        """Return the derivative of `value`."""
+        return scalar_differences(self.value, float(x))[0]
+
+    def curvature(self, x: Any) -> Any:
+        """Return the second derivative of `value`."""
+        return scalar_differences(self.value, float(x))[1]
+
+    def describe(self) -> str:
+        """Return the text that results print."""
+        return f"{self.name or type(self).__name__.lower()}({', '.join(f'{k} = {v}' for k, v in self.shown().items())})"
+
+    @property
+    def one_number(self) -> bool:
+        """Whether it is a density of one number and nothing else, by its value."""
+        cls = type(self)
+        other_roles = cls.fixef is not Prior.fixef or cls.covariance is not Prior.covariance
+        return not other_roles and cls.value is not Prior.value
+
+    def deviation(self) -> Any:
+        """Return it as a density of standard deviations; what is none is returned as it is."""
+        return self
+
+    def shown(self) -> dict[str, Any]:
+        """Hyperparameters by name, as they are printed: what the constructor was given, or the public attributes."""
+        given = self.arguments or {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "arguments"}
+        numbers = (bool, int, float, np.ndarray, np.number)
+        return {k: r_text(np.asarray(v)) if isinstance(v, numbers) else v for k, v in given.items()}
 
     def covariance(self, dims: Dimensions) -> CovariancePrior:
         """Bind as the prior of a random-effects covariance; OptionError if it is none."""
@@ -264,6 +308,20 @@ class CovariancePrior(Prior):
         """Return how `value(s2 * S)` depends on sigma, or None if only evaluation can tell."""
         return None
 
+    def along(self, s: np.ndarray) -> Callable[[float], tuple[float, float, float]]:
+        """Return the function of rho = log sigma2 that `value(exp(rho) S)` is, with its first and second derivative."""
+
+        def function(rho: float) -> tuple[float, float, float]:
+            s2 = math.exp(rho)
+            value, slope = self.evaluate(s2 * s)
+            step = 1e-4
+            ahead, behind = (
+                float((self.gradient(math.exp(r) * s) * s).sum()) * math.exp(r) for r in (rho + step, rho - step)
+            )
+            return value, float((slope * s).sum()) * s2, (ahead - behind) / (2.0 * step)
+
+        return function
+
     def relative(self, s: np.ndarray, s2: float) -> tuple[float, np.ndarray, float]:
         """Return value, gradient in the absolute covariance S (q, q) and derivative in the residual variance `s2`."""
         if not self.common_scale:
@@ -283,6 +341,26 @@ class CovariancePrior(Prior):
     def describe(self) -> str:
         """Return the text that results print."""
         return f"{self.name or type(self).__name__.lower()}(common.scale = {r_text(self.common_scale)})"
+
+
+# five-point rules, centred
+_FIRST = np.array([1.0, -8.0, 0.0, 8.0, -1.0]) / 12.0
+_SECOND = np.array([-1.0, 16.0, -30.0, 16.0, -1.0]) / 12.0
+
+
+def scalar_differences(f: Callable[[float], float], x: float) -> tuple[float, float]:
+    """First and second derivative of a function of one number, from points on the side of 0 where x is."""
+    h = 1e-3 * max(abs(x), 0.03)
+    # five points; beyond 0 a density of standard deviations says nothing
+    first = x - 2.0 * h if x < 0.0 or x >= 2.0 * h else 0.0
+    places = first + h * np.arange(5.0)
+    values = np.array([float(f(float(p))) for p in places])
+    if first < x - 1.5 * h:
+        return float(_FIRST @ values) / h, float(_SECOND @ values) / h**2
+    # weights of the polynomial through the five points
+    powers = np.vander((places - x) / h, 5, increasing=True).T
+    weights = np.linalg.solve(powers, np.diag([1.0, 1.0, 2.0, 6.0, 24.0]))
+    return float(weights[:, 1] @ values) / h, float(weights[:, 2] @ values) / h**2
 
 
 def difference_gradient(f: Callable[[np.ndarray], float], s: np.ndarray) -> np.ndarray:

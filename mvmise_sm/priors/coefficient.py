@@ -12,7 +12,7 @@ from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import Dimensions, Prior
 from mvmise_sm.priors.quadratic import Gaussian, Mixing, QuadraticPenalty
 
-__all__ = ["CoefficientPrior"]
+__all__ = ["CoefficientPrior", "of_coefficients"]
 
 # five-point rules for the first and second derivative, centred and to one side
 _CENTRED = np.array([1.0, -8.0, 0.0, 8.0, -1.0]) / 12.0, np.array([-1.0, 16.0, -30.0, 16.0, -1.0]) / 12.0
@@ -50,16 +50,9 @@ class CoefficientPrior(Prior):
     Logistic()
     """
 
-    mean: float = 0.0
-
-    def value(self, b: float) -> float:
+    def value(self, b: Any) -> float:
         """Return -2 log density of one coefficient, up to a constant."""
         raise NotImplementedError(f"{type(self).__name__} has no value(b)")
-
-    def describe(self) -> str:
-        """Return the text that results print."""
-        inside = ", ".join(f"{k} = {v}" for k, v in self.arguments.items())
-        return f"{self.name or type(self).__name__.lower()}({inside})"
 
     def fixef(self, dims: Dimensions, coefficients: list[int] | None = None) -> tuple[QuadraticPenalty, ...]:
         """Bind to the fixed effects, or to the positions `coefficients` of them."""
@@ -114,6 +107,28 @@ class CoefficientPrior(Prior):
         while scale > _SMALLEST and not self._number(self.mean + scale) - at_mean < 2.0:
             scale *= 0.5
         return scale
+
+
+class _Adapted(CoefficientPrior):
+    """A `Prior` that has only a value, as one of coefficients."""
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior, self.mean = prior, float(prior.mean)
+
+    def __repr__(self) -> str:
+        return repr(self.prior)
+
+    def value(self, b: float) -> float:
+        return self.prior.value(b)
+
+    def describe(self) -> str:
+        return self.prior.describe()
+
+
+def of_coefficients(prior: Prior) -> Prior:
+    """The prior itself, or a user's density of one number as a prior of coefficients."""
+    return _Adapted(prior) if prior.one_number else prior
 
 
 @dataclass(frozen=True)

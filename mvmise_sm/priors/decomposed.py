@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import CovariancePrior
-from mvmise_sm.priors.deviations import LKJ, DeviationPrior
+from mvmise_sm.priors.deviations import LKJ, DeviationPrior, of_deviations
 
 if TYPE_CHECKING:
     from mvmise_sm.priors.resolve import TermShape
 
 __all__ = ["Decomposed", "resolve_decomposed"]
 
+# of the largest variance, which is 0
+_ZERO_SHARE = 1e-16
+
 _CLASSES: dict[str, tuple[type, str]] = {
-    "sd_prior": (DeviationPrior, "HalfNormal, HalfT, HalfCauchy, Exponential or PC"),
+    "sd_prior": (DeviationPrior, "HalfNormal, HalfT, HalfCauchy, Exponential, PC or a density of your own"),
     "cor_prior": (LKJ, "LKJ"),
 }
 
@@ -32,6 +35,10 @@ class Decomposed(CovariancePrior):
         One for each column (q,), None for flat ones.
     correlation : LKJ or None
         None for a flat one.
+    q : int
+        Number of columns.
+    independent : bool, optional
+        Whether the columns have no correlations.
 
     Notes
     -----
@@ -41,14 +48,22 @@ class Decomposed(CovariancePrior):
 
     common_scale = False
 
-    def __init__(self, deviations: Sequence[DeviationPrior] | None, correlation: LKJ | None, q: int) -> None:
+    def __init__(
+        self,
+        deviations: Sequence[DeviationPrior] | None,
+        correlation: LKJ | None,
+        q: int,
+        independent: bool = False,
+    ) -> None:
         super().__init__()
         self.deviations = None if deviations is None else tuple(deviations)
         self.correlation = correlation
         self.power = 0.0 if correlation is None else 2.0 * (correlation.eta - 1.0)
         self.constant = 0.0 if correlation is None else correlation.constant(q)
-        self.repels = self.power > 0.0
         self.attracts = any(d.attracts for d in self.deviations or ())
+        # a mode at a standard deviation of 0 has to be reached, whatever keeps correlations off 1
+        away = self.deviations is not None and all(d.at_zero == "repels" for d in self.deviations)
+        self.repels = (away and (q == 1 or independent)) or (self.power > 0.0 and not self.attracts)
 
     def value(self, s: np.ndarray) -> float:
         """Return -2 log density at S (q, q)."""
@@ -93,6 +108,23 @@ class Decomposed(CovariancePrior):
             out[j, j] = slope + v * curvature
         return out
 
+    def along(self, s: np.ndarray) -> Callable[[float], tuple[float, float, float]]:
+        """Return the penalty as a function of log sigma2, which correlations do not depend on."""
+        columns = self._by_column(s)
+        rest = self.value(s) - sum(d.in_variance(v)[0] for d, v in columns)
+
+        def function(rho: float) -> tuple[float, float, float]:
+            value, first, second = rest, 0.0, 0.0
+            for density, v in columns:
+                scaled = v * math.exp(rho)
+                at, slope, bend = density.in_variance(scaled)
+                value += at
+                first += slope * scaled
+                second += slope * scaled + bend * scaled**2
+            return value, first, second
+
+        return function
+
     def describe(self) -> str:
         """Return the text that results print."""
         found = list(dict.fromkeys(d.describe() for d in self.deviations or ()))
@@ -106,8 +138,9 @@ class Decomposed(CovariancePrior):
         return [] if self.deviations is None else list(zip(self.deviations, variances, strict=True))
 
     def _kept(self, s: np.ndarray) -> np.ndarray:
-        """Columns whose variance is not 0."""
-        return np.flatnonzero(s.diagonal() > 0.0)
+        """Columns whose variance is not 0, but for the rounding of a change of coordinates."""
+        variances = s.diagonal()
+        return np.flatnonzero(variances > _ZERO_SHARE * max(float(variances.max()), 0.0))
 
     def _inverse(self, s: np.ndarray) -> tuple[np.ndarray, Any, np.ndarray]:
         """Inverse of the block of positive variances, its place in S, and one over these variances; zeros where the
@@ -153,13 +186,7 @@ def resolve_decomposed(
                 "them (blmer and bglmer have a cov_prior by default, cov_prior=None takes it away)."
             )
         columns = _columns(own, term)
-        mode = next((d for d in columns or () if d.attracts), None)
-        if mode is not None and joint is not None and joint.eta > 1.0:
-            raise OptionError(
-                f"{mode!r} makes a standard deviation of 0 a mode, where correlations have no density for {joint!r} to "
-                f"shape; for {term.factor!r} combine LKJ with HalfT, HalfCauchy or HalfNormal."
-            )
-        out[t] = Decomposed(columns, joint, term.q)
+        out[t] = Decomposed(columns, joint, term.q, term.independent)
     return tuple(out)
 
 
@@ -178,6 +205,8 @@ def _by_term(keyword: str, given: Any, terms: Sequence[TermShape]) -> list[Any]:
         if value is None:
             continue
         mine = [t for t, term in enumerate(terms) if term.factor == name]
+        if keyword == "sd_prior":
+            value = [of_deviations(v) for v in value] if isinstance(value, (list, tuple)) else of_deviations(value)
         _check_kind(keyword, name, value)
         width, start = sum(terms[t].q for t in mine), 0
         for t in mine:

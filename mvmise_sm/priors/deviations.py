@@ -9,13 +9,18 @@ import numpy as np
 from scipy.special import betaln, gammaln
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.priors.base import Dimensions, Prior, r_text
+from mvmise_sm.priors.base import Dimensions, Prior, r_text, scalar_differences
 
-__all__ = ["LKJ", "PC", "Exponential", "HalfCauchy", "HalfNormal", "HalfT"]
+__all__ = ["LKJ", "PC", "DeviationPrior", "Exponential", "HalfCauchy", "HalfNormal", "HalfT", "of_deviations"]
+
+AT_ZERO = ("flat", "repels", "attracts")
 
 # in units of its density a standard deviation below this is 0: the slope of an exponential density in the variance is
 # infinite there, a large finite one keeps its sign
 _LEAST = 1e-10
+# a user's density: what counts as a standard deviation of 0 and as no slope there, and where it is looked at
+_SMALL, _NO_SLOPE = 1e-6, 1e-4
+_LOOKED_AT = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 def _positive(owner: str, name: str, value: Any) -> float:
@@ -44,18 +49,156 @@ class _Named(Prior):
 class DeviationPrior(_Named):
     """Density of one standard deviation on the scale of the data.
 
-    Attributes
-    ----------
-    attracts : bool
-        True if the density falls linearly at 0, which makes 0 a local mode of every posterior.
+    For one of your own subclass it, or `Prior`, with `value`; `gradient` and `curvature` have defaults by differences,
+    and `at_zero` says what the density does at 0.
+
+    Examples
+    --------
+    >>> import mvmise_sm as ms
+    >>> class HalfLogistic(DeviationPrior):
+    ...     def value(self, sd):
+    ...         return sd + 2.0 * math.log1p(math.exp(-sd))
+    >>> model = ms.lmer(
+    ...     "Reaction ~ Days + (1 | Subject)", ms.datasets.load_sleepstudy(), sd_prior={"Subject": HalfLogistic()}
+    ... )
+    >>> model.fit().varcorr["sdcor"].round(2).tolist()
+    [26.21, 31.17]
     """
 
     keyword = "sd_prior"
-    attracts = False
+
+    @property
+    def attracts(self) -> bool:
+        """Whether 0 is a local mode whatever the data."""
+        return self.at_zero == "attracts"
+
+    def deviation(self) -> DeviationPrior:
+        """Return itself, once what it says of itself at 0 is known to be right."""
+        if type(self).in_variance is DeviationPrior.in_variance:
+            _checked(self)
+        return self
+
+    def value(self, x: Any) -> float:
+        """Return -2 log density of a standard deviation x >= 0; inf where the density is zero."""
+        if type(self).in_variance is DeviationPrior.in_variance:
+            raise OptionError(f"{self!r} has no value(sd).")
+        return self.in_variance(float(x) ** 2)[0]
+
+    def gradient(self, x: Any) -> float:
+        """Return the derivative of `value`."""
+        if type(self).in_variance is DeviationPrior.in_variance:
+            return float(super().gradient(x))
+        return 2.0 * float(x) * self.in_variance(float(x) ** 2)[1]
+
+    def curvature(self, x: Any) -> float:
+        """Return the second derivative of `value`."""
+        if type(self).in_variance is DeviationPrior.in_variance:
+            return float(super().curvature(x))
+        _, slope, bend = self.in_variance(float(x) ** 2)
+        return 2.0 * slope + 4.0 * float(x) ** 2 * bend
 
     def in_variance(self, v: float) -> tuple[float, float, float]:
         """Return -2 log density of sqrt(v), and its first and second derivative in the variance v >= 0."""
-        raise NotImplementedError
+        sd = math.sqrt(v)
+        value = float(self.value(sd))
+        if not math.isfinite(value):
+            return math.inf, 0.0, 0.0
+        if sd < _SMALL:
+            # the slope in the variance has the limit curvature / 2 where that in sd vanishes
+            start = float(self.gradient(0.0)) if self.at_zero != "repels" else float(self.gradient(_SMALL))
+            flat = self.at_zero == "flat" and abs(start) < _NO_SLOPE
+            return value, 0.5 * float(self.curvature(0.0)) if flat else 0.5 * start / max(sd, _LEAST), 0.0
+        first, second = self._derivatives(sd)
+        slope = 0.5 * first / sd
+        return value, slope, (0.25 * second - 0.5 * slope) / v
+
+    def _derivatives(self, sd: float) -> tuple[float, float]:
+        """Gradient and curvature, at once where both are differences of the value."""
+        cls = type(self)
+        if cls.gradient is DeviationPrior.gradient and cls.curvature is DeviationPrior.curvature:
+            return scalar_differences(self.value, sd)
+        return float(self.gradient(sd)), float(self.curvature(sd))
+
+
+class _Adapted(DeviationPrior):
+    """A `Prior` that has only a value, as one of standard deviations."""
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior, self.at_zero = prior, prior.at_zero
+
+    def __repr__(self) -> str:
+        return repr(self.prior)
+
+    def value(self, x: Any) -> float:
+        return self.prior.value(x)
+
+    def _derivatives(self, sd: float) -> tuple[float, float]:
+        cls = type(self.prior)
+        if cls.gradient is Prior.gradient and cls.curvature is Prior.curvature:
+            return scalar_differences(self.prior.value, sd)
+        return float(self.prior.gradient(sd)), float(self.prior.curvature(sd))
+
+    def gradient(self, x: Any) -> float:
+        return float(self.prior.gradient(x))
+
+    def curvature(self, x: Any) -> float:
+        return float(self.prior.curvature(x))
+
+    def describe(self) -> str:
+        return self.prior.describe()
+
+
+def of_deviations(prior: Any) -> Any:
+    """A density of one number as one of standard deviations; what is none is returned as it is.
+
+    Raises
+    ------
+    OptionError
+        If what a user's density says of itself at 0 is not what it does there.
+    """
+    if not isinstance(prior, Prior):
+        return prior
+    if not prior.one_number:
+        return prior.deviation()
+    found = _Adapted(prior)
+    _checked(found)
+    return found
+
+
+def _checked(prior: DeviationPrior) -> None:
+    """Look at a user's density where fits will."""
+    label = prior.describe()
+    if prior.at_zero not in AT_ZERO:
+        raise OptionError(f"{label}: at_zero must be 'flat', 'repels' or 'attracts', got {prior.at_zero!r}.")
+    for sd in _LOOKED_AT:
+        found = _number(label, prior, sd)
+        if math.isnan(found) or found == -math.inf:
+            raise OptionError(f"{label}: value(sd) must be a number, got {found:g} at {sd:g}.")
+    at_zero = _number(label, prior, 0.0)
+    needed = "zero" if prior.at_zero == "repels" else "finite"
+    if (at_zero == math.inf) != (prior.at_zero == "repels") or at_zero == -math.inf or math.isnan(at_zero):
+        raise OptionError(
+            f"{label}: at_zero={prior.at_zero!r} needs a density that is {needed} at a standard deviation of 0, but "
+            f"value(0) is {at_zero:g}."
+        )
+    if prior.at_zero == "repels":
+        return
+    slope = float(prior.gradient(0.0))
+    if (slope > _NO_SLOPE) != prior.attracts:
+        word = "attracts" if slope > _NO_SLOPE else "flat"
+        raise OptionError(
+            f"{label}: its -2 log density has the slope {slope:.3g} at a standard deviation of 0, so at_zero must be "
+            f"{word!r}, got {prior.at_zero!r}."
+        )
+
+
+def _number(label: str, prior: DeviationPrior, sd: float) -> float:
+    found: Any = prior.value(sd)
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        raise OptionError(f"{label}: value(sd) must return one number, got {found!r}.") from None
 
 
 class HalfT(DeviationPrior):
@@ -192,7 +335,7 @@ class Exponential(DeviationPrior):
     """
 
     name = "exponential"
-    attracts = True
+    at_zero = "attracts"
 
     def __init__(self, rate: float = 1.0) -> None:
         self.rate = _positive(type(self).__name__, "rate", rate)

@@ -13,12 +13,12 @@ from scipy.special import gammaln
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import Dimensions, Prior, RoleError, r_text
 from mvmise_sm.priors.covariance import positive_definite
-from mvmise_sm.priors.quadratic import Gaussian, HorseshoeMixing, Mixing, QuadraticPenalty, Student
+from mvmise_sm.priors.quadratic import Corner, Gaussian, HorseshoeMixing, Mixing, QuadraticPenalty, Student
 
 if TYPE_CHECKING:
     from mvmise_sm.priors.base import Hyperparameters
 
-__all__ = ["Coefficients", "Horseshoe", "Mixing", "Normal", "QuadraticPenalty", "StudentT"]
+__all__ = ["Coefficients", "Horseshoe", "Laplace", "Mixing", "Normal", "QuadraticPenalty", "StudentT"]
 
 
 def numeric(value: Any, name: str) -> np.ndarray:
@@ -335,6 +335,70 @@ class Horseshoe(_FixedEffectPrior):
         return tuple(blocks)
 
 
+class Laplace(_FixedEffectPrior):
+    r"""Laplace prior on every fixed effect, the lasso (linear models: maximum likelihood only).
+
+    :math:`p(\beta_j) = e^{-|\beta_j - m_j| / s} / (2 s)`. The density has a corner at the mean: a coefficient about
+    which the data say less than the slope of the penalty is estimated there, up to `width` times the scale, and has no
+    standard error.
+
+    Parameters
+    ----------
+    scale : float, array_like, dict or callable, optional
+        s: one for all, two (the first fixed effect, all others), one each, or a dict by coefficient name; infinite ones
+        leave their coefficient without a prior. Default 1.
+    mean : float, array_like, dict or callable, optional
+        Locations, in the same forms; default 0.
+    common_scale : bool, optional
+        Whether s is relative to the residual standard deviation (default False).
+    width : float, optional
+        The corner is rounded over this share of the scale; default 1e-5.
+
+    References
+    ----------
+    Park and Casella (2008). The Bayesian lasso. Journal of the American Statistical Association 103.
+
+    Examples
+    --------
+    >>> Laplace(1)
+    Laplace(scale=1)
+    """
+
+    name = "laplace"
+    positions: ClassVar = {"fixef": ("scale", "mean", "common_scale")}
+
+    def __init__(
+        self,
+        scale: Any = None,
+        mean: Any = None,
+        common_scale: bool | None = None,
+        *,
+        width: float | None = None,
+    ) -> None:
+        super().__init__(scale=scale, mean=mean, common_scale=common_scale, width=width)
+
+    @staticmethod
+    def _defaults() -> dict[str, bool | float]:
+        return {"scale": 1.0, "mean": 0.0, "common_scale": False, "width": 1e-5}
+
+    def _bind(self, h: Hyperparameters, index: np.ndarray) -> tuple[QuadraticPenalty, ...]:
+        width = h.number("width", minimum=0.0, strict=True)
+        common = h.common_scale("fixef") and h.dims.has_scale
+        scales, means = self._vector("scale", h.scale, h.dims, index), self._mean(h, index)
+        if np.any(np.isnan(scales)) or np.any(scales <= 0.0):
+            raise OptionError(f"laplace: scale must be positive, got {r_text(scales)}.")
+        shown = r_text(scales if index.size > 1 and np.ptp(scales) else float(scales[0]))
+        text = f"laplace(scale = {shown}{_mean_text(means)}, common.scale = {r_text(common)})"
+        blocks = []
+        for position, scale, value in zip(index, scales, means, strict=True):
+            if not np.isfinite(scale):
+                continue
+            full, mean = _embed(np.array([[scale**-2]]), np.array([value]), np.array([position]), h.dims.n_fixef)
+            constant = 2.0 * math.log(2.0 * scale)
+            blocks.append(QuadraticPenalty(full, mean, 1, constant, common, Corner(width), text))
+        return tuple(blocks)
+
+
 class Coefficients(Prior):
     """A prior of its own for some of the fixed effects; the others stay flat.
 
@@ -365,7 +429,7 @@ class Coefficients(Prior):
                 bound = prior.fixef(dims, coefficients=[names.index(name)])
             except RoleError:
                 raise OptionError(
-                    f"fixef_prior for {name!r} must be one of normal, t, horseshoe or your own, got {prior!r}."
+                    f"fixef_prior for {name!r} must be one of normal, t, laplace, horseshoe or your own, got {prior!r}."
                 ) from None
             blocks.extend(replace(b, text=f"{name} ~ {b.text}") for b in bound)
         return tuple(blocks)

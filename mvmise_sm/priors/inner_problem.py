@@ -272,35 +272,35 @@ def _add_scale_part(profile: ScaleProfile, prior: CovariancePrior, s: np.ndarray
         profile.add(part)
         return
 
-    def along(rho: float) -> tuple[float, float, float]:
-        s2 = math.exp(rho)
-        value, slope = prior.evaluate(s2 * s)
-        first = float((slope * s).sum()) * s2
-        step = 1e-4
-        ahead, behind = (
-            float((prior.gradient(math.exp(r) * s) * s).sum()) * math.exp(r) for r in (rho + step, rho - step)
-        )
-        return value, first, (ahead - behind) / (2.0 * step)
-
-    profile.functions.append(along)
+    profile.functions.append(prior.along(s))
 
 
 class _WorkingBlock:
     """A `QuadraticPenalty` in working coordinates: x = xi' G xi with xi = (-beta, 1)."""
 
-    __slots__ = ("common", "constant", "g", "mixing", "rank")
+    __slots__ = ("common", "constant", "g", "mixing", "rank", "row")
 
     def __init__(self, block: QuadraticPenalty, a: np.ndarray | None, b0: np.ndarray | None, p: int) -> None:
         shift = block.mean if b0 is None else block.mean - b0
         rows = np.column_stack([np.eye(p) if a is None else a, shift])
         self.g = rows.T @ block.precision @ rows
+        # beside a corner x is needed to more digits than the difference of large terms in it has: G = r r'
+        j = int(np.argmax(block.precision.diagonal())) if block.mixing.corner else None
+        self.row = None if j is None else np.sqrt(block.precision[j, j]) * rows[j]
         self.constant = block.constant
         self.common = block.common_scale
         self.mixing = block.mixing
         self.rank = block.rank
 
     def quadratic(self, xi: np.ndarray) -> float:
+        """x at xi."""
+        if self.row is not None:
+            return float(self.row @ xi) ** 2
         return max(float(xi @ self.g @ xi), 0.0)
+
+    def turned(self, xi: np.ndarray) -> np.ndarray:
+        """G xi."""
+        return self.g @ xi if self.row is None else self.row * float(self.row @ xi)
 
 
 def _factor(matrix: np.ndarray) -> np.ndarray:

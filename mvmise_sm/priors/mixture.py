@@ -69,7 +69,7 @@ class MixtureProblem:
             scaling = self._scaling(block, rho)
             x = block.quadratic(xi) * scaling
             _, d1, d2 = block.mixing.phi(x)
-            slope = -2.0 * scaling * (block.g @ xi)[:p]
+            slope = -2.0 * scaling * block.turned(xi)[:p]
             gradient[:p] += d1 * slope
             hessian[:p, :p] += 2.0 * d1 * scaling * block.g[:p, :p]
             if not convex:
@@ -113,8 +113,12 @@ class MixtureProblem:
             decrement = -float(gradient @ step)
             if decrement <= 1e-15 * max(1.0, abs(value)):
                 return value, beta + step[:-1], rho + step[-1]
-            length = 1.0 if abs(step[-1]) < 2.0 else 2.0 / abs(step[-1])
-            taken = first_taken(partial(self._lower, (value, beta, rho), step, decrement), length, 1e-10)
+            longest = 1.0 if abs(step[-1]) < 2.0 else 2.0 / abs(step[-1])
+            lower = partial(self._lower, (value, beta, rho), step, decrement)
+            ends = [longest, *self._corners(beta, step, longest)]
+            taken = next((found for found in map(lower, ends) if found is not None), None)
+            if taken is None:
+                taken = first_taken(lower, 0.5 * longest, 1e-10)
             if taken is None:
                 return value, beta, rho
             value, beta, rho = taken
@@ -128,6 +132,16 @@ class MixtureProblem:
         tried_beta, tried_rho = beta + length * step[:-1], rho + length * step[-1]
         tried = self.value(tried_beta, tried_rho)
         return (tried, tried_beta, tried_rho) if tried <= value - 1e-4 * length * decrement else None
+
+    def _corners(self, beta: np.ndarray, step: np.ndarray, longest: float) -> list[float]:
+        """Lengths of a step at which a penalty has its corner, the longest first."""
+        xi, found = np.append(-beta, 1.0), []
+        for block in self.blocks:
+            if block.row is not None:
+                along = float(block.row[:-1] @ step[:-1])
+                at = float(block.row @ xi) / along if along else 0.0
+                found += [at] if 0.0 < at < longest else []
+        return sorted(found, reverse=True)
 
     def _step(self, beta: np.ndarray, rho: float) -> tuple[np.ndarray, np.ndarray]:
         """Gradient and a descent step; the Newton step where the Hessian is positive definite."""

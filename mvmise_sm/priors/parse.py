@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -29,7 +30,7 @@ from mvmise_sm.priors.base import DIMENSION_NAMES, ROLES, Prior
 if TYPE_CHECKING:
     from mvmise_sm.priors.base import Hyperparameters
 
-__all__ = ["Expression", "PriorSyntaxError", "parse_priors"]
+__all__ = ["Expression", "PriorSyntaxError", "PriorText", "parse_priors", "with_variables"]
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?L?)"
@@ -37,6 +38,7 @@ _TOKEN = re.compile(
     r"|(?P<word>`[^`]+`|[A-Za-z.][A-Za-z0-9._]*)"
     r"|(?P<sign>\*\*|[-+*/^(),=~:]))"
 )
+_WORD = re.compile(r"[A-Za-z.][A-Za-z0-9._]*")
 _CONSTANTS = {
     "TRUE": True,
     "True": True,
@@ -69,6 +71,48 @@ class PriorSyntaxError(OptionError):
         super().__init__(f"{problem}, at character {position + 1}:\n    {shown}\n    {' ' * (position - first)}^")
         self.text = text
         self.position = position
+
+
+class PriorText(str):
+    """Text of a prior with the values of the caller's variables that it names.
+
+    Attributes
+    ----------
+    variables : dict
+        Name -> number or array.
+    """
+
+    variables: Mapping[str, Any] = MappingProxyType({})
+
+
+def with_variables(given: Any, lookup: Callable[[str], Any]) -> Any:
+    """A prior keyword whose texts carry the numbers that their words are at the caller; other values as they are.
+
+    Parameters
+    ----------
+    given : Prior, str, dict, sequence or None
+    lookup : callable
+        Name -> value; KeyError where there is none.
+    """
+    if isinstance(given, str) and not isinstance(given, PriorText):
+        found = {}
+        for word in dict.fromkeys(_WORD.findall(given)):
+            try:
+                value = np.asarray(lookup(word))
+            except (KeyError, ValueError, TypeError):
+                continue
+            if value.dtype.kind in "iuf" and value.size:
+                found[word] = float(value) if value.ndim == 0 else value.astype(float)
+        if not found:
+            return given
+        out = PriorText(given)
+        out.variables = found
+        return out
+    if isinstance(given, Mapping):
+        return {key: with_variables(value, lookup) for key, value in given.items()}
+    if isinstance(given, (list, tuple)):
+        return [with_variables(value, lookup) for value in given]
+    return given
 
 
 @dataclass(frozen=True)
@@ -114,6 +158,7 @@ def parse_priors(text: str, role: str, classes: dict[str, type[Prior]]) -> list[
     Parameters
     ----------
     text : str
+        A `PriorText` may name the caller's variables.
     role : {"cov", "fixef", "resid"}
     classes : dict
         Distribution name -> prior class with this role.
@@ -137,6 +182,7 @@ def parse_priors(text: str, role: str, classes: dict[str, type[Prior]]) -> list[
 class _Parser:
     def __init__(self, text: str, role: str, classes: dict[str, type[Prior]]) -> None:
         self.text, self.role, self.classes = text, role, classes
+        self.variables = text.variables if isinstance(text, PriorText) else {}
         self.target = None
         tilde = text.find("~")
         # names left of "~" may be anything a model calls a factor or a coefficient, so one item is split first
@@ -295,6 +341,8 @@ class _Parser:
             return ("name", name)
         if token.text in _WORDS:
             return ("constant", token.text)
+        if token.text in self.variables:
+            return ("constant", self.variables[token.text])
         known = [d.replace("_", ".") for d in DIMENSION_NAMES] + sorted(n.replace("_", ".") for n in names)
         self.fail(f"unknown name {token.text!r} (known: {', '.join(known)})", token.position)
 

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import exp1
 
-__all__ = ["Gaussian", "HorseshoeMixing", "Mixing", "PenaltyShape", "QuadraticPenalty", "Student", "scaled_exp1"]
+__all__ = [
+    "Corner",
+    "Gaussian",
+    "HorseshoeMixing",
+    "Mixing",
+    "PenaltyShape",
+    "QuadraticPenalty",
+    "Student",
+    "scaled_exp1",
+]
 
 
 class Mixing:
@@ -20,10 +29,14 @@ class Mixing:
         True if phi(x) = x, so that beta is a least-squares problem.
     spike : bool
         True if the density peaks so sharply at the mean that a fit must try it for every penalty.
+    corner : float
+        Squared distance from the mean within which the density stands for one with a corner there, where an estimate
+        has no standard error; 0 for smooth densities.
     """
 
     gaussian = False
     spike = False
+    corner: float = 0.0
 
     def phi(self, x: float) -> tuple[float, float, float]:
         """Return phi, its first and its second derivative at x >= 0; phi is increasing and concave."""
@@ -77,6 +90,30 @@ class HorseshoeMixing(Mixing):
     def at_finite_bound(self) -> HorseshoeMixing:
         """Return the density with its pole."""
         return HorseshoeMixing(0.0)
+
+
+@dataclass(frozen=True)
+class Corner(Mixing):
+    """phi(x) = 2 (sqrt(x + width**2) - width): the double exponential of one coefficient, smooth if width > 0."""
+
+    width: float
+    spike = True
+
+    @property
+    def corner(self) -> float:  # type: ignore[override]
+        """Squared distance from the mean at which the rounded density has 99 % of the slope beyond."""
+        return 50.0 * self.width**2
+
+    def phi(self, x: float) -> tuple[float, float, float]:
+        """Return phi and its derivatives."""
+        root = math.sqrt(x + self.width**2)
+        if root == 0.0:
+            return 0.0, math.inf, -math.inf
+        return 2.0 * (root - self.width), 1.0 / root, -0.5 / root**3
+
+    def at_finite_bound(self) -> Corner:
+        """Return the density with its corner."""
+        return Corner(0.0)
 
 
 def scaled_exp1(u: float) -> float:

@@ -10,10 +10,12 @@ import numpy as np
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.priors.base import ROLES, CovariancePrior, Dimensions, Prior
+from mvmise_sm.priors.coefficient import of_coefficients
 from mvmise_sm.priors.covariance import Gamma, InverseGamma, InverseWishart, Wishart
 from mvmise_sm.priors.custom import Custom, Independent
 from mvmise_sm.priors.decomposed import resolve_decomposed
-from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Normal, StudentT
+from mvmise_sm.priors.dispersion import DispersionPrior, LogDeviation, bind_dispersion
+from mvmise_sm.priors.fixed import Coefficients, Horseshoe, Laplace, Normal, StudentT
 from mvmise_sm.priors.inner_problem import PenalisedInnerProblem
 from mvmise_sm.priors.parse import parse_priors
 from mvmise_sm.priors.quadratic import QuadraticPenalty
@@ -26,7 +28,8 @@ __all__ = ["PriorSet", "TermShape", "resolve_priors", "term_shapes"]
 
 DISTRIBUTIONS: dict[str, tuple[type[Prior], ...]] = {
     "cov": (Gamma, InverseGamma, Wishart, InverseWishart, Custom),
-    "fixef": (Normal, StudentT, Horseshoe),
+    "fixef": (Normal, StudentT, Laplace, Horseshoe),
+    "dispersion": (Normal, StudentT, Laplace, Horseshoe),
     "resid": (Gamma, InverseGamma, Point),
 }
 
@@ -66,22 +69,35 @@ class PriorSet:
     resid : CovariancePrior or None
     factors : tuple of str
         Grouping factor of every term.
+    dispersion : DispersionPrior or None
+        Of the family's log d; that of a linear model's residual standard deviation is `resid`.
     """
 
     cov: tuple[CovariancePrior | None, ...]
     fixef: tuple[QuadraticPenalty, ...] = ()
     resid: CovariancePrior | None = None
     factors: tuple[str, ...] = ()
+    dispersion: DispersionPrior | None = None
 
     @property
     def flat(self) -> bool:
         """True if there is no prior at all."""
-        return not self.fixef and self.resid is None and all(c is None for c in self.cov)
+        return not self.fixef and self.resid is self.dispersion is None and all(c is None for c in self.cov)
 
     def __call__(self, nobs: int, k_fe: int, reml: bool, a: np.ndarray, b0: np.ndarray) -> PenalisedInnerProblem:
         """Return the problem in (beta, sigma2) that the profiled deviance asks for."""
         logdet_a = float(np.linalg.slogdet(a)[1]) if k_fe else 0.0
         return PenalisedInnerProblem(self, nobs, k_fe, reml, logdet_a, a, b0)
+
+    def at_corners(self, beta: np.ndarray, s2: float) -> np.ndarray:
+        """Coefficients (p,) that a prior with a corner holds there; their curvature is the prior's, not the data's."""
+        out = np.zeros(len(beta), dtype=bool)
+        for block in self.fixef:
+            if block.mixing.corner:
+                away = beta - block.mean
+                x = float(away @ block.precision @ away) / (s2 if block.common_scale else 1.0)
+                out |= (block.precision.diagonal() > 0.0) & (x < block.mixing.corner)
+        return out
 
     def lines(self) -> list[tuple[str, str]]:
         """Label and text of every prior as blme prints them, for example ("Cov prior", "Subject ~ wishart(...)")."""
@@ -91,6 +107,8 @@ class PriorSet:
         out += [("Fixef prior" if i == 0 else "", text) for i, text in enumerate(fixef)]
         if self.resid is not None:
             out.append(("Resid prior", self.resid.describe()))
+        if self.dispersion is not None:
+            out.append(("Disp prior", self.dispersion.text))
         return out
 
     def describe(self) -> list[str]:
@@ -117,6 +135,7 @@ def resolve_priors(
     has_scale: bool = True,
     sd: Any = None,
     cor: Any = None,
+    dispersion: Any = None,
 ) -> PriorSet:
     """Bind the prior keywords of a model to its dimensions.
 
@@ -136,6 +155,8 @@ def resolve_priors(
         False for models without a residual scale; they take no residual prior and no common_scale.
     sd, cor : prior, dict by grouping factor, or None
         Priors of standard deviations and of correlation matrices, in place of `cov`.
+    dispersion : Prior, str or None
+        Prior of the log of the family's dispersion d, or of the residual standard deviation in place of `resid`.
 
     Returns
     -------
@@ -150,11 +171,18 @@ def resolve_priors(
     if not has_scale and _items(resid, "resid"):
         raise OptionError("resid_prior does not apply: this model has no residual variance.")
     whole = _resolve_covariances(_items(cov, "cov"), terms, dims)
+    residual = _resolve_residual(_items(resid, "resid"), dims)
+    of_d = bind_dispersion([p for _, p in _items(dispersion, "dispersion")], nobs, "sd" if has_scale else "d")
+    if has_scale and of_d is not None:
+        if residual is not None:
+            raise OptionError("resid_prior and dispersion_prior both give a prior for the residual; give one of them.")
+        residual, of_d = LogDeviation(of_d), None
     return PriorSet(
         resolve_decomposed(sd, cor, terms, whole),
         _resolve_fixef(_items(fixef, "fixef"), dims),
-        _resolve_residual(_items(resid, "resid"), dims),
+        residual,
         tuple(t.factor for t in terms),
+        of_d,
     )
 
 
@@ -164,12 +192,12 @@ def _items(value: Any, role: str) -> list[tuple[str | None, Prior | None]]:
         return []
     if isinstance(value, str):
         classes = {cls.name: cls for cls in DISTRIBUTIONS[role]}
-        found = parse_priors(value, role, classes)
+        found = parse_priors(value, "fixef" if role == "dispersion" else role, classes)
         return [(name, prior) for name, prior in found if name is not None or prior is not None]
-    if isinstance(value, Prior):
-        return [(None, value)]
     if isinstance(value, type) and issubclass(value, Prior):
-        return [(None, value())]
+        value = value()
+    if isinstance(value, Prior):
+        return [(None, of_coefficients(value) if role == "fixef" else value)]
     if isinstance(value, Mapping):
         return [(str(name), prior) for name, given in value.items() for prior in _one(given, role, name)]
     if isinstance(value, Sequence):

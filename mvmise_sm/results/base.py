@@ -122,6 +122,8 @@ class MixedModelResults(OnePart, TabledResults, PredictingResults, DrawingResult
             return np.ones(len(self.params), dtype=bool)
         felt = np.zeros(len(self.params), dtype=bool)
         known = [] if self.without_error is None else [self.without_error]
+        if self.priors is not None:
+            known.append(self.priors.at_corners(self.solution.beta, self.scale))
         for found in known if self.undetermined is None else [*known, self.undetermined.effects]:
             # further parts of a model come after the fixed effects, and one part may be asked by itself
             felt[: len(found)] |= found[: len(felt)]

@@ -23,6 +23,7 @@ from mvmise_sm.exceptions import DataError, FormulaError, NoRowsError, OptionErr
 from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
 from mvmise_sm.models.linear import LinearMixedModel
+from mvmise_sm.models.prior_text import readable
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.results.variance import layout_of
 from mvmise_sm.streaming.products import CrossProducts
@@ -115,7 +116,7 @@ class StreamedLinearModel(LinearMixedModel):
         Sums.
     source : source or None
         Where the rows are, for `write_fitted`.
-    cov_prior, fixef_prior, resid_prior, sd_prior, cor_prior : optional
+    cov_prior, fixef_prior, resid_prior, sd_prior, cor_prior, dispersion_prior : optional
         As in `LinearMixedModel`.
 
     Attributes
@@ -135,6 +136,7 @@ class StreamedLinearModel(LinearMixedModel):
         resid_prior: Any = None,
         sd_prior: Any = None,
         cor_prior: Any = None,
+        dispersion_prior: Any = None,
     ) -> None:
         plan, sums = products.statistic()
         p = len(sums.plan.origin)
@@ -162,7 +164,8 @@ class StreamedLinearModel(LinearMixedModel):
         intercept = [j for j, name in enumerate(self.data.xnames) if name == "Intercept"]
         self.data.const_idx = intercept[0] if intercept else None
         self.k_constant = self.data.k_constant = len(intercept)
-        self.cov_prior, self.fixef_prior, self.resid_prior = cov_prior, fixef_prior, resid_prior
+        given = (cov_prior, fixef_prior, resid_prior, dispersion_prior)
+        self.cov_prior, self.fixef_prior, self.resid_prior, self.dispersion_prior = readable(given)
         self.sd_prior, self.cor_prior = sd_prior, cor_prior
         self.priors = self._bind_priors()
         self._check_data()
@@ -252,7 +255,7 @@ class StreamedLinearModel(LinearMixedModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # sums travel as their documented bytes; the source stays where it is
-        keywords = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
+        keywords = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior", "dispersion_prior")
         return _unpickled, (self.products.to_bytes(), {key: getattr(self, key) for key in keywords})
 
     @property

@@ -94,11 +94,8 @@ class LaplaceDeviance(LaplaceObjective):
         shapes = [] if shape is None else [shape]
         x = self.working_theta(np.concatenate([theta, [] if self.profiles_beta else beta, shapes]))
         mode, _, _, sigmas, value = self.at(x)
-        fitted = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
-        exact = self.penalty.fixed(mode.beta, bounded=False) + (
-            0.0 if sigmas is None else self.penalty.covariances(sigmas)
-        )
-        return value - fitted, exact
+        others = self._of_dispersion(x) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
+        return value - self.penalty.fixed(mode.beta) - others, self.penalty.fixed(mode.beta, bounded=False) + others
 
     def user_effects(self, blocks: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Random effects (q, J) per factor in the user's coordinates, one (n_levels, q) per term."""
@@ -118,6 +115,7 @@ class LaplaceDeviance(LaplaceObjective):
         """
         mode, _, _, sigmas, value = self.at(x)
         penalty = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
+        penalty += self._of_dispersion(x)
         sigma2 = self.response.scale
         information = self.fixed_system(mode).information
         if self.profiles_beta:

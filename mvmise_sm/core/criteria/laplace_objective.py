@@ -35,6 +35,9 @@ AtPoint = tuple[Any, list, list, Any, float]
 # derivatives in the covariance and in Lambda of every term, in beta and in the shape
 Derivatives = tuple[list, list, Any, Any]
 
+# a joint density higher by this share is that of another mode
+_HIGHER_MODE = 1e-7
+
 
 class LaplaceObjective(WorkingParameters):
     """-2 log L by the Laplace approximation, its derivatives, and where to start.
@@ -177,16 +180,45 @@ class LaplaceObjective(WorkingParameters):
         mode = self._mode(merged, beta)
         mode.weighted = self.eliminate(mode.terms.weight, merged)
         sigmas = self.space.user_sigmas(terms) if self.penalty.any_cov else None
-        value = self._integral(mode, merged) + self.penalty.fixed(mode.beta)
+        value = self._integral(mode, merged) + self.penalty.fixed(mode.beta) + self._of_dispersion(x)
         if sigmas is not None:
             value += self.penalty.covariances(sigmas)
         self._eta = mode.terms.eta
         self._last = (point, mode, merged, terms, sigmas, value)
         return self._last[1:]
 
+    def _log_dispersion(self) -> tuple[int, float]:
+        """Place in x of the parameter that log d is a multiple of, and the multiple."""
+        return -1, self.response.family.log_dispersion_rate()
+
+    def _of_dispersion(self, x: np.ndarray) -> float:
+        """The penalty of the family's dispersion."""
+        if self.penalty.dispersion is None:
+            return 0.0
+        place, rate = self._log_dispersion()
+        return self.penalty.of_dispersion(rate * float(x[place]))
+
     def _mode(self, merged: list[np.ndarray], beta: np.ndarray | None) -> Mode:
         assert beta is not None
         return conditional_mode(self, merged, beta, self._eta)
+
+    def better_mode(self, x: np.ndarray) -> bool:
+        """Whether a search from no random effects finds a higher conditional mode, which is used from then on.
+
+        Modes need not be unique where the log density is not concave, and a warm start keeps to the one that it knows.
+        """
+        if self.profiles_beta or self.response.concave:
+            return False
+        mode, merged = self.at(x)[:2]
+        joint = mode.terms.loglik - 0.5 * mode.square
+        try:
+            other = conditional_mode(self, merged, mode.beta, None)
+        except np.linalg.LinAlgError:
+            return False
+        if not other.terms.loglik - 0.5 * other.square > joint + _HIGHER_MODE * max(1.0, abs(joint)):
+            return False
+        self._eta, self._last = other.terms.eta, None
+        return True
 
     def _integral(self, mode: Mode, merged: list[np.ndarray]) -> float:
         """-2 log of the integral over the random effects."""
@@ -260,6 +292,12 @@ class LaplaceObjective(WorkingParameters):
             gradient[k : k + self.k_fe] = beta + slope
         if self.k_shape:
             gradient[x.size - self.k_shape :] = shape
+        bend = 0.0
+        if self.penalty.dispersion is not None:
+            place, rate = self._log_dispersion()
+            _, first, second = self.penalty.dispersion.evaluate(rate * float(x[place]))
+            gradient[place] += rate * first
+            bend = rate * rate * max(second, 0.0)
         if not information:
             return Evaluation(np.array(x), value, gradient, np.zeros((0, 0)), tuple(slopes))
         _, directions, tangents, curvature = self.space.chain_rule(theta, terms, slopes, [False] * len(terms))
@@ -269,6 +307,8 @@ class LaplaceObjective(WorkingParameters):
             h[:k, :k] += self.penalty.curvature(sigmas, tangents, self.random.theta_slices)
         if not self.profiles_beta:
             h[k : k + self.k_fe, k : k + self.k_fe] += safe
+        if bend:
+            h[place, place] += bend
         return Evaluation(np.array(x), value, gradient, h, tuple(slopes))
 
     def _information(self, mode: Mode, directions: list[tuple[int, np.ndarray]]) -> np.ndarray:

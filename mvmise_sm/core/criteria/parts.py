@@ -113,6 +113,10 @@ class PartsDeviance(LaplaceDeviance):
         k, p = self.k_theta, self.k_fe
         return x[:k], x[k : k + p], x[k + p :]
 
+    def _log_dispersion(self) -> tuple[int, float]:
+        at = self.design.places[next(i for i, b in enumerate(self.design.blocks) if b.name == "disp")].start
+        return self.k_theta + at, float(self.design.user_map[at, at])
+
     def restart_points(self, evaluation: Evaluation) -> list[np.ndarray]:
         x = evaluation.theta.copy()
         wide = 0.5 * self._unit_at(x[self.k_theta :])
@@ -182,7 +186,7 @@ class PartsDeviance(LaplaceDeviance):
             self.response.hold(self._base)
             mode = self._found(merged, coef[: self.k_fe])
         sigmas = self.space.user_sigmas(terms) if self.penalty.any_cov else None
-        value = self._integral(mode, merged) + self.penalty.fixed(mode.beta)
+        value = self._integral(mode, merged) + self.penalty.fixed(mode.beta) + self._of_dispersion(x)
         if sigmas is not None:
             value += self.penalty.covariances(sigmas)
         self._eta = mode.terms.eta
@@ -290,6 +294,7 @@ class PartsDeviance(LaplaceDeviance):
     def solve(self, x: np.ndarray) -> PartsSolution:
         mode, _, _, sigmas, value = self.at(x)
         penalty = self.penalty.fixed(mode.beta) + (0.0 if sigmas is None else self.penalty.covariances(sigmas))
+        penalty += self._of_dispersion(x)
         a = self.basis.a
         full = self._full_eta(mode)
         return PartsSolution(

@@ -21,7 +21,8 @@ class Penalty:
     ----------
     priors : object or None
         ``cov``: per term None or an object with ``evaluate``, ``hessian``, ``repels`` and ``attracts``; ``fixef``:
-        quadratic penalties with ``precision``, ``mean``, ``constant``, ``mixing`` and ``evaluate``.
+        quadratic penalties with ``precision``, ``mean``, ``constant``, ``mixing`` and ``evaluate``;
+        ``dispersion``: None or an object with ``evaluate(log d)``.
     a : ndarray
         beta = a @ working beta (p, p).
     bases : sequence of TermBasis
@@ -39,6 +40,7 @@ class Penalty:
         self.a, self.bases = a, bases
         self.cov = (None,) * len(bases) if priors is None else priors.cov
         self.fixef = () if priors is None else priors.fixef
+        self.dispersion = None if priors is None else priors.dispersion
         self.repels = tuple(c is not None and c.repels for c in self.cov)
         self.attracts = tuple(c is not None and c.attracts for c in self.cov)
         self.any_cov = any(c is not None for c in self.cov)
@@ -72,6 +74,10 @@ class Penalty:
             safe += at.weight * form
             exact += at.d2 * np.multiply.outer(slope, slope)
         return value, gradient, safe + exact, safe
+
+    def of_dispersion(self, log_d: float) -> float:
+        """Value at the log of the family's dispersion, 0 without a prior of it."""
+        return 0.0 if self.dispersion is None else self.dispersion.evaluate(log_d)[0]
 
     def covariances(self, sigmas: list[np.ndarray]) -> float:
         """Value at the terms' covariances in the user's coordinates."""

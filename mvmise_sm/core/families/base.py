@@ -80,6 +80,8 @@ class Family:
     edges: tuple[float, ...] = ()
     # whether the response is a threshold of a continuous one, with the variance that the link stands for
     latent: bool = False
+    # links with which the log density is concave in the linear predictor, so that conditional modes are unique
+    concave_links: tuple[str, ...] = ()
     # open range of the mean where a link may leave it, None where every predictor is allowed
     mean_range: tuple[float, float] | None = None
     # whether a continuous response can be exactly zero

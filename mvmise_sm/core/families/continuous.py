@@ -93,6 +93,7 @@ class StudentT(Family):
 class LogNormal(Family):
     """Positive responses whose logarithm is normal about the linear predictor with standard deviation d."""
 
+    concave_links = ("identity",)
     name, label, links = "lognormal", "LogNormal", ("identity",)
     has_dispersion = True
     weights_scale = True
@@ -170,6 +171,7 @@ class Tweedie(Family):
     Computing 15.
     """
 
+    concave_links = ("log",)
     name, label, links = "tweedie", "Tweedie", ("log",)
     has_dispersion = zero_mass = True
     shape_names = ("power",)

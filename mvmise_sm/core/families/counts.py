@@ -236,12 +236,14 @@ class _Truncated(Family):
 class TruncatedPoisson(_Truncated):
     """Poisson counts without zeros."""
 
+    concave_links = ("log",)
     name, label, base = "truncated_poisson", "TruncatedPoisson", Poisson
 
 
 class TruncatedNegativeBinomial(_Truncated):
     """Negative binomial counts (nb2) without zeros."""
 
+    concave_links = ("log",)
     name, label, base = "truncated_nb2", "TruncatedNegativeBinomial", NegativeBinomial
 
 

@@ -39,10 +39,15 @@ class Exponential(Family):
         """d for the dispersion phi and the negative binomial alpha of a fit."""
         return 1.0
 
+    def log_dispersion_rate(self) -> float:
+        """Derivative of log d in log phi or log alpha, which is a constant."""
+        return float(np.log(self.dispersion_of(np.e, np.e) / self.dispersion_of(1.0, 1.0)))
+
 
 class Binomial(Exponential):
     """Proportions of w trials, or zeros and ones."""
 
+    concave_links = ("logit", "probit", "cloglog", "loglog")
     name, label, row_formulas, canonical = "binomial", "Binomial", "Binomial", "logit"
     links = ("logit", "probit", "cloglog", "loglog", "cauchit", "log", "identity")
     trials = latent = True
@@ -111,6 +116,7 @@ class Binomial(Exponential):
 class Poisson(Exponential):
     """Counts with variance equal to the mean."""
 
+    concave_links = ("log", "sqrt", "identity")
     name, label, row_formulas, canonical = "poisson", "Poisson", "Poisson", "log"
     links = ("log", "sqrt", "identity")
     mean_range = (0.0, np.inf)
@@ -166,6 +172,7 @@ class Poisson(Exponential):
 class Gaussian(Exponential):
     """Normal with standard deviation d."""
 
+    concave_links = ("identity",)
     name, label, row_formulas, canonical = "gaussian", "Gaussian", "Gaussian", "identity"
     links = ("identity", "log", "inverse")
     has_dispersion = True
@@ -221,6 +228,7 @@ class Gaussian(Exponential):
 class Gamma(Exponential):
     """Gamma with shape d = 1 / scale; the variance is mean^2 / d."""
 
+    concave_links = ("log", "inverse")
     name, label, row_formulas, canonical = "gamma", "Gamma", "Gamma", "inverse"
     links: tuple[str, ...] = ("inverse", "log", "identity")
     mean_range = (0.0, np.inf)
@@ -287,6 +295,7 @@ class Gamma(Exponential):
 class InverseGaussian(Exponential):
     """Inverse Gaussian with variance d mean^3."""
 
+    concave_links = ("1/mu^2",)
     name, label, row_formulas, canonical = "inversegaussian", "InverseGaussian", "InverseGaussian", "1/mu^2"
     links = ("1/mu^2", "inverse", "identity", "log")
     mean_range = (0.0, np.inf)
@@ -343,6 +352,7 @@ class NegativeBinomial(Exponential):
         Known alpha; estimated by default.
     """
 
+    concave_links = ("log",)
     name, label, row_formulas = "nb2", "NegativeBinomial", "NegativeBinomial"
     alias = "negativebinomial"
     links = ("log", "sqrt", "identity")

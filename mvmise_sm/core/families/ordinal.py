@@ -56,6 +56,7 @@ class Cumulative(Family):
     """
 
     name, label, links = "cumulative", "Cumulative", ("logit", "probit", "cloglog", "loglog")
+    concave_links = ("logit", "probit", "cloglog", "loglog")
     integer = latent = True
     shape_names = ("upper", "lower")
 

@@ -160,6 +160,12 @@ class PartsResponse:
         return PartsResponse(self.family, y, self.w, zero=self.zero, random=self.random)
 
     @property
+    def concave(self) -> bool:
+        """Whether the log density is concave in the random predictors: a mixture with zeros is not."""
+        mixed = self.zero and self.family.zero_part == "inflated"
+        return not mixed and self.random == (0,) and self.family.link.name in self.family.concave_links
+
+    @property
     def scale(self) -> float:
         """Random effects are absolute: 1.0."""
         return 1.0

@@ -127,6 +127,11 @@ class FamilyResponse:
         self.constant = self.distribution.constant()
 
     @property
+    def concave(self) -> bool:
+        """Whether the log density is concave in the linear predictor."""
+        return self.link.name in self.family.concave_links
+
+    @property
     def dispersed(self) -> bool:
         """Whether the random effects are relative to a dispersion phi that is estimated."""
         return self.distribution.dispersed
@@ -153,6 +158,10 @@ class FamilyResponse:
         if bad.any():
             rows, score = np.where(bad, -np.inf, rows), np.where(bad, 0.0, score)
         return rows, score
+
+    def row_values(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`row_loglik` under the name that responses with several predictors have it."""
+        return self.row_loglik(eta)
 
     def loglik(self, eta: Any) -> Any:
         """Log-likelihood without its constant."""

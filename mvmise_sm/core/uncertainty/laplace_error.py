@@ -1,7 +1,11 @@
-"""How far the Laplace approximation is from the integral: the next term of its expansion, for any crossing.
+"""How far the Laplace approximation is from the integral.
+
+Where several factors are few enough to average over, `higher_orders` gives the whole of what is missing. Elsewhere it
+is the next term of the expansion, for any crossing,
 
 eps = 1/8 sum l_abcd S_ab S_cd + 1/8 t'S t + 1/12 sum_im l_abc,i l_def,m S_ad S_be S_cf with S = Z P Z' and t_c = sum_ab
-l_abc S_ab; log L is about Laplace's plus eps (Shun and McCullagh 1995, Raudenbush, Yang and Yosef 2000).
+l_abc S_ab (Shun and McCullagh 1995, Raudenbush, Yang and Yosef 2000), with all orders within the levels of the largest
+factor: for one factor the integral itself.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ import numpy as np
 
 from mvmise_sm.core.uncertainty import hessian as uncertainty
 from mvmise_sm.core.uncertainty.draws import laplace_effects
+from mvmise_sm.core.uncertainty.higher_orders import averaged_part, can_average, cubic_sum, higher_orders
 
-__all__ = ["second_order_term", "shifts"]
+__all__ = ["missing_part", "shifts"]
 
 # step in the linear predictor for fourth derivatives
 _STEP = 1e-3
@@ -23,9 +28,14 @@ _DRAWS, _BATCH, _SEED = 400, 50, 20
 _SHIFT_STEP = 0.05
 
 
-def second_order_term(criterion: Any, x: np.ndarray) -> float:
-    """The term eps at a working vector; log L is about -value / 2 + eps."""
+def missing_part(criterion: Any, x: np.ndarray, averaged: bool) -> float:
+    """What the approximation leaves out at a working vector; log L is about -value / 2 plus it.
+
+    `averaged` asks for `averaged_part`, NaN where that fails.
+    """
     mode = criterion.mode(x)
+    if averaged:
+        return averaged_part(criterion, mode)
     weighted, inc = mode.weighted, criterion.incidence
     s = weighted.leverage()
     s = s[None, None] if s.ndim == 1 else s
@@ -40,8 +50,9 @@ def second_order_term(criterion: Any, x: np.ndarray) -> float:
     v = weighted.solve_blocks([z[:, :, None] for z in zt])[0]
     zv = np.atleast_2d(inc.times([c[:, :, 0] for c in v]))
     square = float((t * zv).sum()) / 8.0
-    cubic = _one_factor(criterion, weighted, third) if len(inc.codes) == 1 else _drawn(criterion, mode, third)
-    return quartic + square + cubic / 12.0
+    alone = len(inc.codes) == 1
+    cubic = cubic_sum(inc, third, weighted.posterior_cov()[0], 0) if alone else _drawn(criterion, mode, third)
+    return quartic + square + cubic / 12.0 + higher_orders(criterion, mode, third, fourth)
 
 
 def _difference(criterion: Any, mode: Any, d: int) -> np.ndarray:
@@ -50,26 +61,6 @@ def _difference(criterion: Any, mode: Any, d: int) -> np.ndarray:
     step[d] = _STEP
     up, down = criterion.third_rows(mode, step), criterion.third_rows(mode, -step)
     return (up - down) / (2.0 * _STEP)
-
-
-def _one_factor(criterion: Any, weighted: Any, third: np.ndarray) -> float:
-    """The cubic sum by level: sum T_abc T_def P_ad P_be P_cf with T_abc = sum_i l_i z_a z_b z_c."""
-    inc = criterion.incidence
-    codes, columns, levels = inc.codes[0], inc.columns[0], inc.levels[0]
-    part = inc.part[0] if len(third) > 1 else np.zeros(len(columns), dtype=int)
-    q = len(columns)
-    z = [np.ones(codes.size) if c is None else c for c in columns]
-    total = np.empty((q, q, q, levels))
-    for a in range(q):
-        for b in range(q):
-            for c in range(q):
-                row = third[part[a], part[b], part[c]] * z[a] * z[b] * z[c]
-                total[a, b, c] = np.bincount(codes, row, minlength=levels)
-    p = weighted.posterior_cov()[0]
-    moved = np.einsum("abcj,adj->dbcj", total, p)
-    moved = np.einsum("dbcj,bej->decj", moved, p)
-    moved = np.einsum("decj,cfj->defj", moved, p)
-    return float((moved * total).sum())
 
 
 def _drawn(criterion: Any, mode: Any, third: np.ndarray) -> float:
@@ -97,7 +88,10 @@ def shifts(criterion: Any, x: np.ndarray) -> tuple[float, np.ndarray | None, np.
         Expected change of the working vector (k,) where the integral were exact.
     """
     criterion.value(x)
-    eps = second_order_term(criterion, x)
+    averaged = can_average(criterion)
+    eps = missing_part(criterion, x, averaged)
+    if np.isnan(eps):
+        averaged, eps = False, missing_part(criterion, x, False)
     cov = uncertainty.working_cov(criterion, x)
     if cov is None:
         return eps, None, np.full(x.size, np.nan)
@@ -108,7 +102,8 @@ def shifts(criterion: Any, x: np.ndarray) -> tuple[float, np.ndarray | None, np.
         sides = []
         for moved in (x + step, x - step):
             criterion.value(moved)
-            sides.append(second_order_term(criterion, moved))
+            part = missing_part(criterion, moved, averaged)
+            sides.append(eps if np.isnan(part) else part)
         slope[i] = (sides[0] - sides[1]) / (2.0 * step[i])
     criterion.value(x)
     return eps, cov, cov @ slope
