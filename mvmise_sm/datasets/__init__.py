@@ -16,6 +16,7 @@ __all__ = [
     "load_pastes",
     "load_penicillin",
     "load_psms",
+    "load_salamanders",
     "load_sleepstudy",
     "load_tmt",
     "simulate_mvmise",
@@ -104,6 +105,25 @@ def load_pastes() -> pd.DataFrame:
     section 6.6; as ``Pastes`` in the R package lme4.
     """
     return _read("pastes", {"batch": None, "cask": ["a", "b", "c"], "sample": None})
+
+
+def load_salamanders() -> pd.DataFrame:
+    """Counts of salamanders in streams, some of them below mines.
+
+    Returns
+    -------
+    DataFrame
+        644 rows: ``site`` (categorical, 23), ``mined`` (``no`` or ``yes``), ``cover`` (objects that salamanders hide
+        under), ``sample`` (1 to 4), ``DOP`` (days since precipitation), ``Wtemp`` (water temperature), ``DOY`` (day of
+        the year), all three and ``cover`` standardised, ``spp`` (categorical, species and life stage, 7), ``count``.
+
+    Notes
+    -----
+    Price, S. J., Muncy, B. L., Bonner, S. J., Drayer, A. N. and Barton, C. D. (2016), Effects of mountaintop removal
+    mining and valley filling on the occupancy and abundance of stream salamanders, Journal of Applied Ecology 53,
+    459-468 (Dryad, doi:10.5061/dryad.5m8f6); as ``Salamanders`` in the R package glmmTMB.
+    """
+    return _read("salamanders", {"site": None, "mined": ["no", "yes"], "spp": None})
 
 
 def load_cbpp() -> pd.DataFrame:

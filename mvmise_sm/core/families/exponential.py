@@ -272,7 +272,7 @@ class Gamma(Exponential):
         return rng.gamma(k, mean / k)
 
     def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
-        return bad_positive(self.name, y)
+        return bad_positive(self.name, y, "; use 'hurdle_gamma' with zero_inflation='~ 1'")
 
     def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         k = d * (1.0 if w is None else w)
