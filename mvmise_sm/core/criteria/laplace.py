@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.core.criteria.laplace_objective import LaplaceObjective
+from mvmise_sm.core.criteria.pirls import conditional_mode
 from mvmise_sm.core.criteria.solution import GeneralizedSolution
 from mvmise_sm.core.families.response import make_response
 
 __all__ = ["LaplaceDeviance"]
+
+# a joint density higher by this share is that of another mode
+_HIGHER_MODE = 1e-7
 
 
 class LaplaceDeviance(LaplaceObjective):
@@ -68,6 +72,24 @@ class LaplaceDeviance(LaplaceObjective):
         out._use_space(self.space)
         out._last = None
         return out, x[:-1]
+
+    def better_mode(self, x: np.ndarray) -> bool:
+        """Whether a search from no random effects finds a higher conditional mode, which is used from then on.
+
+        Modes need not be unique where the log density is not concave, and a warm start keeps to the one that it knows.
+        """
+        if self.profiles_beta or self.response.concave:
+            return False
+        mode, merged = self.at(x)[:2]
+        joint = mode.terms.loglik - 0.5 * mode.square
+        try:
+            other = conditional_mode(self, merged, mode.beta, None)
+        except np.linalg.LinAlgError:
+            return False
+        if not other.terms.loglik - 0.5 * other.square > joint + _HIGHER_MODE * max(1.0, abs(joint)):
+            return False
+        self._eta, self._last = other.terms.eta, None
+        return True
 
     def third_rows(self, mode: Any, step: np.ndarray) -> np.ndarray:
         """Third derivatives of the rows (1, 1, 1, nobs) in the linear predictor moved by `step` (1,) from the mode.

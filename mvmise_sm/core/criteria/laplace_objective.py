@@ -35,9 +35,6 @@ AtPoint = tuple[Any, list, list, Any, float]
 # derivatives in the covariance and in Lambda of every term, in beta and in the shape
 Derivatives = tuple[list, list, Any, Any]
 
-# a joint density higher by this share is that of another mode
-_HIGHER_MODE = 1e-7
-
 
 class LaplaceObjective(WorkingParameters):
     """-2 log L by the Laplace approximation, its derivatives, and where to start.
@@ -201,24 +198,6 @@ class LaplaceObjective(WorkingParameters):
     def _mode(self, merged: list[np.ndarray], beta: np.ndarray | None) -> Mode:
         assert beta is not None
         return conditional_mode(self, merged, beta, self._eta)
-
-    def better_mode(self, x: np.ndarray) -> bool:
-        """Whether a search from no random effects finds a higher conditional mode, which is used from then on.
-
-        Modes need not be unique where the log density is not concave, and a warm start keeps to the one that it knows.
-        """
-        if self.profiles_beta or self.response.concave:
-            return False
-        mode, merged = self.at(x)[:2]
-        joint = mode.terms.loglik - 0.5 * mode.square
-        try:
-            other = conditional_mode(self, merged, mode.beta, None)
-        except np.linalg.LinAlgError:
-            return False
-        if not other.terms.loglik - 0.5 * other.square > joint + _HIGHER_MODE * max(1.0, abs(joint)):
-            return False
-        self._eta, self._last = other.terms.eta, None
-        return True
 
     def _integral(self, mode: Mode, merged: list[np.ndarray]) -> float:
         """-2 log of the integral over the random effects."""
