@@ -28,7 +28,7 @@ from mvmise_sm.models.base import MixedModelBase
 from mvmise_sm.models.families import needs_parts, resolve_family
 from mvmise_sm.models.identification import undetermined
 from mvmise_sm.models.link_edges import at_highest_mode, at_the_edge, minimum
-from mvmise_sm.models.overdispersion import without_dispersion
+from mvmise_sm.models.overdispersion import dispersion_prior_of, without_dispersion
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.separation import infinite_effects, runaway
@@ -65,8 +65,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         has alpha estimated.
     **kwargs
         ``groups``, ``exog_re``, ``weights``, ``offset``, ``missing``, ``hasconst``, ``cov_prior``, ``sd_prior``,
-        ``cor_prior``, ``fixef_prior`` and ``dispersion_prior``
-        as in `MixedModelBase`.
+        ``cor_prior``, ``fixef_prior`` and ``dispersion_prior`` as in `MixedModelBase`.
 
     Attributes
     ----------
@@ -307,10 +306,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
 
     def _at_limit(self, criterion, optimum, settings):
         """The criterion and the optimum, without the dispersion where that has gone to its limit."""
-        of_d = self.priors is not None and self.priors.dispersion is not None
-        if of_d or self.family.limit is None:
-            return criterion, optimum
-        return without_dispersion(criterion, optimum, settings)
+        return (criterion, optimum) if self.family.limit is None else without_dispersion(criterion, optimum, settings)
 
     def _limit_reached(self, criterion) -> tuple[str, str] | None:
         """The family that a fit has ended at without its dispersion, and why; None for all others."""
@@ -326,8 +322,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
         result._results.undetermined = self._undetermined(optimum)
         result._results.without_error = np.full(len(result._results.params), bool(edge))
-        infinite = self._infinite(solution)
-        result._results.without_error[: len(infinite)] |= infinite
+        result._results.without_error[np.flatnonzero(self._infinite(solution))] = True
         return result
 
     def _infinite(self, solution):
@@ -350,11 +345,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         return runaway(self, solution)
 
     def _checked_dispersion_prior(self):
-        if self.dispersion_prior is not None and not self.family.has_dispersion:
-            raise OptionError(
-                f"dispersion_prior does not apply: family {self.family.name!r} has no dispersion that is estimated"
-            )
-        return self.dispersion_prior
+        return dispersion_prior_of(self.family, self.dispersion_prior)
 
 
 def _integrated(nagq, given, options):

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.core.optimise.newton import Optimum
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.models.link_edges import minimum
 
-__all__ = ["without_dispersion"]
+__all__ = ["dispersion_prior_of", "without_dispersion"]
 
 # an alpha below this is compared with one of zero, whose objective may be this much higher by rounding
 _NO_OVERDISPERSION = 1e-5
@@ -30,7 +31,11 @@ def without_dispersion(criterion: Any, optimum: Optimum, settings: dict[str, Any
     settings : dict
         As ``mle_settings``.
     """
-    if not criterion.k_shape or optimum.working[-1] > np.log(_NO_OVERDISPERSION):
+    if (
+        criterion.penalty.dispersion is not None
+        or not criterion.k_shape
+        or optimum.working[-1] > np.log(_NO_OVERDISPERSION)
+    ):
         return criterion, optimum
     inside = np.append(optimum.working[:-1], _INSIDE)
     criterion.value(inside)
@@ -44,3 +49,18 @@ def without_dispersion(criterion: Any, optimum: Optimum, settings: dict[str, Any
     if found.value > optimum.value + _SAME_OBJECTIVE:
         return criterion, optimum
     return limit, replace(found, singular=True)
+
+
+def dispersion_prior_of(family: Any, prior: Any) -> Any:
+    """The prior of log d, where the family has a d that is estimated.
+
+    Raises
+    ------
+    OptionError
+        For a family without.
+    """
+    if prior is not None and not family.has_dispersion:
+        raise OptionError(
+            f"dispersion_prior does not apply: family {family.name!r} has no dispersion that is estimated"
+        )
+    return prior
