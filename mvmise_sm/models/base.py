@@ -25,7 +25,7 @@ from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.priors import resolve_priors, term_shapes
 from mvmise_sm.results.variance import layout_of
 
-__all__ = ["MixedModelBase"]
+__all__ = ["PRIORS", "MixedModelBase"]
 
 
 class MixedModelBase(Rebuilt):
@@ -335,8 +335,8 @@ def bound_priors(given, apart, **dimensions):
     return None if priors.flat else priors
 
 
-_PRIORS = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior", "dispersion_prior")
-_INIT_KEYS = ("random_effects", "weights", "offset", *_PRIORS)
+PRIORS = ("cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior", "dispersion_prior")
+_INIT_KEYS = ("random_effects", "weights", "offset", *PRIORS)
 
 
 def _without(exog, drop):

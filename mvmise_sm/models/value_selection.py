@@ -11,7 +11,7 @@ import pandas as pd
 from mvmise_sm.caller import warn
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, IdentificationWarning, OptionError, SingularFitWarning
-from mvmise_sm.models.base import MixedModelBase
+from mvmise_sm.models.base import PRIORS, MixedModelBase
 from mvmise_sm.models.mechanism_options import Mechanisms, read_mechanism
 from mvmise_sm.models.value_checks import (
     check_response_columns,
@@ -175,9 +175,8 @@ class ValueSelectionModel(MixedModelBase):
             self.data.orig_endog = pd.Series(y, self.data.orig_endog.index, name=self.data.orig_endog.name)
 
     def _get_init_kwds(self):
-        keys = ("random_effects", "offset", "cov_prior", "fixef_prior", "resid_prior", "sd_prior", "cor_prior")
-        held = {key: getattr(self, key) for key in (*keys, "dispersion_prior")}
-        return {**held, **self._given.held_arrays(self.mechanism)}
+        keys = ("random_effects", "offset", *PRIORS)
+        return {**{key: getattr(self, key) for key in keys}, **self._given.held_arrays(self.mechanism)}
 
     @property
     def slot(self):
