@@ -187,7 +187,7 @@ def test_text_that_does_not_parse_points_at_the_character(text, position, messag
             "names 'x.9', which is not a fixed effect of the model (Intercept, x.1, x.2)",
         ),
         ({"fixef": ["normal", "t"]}, "fixef_prior must be one prior, or a dict"),
-        ({"fixef": {"x.1": priors.Gamma()}}, "must be one of normal, t, horseshoe"),
+        ({"fixef": {"x.1": priors.Gamma()}}, "must be one of normal, t, laplace, horseshoe"),
         ({"resid": priors.Wishart()}, "wishart is not a residual prior"),
         ({"resid": priors.Gamma(common_scale=False)}, "common_scale does not apply to a residual prior"),
         ({"resid": "gamma(common.scale = TRUE)"}, "gamma has no argument 'common.scale'"),
