@@ -94,6 +94,17 @@ def test_start_params_are_obeyed_or_refused():
         model.fit(start_params=[0.0, 0.0, 0.0], nagq=0)
 
 
+@pytest.mark.parametrize("family", ["poisson", "binomial"])
+def test_starts_that_are_far_off(family):
+    data = clustered(2)
+    model = ms.glmer(("count" if family == "poisson" else "bin") + " ~ a + b + (1 | g)", data, family=family)
+    for start in (1e3, 1e5, -1e6):
+        assert _quiet(model.fit, start_theta=[start]).llf == pytest.approx(model.fit().llf, abs=1e-5)
+    for other, start in ((model, 1e8), (model, 2.56e153), (ms.lmer("y ~ a + (1 | g)", data), 1e200)):
+        with pytest.raises(OptionError, match=r"start_theta must be at most 1e\+\d+ in size, found"):
+            other.fit(start_theta=[start])
+
+
 def _quiet(function, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -32,7 +32,7 @@ from mvmise_sm.models.overdispersion import dispersion_prior_of, without_dispers
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design
 from mvmise_sm.models.rows import complete_response
 from mvmise_sm.models.separation import infinite_effects, runaway
-from mvmise_sm.models.starts import beginning, checked_params, checked_theta, has_modes, lowest_mode
+from mvmise_sm.models.starts import checked_params, checked_theta, fitted_from, has_modes, lowest_mode
 from mvmise_sm.options import optimiser_options, shown_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
 
@@ -42,6 +42,8 @@ _MAX_NODES = 100
 
 # of Newton steps per start
 _ITERATIONS = 100
+# far above any standard deviation of a linear predictor; from larger ones the likelihood is flat and has no way back
+_LARGEST_START = 1e6
 
 
 @shown_options
@@ -270,10 +272,10 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         }
         with blas_threads(0):
             criterion = self.criterion(nagq, dispersion, curvature)
-        start = beginning(criterion, checked_theta(start_theta, self.random_layout.k_theta), params)
+        theta = checked_theta(start_theta, self.random_layout.k_theta, _LARGEST_START)
         with blas_threads(criterion.dense_size):
-            optimum = minimum(criterion, start, settings)
-            if start is None and has_modes(self.priors) and not criterion.profiles_beta:
+            optimum = fitted_from(criterion, theta, params, settings)
+            if theta is None and params is None and has_modes(self.priors) and not criterion.profiles_beta:
                 flat = copy.copy(self)
                 flat.priors = replace(self.priors, fixef=())
                 without = flat.criterion(nagq, dispersion, curvature)

@@ -33,6 +33,9 @@ from mvmise_sm.results.linear import (
 
 __all__ = ["SINGULAR", "LinearMixedModel"]
 
+# standard deviations are told apart from the residuals' up to ratios of 1e8
+_LARGEST_START = 1e10
+
 
 @shown_options
 @strict_options
@@ -282,7 +285,7 @@ class LinearMixedModel(MixedModelBase):
         with blas_threads(0):
             criterion = self.criterion(bool(reml), found)
         count = self.random_layout.k_theta + (0 if self.residual is None else self.residual.structure.k_phi)
-        theta = checked_theta(start_theta, count)
+        theta = checked_theta(start_theta, count, _LARGEST_START)
         start = None if theta is None else criterion.working_theta(theta)
         with blas_threads(_dense_size(criterion)), computing(self):
             try:

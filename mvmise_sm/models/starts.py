@@ -10,12 +10,14 @@ from mvmise_sm.core.optimise.newton import Optimum
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.models.link_edges import minimum
 
-__all__ = ["beginning", "checked_params", "checked_theta", "has_modes", "lowest_mode"]
+__all__ = ["checked_params", "checked_theta", "fitted_from", "has_modes", "lowest_mode"]
 
 # a mode must be lower by this to be taken: rounding of the objective
 _SAME_OBJECTIVE = 1e-5
 # starts that are minimised from, those with the lowest objective
 _MOST = 4
+# standard deviations on the scale of a link from which the likelihood can be too flat for a way back
+_FAR = 100.0
 
 
 def checked_params(start_params: Any, k: int) -> np.ndarray | None:
@@ -38,8 +40,8 @@ def checked_params(start_params: Any, k: int) -> np.ndarray | None:
     return values
 
 
-def checked_theta(start_theta: Any, k: int) -> np.ndarray | None:
-    """Starting values of the relative covariance parameters (k,), None without any.
+def checked_theta(start_theta: Any, k: int, largest: float) -> np.ndarray | None:
+    """Starting values of the relative covariance parameters (k,) of at most `largest`, None without any.
 
     Raises
     ------
@@ -55,10 +57,26 @@ def checked_theta(start_theta: Any, k: int) -> np.ndarray | None:
         raise OptionError(f"start_theta must have {k} elements, found shape {theta.shape}")
     if not np.isfinite(theta).all():
         raise OptionError("start_theta must be finite")
+    if np.abs(theta).max(initial=0.0) > largest:
+        raise OptionError(
+            f"start_theta must be at most {largest:g} in size, found {np.abs(theta).max():g}; rescale the columns of "
+            "the random effects if their standard deviations are as large as that"
+        )
     return theta
 
 
-def beginning(criterion: Any, theta: np.ndarray | None, params: np.ndarray | None) -> np.ndarray | None:
+def fitted_from(
+    criterion: Any, theta: np.ndarray | None, params: np.ndarray | None, settings: dict[str, Any]
+) -> Optimum:
+    """The minimum from the user's start; where its theta is far out, the lower of that and the default start's."""
+    optimum = minimum(criterion, _beginning(criterion, theta, params), settings)
+    stopped = optimum.retvals["n_iterations"] >= settings["maxiter"]
+    if theta is None or stopped or np.abs(theta).max(initial=0.0) <= _FAR:
+        return optimum
+    return min(optimum, minimum(criterion, None, settings), key=lambda found: found.value)
+
+
+def _beginning(criterion: Any, theta: np.ndarray | None, params: np.ndarray | None) -> np.ndarray | None:
     """Working start for the user's theta and fixed effects; None where neither is given.
 
     Raises
