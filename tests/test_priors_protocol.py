@@ -121,7 +121,7 @@ def test_at_zero_is_checked_and_used():
         ms.lmer(SLOPES, data, sd_prior=Falling(1.0, "repels"))
     with pytest.raises(OptionError, match="at_zero must be 'flat', 'repels' or 'attracts'"):
         ms.lmer(SLOPES, data, sd_prior=Falling(1.0, "up"))
-    flat = data.assign(Reaction=data["Reaction"] - data.groupby("Subject")["Reaction"].transform("mean"))
+    flat = data.assign(Reaction=data["Reaction"] - data.groupby("Subject", observed=True)["Reaction"].transform("mean"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         own = ms.lmer("Reaction ~ Days + (1 | Subject)", flat, sd_prior=Falling(0.2, "attracts")).fit()
