@@ -283,6 +283,7 @@ BAD = {
     "whole": (("I(n + 0.5) ~ x + (1 | g)", "nb1", {}), "counts must be whole numbers, row 0 has"),
     "gamma": (("n ~ x + (1 | g)", "hurdle_gamma", {}), "needs positive responses, found"),
     "two levels": (("b ~ x + (1 | g)", None, {}), "has 2 levels; use glmer"),
+    "unused level": (("o ~ x + (1 | g)", None, {}), "level 'c' never occurs; drop it"),
 }  # fmt: skip
 
 
@@ -293,6 +294,7 @@ def test_bad_input_is_answered(name):
     frame = pd.DataFrame({"n": rng.poisson(1.0, n), "x": rng.normal(size=n), "g": np.repeat(np.arange(6), 10)})
     frame["pz"] = np.r_[0.0, 0.0, 0.0, 1.0, rng.uniform(0.1, 0.9, n - 4)]
     frame["b"] = pd.Categorical(np.where(frame["x"] > 0, "u", "v"), ordered=True)
+    frame["o"] = pd.Categorical.from_codes([0, 1, 3] * 20, list("abcd"), ordered=True)
     (formula, family, options), message = BAD[name]
     with pytest.raises((DataError, OptionError), match=message):
         ms.clmm(formula, frame) if family is None else ms.glmer(formula, frame, family=family, **options)

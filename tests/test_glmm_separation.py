@@ -152,6 +152,8 @@ def test_counts_without_overdispersion(grouped):
         ("n", "binomial", "between 0 and 1"),
         ("n - 3", "poisson", "not negative"),
         ("n - 3", "negativebinomial", "not negative"),
+        ("n + 0.5", "poisson", "counts must be whole numbers, row 0 has"),
+        ("n + 0.5", "negativebinomial", "counts must be whole numbers, row 0 has"),
         ("n", "gamma(log)", "positive"),
         ("n", "inverse_gaussian(log)", "positive"),
         ("0 * n", "binomial", "all responses are 0"),
@@ -167,9 +169,8 @@ def test_responses_out_of_range(grouped, response, family, message):
         ms.glmer(f"{left} ~ x + (1 | g)", grouped, family=family)
 
 
-@pytest.mark.parametrize(("response", "family"), [("n + 0.5", "poisson"), ("coin / 2", "binomial")])
-def test_counts_that_are_not_whole(grouped, response, family):
-    text = heard(lambda: ms.glmer(f"I({response}) ~ x + (1 | g)", grouped, family=family), DataWarning)
+def test_counts_that_are_not_whole(grouped):
+    text = heard(lambda: ms.glmer("I(coin / 2) ~ x + (1 | g)", grouped, family="binomial"), DataWarning)
     assert "not whole" in text
 
 

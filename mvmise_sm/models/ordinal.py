@@ -66,6 +66,9 @@ class OrdinalMixedModel(MultiPartMixedModel):
         design = kwargs.get("design")
         if design is not None and design.endog_levels is not None:
             codes, levels = np.asarray(design.endog), list(design.endog_levels)
+            for level in _declared(design):
+                if level not in levels:
+                    raise DataError(f"level {level!r} never occurs; drop it")
         else:
             codes, levels = _coded(endog if design is None else design.endog)
         self.levels = tuple(levels)
@@ -182,6 +185,12 @@ class OrdinalMixedModel(MultiPartMixedModel):
 
     def _trouble(self, solution):
         return None
+
+
+def _declared(design):
+    """Categories of the response's column; none where it is not a categorical column."""
+    dtype = design.frame.dtypes.get(design.endog.name)
+    return dtype.categories if isinstance(dtype, pd.CategoricalDtype) else ()
 
 
 def _coded(endog):

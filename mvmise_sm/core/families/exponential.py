@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import betainc, digamma, gammainc, gammaincinv, gammaln, ndtr, ndtri, pdtr, polygamma, xlogy
 
 from mvmise_sm.core.families.base import Derivatives, Family, through_link
-from mvmise_sm.core.families.checks import bad_counts, bad_positive, bad_proportions
+from mvmise_sm.core.families.checks import bad_counts, bad_positive, bad_proportions, broken_counts
 from mvmise_sm.core.families.negative_binomial import nb_derivatives
 from mvmise_sm.core.families.response import make_rows
 
@@ -159,7 +159,7 @@ class Poisson(Exponential):
         return poisson.ppf(u, mean)
 
     def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
-        return bad_counts(self.name, y)
+        return bad_counts(self.name, y) or broken_counts(y)
 
     def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         count = np.floor(y)
@@ -417,7 +417,7 @@ class NegativeBinomial(Exponential):
         return nbinom.ppf(u, d, d / (d + mean))
 
     def check(self, y: np.ndarray, w: np.ndarray | None = None) -> str | None:
-        return bad_counts(self.spoken, y)
+        return bad_counts(self.spoken, y) or broken_counts(y)
 
     def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         if np.isinf(d).all():
