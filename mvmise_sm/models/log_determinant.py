@@ -17,8 +17,8 @@ OPTIONS = ("logdet", "rng", "probes")
 METHODS = ("auto", "exact", "stochastic")
 # fewer leave no degrees of freedom for their error, more are slower than they are worth
 _LEAST, _MOST = 10, 10_000
-# below this many effects outside of the chain a dense factorisation is cheaper than a start from probes
-_WORTH_START = 1_000
+# below this many effects outside of the chain a few dense factorisations cost less than a start from probes
+_WORTH_START = 2_000
 
 
 def log_determinant(logdet: Any, probes: Any, rng: Any) -> LogDeterminant:
