@@ -17,8 +17,9 @@ OPTIONS = ("logdet", "rng", "probes")
 METHODS = ("auto", "exact", "stochastic")
 # fewer leave no degrees of freedom for their error, more are slower than they are worth
 _LEAST, _MOST = 10, 10_000
-# below this many effects outside of the chain a few dense factorisations cost less than a start from probes
-_WORTH_START = 2_000
+# the cube of the effects outside of the chain, for dense factorisations, to the rows, for a start from probes: above
+# this the start is cheaper than the evaluations that it saves
+_WORTH_START = 150_000
 
 
 def log_determinant(logdet: Any, probes: Any, rng: Any) -> LogDeterminant:
@@ -71,7 +72,7 @@ def start_near(criterion: Any, settings: dict[str, Any]) -> np.ndarray | None:
     layout = criterion.layout
     size = sum(layout.factors[k].size for k in layout.remainder)
     plain = settings["optimizer"] == "newton" and settings["logdet"] == "auto"
-    if size < _WORTH_START or not plain or not criterion.one_mode or not criterion.factors_densely:
+    if size**3 < _WORTH_START * criterion.nobs or not plain or not criterion.one_mode or not criterion.factors_densely:
         return None
     return estimated.near_optimum(criterion, Probes(settings["probes"], settings["rng"]), settings["maxiter"])
 
