@@ -129,17 +129,7 @@ class DenseRemainder(RemainderBase):
         spherical = np.ascontiguousarray(dtrtrs(self.matrix, self._half(rest), lower=1, trans=1)[0])
         return self.apply(spherical, transpose=False)
 
-    def residual(self, rest: np.ndarray, solved: np.ndarray) -> np.ndarray:
-        """(I - S W_R) rest (n, c), without division by a singular Lambda."""
-        if min(smallest(lam) for lam in self.lambdas) < SMALL_LAMBDA:
-            return rest - self._times_s(solved)
-        out = np.empty_like(rest)
-        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
-            spherical = np.linalg.solve(lam, solved[o : o + q * j].reshape(q, -1))
-            out[o : o + q * j] = np.linalg.solve(lam.T, spherical).reshape(q * j, -1)
-        return out
-
-    def _times_s(self, v: np.ndarray) -> np.ndarray:
+    def times_s(self, v: np.ndarray) -> np.ndarray:
         """S v (n, c) from the sparse parts of S."""
         out = self.structure.rest_gram @ v
         for kernel, level, values in self._explained:
@@ -192,7 +182,7 @@ class DenseRemainder(RemainderBase):
             unit = np.zeros((self.n, q, level.size))
             for a in range(q):
                 unit[o + a * j + level, a, np.arange(level.size)] = 1.0
-            columns = self._times_s(unit.reshape(self.n, -1))
+            columns = self.times_s(unit.reshape(self.n, -1))
             through = self.solve(columns).reshape(unit.shape)
             columns = columns.reshape(unit.shape)
             for a in range(q):

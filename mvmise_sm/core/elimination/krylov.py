@@ -188,16 +188,6 @@ class KrylovRemainder(RemainderBase):
         out = rest.T @ self.solve(rest)
         return 0.5 * (out + out.T)
 
-    def residual(self, rest: np.ndarray, solved: np.ndarray) -> np.ndarray:
-        """(I - S W_R) rest (n, c), without division by a singular Lambda."""
-        if min(smallest(lam) for lam in self.lambdas) < SMALL_LAMBDA:
-            return rest - self.times_s(solved)
-        out = np.empty_like(rest)
-        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
-            half = np.linalg.solve(lam, solved[o : o + q * j].reshape(q, -1))
-            out[o : o + q * j] = np.linalg.solve(lam.T, half).reshape(q * j, -1)
-        return out
-
     def times_s(self, v: np.ndarray) -> np.ndarray:
         """S v (n, c)."""
         return self.structure.rest_gram @ v - self.rows.T @ (self.rows @ v)

@@ -50,6 +50,20 @@ class RemainderBase:
         """Lambda' rows or Lambda rows for `rows` (n, c)."""
         return relative_times(self.blocks, self.lambdas, rows, transpose=transpose)
 
+    def times_s(self, v: np.ndarray) -> np.ndarray:
+        """S v (n, c)."""
+        raise NotImplementedError
+
+    def residual(self, rest: np.ndarray, solved: np.ndarray) -> np.ndarray:
+        """(I - S W_R) rest (n, c) for `solved` = W_R rest, without division by a singular Lambda."""
+        if min(smallest(lam) for lam in self.lambdas) < SMALL_LAMBDA:
+            return rest - self.times_s(solved)
+        out = np.empty(rest.shape)
+        for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
+            spherical = np.linalg.solve(lam, solved[o : o + q * j].reshape(q, -1))
+            out[o : o + q * j] = np.linalg.solve(lam.T, spherical).reshape(q * j, -1)
+        return out
+
     @property
     def diagonal(self) -> np.ndarray:
         """Lambda of scalar blocks (n,)."""
