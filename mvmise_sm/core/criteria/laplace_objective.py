@@ -176,6 +176,10 @@ class LaplaceObjective(WorkingParameters):
         merged, terms = self.space.factors(theta)
         mode = self._mode(merged, beta)
         mode.weighted = self.eliminate(mode.terms.weight, merged)
+        return self._kept(x, point, mode, merged, terms)
+
+    def _kept(self, x: np.ndarray, point: Any, mode: Any, merged: list[np.ndarray], terms: list[np.ndarray]) -> tuple:
+        """The objective at a mode with what its gradient needs, kept for a second call at the same point."""
         sigmas = self.space.user_sigmas(terms) if self.penalty.any_cov else None
         value = self._integral(mode, merged) + self.penalty.fixed(mode.beta) + self._of_dispersion(x)
         if sigmas is not None:

@@ -185,13 +185,7 @@ class PartsDeviance(LaplaceDeviance):
                 raise np.linalg.LinAlgError("a linear predictor is not finite")
             self.response.hold(self._base)
             mode = self._found(merged, coef[: self.k_fe])
-        sigmas = self.space.user_sigmas(terms) if self.penalty.any_cov else None
-        value = self._integral(mode, merged) + self.penalty.fixed(mode.beta) + self._of_dispersion(x)
-        if sigmas is not None:
-            value += self.penalty.covariances(sigmas)
-        self._eta = mode.terms.eta
-        self._last = (point, mode, merged, terms, sigmas, value)
-        return self._last[1:]
+        return self._kept(x, point, mode, merged, terms)
 
     def _found(self, merged: list[np.ndarray], beta: np.ndarray) -> Mode:
         """The mode with M eliminated there; a saddle is left along a direction in which the density rises."""
