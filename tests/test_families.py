@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 import mvmise_sm as ms
 from mvmise_sm.core.families.base import Family
+from mvmise_sm.core.families.gamma_functions import log_gamma_derivatives
 from mvmise_sm.core.families.negative_binomial import CountTables, nb_derivatives
 from mvmise_sm.core.families.predictors import PartsResponse
 from mvmise_sm.core.families.registry import FAMILIES
@@ -88,6 +89,43 @@ def test_simulated_responses_have_the_moments_and_the_distribution(name, link):
     assert np.abs((draws <= y + 1e-12).mean(axis=0) - below).max() < 5.0 * 0.5 / np.sqrt(len(draws))
     if family.integer or family.trials or name == "lognormal":
         assert family.check(draws[0], w) is None
+
+
+@pytest.mark.parametrize("x", [10.0 ** np.linspace(-8, 30, 77), np.linspace(0.05, 9.95, 50), np.linspace(10, 200, 20)])
+def test_log_gamma_and_its_derivatives(x):
+    found = log_gamma_derivatives(x, 0, 4)
+    right = [special.gammaln(x), special.digamma(x), *(special.polygamma(k, x) for k in (1, 2, 3))]
+    # log gamma and digamma have roots, near which digits are absolute
+    for k, tolerance in enumerate((2e-14, 4e-15, 0.0, 0.0, 0.0)):
+        np.testing.assert_allclose(found[k], right[k], rtol=2e-14, atol=tolerance)
+    np.testing.assert_array_equal(log_gamma_derivatives(x, 2, 3), found[2:4])
+    assert np.isnan(log_gamma_derivatives(np.nan, 0, 0)).all()
+
+
+class _Constantless(FAMILIES["nb1"]):
+    """A family that leaves terms without eta out of the short form."""
+
+    def expand(self, y, w, predictors, full):
+        out = super().expand(y, w, predictors, full)
+        if not full:
+            out[()] = out[()] + special.gammaln(y + 1.0)
+        return out
+
+    def row_constant(self, y, w, others):
+        return -special.gammaln(y + 1.0)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_what_a_family_leaves_out_is_added_once(zero):
+    _, _, y, _, _, _ = rows_of("nb1", n=30)
+    eta = np.random.default_rng(1).normal(size=(2 + zero, 30))
+    found = []
+    for family in (FAMILIES["nb1"](), _Constantless()):
+        response = PartsResponse(family, y, None, zero=zero, random=(0,))
+        response.hold(eta)
+        found.append([response.rows(eta[0]).loglik, response.log_density_rows(eta).sum(), response.expand(eta).loglik])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-13)
+    np.testing.assert_allclose(found[1], found[1][0], rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

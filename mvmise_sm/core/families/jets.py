@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from mvmise_sm.core.families.gamma_functions import log_gamma_derivatives
+
 __all__ = ["FUNCTIONS", "Jet", "log1mexp", "segment_logsumexp", "value", "variables"]
 
 _LN2 = float(np.log(2.0))
@@ -225,7 +227,7 @@ def _square(x: Any, order: int) -> Sequence:
 
 
 def _gammaln(x: Any, order: int) -> Sequence:
-    return [special.gammaln(x), special.digamma(x), *[special.polygamma(k, x) for k in range(1, order)]]
+    return list(log_gamma_derivatives(x, 0, order))
 
 
 def _expit(x: Any, order: int) -> Sequence:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma, xlogy
 
+from mvmise_sm.core.families.gamma_functions import log_gamma_derivatives
+
 __all__ = ["CountTables", "log_gamma_ratio", "nb_derivatives", "psi1"]
 
 # Stirling's series has all digits beyond this size with the terms below
 _LARGE = 100.0
 _SMALL_X = 0.03
-# steps of the recurrence after which Stirling's series of polygammas has all digits
-_SHIFTS = 13
 _SERIES = 14
 _LONGEST_TABLE = 200_000
 _TABLE_ALPHA = 1e-2
@@ -190,7 +190,7 @@ def _size_slopes(
         at = ~large
         a, b, s, d = y[at], k[at], total[at], away[at]
         # polygammas of y + k and of k in one pass
-        psi = _polygammas(np.concatenate([a + b, b]), cubic)
+        psi = log_gamma_derivatives(np.concatenate([a + b, b]), 1, 3 if cubic else 2)
         n = a.size
         out[0, at] = psi[0, :n] - psi[0, n:] - np.log1p(m[at] / b) - d / s
         out[1, at] = psi[1, :n] - psi[1, n:] + 1.0 / b - 1.0 / s + d / s**2
@@ -206,29 +206,6 @@ def _size_slopes(
         if cubic:
             cube = a * (3.0 * b**2 + 3.0 * a * b + a * a) / (b**3 * top**3)
             out[2, large] = -(d**2) * (3.0 * s + 2.0 * d) / (s**3 * top**2) + cube + _bernoulli2(top) - _bernoulli2(b)
-    return out
-
-
-def _polygammas(x: np.ndarray, cubic: bool) -> np.ndarray:
-    """digamma, trigamma and (if wanted) tetragamma of positive x, by recurrence to large arguments and Stirling's
-    series.
-    """
-    out = np.zeros((3, x.size))
-    x = x.copy()
-    for _ in range(_SHIFTS):
-        r = 1.0 / x
-        square = r * r
-        out[0] -= r
-        out[1] += square
-        if cubic:
-            out[2] -= 2.0 * square * r
-        x += 1.0
-    r = 1.0 / x
-    square = r * r
-    out[0] += np.log(x) - 0.5 * r - square * (1.0 / 12.0) + _bernoulli0(x)
-    out[1] += r + 0.5 * square + _bernoulli1(x)
-    if cubic:
-        out[2] += -square - square * r + _bernoulli2(x)
     return out
 
 

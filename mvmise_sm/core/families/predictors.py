@@ -162,8 +162,7 @@ class PartsResponse:
     @property
     def concave(self) -> bool:
         """Whether the log density is concave in the random predictors: a mixture with zeros is not."""
-        mixed = self.zero and self.family.zero_part == "inflated"
-        return not mixed and self.random == (0,) and self.family.link.name in self.family.concave_links
+        return not self._mixes and self.random == (0,) and self.family.link.name in self.family.concave_links
 
     @property
     def scale(self) -> float:
@@ -177,12 +176,29 @@ class PartsResponse:
     def hold(self, base: np.ndarray) -> None:
         """Use these predictors (K, nobs) where `rows` is not given others; only the fixed ones matter."""
         self._base = base
-        others = [base[c] for c in self._places()[1:]]
-        extra = self.family.row_constant(self._safe, self._inner, others)
-        if extra is not None:
-            self._extra = float(np.sum(extra if self._outer is None else self._outer * extra))
-        else:
-            self._extra = 0.0
+        extra = self._constant(base)
+        self._extra = 0.0 if extra is None else float(np.sum(extra))
+
+    def _constant(self, base: np.ndarray) -> np.ndarray | None:
+        """What the family leaves out of the log density of the rows (nobs,), see `Family.row_constant`."""
+        if self._mixes:
+            return None
+        extra = self._own_constant(base)
+        if extra is None:
+            return None
+        if self._zeros.size:
+            # the zeros of a hurdle are not the family's
+            extra = np.array(extra)
+            extra[self._zeros] = 0.0
+        return extra if self._outer is None else self._outer * extra
+
+    def _own_constant(self, base: np.ndarray) -> Any:
+        return self.family.row_constant(self._safe, self._inner, [base[c] for c in self._places()[1:]])
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether zeros are of two kinds, so that the density of the rest is wanted with all its terms."""
+        return self.zero and self.family.zero_part == "inflated"
 
     def rows(self, eta: np.ndarray) -> PartTerms:
         """Rows at the random predictors `eta`, the others as held."""
@@ -220,9 +236,9 @@ class PartsResponse:
         """Log density by row (nobs,), constants included, at all predictors (K, nobs); -inf outside its domain."""
         with np.errstate(all="ignore"):
             rows = self._derivatives(predictors, False)[()] + np.zeros(self.y.shape)
-            extra = self.family.row_constant(self._safe, self._inner, [predictors[c] for c in self._places()[1:]])
+            extra = self._constant(predictors)
         if extra is not None:
-            rows = rows + (extra if self._outer is None else self._outer * extra)
+            rows = rows + extra
         return np.where(np.isfinite(rows), rows, -np.inf)
 
     def _predictors(self, eta: np.ndarray) -> np.ndarray:
@@ -239,6 +255,10 @@ class PartsResponse:
     def _derivatives(self, eta: np.ndarray, full: bool) -> Derivatives:
         places = self._places()
         own = self.family.expand(self._safe, self._inner, [eta[c] for c in places], full)
+        if self._mixes and not full:
+            extra = self._own_constant(eta)
+            if extra is not None:
+                own[()] = own[()] + extra
         if not self.zero:
             out = own
         else:

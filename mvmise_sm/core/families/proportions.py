@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import betainc, betaincinv, digamma, gammaln, polygamma
+from scipy.special import betainc, betaincinv, gammaln
 
 from mvmise_sm.core.families.base import Derivatives, Family, through_link
 from mvmise_sm.core.families.checks import bad_proportions, plural
+from mvmise_sm.core.families.gamma_functions import log_gamma_derivatives
 
 __all__ = ["Beta", "BetaBinomial"]
 
@@ -36,20 +37,23 @@ class Beta(Family):
         a, b = m * d, n * d
         with np.errstate(all="ignore"):
             up, down = np.log(y), np.log1p(-y)
-            first_a, first_b = digamma(a), digamma(b)
-            second_a, second_b = polygamma(1, a), polygamma(1, b)
-            slope = first_b - first_a + up - down
-            value = gammaln(d) - gammaln(a) - gammaln(b) + (a - 1.0) * up + (b - 1.0) * down
-            slopes: Derivatives = {(): value, (0,): d * slope, (0, 0): -d * d * (second_a + second_b)}
+            of_a, of_b = log_gamma_derivatives(np.stack([a, b]), 0, 3 if full else 2).swapaxes(0, 1)
+            slope = of_b[1] - of_a[1] + up - down
+            value = a * up + b * down - of_a[0] - of_b[0]
+            slopes: Derivatives = {(): value, (0,): d * slope, (0, 0): -d * d * (of_a[2] + of_b[2])}
             if full:
-                third_a, third_b = polygamma(2, a), polygamma(2, b)
-                slopes[(0, 0, 0)] = -(d**3) * (third_a - third_b)
-                slopes[(1,)] = d * (digamma(d) - m * first_a - n * first_b + m * up + n * down)
-                bend = d * polygamma(1, d) - m * a * second_a - n * b * second_b
-                slopes[(1, 1)] = slopes[(1,)] + d * bend
-                slopes[(0, 1)] = d * slope + d * (b * second_b - a * second_a)
-                slopes[(0, 0, 1)] = 2.0 * slopes[(0, 0)] - d * d * (a * third_a + b * third_b)
+                log_gamma, first, second = log_gamma_derivatives(d, 0, 2)
+                slopes[()] = value + (log_gamma - up - down)
+                slopes[(0, 0, 0)] = -(d**3) * (of_a[3] - of_b[3])
+                slopes[(1,)] = d * (first - m * of_a[1] - n * of_b[1] + m * up + n * down)
+                slopes[(1, 1)] = slopes[(1,)] + d * (d * second - m * a * of_a[2] - n * b * of_b[2])
+                slopes[(0, 1)] = d * slope + d * (b * of_b[2] - a * of_a[2])
+                slopes[(0, 0, 1)] = 2.0 * slopes[(0, 0)] - d * d * (a * of_a[3] + b * of_b[3])
         return through_link(self.link, eta, slopes, full)
+
+    def row_constant(self, y: np.ndarray, w: Any, others: Sequence) -> Any:
+        with np.errstate(all="ignore"):
+            return gammaln(np.exp(others[0])) - np.log(y) - np.log1p(-y)
 
     def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean * (1.0 - mean) / (1.0 + d)
