@@ -149,7 +149,10 @@ def response_scale(response: str) -> Scale:
     name = _called(tree)
     inner = tree.args[0] if len(tree.args) == 1 and not tree.keywords else None
     if name in _BASES and inner is not None:
-        base, shift = _BASES[name], 1.0 if name == "log1p" else _constant_term(inner)
+        shift = _constant_term(inner)
+        if shift is None or (name == "log1p" and shift != 0.0):
+            raise _unknown(response)
+        base, shift = _BASES[name], 1.0 if name == "log1p" else shift
         return Scale(name, partial(_power, base, shift), partial(_power_slope, base), base)
     if name == "sqrt" and inner is not None and _is_column(inner):
         return Scale("sqrt", np.square, _square_slope)
@@ -183,15 +186,16 @@ def _is_column(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) or _called(node) == "Q"
 
 
-def _constant_term(node: ast.AST) -> float:
-    """Constant c of ``y + c``; zero for a column alone or any other expression."""
+def _constant_term(node: ast.AST) -> float | None:
+    """Constant c of ``y + c``; zero for columns alone, as in a ratio of two; None where numbers enter otherwise."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
         sign = 1.0 if isinstance(node.op, ast.Add) else -1.0
         places = ((node.right, node.left),) if sign < 0.0 else ((node.right, node.left), (node.left, node.right))
         for part, other in places:
             if isinstance(part, ast.Constant) and isinstance(part.value, (int, float)) and _is_column(other):
                 return sign * float(part.value)
-    return 0.0
+    numbers = (n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, (int, float)))
+    return 0.0 if next(numbers, None) is None else None
 
 
 def _is_reciprocal(node: ast.AST) -> bool:
