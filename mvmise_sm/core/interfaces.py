@@ -101,6 +101,9 @@ class Criterion(Protocol):
     def evaluate(self, theta: np.ndarray) -> Evaluation:
         """Value, gradient (k,), positive semidefinite information (k, k) and slopes in the covariances at x."""
 
+    def working_gradient(self, theta: np.ndarray) -> np.ndarray:
+        """The gradient (k,) of `evaluate` alone."""
+
     def start(self) -> np.ndarray:
         """A start x (k,)."""
 

@@ -208,7 +208,7 @@ class PartsDeviance(LaplaceDeviance):
 
     def _gradients(self, mode: Mode, merged: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         weighted = mode.weighted
-        rows = self.response.expand(self._full_eta(mode))
+        rows = self._expanded(mode)
         s = weighted.leverage()
         t = rows.contracted(s, self._random_parts)
         _, v, rho = self._implicit(mode, merged, self.incidence.transposed(self._random_rows(t)))
@@ -222,7 +222,6 @@ class PartsDeviance(LaplaceDeviance):
             for i, d in enumerate(self._random_parts):
                 e[c] += rows.get(c, d) * zv[i]
         coef = self.design.adjoint(e)
-        self._rows = rows
         return slopes, coef[: self.k_fe], coef[self.k_fe :]
 
     def _full_eta(self, mode: Mode) -> np.ndarray:
@@ -230,10 +229,15 @@ class PartsDeviance(LaplaceDeviance):
         full[self._random_parts[0] if mode.terms.eta.ndim == 1 else list(self._random_parts)] = mode.terms.eta
         return full
 
+    def _expanded(self, mode: Mode) -> Any:
+        """All derivatives of the rows at the mode, found once."""
+        if mode.expansion is None:
+            mode.expansion = self.response.expand(self._full_eta(mode))
+        return mode.expansion
+
     def _all_fixed(self, mode: Mode) -> FixedSystem:
         """All coefficients next to the eliminated random effects, at the observed weights."""
-        rows = self.response.expand(self._full_eta(mode))
-        weight = rows.weights()
+        weight = self._expanded(mode).weights()
         zx = [np.empty((*g.shape, self.design.n_coef)) for g in mode.g]
         several = mode.terms.eta.ndim > 1
         for columns, at in zip(self.design.columns, self.design.places, strict=True):

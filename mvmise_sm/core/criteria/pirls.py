@@ -57,6 +57,8 @@ class Mode:
         u'u.
     weighted : object
         The elimination at the expected weights of the mode.
+    expansion : Expansion or None
+        All derivatives of the rows in all predictors, where there are several; found once.
     """
 
     b: list
@@ -65,6 +67,7 @@ class Mode:
     terms: Any
     square: float
     weighted: Any = None
+    expansion: Any = None
 
 
 def _dot(x: list[np.ndarray], y: list[np.ndarray]) -> float:

@@ -264,6 +264,10 @@ class ResidualCriterion(ABC):
     def evaluate(self, theta: np.ndarray) -> Evaluation:
         """Value, gradient and average information at working parameters."""
 
+    def working_gradient(self, theta: np.ndarray) -> np.ndarray:
+        """Gradient at working parameters."""
+        return self.evaluate(theta).gradient
+
     @abstractmethod
     def products(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """X'V^-1 dV_i V^-1 X (k, p, p) and X'V^-1 dV_i V^-1 dV_j V^-1 X (k, k, p, p)."""

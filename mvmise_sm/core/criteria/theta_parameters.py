@@ -33,6 +33,10 @@ class ThetaParameters(ABC):
     def evaluate(self, theta: np.ndarray) -> Evaluation:
         """Value, gradient, information and slopes at a working theta."""
 
+    def working_gradient(self, theta: np.ndarray) -> np.ndarray:
+        """Gradient at a working theta (k_theta,)."""
+        return self.evaluate(theta).gradient
+
     def __call__(self, theta: np.ndarray) -> float:
         """Objective at the user's theta: criterion + penalty."""
         return self.value(self.working_theta(np.asarray(theta, dtype=float)))

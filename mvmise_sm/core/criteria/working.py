@@ -59,6 +59,10 @@ class WorkingParameters:
         """Value, gradient, information (empty if not wanted) and slopes at a working vector."""
         raise NotImplementedError
 
+    def working_gradient(self, x: np.ndarray) -> np.ndarray:
+        """Gradient at a working vector."""
+        return self.evaluate(x, information=False).gradient
+
     def __call__(self, x: np.ndarray) -> float:
         """Objective at the user's parameters: criterion + penalty."""
         return self.value(self.working_theta(x))
@@ -66,7 +70,7 @@ class WorkingParameters:
     def gradient(self, x: np.ndarray) -> np.ndarray:
         """Gradient in the user's parameters."""
         x = np.asarray(x, dtype=float)
-        out = self.evaluate(self.working_theta(x)).gradient.copy()
+        out = self.working_gradient(self.working_theta(x)).copy()
         k = self.k_theta
         jacobian = np.empty((k, k))
         for i in range(k):

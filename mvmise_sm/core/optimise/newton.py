@@ -45,6 +45,8 @@ _MAX_DAMPING = 1e10
 _MAX_DESCENTS = 6
 # average information converges in fewer iterations unless it is a poor model of the Hessian
 _SLOW = 12
+# a Hessian is kept for the next step while every step leaves at most this share of the decrement
+_KEPT = 1e-2
 # a step is accepted if it gains this share of what the model predicts (Armijo's rule)
 _ARMIJO = 1e-4
 # a standard deviation that a prior keeps off zero shrinks at most tenfold in one step
@@ -133,6 +135,10 @@ class _Counter:
         # a response that the model reproduces drives theta out of range; an overflow is refused where it is used
         with np.errstate(over="ignore", invalid="ignore"):
             return self.criterion.evaluate(theta)
+
+    def gradient(self, theta: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.criterion.working_gradient(theta)
 
 
 def minimize(
@@ -333,9 +339,12 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
     damping = 0.0
     guarded = counter.criterion.guarded
     sharp, previous = counter.criterion.sharp_theta, np.inf
+    exact: Evaluation | None = None
     for iteration in range(maxiter):
         if iteration >= _SLOW:
-            current = replace(current, information=_exact_information(counter, current))
+            if exact is None or not _still_serves(counter, exact, current, previous):
+                exact = replace(current, information=_exact_information(counter, current))
+            current = replace(current, information=exact.information)
         step, decrement = _newton_step(counter, current, damping)
         rounding = _NOISE * abs(current.value)
         noise = max(rounding, counter.noise)
@@ -376,6 +385,15 @@ def _differentiated(counter: _Counter, theta: np.ndarray) -> Evaluation | None:
         return None
 
 
+def _still_serves(counter: _Counter, exact: Evaluation, current: Evaluation, previous: float) -> bool:
+    """Whether the Hessian of an earlier point leads on from the current one: at that point itself, or where steps with
+    it converge fast.
+    """
+    if current.theta is exact.theta:
+        return True
+    return _newton_step(counter, replace(current, information=exact.information), 0.0)[1] < _KEPT * previous
+
+
 def _exact_information(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
     """The Hessian by differences of the gradient, made positive definite; where the average information is a poor
     model.
@@ -384,10 +402,14 @@ def _exact_information(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
 
     def gradient(x: np.ndarray) -> np.ndarray:
         counter.value(x)
-        return counter.evaluate(x).gradient
+        return counter.gradient(x)
 
     widths = _DIFFERENCE * np.maximum(np.abs(theta), _SMALL_THETA)
-    return positive_matrix(symmetric(differences(gradient, theta, widths, evaluation.gradient)))
+    hessian = symmetric(differences(gradient, theta, widths, evaluation.gradient))
+    # in units of the parameters' own curvatures: estimates that run to infinity have little, and go on all the same
+    size = np.maximum(np.abs(hessian.diagonal()), evaluation.information.diagonal())
+    unit = np.sqrt(np.maximum(size, _FLAT * max(float(size.max(initial=0.0)), _FLAT)))
+    return positive_matrix(hessian / np.outer(unit, unit)) * np.outer(unit, unit)
 
 
 def _less(damping: float, gain: float, predicted: float) -> float:
@@ -428,7 +450,7 @@ def _with_scipy(counter: _Counter, start: np.ndarray, method: str, maxiter: int,
 
     def score(theta: np.ndarray) -> np.ndarray:
         try:
-            gradient = counter.evaluate(theta).gradient
+            gradient = counter.gradient(theta)
         except np.linalg.LinAlgError:  # where the value is infinite, so that a line search turns back
             return np.zeros(len(theta))
         return np.where(np.isfinite(gradient), gradient, 0.0)

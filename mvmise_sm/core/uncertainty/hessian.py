@@ -43,7 +43,7 @@ def hessian(criterion: LaplaceDeviance, x: np.ndarray) -> tuple[np.ndarray, np.n
 
     def gradient(moved: np.ndarray) -> np.ndarray:
         criterion.value(moved)
-        return criterion.evaluate(moved, information=False).gradient
+        return criterion.working_gradient(moved)
 
     out = differences(gradient, x, widths, here.gradient)
     criterion.value(x)
