@@ -344,7 +344,7 @@ def test_a_zero_part_that_is_not_needed_is_left_soon():
         fit = ms.glmer("count ~ spp + mined + (1 | site)", data, family="nb2", zero_inflation="~ 1").fit()
     plain = ms.glmer("count ~ spp + mined + (1 | site)", data, family="nb2").fit()
     np.testing.assert_allclose(fit.llf, plain.llf, atol=1e-5)
-    # its intercept runs to minus infinity, one unit a step; with Hessians floored by the largest curvature it took 1,044
+    # the intercept runs to minus infinity, a unit a step; with Hessians floored by the largest curvature it took 1,044
     assert fit.mle_retvals["n_evaluations"] < 500
 
 
