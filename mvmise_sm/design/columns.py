@@ -158,6 +158,9 @@ def codes_for(data: Any, levels: pd.Index, shown: str, unknown: str = "raise") -
     DataError
         If a label is not among the levels and `unknown` is ``"raise"``.
     """
+    tabled = _codes_by_table(data, levels)
+    if tabled is not None:
+        return tabled
     codes, found = encode_labels(getattr(data, "data", data) if hasattr(data, "contrast") else data)
     if found.equals(levels) or len(found) == 0:
         return codes
@@ -170,6 +173,22 @@ def codes_for(data: Any, levels: pd.Index, shown: str, unknown: str = "raise") -
             raise DataError(f"{shown} holds the level {odd[0]!r}, which the model does not know; {known(levels)}")
         table = np.where(table < 0, -2, table)
     return np.append(table, -1)[codes]
+
+
+def _codes_by_table(data: Any, levels: pd.Index) -> np.ndarray | None:
+    """Codes (n,) of integers among integer levels in a small range; None for others and where one is unknown."""
+    values = getattr(data, "array", data)
+    values = values.to_numpy() if isinstance(values, pd.arrays.NumpyExtensionArray) else values
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "i" or not values.size or levels.dtype.kind != "i":
+        return None
+    labels = levels.to_numpy()
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
+    if high - low >= 4 * values.size + 1024 or values.min() < low or values.max() > high:
+        return None
+    table = np.full(high - low + 1, -1, dtype=np.intp)
+    table[labels - low] = np.arange(len(labels))
+    codes = table[values if low == 0 else values.astype(np.intp, copy=False) - low]
+    return None if codes.min() < 0 else codes
 
 
 def known(levels: Any) -> str:

@@ -27,7 +27,7 @@ from mvmise_sm.design.residual import level_codes
 from mvmise_sm.design.structures import position_columns
 from mvmise_sm.exceptions import DataError, NewLevelError, UnknownColumnError
 
-__all__ = ["new_exog", "new_factor", "new_levels", "new_offset", "new_random_rows"]
+__all__ = ["new_columns", "new_exog", "new_factor", "new_levels", "new_offset", "new_random_rows"]
 
 
 def new_exog(design: Design, frame: Any, dropped: bool = False) -> pd.DataFrame:
@@ -120,9 +120,44 @@ def new_random_rows(design: Design, frame: Any, allow_new_levels: bool = False) 
             absent = np.isnan(columns).any(axis=1)
             columns = position_columns(columns, term.positions)
             columns[absent] = np.nan
-        columns[missing] = np.nan
+        if missing.any():
+            columns[missing] = np.nan
         rows.append((codes, columns))
     return rows
+
+
+def new_columns(design: Design, frame: Any) -> tuple[list[Any], list[tuple[np.ndarray, list[Any]]]]:
+    """Evaluate fixed and random effects on new data, column by column and by reference where they are columns.
+
+    Parameters
+    ----------
+    design : Design
+        Design with random effects whose terms have neither positions nor several members.
+    frame : DataFrame
+        New rows (m).
+
+    Returns
+    -------
+    fixed : list of (ndarray or None)
+        Columns (m,) with those that the fit dropped, None for ones.
+    random : list of (codes, columns)
+        One pair per term: codes (m,), -1 where the label is missing; columns as in `fixed`.
+
+    Raises
+    ------
+    NewLevelError
+        If a level is unknown.
+    """
+    source = Source(as_frame(frame), EvalEnvironment([]))
+    fixed = list(coding.columns(design.full_spec, _encode_new(design.full_spec, source)))
+    random = []
+    coded: dict[int, np.ndarray] = {}
+    assert design.random is not None
+    for term, info, spec in zip(design.random.terms, design.random_specs, design.group_specs, strict=True):
+        if id(term.factor) not in coded:
+            coded[id(term.factor)] = _new_codes(spec, term.factor, source, False)[0]
+        random.append((coded[id(term.factor)], list(coding.columns(info, _encode_new(info, source)))))
+    return fixed, random
 
 
 def new_levels(design: Design, frame: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -256,8 +291,9 @@ def _encode_new(info: DesignInfo, source: Source) -> dict[EvalFactor, Encoded]:
             raise DataError(f"{factor.name()} was numeric in the fit, but holds labels in the new data")
         if value.categories is not None:  # nothing but missing values
             value = Encoded(np.full(source.nobs, np.nan))
-        with np.errstate(invalid="ignore"):
-            if np.isinf(value.values).any():
+        with np.errstate(invalid="ignore", over="ignore"):
+            # one pass says that all is finite; only where it does not, infinite and missing values are told apart
+            if not np.isfinite(value.values.sum()) and np.isinf(value.values).any():
                 raise DataError(f"{factor.name()} holds infinite values in the new data; only finite ones fit")
         if value.n_columns != described.num_columns:
             raise DataError(f"{factor.name()} has {value.n_columns} columns, {described.num_columns} in the fit")

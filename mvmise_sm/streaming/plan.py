@@ -17,7 +17,7 @@ from mvmise_sm.core.elimination.sums import Block, FactorShape, RunningSums, Sum
 from mvmise_sm.design.build import Design, GroupSpec, build_design
 from mvmise_sm.design.columns import column_of
 from mvmise_sm.design.grouping import encode_labels, interact_labels
-from mvmise_sm.design.new_data import new_exog, new_factor, new_offset, new_random_rows
+from mvmise_sm.design.new_data import new_columns, new_factor, new_offset
 from mvmise_sm.exceptions import DataError, MissingDataError, NewLevelError
 from mvmise_sm.streaming.survey import LEVEL, Reader, Survey
 
@@ -170,33 +170,34 @@ class StreamPlan:
         """
         chosen = self.reader.rows(frame)
         y, X, random, offset, weights = self._evaluated(chosen)
-        bad = np.isnan(y) | np.isnan(X).any(axis=1)
-        for values in (offset, weights):
-            bad |= False if values is None else np.isnan(values)
-        for _, columns in random:
-            bad |= np.isnan(columns).any(axis=1)
-        if bad.any() and self.reader.missing != "drop":
-            raise MissingDataError(f"values are missing in {int(bad.sum())} rows; missing='drop' leaves them out")
-        kept = np.flatnonzero(~bad)
+        bad = _missing_rows([y, *X, *(c for _, columns in random for c in columns), offset, weights])
+        for codes, _ in random:
+            if len(codes) and codes.min() < 0:
+                bad = codes < 0 if bad is None else bad | (codes < 0)
+        kept = np.arange(len(y)) if bad is None else np.flatnonzero(~bad)
+        if len(kept) < len(y) and self.reader.missing != "drop":
+            raise MissingDataError(f"values are missing in {len(y) - len(kept)} rows; missing='drop' leaves them out")
         if len(kept) < len(y):
-            y, X = y[kept], X[kept]
-            random = [(codes[kept], columns[kept]) for codes, columns in random]
+            y, X = y[kept], [None if c is None else c[kept] for c in X]
+            random = [(codes[kept], [None if c is None else c[kept] for c in columns]) for codes, columns in random]
             offset, weights = (None if v is None else v[kept] for v in (offset, weights))
-        self._check(y, X, weights)
+        if bad is not None:
+            self._check(y, X, offset)
+        if weights is not None and len(weights) and not (weights > 0).all():
+            raise DataError(f"weights must be positive, the smallest is {weights.min():g}; leave such rows out")
         y = y if offset is None else y - offset
         terms = self.random
         codes, columns = [], []
         for factor in terms.factors:
             own = terms.terms_of(factor)
             codes.append(random[own[0]][0])
-            columns.append(np.column_stack([random[t][1] for t in own]))
+            columns.append([column for t in own for column in random[t][1]])
         return Block(y, X, codes, columns, weights), kept
 
     def _evaluated(self, frame: pd.DataFrame) -> tuple[Any, Any, Any, Any, Any]:
         plan, design = self.reader.factors(list(frame.columns)), self.template
         try:
-            X = new_exog(design, frame, dropped=True).to_numpy()
-            random = new_random_rows(design, frame)
+            X, random = new_columns(design, frame)
             offset = new_offset(design, frame)
         except NewLevelError as error:
             raise DataError(f"the source has changed between two passes: {error}") from None
@@ -206,14 +207,15 @@ class StreamPlan:
             weights = new_factor(plan.weights, self.states.get(plan.weights.code), frame)
         return y, X, random, offset, weights
 
-    def _check(self, y: np.ndarray, X: np.ndarray, weights: np.ndarray | None) -> None:
-        if not np.isfinite(y).all():
+    def _check(self, y: np.ndarray, X: Sequence[np.ndarray | None], offset: np.ndarray | None) -> None:
+        """Refuse infinite values among complete rows."""
+        if not _all_finite(y):
             raise DataError(f"the response {self.reader.parts.responses[0]!r} holds infinite values")
-        if not np.isfinite(X).all():
-            column = int(np.argmax(~np.isfinite(X).all(axis=0)))
-            raise DataError(f"the column {self.template.full_spec.column_names[column]!r} holds infinite values")
-        if weights is not None and len(weights) and not (weights > 0).all():
-            raise DataError(f"weights must be positive, the smallest is {weights.min():g}; leave such rows out")
+        for name, column in zip(self.template.full_spec.column_names, X, strict=True):
+            if column is not None and not _all_finite(column):
+                raise DataError(f"the column {name!r} holds infinite values")
+        if offset is not None and not _all_finite(offset):
+            raise DataError("the offset holds infinite values")
 
     def collected(self, frames: Iterable[pd.DataFrame]) -> RunningSums:
         """The sums over the complete rows of blocks."""
@@ -222,6 +224,22 @@ class StreamPlan:
             if len(frame):
                 sums.add(self.block(frame)[0])
         return sums
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    """Whether numbers are finite: their sum says so in one pass, but for sums that overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+
+
+def _missing_rows(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Rows (n,) with a missing value in some column (n,); None where all values of all columns are finite."""
+    bad: np.ndarray | None = None
+    # a column may be a response, a fixed and a random effect
+    for values in {id(column): column for column in columns}.values():
+        if values is not None and not _all_finite(values):
+            bad = np.isnan(values) if bad is None else bad | np.isnan(values)
+    return bad
 
 
 def finished_plan(reader: Reader, found: Survey, states: dict[str, dict]) -> StreamPlan:
@@ -240,13 +258,13 @@ def finished_plan(reader: Reader, found: Survey, states: dict[str, dict]) -> Str
     draft = StreamPlan(reader, found.nobs, found.witnesses, found.groups, states, defaults, empty)
     everything = replace(reader, subset=None)
     block, _ = replace(draft, reader=everything).block(sample)
-    columns = [block.X]
+    columns = list(block.X)
     for t, term in enumerate(draft.random.terms):
         k = draft.random.factors.index(term.factor)
         own = draft.random.terms_of(term.factor)
         start = sum(draft.random.terms[u].q for u in own if u < t)
-        columns.append(block.columns[k][:, start : start + term.q])
-    rows = np.column_stack([*columns, block.y])
+        columns += block.columns[k][start : start + term.q]
+    rows = np.column_stack([*(np.ones(len(block.y)) if c is None else c for c in columns), block.y])
     return replace(draft, moments=Moments.of(draft.column_names, rows))
 
 

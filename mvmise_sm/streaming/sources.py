@@ -164,6 +164,9 @@ def blocks(data: Any, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterato
 def _as_pandas(block: Any) -> pd.DataFrame:
     if isinstance(block, pd.DataFrame):
         return block
+    if type(block).__module__.split(".")[0] == "pyarrow":
+        # a column each, by reference where none of its values is missing
+        return block.to_pandas(split_blocks=True)
     if hasattr(block, "to_pandas"):
         return block.to_pandas()
     try:

@@ -23,6 +23,8 @@ _SAMPLE = 20_000
 _LARGEST_COLUMN = 50_000_000
 # first column of a table of witnesses
 LEVEL = "level of the factor"
+# integers within such a range are looked up in a table of 128 MB
+_LARGEST_RANGE = 2**27
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,67 @@ class Survey:
         return out
 
 
+class _SeenIntegers:
+    """Which integers of a small range occur, in a table of one byte each."""
+
+    def __init__(self) -> None:
+        self._low = 0
+        self._seen = np.zeros(0, dtype=bool)
+
+    def add(self, values: np.ndarray) -> bool:
+        """Note values (n,), at least one; False where the range is too large, and nothing is noted."""
+        low, high = int(values.min()), int(values.max())
+        known = len(self._seen)
+        first = min(low, self._low) if known else low
+        last = max(high, self._low + known - 1) if known else high
+        if last - first >= _LARGEST_RANGE:
+            return False
+        if last - first >= known or first < self._low:
+            wider = np.zeros(last - first + 1, dtype=bool)
+            wider[self._low - first : self._low - first + known] = self._seen
+            self._low, self._seen = first, wider
+        self._seen[values if first == 0 else values.astype(np.int64) - first] = True
+        return True
+
+    def labels(self) -> np.ndarray:
+        """The integers that occur, ascending (k,) int64."""
+        return np.flatnonzero(self._seen) + self._low
+
+
+class _GroupTables:
+    """Distinct labels of grouping factors, block by block; what waits is united when it outgrows what is known."""
+
+    # rows of a table below which uniting costs more than holding
+    _WORTH_UNITING = 1_000_000
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[pd.DataFrame]] = {}
+        self._integers: dict[str, _SeenIntegers] = {}
+
+    def add(self, name: str, table: pd.DataFrame) -> None:
+        """Note labels, one row each."""
+        parts = self._known.setdefault(name, [])
+        parts.append(table)
+        if sum(map(len, parts[1:])) > max(self._WORTH_UNITING, len(parts[0])):
+            self._known[name] = [self._united(name)]
+
+    def add_columns(self, columns: Mapping[str, np.ndarray]) -> bool:
+        """Note integer columns (n,) by grouping factor; False where the range of one is too large."""
+        return all(self._integers.setdefault(name, _SeenIntegers()).add(values) for name, values in columns.items())
+
+    def result(self) -> dict[str, pd.DataFrame]:
+        """Tables of distinct labels by grouping factor."""
+        for name, seen in self._integers.items():
+            labels = seen.labels()
+            if len(labels):
+                self.add(name, pd.DataFrame({"0": labels}))
+        return {name: self._united(name) for name in self._known}
+
+    def _united(self, name: str) -> pd.DataFrame:
+        parts = self._known[name]
+        return parts[0] if len(parts) == 1 else _distinct(pd.concat(parts, ignore_index=True), name)
+
+
 def united(first: Mapping[str, pd.DataFrame], second: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Tables of distinct keys by name; rows of the first table win."""
     out = dict(first)
@@ -165,13 +228,17 @@ def survey(reader: Reader, frames: Iterable[pd.DataFrame], *, groups_only: bool 
     MissingDataError
         With ``missing="raise"``, where a value is missing.
     """
-    out = Survey()
+    out, groups = Survey(), _GroupTables()
     for frame in frames:
         chosen = frame if groups_only else reader.rows(frame)
         if not len(chosen):
             continue
         plan = reader.factors(list(frame.columns))
         if groups_only:
+            plain = _integer_groups(reader, plan, chosen)
+            if plain is not None and groups.add_columns(plain):
+                out.nobs += len(chosen)
+                continue
             plan = replace(plan, responses=(), fixed=(), random=(), offsets=(), weights=None)
         values = Values(Source(chosen, reader.environment), {})
         found, _ = values.incomplete(plan, False)
@@ -182,14 +249,27 @@ def survey(reader: Reader, frames: Iterable[pd.DataFrame], *, groups_only: bool 
             continue
         rows = None if not bad.any() else np.flatnonzero(~bad)
         out.nobs += len(chosen) - int(bad.sum())
-        _note_groups(out, reader, plan, values, rows)
+        _note_groups(groups, reader, plan, values, rows)
         if groups_only:
             continue
         for term in (*plan.fixed, *(t for terms in plan.random for t in terms)):
             for factor in term.factors:
                 _note_levels(out, factor, values, rows)
         out.keep_sample(chosen if rows is None else chosen.iloc[rows])
+    out.groups = groups.result()
     return out
+
+
+def _integer_groups(reader: Reader, plan: Plan, frame: pd.DataFrame) -> dict[str, np.ndarray] | None:
+    """Columns (n,) of the grouping factors where each is one column of integers, which misses no value; else None."""
+    found = {}
+    for spec, group in zip(reader.parts.random, plan.groups, strict=True):
+        name = column_of(group[0]) if len(group) == 1 else None
+        column = frame.get(name) if name is not None else None
+        if not isinstance(column, pd.Series) or not isinstance(column.dtype, np.dtype) or column.dtype.kind != "i":
+            return None
+        found[spec.group] = column.to_numpy()
+    return found
 
 
 def _note_levels(out: Survey, factor: EvalFactor, values: Values, rows: np.ndarray | None) -> None:
@@ -212,19 +292,21 @@ def _note_levels(out: Survey, factor: EvalFactor, values: Values, rows: np.ndarr
     out.witnesses = united(out.witnesses, {factor.code: table})
 
 
-def _note_groups(out: Survey, reader: Reader, plan: Plan, values: Values, rows: np.ndarray | None) -> None:
+def _note_groups(out: _GroupTables, reader: Reader, plan: Plan, values: Values, rows: np.ndarray | None) -> None:
     for spec, group in zip(reader.parts.random, plan.groups, strict=True):
         parts = []
         for factor in group:
             codes, levels = values.labels[factor]
             parts.append((codes if rows is None else codes[rows], levels))
         if len(parts) == 1:
-            used = np.unique(parts[0][0])
-            table = pd.DataFrame({"0": parts[0][1][used]})
+            codes, levels = parts[0]
+            # every level occurs in some row of the block
+            used = levels if rows is None else levels[np.flatnonzero(np.bincount(codes, minlength=len(levels)))]
+            table = pd.DataFrame({"0": used})
         else:
             cells = np.unique(np.column_stack([codes for codes, _ in parts]), axis=0)
             table = pd.DataFrame({str(i): levels[cells[:, i]] for i, (_, levels) in enumerate(parts)})
-        out.groups = united(out.groups, {spec.group: table})
+        out.add(spec.group, table)
 
 
 def learn_states(

@@ -68,6 +68,17 @@ class FixedBasis:
         if self.rotation is not None:
             out[:] = out @ self.rotation
 
+    def columns(self, X: Sequence[np.ndarray | None], lo: int, out: np.ndarray) -> None:
+        """The same for columns (n,) that stand apart, None for ones: rows from `lo` on go into `out` (p, rows)."""
+        for j, column in enumerate(X):
+            moved = 0.0 if self.shift is None else self.shift[j]
+            if column is None:
+                out[j] = 1.0 - moved
+            else:
+                np.subtract(column[lo : lo + out.shape[1]], moved, out=out[j])
+        if self.rotation is not None:
+            out[:] = self.rotation.T @ out
+
 
 @dataclass(frozen=True, slots=True)
 class TermBasis:

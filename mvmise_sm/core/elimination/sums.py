@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from mvmise_sm.core.covariance.coordinates import FixedBasis
 
@@ -20,6 +20,8 @@ __all__ = ["Block", "FactorShape", "PairTable", "RunningSums", "SumPlan"]
 _TABLE_CELLS = 40_000_000
 # sorted parts are merged when the last is at least this share of the one before, so that merging stays n log n
 _LIKE_SIZE = 0.5
+# rows whose products are formed while they are near the processor
+_CACHED_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,20 @@ class Block:
     ----------
     y : ndarray
         Response without offset (n,).
-    X : ndarray
-        (n, p).
+    X : sequence of (ndarray or None)
+        p columns (n,), None for ones.
     codes : sequence of ndarray
         Levels by grouping factor (n,).
-    columns : sequence of ndarray
-        Random-effects columns by grouping factor (n, q).
+    columns : sequence of sequence
+        Random-effects columns by grouping factor, q of them (n,), None for ones.
     weights : ndarray or None
         (n,).
     """
 
     y: np.ndarray
-    X: np.ndarray
+    X: Sequence[np.ndarray | None]
     codes: Sequence[np.ndarray]
-    columns: Sequence[np.ndarray]
+    columns: Sequence[Sequence[np.ndarray | None]]
     weights: np.ndarray | None = None
 
 
@@ -138,6 +140,60 @@ def _by_key(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return keys[starts], np.add.reduceat(values[order], starts, axis=0)
 
 
+def add_products_by_level(
+    codes: np.ndarray, z: np.ndarray, xy: np.ndarray, count: np.ndarray, total: np.ndarray, product: np.ndarray
+) -> None:
+    """Add the sums of z_a z_b and z_a xy_c over the rows of each level, every distinct product once.
+
+    Parameters
+    ----------
+    codes : ndarray
+        Levels (n,).
+    z, xy : ndarray
+        Random-effects columns (q, n), and [X y] (m, n).
+    count : ndarray
+        Rows of this block by level (J,).
+    total : ndarray
+        (q, J, q + m).
+    product : ndarray
+        Overwritten (n,).
+    """
+    n, n_levels = z.shape[1], len(count)
+    present: np.ndarray | slice = slice(None)
+    if n_levels > n:
+        # most levels do not occur among these rows
+        present, codes = np.unique(codes, return_inverse=True)
+        count = count[present]
+    ones = np.broadcast_to(1.0, n)
+    columns = [ones if _equal(column, ones) else column for column in (*z, *xy)]
+    same = [
+        next(j for j, other in enumerate(columns[: i + 1]) if _equal(column, other)) for i, column in enumerate(columns)
+    ]
+    found: dict[tuple[int, int], np.ndarray] = {}
+    for a in range(len(z)):
+        for c in range(len(columns)):
+            first, second = sorted((same[a], same[c]))
+            if (first, second) not in found:
+                found[first, second] = _sums_of_product(codes, columns[first], columns[second], count, product)
+            total[a, present, c] += found[first, second]
+
+
+def _sums_of_product(
+    codes: np.ndarray, a: np.ndarray, b: np.ndarray, count: np.ndarray, product: np.ndarray
+) -> np.ndarray:
+    """Sums of a * b (n,) by level (J,); a column of ones has stride 0. `product` (n,) is overwritten."""
+    constant = [not column.strides[0] for column in (a, b)]
+    if all(constant):
+        return count
+    values = b if constant[0] else a if constant[1] else np.multiply(a, b, out=product)
+    return np.bincount(codes, values, minlength=len(count))
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two columns (n,) hold the same numbers; a few of them tell most others apart."""
+    return a is b or (np.array_equal(a[:8], b[:8]) and np.array_equal(a, b))
+
+
 @dataclass(eq=False)
 class RunningSums:
     """Sums over the rows seen so far.
@@ -165,12 +221,15 @@ class RunningSums:
     levels: list[np.ndarray] = field(init=False)
     counts: list[np.ndarray] = field(init=False)
     pairs: dict[tuple[int, int], PairTable] = field(init=False)
+    _memory: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         m = len(self.plan.origin) + 1
         factors = self.plan.factors
+        self._memory = np.zeros(0)
         self.gram = np.zeros((m, m))
-        self.levels = [np.zeros((f.q, f.n_levels, f.q + m)) for f in factors]
+        # by column in memory, which is how they are added to
+        self.levels = [np.zeros((f.q, f.q + m, f.n_levels)).transpose(0, 2, 1) for f in factors]
         self.counts = [np.zeros(f.n_levels, dtype=np.int64) for f in factors]
         self.pairs = {
             (k, n): PairTable((factors[k].n_levels, factors[n].n_levels), factors[k].q * factors[n].q)
@@ -181,37 +240,47 @@ class RunningSums:
     def add(self, block: Block) -> None:
         """Add the rows of a block."""
         n = len(block.y)
-        if not n:
-            return
-        p = len(self.plan.origin)
         self.nobs += n
-        xy = np.empty((n, p + 1))
-        self.plan.basis.rows(block.X, 0, n, xy[:, :p])
-        np.subtract(block.y, xy[:, :p] @ self.plan.origin, out=xy[:, p])
-        root = None
         if block.weights is not None:
             self.log_weights += float(np.log(block.weights).sum())
-            root = np.sqrt(block.weights)
-            xy *= root[:, None]
-        self.gram += xy.T @ xy
-        shifted = []
-        for factor, codes, columns, total, count in zip(
-            self.plan.factors, block.codes, block.columns, self.levels, self.counts, strict=True
-        ):
-            z = columns - factor.shift
+        p = len(self.plan.origin)
+        root = None if block.weights is None else np.sqrt(block.weights)
+        # columns are rows here: each is read by itself
+        xy, *columns, (product,) = self._workspace([p + 1, *(factor.q for factor in self.plan.factors), 1], n)
+        for lo in range(0, n, _CACHED_ROWS):
+            here = slice(lo, lo + _CACHED_ROWS)
+            part = xy[:, here]
+            self.plan.basis.columns(block.X, lo, part[:p])
+            np.subtract(block.y[here], self.plan.origin @ part[:p], out=part[p])
+            for z, factor, given in zip(columns, self.plan.factors, block.columns, strict=True):
+                for own, moved, column in zip(z, factor.shift, given, strict=True):
+                    if column is None:
+                        own[here] = 1.0 - moved
+                    else:
+                        np.subtract(column[here], moved, out=own[here])
             if root is not None:
-                z = z * root[:, None]
-            shifted.append(z)
-            count += np.bincount(codes, minlength=factor.n_levels)
-            rows = np.column_stack([z, xy])
-            indptr = np.arange(n + 1)
-            for a in range(factor.q):
-                # one column per row: the product scatters whole rows of the block, all columns at once
-                indicator = sparse.csc_matrix((z[:, a], codes, indptr), shape=(factor.n_levels, n), copy=False)
-                total[a] += indicator @ rows
+                for values in (part, *(z[:, here] for z in columns)):
+                    values *= root[here]
+            self.gram += part @ part.T
+        for factor, codes, z, total, count in zip(
+            self.plan.factors, block.codes, columns, self.levels, self.counts, strict=True
+        ):
+            rows = np.bincount(codes, minlength=factor.n_levels)
+            count += rows
+            add_products_by_level(codes, z, xy, rows, total, product)
         for (k, m), table in self.pairs.items():
-            values = (shifted[k][:, :, None] * shifted[m][:, None, :]).reshape(n, -1)
+            values = (columns[k][:, None] * columns[m]).reshape(-1, n).T
             table.add(block.codes[k], block.codes[m], values)
+
+    def _workspace(self, rows: Sequence[int], n: int) -> list[np.ndarray]:
+        """Arrays (rows, n) in memory that is kept from block to block: new pages cost as much as the sums."""
+        stops = np.cumsum([0, *rows]) * n
+        if self._memory.size < stops[-1]:
+            self._memory = np.empty(stops[-1])
+        return [self._memory[a:b].reshape(k, n) for a, b, k in zip(stops[:-1], stops[1:], rows, strict=True)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_memory": np.zeros(0)}
 
     def merge(self, other: RunningSums) -> None:
         """Add the sums of other rows under the same plan."""
