@@ -10,6 +10,7 @@ import pytest
 from scipy.special import ndtr
 
 import mvmise_sm as ms
+from mvmise_sm.core.uncertainty.profile_search import end
 from mvmise_sm.exceptions import DataError, IdentificationWarning, OptionError
 
 matplotlib.use("Agg")
@@ -95,9 +96,9 @@ def test_profile_of_a_correlation_of_errors():
     result = block_fit("mvmise_e")
     target, parameters = result._results.profile_parameters()
     (one,) = [p for p in parameters if p.name.startswith("cor_")]
-    end = target._end(one, 1.0, 1.959964)
-    x = target._known[one.name][end]
-    assert one.at(x) == pytest.approx(end, abs=1e-8)
+    upper = end(target.profiled(one), 1.0, 1.959964)
+    x = target.profiled(one).at(upper, target.point).x
+    assert one.at(x) == pytest.approx(upper, abs=1e-8)
     value, score = target.objective(x)
     assert 2.0 * (target.maximum - value) == pytest.approx(3.841459, abs=1e-3)
     # at a constrained maximum the gradients of likelihood and parameter are parallel

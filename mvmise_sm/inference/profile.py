@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,63 +19,22 @@ from mvmise_sm.core.optimise.constrained import (
     free_minimum,
 )
 from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.core.uncertainty.profile_search import (
+    ProfiledParameter,
+    freed_from_zero,
+    interval,
+    pulled_back,
+    trace,
+)
 from mvmise_sm.exceptions import OptionError, SeparationWarning
 from mvmise_sm.inference.fits import ml_fit, refitted, require_maximum, with_statistic
-from mvmise_sm.inference.profile_search import end, path, pulled_back, zeta
 from mvmise_sm.options import strict_options
 
-__all__ = ["Profile", "profile", "profile_intervals"]
+__all__ = ["Profile", "intervals", "profile", "profile_intervals"]
 
 _AT_ZERO = 1e-3  # relative standard deviations below this count as zero
 _AWAY = 0.1  # where the search away from zero starts: small, but on the slope of every minimum of interest
-_GAIN = 1e-10
-
-
-@dataclass(frozen=True, eq=False)
-class _Parameter:
-    """A parameter that can be profiled.
-
-    Attributes
-    ----------
-    name, kind : str
-        Row name; ``"fixed"``, ``"sd"``, ``"cor"`` or ``"sigma"``.
-    solve : callable
-        (c, start) -> ConstrainedPoint.
-    estimate, se : float
-        On the scale of c.
-    lower, upper : float
-        Range of c.
-    shown : callable
-        c -> the parameter as reported.
-    origin : ndarray
-        Parameters at the optimum.
-    minimum : float
-        Objective there.
-    unit : float
-        Change of the parameter that moves a linear predictor by one, where its profile may be flat for ever; zero
-        elsewhere.
-    """
-
-    name: str
-    kind: str
-    solve: Callable[..., ConstrainedPoint]
-    estimate: float
-    se: float
-    lower: float
-    upper: float
-    shown: Callable[[float], float]
-    origin: np.ndarray | None = None
-    minimum: float = np.nan
-    unit: float = 0.0
-
-    def at(self, c, start):
-        """The constrained minimum; None where no point near `start` has a likelihood."""
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                point = self.solve(c, start)
-        except np.linalg.LinAlgError:
-            return None
-        return point if np.isfinite(point.value) and np.isfinite(point.x).all() else None
+_SEPARATED = "the responses are (nearly) separated; give a prior, for example fixef_prior=ms.priors.StudentT()"
 
 
 @strict_options
@@ -93,20 +51,13 @@ class Profile:
 
     def __init__(self, parameters, reach):
         self._parameters = {p.name: p for p in parameters}
-        rows = [row for p in parameters for row in self._trace(p, reach)]
+        rows = [(p.name, *point) for p in parameters for point in trace(p, reach)]
         self.frame = pd.DataFrame(rows, columns=["parameter", "value", "zeta"])
         self.estimates = pd.Series({p.name: p.shown(p.estimate) for p in parameters})
 
-    def _trace(self, parameter, reach):
-        rows = [(parameter.name, parameter.shown(parameter.estimate), 0.0)]
-        for side in (-1.0, 1.0):
-            for point in path(parameter, side, reach):
-                rows.append((parameter.name, parameter.shown(point.c), side * zeta(point, parameter.minimum)))
-        return sorted(rows, key=lambda row: row[1])
-
     def conf_int(self, alpha=0.05):
         """Profile-likelihood intervals with coverage ``1 - alpha``, a DataFrame with columns 0 and 1."""
-        return _intervals(self._parameters.values(), alpha)
+        return intervals(self._parameters.values(), alpha)
 
     def plot(self, params=None, ax=None, **options):
         """Plot the profiles; see `mvmise_sm.plots.profile`."""
@@ -118,18 +69,15 @@ class Profile:
         return f"<Profile of {', '.join(self._parameters)}>"
 
 
-def _intervals(parameters, alpha):
+def intervals(parameters, alpha):
+    """Profile-likelihood intervals of `ProfiledParameter` with coverage ``1 - alpha``, columns 0 and 1."""
     z = float(stats.norm.ppf(1.0 - 0.5 * alpha))
-    rows = {}
+    rows = {p.name: interval(p, z) for p in parameters}
     for p in parameters:
-        if not np.isfinite(p.estimate) and p.kind == "cor":
-            rows[p.name] = (np.nan, np.nan)
-            continue
-        rows[p.name] = tuple(p.shown(end(p, side, z)) for side in (-1.0, 1.0))
-        if p.unit and np.isinf(rows[p.name]).any():
+        if p.unbounded and np.isinf(rows[p.name]).any():
             warn(
-                f"the profile of {p.name!r} never reaches the quantile, so that its interval is infinite: the "
-                "responses are (nearly) separated; give a prior, for example fixef_prior=ms.priors.StudentT()",
+                f"the profile of {p.name!r} never reaches the quantile, so that its interval is infinite: "
+                f"{p.unbounded}",
                 SeparationWarning,
             )
     return pd.DataFrame.from_dict(rows, orient="index", columns=[0, 1])
@@ -146,7 +94,7 @@ def profile_intervals(result, alpha=0.05, reml=False, params=None):
     """Profile-likelihood intervals of all or the chosen parameters, a DataFrame with columns 0 and 1."""
     parameters, threads = _prepare(result, reml)
     with threads:
-        return _intervals(_chosen(parameters, params), alpha)
+        return intervals(_chosen(parameters, params), alpha)
 
 
 def _chosen(parameters, params):
@@ -190,7 +138,7 @@ def _linear_parameters(fit):
         unit[j] = 1.0
         se = float(np.sqrt(fit.scale * fit.solution.cov_beta[j, j]))
         solve = _held_solver(target, unit)
-        out.append(_Parameter(name, "fixed", solve, float(fit.params[j]), se, -np.inf, np.inf, float))
+        out.append(ProfiledParameter(name, "fixed", solve, float(fit.params[j]), se, -np.inf, np.inf, float))
     out += _covariance_parameters(
         fit.model.random_layout,
         criterion.space.structures,
@@ -208,7 +156,7 @@ def _linear_parameters(fit):
     if not _sigma_is_known(fit):
         se = float(np.sqrt(2.0 * inverse[k, k]))
         out.append(
-            _Parameter(
+            ProfiledParameter(
                 "sigma",
                 "sigma",
                 _solver(target.evaluate, sigma),
@@ -237,7 +185,7 @@ def _residual_parameters(structure, first, evaluate, x, inverse):
         se = float(np.sqrt(2.0 * gradient @ inverse @ gradient))
         name = "sigma" if not p.levels else parameter_label(p, "Residual")
         solve = _solver(evaluate, constraint)
-        out.append(_Parameter(name, "sigma", solve, value, se, -np.inf, np.inf, lambda c: float(np.exp(c))))
+        out.append(ProfiledParameter(name, "sigma", solve, value, se, -np.inf, np.inf, lambda c: float(np.exp(c))))
     return out
 
 
@@ -270,7 +218,7 @@ def _general_parameters(fit):
         weights[k : k + p] = criterion.basis.a[j]
         se = float(np.sqrt(2.0 * weights @ inverse @ weights))
         solve, unit = _solver(evaluate, Coordinate(weights)), 1.0 / sizes[j]
-        out.append(_Parameter(name, "fixed", solve, float(weights @ x), se, -np.inf, np.inf, float, unit=unit))
+        out.append(ProfiledParameter(name, "fixed", solve, float(weights @ x), se, unit=unit, unbounded=_SEPARATED))
     structures, bases = criterion.space.structures, criterion.layout.term_bases
     out += _covariance_parameters(fit.model.random_layout, structures, bases, evaluate, x, inverse, rho=None)
     first = x.size - criterion.k_shape
@@ -284,32 +232,17 @@ def _general_parameters(fit):
             return 0.0 if c <= least else value(c)
 
         solve = _solver(evaluate, Coordinate(weights))
-        out.append(_Parameter(name, name, solve, float(x[i]), se, least, np.inf, shown))
+        out.append(ProfiledParameter(name, name, solve, float(x[i]), se, least, np.inf, shown))
     return _leaving_the_boundary(out, x, minimum, criterion.lower[:k])
 
 
 def _leaving_the_boundary(parameters, x, minimum, lower):
-    """Parameters whose profiles also look for a minimum away from variances of zero.
-
-    The objective is even in an element of theta whose bound is zero, so zero is always stationary and a warm start
-    stays there, although with another parameter held the variance may well be positive.
-    """
+    """Parameters whose profiles also look for a minimum away from variances of zero."""
     bounded = np.flatnonzero(lower == 0.0)
-
-    def freed(solve):
-        def both(c, start):
-            point = solve(c, start)
-            zero = bounded[np.abs(point.x[bounded]) < _AT_ZERO]
-            if not zero.size:
-                return point
-            moved = np.array(point.x)
-            moved[zero] = _AWAY
-            other = solve(c, moved)
-            return other if other.converged and other.value < point.value - _GAIN else point
-
-        return both
-
-    return [replace(p, solve=freed(p.solve), origin=x, minimum=minimum) for p in parameters]
+    return [
+        replace(p, solve=freed_from_zero(p.solve, bounded, zero=_AT_ZERO, away=_AWAY), origin=x, minimum=minimum)
+        for p in parameters
+    ]
 
 
 def _sigma_is_known(fit):
@@ -398,7 +331,7 @@ def _sd_parameter(name, constraint, form, evaluate, x, value, gradient, inverse)
             start[at] = part * (c / now)
         return constrained_minimum(evaluate, constraint, c, start)
 
-    return _Parameter(name, "sd", solve, value, se, 0.0, np.inf, float)
+    return ProfiledParameter(name, "sd", solve, value, se, 0.0, np.inf, float)
 
 
 # a correlation whose inverse hyperbolic tangent is beyond this is one
@@ -414,7 +347,7 @@ def _line_parameter(name, parameter, constraint, evaluate, x, inverse):
     if parameter.kind != "cor":
         kind = parameter.kind
         se = se if se > 0.0 else 1.0
-        return _Parameter(
+        return ProfiledParameter(
             name, "own", _solver(evaluate, constraint), value, se, -np.inf, np.inf, lambda c: from_line(kind, c)
         )
     lower = -_LIMIT if parameter.least <= -1.0 else float(np.arctanh(parameter.least))
@@ -426,4 +359,4 @@ def _line_parameter(name, parameter, constraint, evaluate, x, inverse):
     def shown(c):
         return float(np.sign(c)) if abs(c) >= _LIMIT else float(np.tanh(c))
 
-    return _Parameter(name, "cor", _solver(evaluate, constraint), value, se, lower, _LIMIT, shown)
+    return ProfiledParameter(name, "cor", _solver(evaluate, constraint), value, se, lower, _LIMIT, shown)

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mvmise_sm.core.uncertainty.profile_search import ProfiledParameter, interval
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.options import refuse_unknown, strict_options
+from mvmise_sm.options import refuse_unknown
 from mvmise_sm.results.questions import AnsweringResults
 from mvmise_sm.selection.parameter_profile import Parameter, ParameterProfile
 
 __all__ = [
     "ProfiledResults",
-    "SelectionProfile",
     "log_deviation",
     "selection_parameters",
     "signed_root",
@@ -49,39 +49,6 @@ def signed_root(name: str, pivot: int, value: Any = None) -> Parameter:
     return Parameter(name, pivot, value, shown=abs, wald=(_log_size, _exp), lower=0.0)
 
 
-@strict_options
-class SelectionProfile:
-    """Profiles of the parameters of a model of missing values.
-
-    Attributes
-    ----------
-    frame : DataFrame
-        Columns ``parameter, value, zeta``: zeta is the signed square root of twice the difference in log-likelihood.
-    estimates : Series
-        Maximum-likelihood estimates, by row name.
-    """
-
-    def __init__(self, target: ParameterProfile, parameters: list[Parameter], reach: float) -> None:
-        self._target, self._parameters = target, parameters
-        rows = [(one.name, *point) for one in parameters for point in target.trace(one, reach)]
-        self.frame = pd.DataFrame(rows, columns=["parameter", "value", "zeta"])
-        self.estimates = pd.Series({one.name: one.shown(one.at(target.point)) for one in parameters})
-
-    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
-        """Profile-likelihood intervals with coverage ``1 - alpha``, a DataFrame with columns 0 and 1."""
-        found = self._target.intervals(self._parameters, alpha)
-        return pd.DataFrame.from_dict(found, orient="index", columns=[0, 1])
-
-    def plot(self, params=None, ax=None, **options):
-        """Plot the profiles; see `mvmise_sm.plots.profile`."""
-        from mvmise_sm import plots
-
-        return plots.profile(self, params, ax, **options)
-
-    def __repr__(self) -> str:
-        return f"<Profile of {', '.join(one.name for one in self._parameters)}>"
-
-
 class ProfiledResults(AnsweringResults):
     """Intervals and profiles of results that say what their parameters are."""
 
@@ -89,14 +56,15 @@ class ProfiledResults(AnsweringResults):
         """What is profiled: the likelihood at the maximum-likelihood fit, and all parameters in order."""
         raise NotImplementedError
 
-    def _profiled(self) -> tuple[ParameterProfile, list[Parameter]]:
-        """The same of the maximum-likelihood fit, kept with the result."""
+    def _profiled(self, wanted: Any) -> list[ProfiledParameter]:
+        """The parameters that were asked for, of the maximum-likelihood fit."""
         from mvmise_sm.inference.fits import ml_fit
 
         fit = ml_fit(self)
         if not fit.converged:
             raise OptionError(f"there is no profile of a fit that has not converged: {fit.message}")
-        return self.memo("parameters", fit.profile_parameters)
+        target, parameters = self.memo("parameters", fit.profile_parameters)
+        return [target.profiled(one) for one in self._named(parameters, wanted)]
 
     def conf_int(self, alpha=0.05, method="wald", *, parm=None, **options):
         """Confidence intervals.
@@ -125,9 +93,9 @@ class ProfiledResults(AnsweringResults):
             raise OptionError(f"alpha must lie between 0 and 1, got {alpha!r}")
         if method == "profile":
             refuse_unknown("conf_int(method='profile')", options, ("alpha", "method", "parm", "params"))
-            target, parameters = self._profiled()
-            chosen = self._named(parameters, options.get("params") if parm is None else parm)
-            return pd.DataFrame.from_dict(target.intervals(chosen, alpha), orient="index", columns=[0, 1])
+            from mvmise_sm.inference.profile import intervals
+
+            return intervals(self._profiled(options.get("params") if parm is None else parm), alpha)
         if method == "bootstrap":
             rows_of = [Parameter(name, 0) for name in self.parameter_values().index]
             names = [one.name for one in self._named(rows_of, parm)]
@@ -144,9 +112,8 @@ class ProfiledResults(AnsweringResults):
         """Wald interval; from zero to the end of its profile for a standard deviation at zero."""
         if one.lower != 0.0 or one.at(target.point) != 0.0:
             return target.wald(one, alpha)
-        profile, parameters = self._profiled()
-        (same,) = self._named(parameters, one.name)
-        return 0.0, profile.interval(same, alpha)[1]
+        (same,) = self._profiled(one.name)
+        return 0.0, interval(same, float(stats.norm.isf(0.5 * alpha)))[1]
 
     def profile(self, params=None, alpha=0.01, *, reml=False):
         """Profile the likelihood over its parameters, by maximum likelihood also after REML.
@@ -162,13 +129,14 @@ class ProfiledResults(AnsweringResults):
 
         Returns
         -------
-        SelectionProfile
+        Profile
             With ``frame``, ``conf_int(alpha)`` and ``plot()``.
         """
         if reml:
             raise OptionError("reml=True profiles the REML criterion of linear mixed models; leave reml out")
-        target, parameters = self._profiled()
-        return SelectionProfile(target, self._named(parameters, params), float(stats.norm.isf(0.5 * alpha)))
+        from mvmise_sm.inference.profile import Profile
+
+        return Profile(self._profiled(params), float(stats.norm.isf(0.5 * alpha)))
 
     def _named(self, parameters: list[Parameter], wanted: Any) -> list[Parameter]:
         """The parameters that were asked for, all by default."""

@@ -1,17 +1,20 @@
-"""Profiles of single parameters of a selection likelihood, and their Wald intervals.
+"""Single parameters of a selection likelihood as the search for profiles takes them, and their Wald intervals.
 
 A parameter is a function of the point at which the likelihood is evaluated, often one of its elements. With the
-parameter held, one element (the pivot) follows from the others, so that the search over these has no constraint.
+parameter held, one element (the pivot) follows from the others, so that the maximisation over these has no constraint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from scipy import stats
 
+from mvmise_sm.core.optimise.constrained import ConstrainedPoint
+from mvmise_sm.core.uncertainty.profile_search import ProfiledParameter, freed_from_zero
 from mvmise_sm.selection.maximise import Objective, maximise
 from mvmise_sm.selection.status import Status
 
@@ -21,11 +24,10 @@ __all__ = ["Parameter", "ParameterProfile"]
 STEP = 1e-6
 # steps to the pivot's value, and how exact it is
 PIVOT_STEPS, PIVOT_TOL = 60, 1e-12
-# how far a profile is followed: steps outwards, then steps to the quantile and its relative tolerance
-MAX_OUTWARDS, MAX_INWARDS, QUANTILE_TOL = 14, 40, 1e-6
-# signed roots of variances at zero: the start of a second search, in units of the residual standard deviation
-AWAY = 0.2
-GAIN = 1e-6
+# roots of variances up to this size are zero; the second search starts here, in residual standard deviations
+AT_ZERO, AWAY = 1e-8, 0.2
+# a first step where there is no standard error: a share of the parameter, whose size counts as at least this
+SHARE, LEAST = 0.1, 0.1
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,9 @@ class ParameterProfile:
     diverged: Callable[[np.ndarray], Status | None]
     feasible: Callable[[np.ndarray, int, float], np.ndarray] | None = None
     maximum: float = field(init=False)
-    _known: dict[str, dict[float, np.ndarray]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.maximum = self.objective(self.point)[0]
-        self._known = {}
 
     def standard_error(self, parameter: Parameter) -> float:
         """On the scale of the profile, by the delta method."""
@@ -142,72 +142,47 @@ class ParameterProfile:
         ends = sorted(parameter.shown(back(there(c) + sign * half)) for sign in (-1.0, 1.0))
         return ends[0], ends[1]
 
-    def interval(self, parameter: Parameter, alpha: float) -> tuple[float, float]:
-        """Values that the likelihood-ratio test accepts, as reported; infinite where none is rejected."""
-        z = float(stats.norm.isf(0.5 * alpha))
-        return parameter.shown(self._end(parameter, -1.0, z)), parameter.shown(self._end(parameter, 1.0, z))
+    def profiled(self, parameter: Parameter) -> ProfiledParameter:
+        """The parameter with what a search along its profile needs."""
+        estimate, se = parameter.at(self.point), self.standard_error(parameter)
+        if not (se > 0.0 and np.isfinite(se)):
+            se = SHARE * max(abs(estimate), LEAST)
+        flat = np.flatnonzero((np.diag(self.cov) <= 0.0) & (np.abs(self.point) < AT_ZERO))
+        return ProfiledParameter(
+            parameter.name,
+            "own",
+            freed_from_zero(partial(self._held, parameter), flat[flat != parameter.pivot], zero=AT_ZERO, away=AWAY),
+            estimate,
+            se,
+            parameter.lower,
+            parameter.upper,
+            parameter.shown,
+            self.point,
+            -2.0 * self.maximum,
+            unit=se,
+            has_edge=True,
+            several_optima=True,
+        )
 
-    def trace(self, parameter: Parameter, reach: float) -> list[tuple[float, float]]:
-        """Pairs of reported value and signed root of the likelihood ratio, from one end to the other."""
-        c, se = parameter.at(self.point), self._first_step(parameter)
-        rows = [(parameter.shown(c), 0.0)]
-        for side in (-1.0, 1.0):
-            end = self._end(parameter, side, reach)
-            far = c + side * reach * se * 4.0
-            end = end if np.isfinite(end) else (max(far, parameter.lower) if side < 0 else min(far, parameter.upper))
-            for share in (0.25, 0.5, 0.75, 1.0):
-                at = c + share * (end - c)
-                zeta, _ = self._zeta(parameter, at)
-                if np.isfinite(zeta):
-                    rows.append((parameter.shown(at), side * zeta))
-        return sorted(rows)
+    def _held(self, parameter: Parameter, c: float, near: np.ndarray) -> ConstrainedPoint:
+        """The optimum with the parameter at c; infinite where no start has a likelihood.
 
-    def _first_step(self, parameter: Parameter) -> float:
-        se = self.standard_error(parameter)
-        if se > 0.0 and np.isfinite(se):
-            return se
-        return 0.1 * max(abs(parameter.at(self.point)), 0.1)
-
-    def _zeta(self, parameter: Parameter, c: float) -> tuple[float, float]:
-        """Root of twice the loss of log-likelihood with the parameter at c, and its derivative in c; infinite outside.
-
-        Fits start at the nearest one that is known, moved along the quadratic approximation.
+        Starts are `near`, moved along the quadratic approximation if that has a likelihood.
         """
-        known = self._known.setdefault(parameter.name, {parameter.at(self.point): self.point})
-        near = min(known, key=lambda at: abs(at - c))
-        x = known[near]
-        slope = parameter.gradient(x)
+        slope = parameter.gradient(near)
         spread = float(slope @ self.cov @ slope)
-        starts = [x + (c - near) / spread * (self.cov @ slope)] if spread > 0.0 else []
-        starts.append(x)
+        starts = [near + (c - parameter.at(near)) / spread * (self.cov @ slope)] if spread > 0.0 else []
+        starts.append(near)
         if self.feasible is not None and parameter.value is None:
-            starts.append(self.feasible(x, parameter.pivot, c))
-        best = None
+            starts.append(self.feasible(near, parameter.pivot, c))
         for start in starts:
             held = parameter.hold(start, c)
             if held is not None and np.isfinite(self.objective(held)[0]):
-                best = self._restricted(parameter, held, c)
-                break
-        if best is None:
-            return np.inf, np.nan
-        flat = np.flatnonzero((np.diag(self.cov) <= 0.0) & (np.abs(self.point) < 1e-8))
-        flat = flat[flat != parameter.pivot]
-        if flat.size:
-            # the objective is even in signed roots: a warm start at zero stays there
-            moved = best[0].copy()
-            moved[flat] = AWAY
-            held = parameter.hold(moved, c)
-            if held is not None and np.isfinite(self.objective(held)[0]):
-                other = self._restricted(parameter, held, c)
-                best = other if other[1] > best[1] + GAIN else best
-        x, value, score = best
-        known[c] = x
-        own = parameter.gradient(x)[parameter.pivot]
-        zeta = float(np.sqrt(max(2.0 * (self.maximum - value), 0.0)))
-        return zeta, (-float(score[parameter.pivot]) / own / zeta if zeta > 0.0 and own != 0.0 else np.nan)
+                return self._restricted(parameter, held, c)
+        return ConstrainedPoint(c, near, np.inf, 0.0, np.zeros_like(near), False)
 
-    def _restricted(self, parameter: Parameter, start: np.ndarray, c: float) -> tuple[np.ndarray, float, np.ndarray]:
-        """Maximise with the parameter held at c: point, value and gradient there."""
+    def _restricted(self, parameter: Parameter, start: np.ndarray, c: float) -> ConstrainedPoint:
+        """Maximise with the parameter held at c, from a point where it is."""
         free = np.ones(start.size, bool)
         free[parameter.pivot] = False
 
@@ -240,7 +215,11 @@ class ParameterProfile:
         x = whole(found.theta)
         x = start if x is None else x
         value, score = self.objective(x)
-        return x, value, score
+        own = parameter.gradient(x)[parameter.pivot]
+        along = -2.0 * float(score[parameter.pivot]) / own if own != 0.0 else 0.0
+        # a line search that finds nothing higher has met rounding; every start finds its own way to the next value
+        settled = found.status in (Status.CONVERGED, Status.LINE_SEARCH)
+        return ConstrainedPoint(c, x, -2.0 * value, along, np.zeros_like(x), settled)
 
     def _metric(self) -> np.ndarray:
         """The information; signed roots at zero get that of a tenth of a unit."""
@@ -248,41 +227,3 @@ class ParameterProfile:
         out = np.diag(np.where(kept, 0.0, 100.0))
         out[np.ix_(kept, kept)] = np.linalg.inv(self.cov[np.ix_(kept, kept)])
         return out
-
-    def _end(self, parameter: Parameter, side: float, z: float) -> float:
-        """Where zeta is z: Newton's steps on zeta inside a bracket; infinite where it stays below."""
-        estimate, limit = parameter.at(self.point), parameter.lower if side < 0 else parameter.upper
-        if abs(limit - estimate) < 1e-9:
-            return limit
-        inside, width = estimate, z * self._first_step(parameter)
-        outside = np.nan
-        for _ in range(MAX_OUTWARDS):
-            c = inside + side * width
-            at_limit = (c - limit) * side >= 0.0
-            c = limit if at_limit else c
-            reached, slope = self._zeta(parameter, c)
-            if reached >= z:
-                outside = c
-                break
-            if at_limit:
-                return limit
-            inside, width = c, 1.5 * width
-        if np.isnan(outside):
-            return side * np.inf
-        for _ in range(MAX_INWARDS):
-            ahead = (
-                c + (z - reached) / slope if np.isfinite(reached) and np.isfinite(slope) and slope != 0.0 else np.nan
-            )
-            low, high = min(inside, outside), max(inside, outside)
-            c = ahead if low < ahead < high else 0.5 * (inside + outside)
-            reached, slope = self._zeta(parameter, c)
-            if abs(reached - z) < QUANTILE_TOL * z:
-                break
-            inside, outside = (c, outside) if reached < z else (inside, c)
-            if abs(outside - inside) < 1e-9 * max(abs(inside), 1e-9):
-                break
-        return c
-
-    def intervals(self, parameters: Sequence[Parameter], alpha: float) -> dict[str, tuple[float, float]]:
-        """Profile intervals by name."""
-        return {one.name: self.interval(one, alpha) for one in parameters}

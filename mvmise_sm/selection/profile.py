@@ -11,12 +11,13 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
+from mvmise_sm.core.optimise.constrained import ConstrainedPoint
+from mvmise_sm.core.uncertainty.profile_search import ProfiledParameter, interval
 from mvmise_sm.selection.marginal import marginal_units
 from mvmise_sm.selection.maximise import Maximum, maximise
 from mvmise_sm.selection.objective import PenalisedObjective
+from mvmise_sm.selection.status import Status
 
-# how far the profile is followed, in Wald standard errors and in doublings of the first step
-MAX_DOUBLINGS = 12
 # fits in turn with the level that keeps the missing rate, and the change of the level that ends them
 MAX_TURNS, LEVEL_TOL = 50, 1e-8
 
@@ -134,20 +135,26 @@ class MechanismProfile:
         se : float
             Standard error that sets the first step.
         """
-        cut = stats.chi2.ppf(1.0 - alpha, 1)
-        return self._end(cut, -se), self._end(cut, se)
+        parameter = ProfiledParameter(
+            "phi1",
+            "own",
+            self._held,
+            self.estimate,
+            se,
+            origin=self.maximum.theta,
+            minimum=-2.0 * self.maximum.value,
+            unit=se,
+            has_edge=True,
+            several_optima=True,
+        )
+        return interval(parameter, float(stats.norm.isf(0.5 * alpha)))
 
-    def _end(self, cut: float, step: float) -> float:
-        def excess(value: float) -> float:
-            return 2.0 * (self.maximum.value - self.restricted(value).value) - cut
-
-        inner, width = self.estimate, step * np.sqrt(cut)
-        for _ in range(MAX_DOUBLINGS):
-            outer = inner + width
-            if excess(outer) > 0.0:
-                return float(brentq(excess, min(inner, outer), max(inner, outer), xtol=1e-5 * abs(step)))
-            inner, width = outer, 1.5 * width
-        return float(np.copysign(np.inf, step))
+    def _held(self, value: float, _: np.ndarray) -> ConstrainedPoint:
+        """The restricted fit as a point of a profile; it starts from the nearest one that is known."""
+        fit = self.restricted(value)
+        settled = fit.status in (Status.CONVERGED, Status.LINE_SEARCH)
+        along = -2.0 * float(fit.score[self._index])
+        return ConstrainedPoint(value, fit.theta, -2.0 * fit.value, along, np.zeros_like(fit.theta), settled)
 
     @property
     def has_level(self) -> bool:
