@@ -20,6 +20,8 @@ __all__ = ["MODE_STEPS", "QUADRATURE_SPAN", "FactorPosterior", "UnitIntegrals", 
 QUADRATURE_STEPS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
 QUADRATURE_SPAN = 8.0
 MODE_STEPS = 4
+# after a Newton step shorter than this many standard deviations of b the mode is well within the nodes
+NEAR_MODE = 0.75
 # slopes below the first are none; bends wider than the second, in standard deviations of b, need no finer step
 FLAT, WIDEST = 1e-12, 1e6
 
@@ -142,7 +144,10 @@ class UnitIntegrals:
             first = np.add.reduceat(slope * g.d_mean, starts) - (mode - centre) / spread**2
             # G'' in the mean is 2 dG/ds2 - (dG/dm)^2
             bend = slope**2 * np.minimum(2.0 * g.d_var - g.d_mean**2, 0.0)
-            mode += first / (1.0 / spread**2 - np.add.reduceat(bend, starts))
+            move = first / (1.0 / spread**2 - np.add.reduceat(bend, starts))
+            mode += move
+            if np.abs(move / spread).max() < NEAR_MODE:
+                break
         width = np.sqrt(self.part.width**2 + var)
         step = quadrature_step(width, np.abs(slope) * spread[row])
         points = int(QUADRATURE_SPAN / step)

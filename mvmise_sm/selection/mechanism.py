@@ -16,13 +16,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from scipy.special import expit, log_expit, log_ndtr, logit, ndtr, ndtri
 
+from mvmise_sm.selection.logistic_normal import logistic_normal
+
 LOG_2PI = float(np.log(2.0 * np.pi))
 # below this standard deviation of eta the integral over it equals the integrand to double precision
 MIN_SD = 1e-9
-# the trapezoidal rule of the logit: its poles at +-i pi ask for a step below 0.7 in eta, and the normal tails for nine
-# standard deviations; beyond 45 standard deviations of eta the mechanism is a step and digits no longer matter
-LOGIT_STEP, LOGIT_SPAN, LOGIT_HALVINGS = 0.70, 9.0, 6
-LARGEST_EXPONENT = 700.0
 
 
 class BlockIntegral(NamedTuple):
@@ -191,11 +189,6 @@ class LogLinear(Held):
         return float(np.log(rate))
 
 
-# standard deviations of eta up to which the tilted normal law has its mass near the curve's, and the largest one whose
-# tilted mean the nodes reach
-LOGIT_WIDE, LOGIT_WIDEST = 8.0, 100.0
-
-
 class Logit(Held):
     """``Pr(missing) = 1 / (1 + exp(-eta))``.
 
@@ -221,35 +214,8 @@ class Logit(Held):
         return SeenTerm(log_expit(-np.asarray(eta)), -F, -F * expit(-np.asarray(eta)))
 
     def missing(self, mean: np.ndarray, var: np.ndarray) -> BlockIntegral:
-        """Trapezoidal rule over the standardised eta, from nine deviations below to nine above the tilted mean."""
-        mean, var = np.broadcast_arrays(np.asarray(mean, dtype=float), np.asarray(var, dtype=float))
-        sd = np.sqrt(var)
-        widest = float(sd.max(initial=0.0))
-        step = 0.5
-        for _ in range(LOGIT_HALVINGS):
-            if step * widest <= LOGIT_STEP:
-                break
-            step *= 0.5
-        nodes = step * np.arange(-int(LOGIT_SPAN / step), int((LOGIT_SPAN + min(widest, LOGIT_WIDEST)) / step) + 1)
-        low = mean < 0.0
-        odds = np.exp(np.minimum(mean[..., None] + sd[..., None] * nodes, LARGEST_EXPONENT))
-        not_missing = 1.0 / (1.0 + odds)
-        # below zero F is exp(eta) (1 - F), and exp(eta) moves the normal density by its standard deviation
-        centre = np.where(low, sd, 0.0)
-        weight = np.exp(-0.5 * (nodes - centre[..., None]) ** 2)
-        weight *= np.where(low[..., None], not_missing, odds * not_missing)
-        scale = np.where(low, mean + 0.5 * var, 0.0)
-        wide = sd > LOGIT_WIDE
-        if wide.any():
-            # the tilted mean may lie far beyond the mode: logarithms, which take longer
-            logs = log_expit(mean[wide][:, None] + sd[wide][:, None] * nodes) - 0.5 * nodes**2
-            scale[wide] = logs.max(axis=1)
-            weight[wide] = np.exp(logs - scale[wide][:, None])
-        total = weight.sum(axis=-1)
-        value = scale + np.log(total * step) - 0.5 * LOG_2PI
-        first = np.einsum("...n,...n->...", weight, not_missing)
-        second = np.einsum("...n,...n,...n->...", weight, not_missing, not_missing)
-        return BlockIntegral(value, first / total, (second - 0.5 * first) / total)
+        """By trapezoidal rules, interpolated in the mean where many share a variance."""
+        return BlockIntegral(*logistic_normal(mean, var))
 
     def start(self, rate: float) -> float:
         """``log(rate / (1 - rate))``."""
