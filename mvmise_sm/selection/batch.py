@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mvmise_sm.selection.integrals import MODE_STEPS, QUADRATURE_SPAN, quadrature_step
+from mvmise_sm.selection.integrals import MODE_STEPS, QUADRATURE_SPAN, RESOLVED, quadrature_step
 from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral, Mechanism
 
 __all__ = ["BatchPoint", "FeatureBatch", "solve_beta"]
@@ -259,8 +259,8 @@ class FeatureBatch:
             first = np.add.reduceat(slope * g.d_mean, self.first) - (mode - centre) / spread**2
             bend = slope**2 * np.minimum(2.0 * g.d_var - g.d_mean**2, 0.0)
             mode = mode + first / (1.0 / spread**2 - np.add.reduceat(bend, self.first))
-        width = np.sqrt(self.mechanism.width**2 + var)
-        step = quadrature_step(width, np.abs(slope) * spread[self.group])
+        width = np.sqrt((RESOLVED * self.mechanism.width) ** 2 + var)
+        step = quadrature_step(width, slope * spread[self.group], self.first)
         points = int(QUADRATURE_SPAN / step)
         nodes = mode[:, None] + spread[:, None] * (step * np.arange(-points, points + 1))
         g = BlockIntegral(*self.mechanism.missing(base[:, None] + slope[:, None] * nodes[self.group], var[:, None]))

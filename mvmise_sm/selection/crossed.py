@@ -14,7 +14,7 @@ import numpy as np
 
 from mvmise_sm.selection.data import SelectionData
 from mvmise_sm.selection.factor import FactorLikelihood
-from mvmise_sm.selection.integrals import FLAT, MODE_STEPS, quadrature_step
+from mvmise_sm.selection.integrals import FLAT, MODE_STEPS, RESOLVED, quadrature_step
 from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE, CrossedParams, NaturalLikelihood
 from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
 from mvmise_sm.selection.restricted import DifferencedBeta
@@ -272,9 +272,9 @@ class CrossedFactorLikelihood(NaturalLikelihood[CrossedParams]):
             bend = np.minimum(2.0 * g.d_var - g.d_mean**2, 0.0)
             curve = np.eye(2) - np.add.reduceat(bend[:, None, None] * own[:, :, None] * own[:, None, :], first, axis=0)
             z = z + np.linalg.solve(curve, score[:, :, None])[:, :, 0]
-        width = np.sqrt(self.part.width**2 + var)
-        line = _trapezoidal(width, np.abs(own[:, 0]))
-        across = _across(width, np.abs(own[:, 1]), first) if self.samples else (np.zeros(1), np.zeros(1))
+        width = np.sqrt((RESOLVED * self.part.width) ** 2 + var)
+        line = _trapezoidal(width, own[:, 0], first)
+        across = _across(width, own[:, 1], first) if self.samples else (np.zeros(1), np.zeros(1))
         grid = np.stack(np.meshgrid(line[0], across[0], indexing="ij"), axis=-1).reshape(-1, 2)
         log_rule = np.add.outer(line[1], across[1]).ravel()
         standard = z[:, None, :] + grid
@@ -434,14 +434,14 @@ def _cluster_information(
 def _across(width: np.ndarray, slope: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rule for the mean effect of the samples: few nodes where the missing units hardly feel it."""
     # also without a slope: the moments of the samples' effects have the variance across
-    if slope.max() < FLAT or np.add.reduceat((slope / width) ** 2, first).max() < NEARLY_NORMAL:
+    if np.abs(slope).max() < FLAT or np.add.reduceat((slope / width) ** 2, first).max() < NEARLY_NORMAL:
         return HERMITE
-    return _trapezoidal(width, slope)
+    return _trapezoidal(width, slope, first)
 
 
-def _trapezoidal(width: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _trapezoidal(width: np.ndarray, slope: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points about the mode and logarithms of weights over the normal density's ``exp(-z^2/2)``."""
-    step = quadrature_step(width, slope)
+    step = quadrature_step(width, slope, first)
     points = step * np.arange(-int(SPAN / step), int(SPAN / step) + 1)
     return points, np.full(points.size, np.log(step) - 0.5 * LOG_2PI)
 

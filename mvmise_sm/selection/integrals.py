@@ -13,17 +13,19 @@ import numpy as np
 from mvmise_sm.selection.mechanism import LOG_2PI, BlockIntegral
 from mvmise_sm.selection.units import MechanismPart, Units
 
-__all__ = ["MODE_STEPS", "QUADRATURE_SPAN", "FactorPosterior", "UnitIntegrals", "quadrature_step"]
+__all__ = ["MODE_STEPS", "QUADRATURE_SPAN", "RESOLVED", "FactorPosterior", "UnitIntegrals", "quadrature_step"]
 
-# in posterior standard deviations of b; the trapezoidal rule is exact to double precision at the coarsest step
-# unless the cap bends the integrand within a shorter distance
-QUADRATURE_STEPS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
+# in posterior standard deviations of b; the trapezoidal rule is exact to double precision at the coarsest step unless
+# the mechanism bends the integrand within a shorter distance
+QUADRATURE_STEPS = tuple(0.8 * 0.5 ** (k / 4) for k in range(21))
+# of a mechanism's width, what has to be resolved: the logit's nearest pole asks for more than its bend
+RESOLVED = 0.8
 QUADRATURE_SPAN = 8.0
 MODE_STEPS = 4
 # after a Newton step shorter than this many standard deviations of b the mode is well within the nodes
 NEAR_MODE = 0.75
-# slopes below the first are none; bends wider than the second, in standard deviations of b, need no finer step
-FLAT, WIDEST = 1e-12, 1e6
+# slopes below it are none
+FLAT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,8 @@ class UnitIntegrals:
             mode += move
             if np.abs(move / spread).max() < NEAR_MODE:
                 break
-        width = np.sqrt(self.part.width**2 + var)
-        step = quadrature_step(width, np.abs(slope) * spread[row])
+        width = np.sqrt((RESOLVED * self.part.width) ** 2 + var)
+        step = quadrature_step(width, slope * spread[row], starts)
         points = int(QUADRATURE_SPAN / step)
         at = mode[:, None] + spread[:, None] * (step * np.arange(-points, points + 1))
         integral = self.part.integral(slot, base[:, None] + slope[:, None] * at[row], var[:, None])
@@ -193,14 +195,15 @@ class UnitIntegrals:
         return out
 
 
-def quadrature_step(bend: np.ndarray, eta_slope: np.ndarray) -> float:
-    """Step that resolves the bend of the sharpest unit, of width `bend` in eta.
+def quadrature_step(bend: np.ndarray, eta_slope: np.ndarray, starts: np.ndarray) -> float:
+    """Step that resolves the bends of the units of every cluster together, of width `bend` in eta, (m,).
 
-    Its error is ``exp(-2 pi^2 / h^2 w^2 / (1 + w^2)) < 1e-11`` with w the width of the bend in posterior standard
-    deviations; steps are powers of two so that the error does not vary within a line search.
+    The factors of one integrand, whose units begin at `starts`, bend it as one whose curvature is the sum of theirs.
+    The error is below 1e-10 of it; steps are few, so that it does not vary within a line search.
     """
     # a unit whose predictor does not move with b has no bend to resolve
-    widths = np.where(eta_slope > FLAT, bend / np.maximum(eta_slope, FLAT), WIDEST)
-    width = min(float(widths.min(initial=WIDEST)), WIDEST)
-    needed = 0.88 * width / np.sqrt(1.0 + width**2)
+    moves = np.abs(eta_slope) > FLAT
+    sharp = np.divide(eta_slope, bend, out=np.zeros(moves.shape), where=moves) ** 2
+    total = float(np.add.reduceat(sharp, starts).max())
+    needed = 0.88 / np.sqrt(1.0 + total)
     return next((step for step in QUADRATURE_STEPS if step <= needed), QUADRATURE_STEPS[-1])
