@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.optimise.constrained import free_minimum
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.ddf import denominator
@@ -31,12 +30,12 @@ from mvmise_sm.inference.tables import table
 __all__ = ["boundary_p_value", "bootstrap_test", "drop1", "droppable", "kenward_roger_test", "random_terms"]
 
 
-def refit_with(result, exog=None, random=None):
-    """The same kind of fit with other fixed columns or other random effects."""
+def refit_with(result, exog=None, terms=None):
+    """The same kind of fit with other fixed columns or other random-effects terms, see `reduced_random`."""
     model = result.model
     keywords = {**model._get_init_kwds()}
-    if random is not None:
-        keywords["random_effects"] = random
+    if terms is not None:
+        keywords |= model.reduced_random(terms)
     elif keywords.get("random_effects") is None:
         keywords["random_effects"] = model.random_effects
     settings = fit_options(result)
@@ -101,25 +100,25 @@ def boundary_p_value(chisq, df_variance, df_covariance):
     return float(0.5 * below + 0.5 * stats.chi2.sf(chisq, upper))
 
 
-def _reductions(random):
-    """Smaller sets of random effects: (label, RandomEffects or None, variances and covariances that go)."""
+def _reductions(result):
+    """Smaller sets of random effects: label, terms with None for those left out, variances and covariances that go."""
+    random, of_mean = result.model.random_effects, set(result.mean_terms())
     for i, term in enumerate(random.terms):
+        own = "" if i in of_mean else "zi:"
         slopes = [j for j, c in enumerate(term.columns) if c is not None]
         parts = [(j, term.structure.without(j)) for j in slopes] if term.q > 1 else []
         if not parts or any(smaller is None for _, smaller in parts):
-            others = [t for k, t in enumerate(random.terms) if k != i]
+            others = [None if k == i else t for k, t in enumerate(random.terms)]
             # elements bounded by zero are what lies on the boundary; the others vanish with them
             bounded = int((term.structure.lower == 0.0).sum())
             rest = term.structure.k_theta - bounded
-            label = term.text or term.factor.name
-            yield label, (RandomEffects(others, random.nobs) if others else None), bounded, rest
+            yield own + (term.text or term.factor.name), others, bounded, rest
             continue
         for j, structure in parts:
             others = list(random.terms)
             others[i] = _sub_term(term, j, structure)
             linked = term.structure.k_theta - structure.k_theta - 1
-            label = f"{term.names[j]} in {term.text or f'({term.factor.name})'}"
-            yield label, RandomEffects(others), 1, linked
+            yield f"{term.names[j]} in {own}{term.text or f'({term.factor.name})'}", others, 1, linked
 
 
 def _sub_term(term, column, structure):
@@ -140,14 +139,12 @@ def random_terms(result):
     require_maximum(result, "tests of random effects")
     rows = {"<none>": (result.k_params, result.llf, result.aic, np.nan, np.nan, np.nan, np.nan)}
     fits = []
-    for label, random, variances, covariances in _reductions(result.model.random_effects):
-        if random is None and result.residual_structure() is not None:
-            random = RandomEffects([], result.nobs)
-        if random is None:
+    for label, terms, variances, covariances in _reductions(result):
+        if result.residual_structure() is None and not any(terms):
             llf, count = _without_random(result)
             aic = -2.0 * llf + 2.0 * count
         else:
-            small = refit_with(result, random=random)
+            small = refit_with(result, terms=terms)
             llf, count, aic = small.llf, small.k_params, small.aic
             fits.append((label, small))
             llf = llf if small.converged else np.nan

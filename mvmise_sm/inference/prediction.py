@@ -89,15 +89,17 @@ def observation_prediction(result, linear, variance, which, labels, residual=1.0
     # a fixed low-discrepancy set: the same intervals in every call
     u = stats.qmc.Sobol(2, scramble=True, rng=np.random.default_rng(0)).random(_DRAWS)
     eta = linear[:, None] + np.sqrt(variance)[:, None] * special.ndtri(u[:, 0])
-    mean = result.model.inverse_link(eta)
-    draws = _observations(result, np.where(np.isfinite(mean), mean, 1.0), u[:, 1])
-    return FamilyObservation(result.model.inverse_link(linear), np.where(np.isfinite(eta), draws, np.nan), labels)
-
-
-def _observations(result, mean, u):
-    """Responses of weight one at `mean` (m, draws): quantiles at `u`, or simulated where the family has none."""
     family, d = result.model.family, result.dispersion
     if np.ndim(d):
         raise OptionError("new rows have dispersions of their own: use prediction_interval()")
-    draws = family.quantile(u, mean, None, d, result.shapes)
-    return family.simulate(np.random.default_rng(0), mean, None, d, result.shapes) if draws is None else draws
+    centre = family.centre(eta, d, result.shapes)
+    draws = _observations(result, np.where(np.isfinite(centre), centre, 1.0), u[:, 1])
+    mean = family.mean(linear, d, result.shapes)
+    return FamilyObservation(mean, np.where(np.isfinite(eta), draws, np.nan), labels)
+
+
+def _observations(result, centre, u):
+    """Responses of weight one about `centre` (m, draws): quantiles at `u`, or simulated where the family has none."""
+    family, d = result.model.family, result.dispersion
+    draws = family.quantile(u, centre, None, d, result.shapes)
+    return family.simulate(np.random.default_rng(0), centre, None, d, result.shapes) if draws is None else draws

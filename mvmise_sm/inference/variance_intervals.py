@@ -142,8 +142,9 @@ def _transformed(values: np.ndarray, kinds: np.ndarray) -> np.ndarray:
 def _profile_end(result: Any, row: int, alpha: float) -> float:
     """Upper end of the profile interval of a standard deviation."""
     name = parameter_names(result)[result.k_fe + row]
+    options = {"reml": True} if result.restricted and result.linear else {}
     try:
-        profile = quietly(result.profile, [name], alpha, **({"reml": True} if result.restricted else {}))
+        profile = quietly(result.profile, [name], alpha, **options)
         return float(profile.conf_int(alpha).iloc[0, 1])
     except (ValueError, KeyError, RuntimeError):
         return np.nan

@@ -13,12 +13,18 @@ __all__ = ["icc", "r2", "random_variance", "variance_parts"]
 
 def random_variance(result):
     """Mean over the rows of z'Sigma z, the variance of the random effects' part of the linear predictor."""
-    random = with_rows(result).model.random_effects
-    total = 0.0
-    for term, lam in zip(random.terms, random.lambdas(result.theta), strict=True):
+    return sum(share for _, share in _shares(with_rows(result)))
+
+
+def _shares(result):
+    """Random-effects terms of the linear predictor of the mean, each with its mean over the rows of z'Sigma z."""
+    random = result.model.random_effects
+    lambdas, out = random.lambdas(result.theta), []
+    for i in result.mean_terms():
+        term = random.terms[i]
         columns = np.column_stack([np.ones(result.nobs) if c is None else c for c in term.columns])
-        total += float(result.scale * np.square(columns @ lam).sum(axis=1).mean())
-    return total
+        out.append((term, float(result.scale * np.square(columns @ lambdas[i]).sum(axis=1).mean())))
+    return out
 
 
 def variance_parts(result):
@@ -39,9 +45,7 @@ def variance_parts(result):
     fixed = float(np.var(np.asarray(model.exog) @ np.asarray(result.params), ddof=1))
     random: dict[str, float] = {}
     rest = _residual(result)
-    for term, lam in zip(model.random_effects.terms, model.random_effects.lambdas(result.theta), strict=True):
-        columns = np.column_stack([np.ones(result.nobs) if c is None else c for c in term.columns])
-        share = float(result.scale * np.square(columns @ lam).sum(axis=1).mean())
+    for term, share in _shares(result):
         name = term.factor.name
         if term.factor.n_levels == result.nobs:
             rest += share
@@ -60,12 +64,7 @@ def _residual(result):
     known = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0}
     if family.latent and link.name in known:
         return known[link.name]
-    mean = np.array(float(np.average(model.endog, weights=model.weights)))
-    variance = float(np.mean(family.variance(mean, result.dispersion, result.shapes)))
-    if link.name == "log":
-        # variance of the logarithm of a lognormal variable with this squared coefficient of variation
-        return float(np.log1p(variance / mean**2))
-    return float(variance * link.deriv(mean) ** 2)
+    return family.link_variance(result.typical_mean(), result.dispersion, result.shapes)
 
 
 def r2(result):

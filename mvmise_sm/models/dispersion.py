@@ -90,5 +90,9 @@ class LinearDispersionModel(MultiPartMixedModel):
     def _trouble(self, solution):
         return None
 
-    def _result(self, *args, **kwargs):
-        return LinearDispersionResultsWrapper(LinearDispersionResults(self, *args, reml=self._reml, **kwargs))
+    def _result(self, solution, optimum, settings, **kwargs):
+        # a result is fitted again as it was
+        settings = {**settings, "reml": self._reml}
+        return LinearDispersionResultsWrapper(
+            LinearDispersionResults(self, solution, optimum, settings, reml=self._reml, **kwargs)
+        )

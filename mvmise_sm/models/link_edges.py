@@ -18,7 +18,9 @@ _EDGE = 1e-6
 # links by which some linear predictors are no probability, and no positive mean
 _EDGED = {1.0: ("log", "identity"), np.inf: ("identity", "inverse", "1/mu^2")}
 
-_NOT_OPTIONS = frozenset(("optimizer", "start_params", "start_theta", "maxiter", "nagq", "curvature", "dispersion"))
+_NOT_OPTIONS = frozenset(
+    ("optimizer", "start_params", "start_theta", "maxiter", "nagq", "curvature", "dispersion", "reml")
+)
 
 
 def minimum(criterion: Any, start: np.ndarray | None, settings: dict[str, Any]) -> Optimum:

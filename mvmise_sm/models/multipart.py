@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
+from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.core.criteria.parts import Block, PartsDeviance
 from mvmise_sm.core.criteria.parts_quadrature import PartsQuadrature
 from mvmise_sm.core.families.predictors import PartsResponse
@@ -20,11 +20,12 @@ from mvmise_sm.formula.update import named_in
 from mvmise_sm.models.base import refuse_dropped_columns, with_bar_terms
 from mvmise_sm.models.generalized import GeneralizedLinearMixedModel, check_integration
 from mvmise_sm.models.link_edges import minimum
+from mvmise_sm.models.model_parts import PART_OPTION, Part, joined, made_part, part_designs
 from mvmise_sm.models.new_rows import frame_rows
 from mvmise_sm.models.response_checks import check_response
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.results.multipart import MultiPartResults, MultiPartResultsWrapper
-from mvmise_sm.results.variance import NO_ROWS, layout_of
+from mvmise_sm.results.variance import layout_of
 from mvmise_sm.streaming.sources import is_source
 
 __all__ = ["MultiPartMixedModel", "Part", "from_formulas"]
@@ -34,87 +35,6 @@ _NEARLY_CERTAIN, _FAR = 4.0, 8.0
 _MODE_STEPS = 30
 # beyond these the data no longer determine a logit, a log dispersion, or the degrees of freedom
 _GONE, _FLAT, _NORMAL_DF = 12.0, 11.0, 200.0
-
-_PREFIX = {"zi": "zi_", "disp": "disp_"}
-_OPTION = {"zi": "zero_inflation", "disp": "dispersion"}
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A linear predictor beside the conditional one.
-
-    Attributes
-    ----------
-    name : str
-        ``"zi"`` or ``"disp"``.
-    exog : ndarray or None
-        (nobs, p); None once the rows are let go.
-    names : tuple of str
-        Columns without prefix.
-    text : str
-        The formula, for display.
-    design : Design or None
-        Where they come from.
-    random : RandomEffects or None
-    offset : ndarray or None
-        (nobs,).
-    """
-
-    name: str
-    exog: np.ndarray | None
-    names: tuple[str, ...]
-    text: str
-    design: Any = None
-    random: RandomEffects | None = None
-    offset: np.ndarray | None = None
-
-    @property
-    def labels(self) -> list[str]:
-        """Names of the coefficients with the part's prefix."""
-        return [_PREFIX[self.name] + name for name in self.names]
-
-
-def part_designs(design, given, left, namespace, rebuild, contrasts=None):
-    """Designs of the one-sided formulas `given` on the rows of `design`, and that design on their complete rows.
-
-    Parameters
-    ----------
-    design : Design
-        Of the conditional part.
-    given : dict
-        Part -> formula.
-    left : str
-        Left side of the conditional formula.
-    namespace : EvalEnvironment
-    rebuild : callable
-        (frame, rows kept) -> the conditional design on fewer rows.
-    contrasts : dict, optional
-        As in `MixedModelBase.from_formula`; of variables that a formula does not have they are left out.
-    """
-
-    def built(frame):
-        out = {}
-        for name, text in given.items():
-            if type(text) is not str or "~" not in text:
-                raise OptionError(f"{_OPTION[name]} must be a one-sided formula such as '~ x', got {text!r}")
-            before, _, right = text.partition("~")
-            if before.strip():
-                raise OptionError(f"{_OPTION[name]}={text!r} has a left side; write '~ {right.strip()}'")
-            options = {
-                "namespace": namespace,
-                "categorical_response": True,
-                "contrasts": named_in(contrasts, f"y ~ {right}"),
-            }
-            out[name] = build_design(parse_formula(f"{left} ~ {right}"), frame, **options)
-        return out
-
-    found = built(design.frame)
-    masks = [d.missing_mask for d in found.values() if d.missing_mask is not None]
-    if masks:
-        keep = ~np.logical_or.reduce([np.asarray(m) for m in masks])
-        design = rebuild(design.frame.loc[keep] if isinstance(keep, pd.Series) else design.frame[keep], keep)
-        found = built(design.frame)
-    return design, found
 
 
 class MultiPartMixedModel(GeneralizedLinearMixedModel):
@@ -170,11 +90,11 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
             raise OptionError(f"family {family.spoken!r} has no dispersion to model; use {_with_dispersion(family)}")
         for name in self._part_order:
             if name in self._given_parts:
-                made.append(_made_part(name, self._given_parts[name], len(self.endog)))
+                made.append(made_part(name, self._given_parts[name], len(self.endog)))
         self.parts = tuple(made)
         self.zero_inflation = next((p.text or p.exog for p in made if p.name == "zi"), None)
         self.dispersion = next((p.text or p.exog for p in made if p.name == "disp"), None)
-        self.random_effects, self.random_layout, self.term_parts = _joined(self.random_effects, made)
+        self.random_effects, self.random_layout, self.term_parts = joined(self.random_effects, made)
         names = list(self.data.xnames)
         for part in made:
             names += part.labels
@@ -183,6 +103,19 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         if twice:
             raise OptionError(f"two coefficients are called {min(twice)!r}; rename a column")
         self.data.param_names = names
+
+    def _get_init_kwds(self):
+        given = super()._get_init_kwds() | self.reduced_random(self.random_effects.terms)
+        return given
+
+    def reduced_random(self, terms):
+        given = list(zip(terms, self.term_parts, strict=True))
+        cond, zero = ([t for t, where in given if where == part and t is not None] for part in (0, 1))
+        out = {"random_effects": RandomEffects(cond, len(self.endog))}
+        for part in self.parts:
+            random = RandomEffects(zero, len(self.endog)) if part.name == "zi" and zero else None
+            out[PART_OPTION[part.name]] = replace(part, random=random)
+        return out
 
     def _checked_dispersion_prior(self):
         if self.dispersion_prior is not None and any(p.name == "disp" for p in self.parts):
@@ -349,6 +282,18 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
     def _result(self, *args, **kwargs):
         return MultiPartResultsWrapper(MultiPartResults(self, *args, **kwargs))
 
+    def inverse_link(self, linear):
+        """Conditional mean at a linear predictor (m,), where it depends on nothing else."""
+        family = self.family
+        if not family.own_mean:
+            return super().inverse_link(linear)
+        if family.has_dispersion or family.shape_names:
+            raise OptionError(
+                f"the mean of family {family.spoken!r} depends on its dispersion; ask the result: "
+                "predict(which='conditional')"
+            )
+        return family.mean(linear)
+
     def predict(self, params, exog=None, which="mean", offset=None):
         """Predict the conditional part without random effects; `params` may hold all coefficients."""
         k = self.exog.shape[1] if exog is None else np.asarray(exog).shape[1]
@@ -386,56 +331,8 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         )
 
     def __repr__(self):
-        extra = "".join(f", {_OPTION[p.name]}={p.text!r}" for p in self.parts if p.text)
+        extra = "".join(f", {PART_OPTION[p.name]}={p.text!r}" for p in self.parts if p.text)
         return super().__repr__().replace("; not fitted", f"{extra}; not fitted")
-
-
-def _made_part(name, given, nobs):
-    """A part from a design or from an array."""
-    if hasattr(given, "parts") and hasattr(given, "frame"):
-        text = "~" + given.parts.text.partition("~")[2]
-        if name == "disp" and given.random is not None:
-            raise OptionError(f"dispersion={_shown(text)!r} has a random term; use fixed effects there")
-        names = tuple(given.exog_names)
-        exog = given.exog.to_numpy(dtype=float)
-        return Part(name, exog, names, _shown(text), given, given.random, given.offset)
-    if type(given) is str:
-        raise OptionError(f"{_OPTION[name]}={given!r} is a formula, which needs a model from a formula")
-    frame = given if isinstance(given, pd.DataFrame) else None
-    exog = np.asarray(given, dtype=float)
-    exog = exog[:, None] if exog.ndim == 1 else exog
-    if exog.shape[0] != nobs:
-        raise DataError(f"{_OPTION[name]} has {exog.shape[0]} rows and the response {nobs}")
-    if frame is not None:
-        return Part(name, exog, tuple(str(c) for c in frame.columns), "")
-    names = tuple("const" if (column == 1.0).all() else f"x{i}" for i, column in enumerate(exog.T))
-    return Part(name, exog, names, "")
-
-
-def _shown(text):
-    return "~ " + text.partition("~")[2].strip()
-
-
-def _joined(random, parts):
-    """Random effects of all parts on shared grouping factors, their layout with names by part, and terms' parts."""
-    extra = [p for p in parts if p.random is not None]
-    layout = layout_of(random)
-    if not extra:
-        return random, layout, (0,) * len(random.terms)
-    known = {f.name: f for f in random.factors}
-    terms, where, shown = list(random.terms), [0] * len(random.terms), list(layout.terms)
-    for part in extra:
-        named: dict[str, GroupingFactor] = {}
-        for term in part.random.terms:
-            factor = known.get(term.factor.name, term.factor)
-            if factor is not term.factor and not np.array_equal(factor.codes, term.factor.codes):
-                factor = term.factor
-            terms.append(replace(term, factor=factor))
-            where.append(1)
-            label = f"{part.name}:{term.factor.name}"
-            named.setdefault(label, GroupingFactor(label, NO_ROWS, term.factor.levels))
-            shown.append(replace(term, factor=named[label], columns=(None,) * term.q))
-    return RandomEffects(terms), RandomEffects(shown), tuple(where)
 
 
 def _with_dispersion(family):

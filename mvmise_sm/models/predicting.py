@@ -5,14 +5,38 @@ from __future__ import annotations
 import numpy as np
 from statsmodels.base.model import LikelihoodModel
 
+from mvmise_sm.exceptions import NotAvailableError
 from mvmise_sm.models.held_rows import HoldsRows
 from mvmise_sm.models.new_rows import new_rows, own_rows
 
 __all__ = ["PredictsRows"]
 
+_NOT_OF_PARAMS = (
+    "the likelihood of a mixed model depends on its variances too: fit().llf is its maximum and "
+    "fit().deviance_function() the criterion as a function of all parameters"
+)
+
 
 class PredictsRows(HoldsRows, LikelihoodModel):
     """A model that reads new data and predicts their means; see `MixedModelBase`."""
+
+    # statsmodels' functions of the coefficients alone; the words are for whoever calls them
+
+    def loglike(self, params):
+        """Refuse: see `results.deviance_function`."""
+        raise NotAvailableError(_NOT_OF_PARAMS)
+
+    def score(self, params):
+        """Refuse: see `results.deviance_function`."""
+        raise NotAvailableError(_NOT_OF_PARAMS)
+
+    def hessian(self, params):
+        """Refuse: see `results.deviance_function`."""
+        raise NotAvailableError(_NOT_OF_PARAMS)
+
+    def information(self, params):
+        """Refuse: see `results.deviance_function`."""
+        raise NotAvailableError(_NOT_OF_PARAMS)
 
     def inverse_link(self, linear):
         """Mean at a linear predictor (m,)."""

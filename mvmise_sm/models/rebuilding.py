@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.formula.update import named_in
 from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.predicting import PredictsRows
@@ -48,6 +49,10 @@ class Rebuilt(PredictsRows):
         chosen = {**kept, **options, **changes}
         frame = design.frame if data is None else data
         return type(self).from_formula(formula, frame, **{"eval_env": design.namespace, **chosen})
+
+    def reduced_random(self, terms):
+        """Options of the constructor for the model with these random-effects terms, None for those left out."""
+        return {"random_effects": RandomEffects([t for t in terms if t is not None], len(self.endog))}
 
     def _kept_options(self):
         """Options of the constructor that a model of another formula takes over."""

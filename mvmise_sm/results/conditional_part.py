@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults
 
 __all__ = ["ConditionalPart"]
@@ -14,18 +16,51 @@ __all__ = ["ConditionalPart"]
 class ConditionalPart(GeneralizedLinearMixedModelResults):
     """What a `MultiPartResults` answers from its conditional coefficients alone."""
 
+    # the result with all coefficients, of a copy that has the conditional ones only
+    _whole: Any = None
+
     def conditional_part(self):
         """Return this result with the conditional coefficients only, for questions that concern means."""
         if len(self.params) == self.k_fe:
             return self
         out = copy.copy(self)
-        out._cache = {}
+        out._cache, out._whole = {}, self
         out.model = copy.copy(self.model)
         out.model.data = copy.copy(self.model.data)
         out.model.data.param_names = None
         out.params = np.asarray(self.params)[: self.k_fe]
         out.cov_type, out.cov_rx = "rx", np.asarray(self.cov_params_default)[: self.k_fe, : self.k_fe]
         return out
+
+    def mean_terms(self):
+        """Positions of the random-effects terms in the conditional part."""
+        return [i for i, part in enumerate(self.model.term_parts) if part == 0]
+
+    def mean_scale(self):
+        """The scale of the conditional mean, which some families have beside their link."""
+        from mvmise_sm.inference.means.scales import Scale, link_scale
+
+        family = self.family
+        if not family.own_mean:
+            return super().mean_scale()
+        if family.has_dispersion and np.ndim(self.dispersion):
+            raise OptionError(
+                f"the mean of family {family.spoken!r} depends on the dispersion, which has a formula: leave out "
+                "which='mean', or average predict(which='conditional')"
+            )
+        own = family.mean_link(self.dispersion, self.shapes)
+        if family.log_mean:
+            return Scale("log", own.inverse, own.inverse_deriv, 1.0)
+        return Scale(link_scale(family.link).name, own.inverse, own.inverse_deriv)
+
+    def typical_mean(self):
+        """Mean of the conditional part over the rows; of truncated counts before the truncation."""
+        if not (self.family.own_mean or self.model.has_zero_part):
+            return super().typical_mean()
+        whole = self if self._whole is None else self._whole
+        predictors = whole.own_predictors()
+        centre = self.family.centre(predictors[0], whole.dispersion_rows(predictors), self.shapes)
+        return np.array(float(np.average(centre, weights=self.model.weights)))
 
     def anova(self, ddf="default", type=3):
         """Test every term of the conditional part; parameters as in `InferentialResults.anova`."""

@@ -27,6 +27,11 @@ class LinearDispersionResults(MultiPartResults):
         self._criterion_name = "REML criterion" if reml else "-2 Log-Likelihood"
 
     @property
+    def restricted(self):
+        """Whether the likelihood is the restricted one (REML)."""
+        return self.reml
+
+    @property
     def cov_params_default(self):
         """Covariance of all coefficients; after REML that of beta is (X'V^-1X)^-1."""
         cov = super().cov_params_default

@@ -215,6 +215,10 @@ class GeneralizedLinearMixedModelResults(
 
         return link_scale(self.model.link)
 
+    def typical_mean(self):
+        """Mean of the responses, at which `icc` and `r2` take the family's variance."""
+        return np.array(float(np.average(self.model.endog, weights=self.model.weights)))
+
     def random_sd(self):
         """Standard deviation of the random effects' part of the linear predictor."""
         from mvmise_sm.inference.variance_shares import random_variance
@@ -238,22 +242,13 @@ class GeneralizedLinearMixedModelResults(
             variance = uncertainty.prediction_variance(self.deviance_function(), self.optimum, cov, exog, rows)
         return variance / self.scale
 
-    def _prediction(self, linear, variance, which, labels):
+    def _prediction(self, linear, variance, which, labels, link=None):
         dist = ("t", self.df_resid) if self.use_t else ("norm", None)
         on_link = PredictionResultsBase(linear, variance, df=dist[1], dist=dist[0], row_labels=labels)
         if which == "linear":
             return on_link
-        link = self.model.family.link
-        mean = link.inverse(linear)
-        return _MeanPrediction(
-            mean,
-            link.inverse_deriv(linear) ** 2 * variance,
-            df=dist[1],
-            dist=dist[0],
-            row_labels=labels,
-            linpred=on_link,
-            link=link,
-        )
+        link = self.model.family.link if link is None else link
+        return _MeanPrediction(link, on_link, variance, self.model.family.link)
 
     def on_scale(self, predictors, which, weights=None):
         """Conditional linear predictors (m,) on the scale `which`, see `predict`."""
@@ -322,10 +317,30 @@ class GeneralizedLinearMixedModelResults(
 
 
 class _MeanPrediction(PredictionResultsMean):
-    """Predictions of means whose intervals are those of the linear predictor, in order for a decreasing link too."""
+    """Predictions of means whose intervals are those of the linear predictor, in order for a decreasing link too.
+
+    `mean_link` takes linear predictors to means, which for some families is not the link's inverse.
+    """
+
+    def __init__(self, mean_link, linpred, variance, link):
+        linear = linpred.predicted
+        mean = mean_link.inverse(linear)
+        super().__init__(
+            mean,
+            mean_link.inverse_deriv(linear) ** 2 * variance,
+            df=linpred.df,
+            dist="t" if linpred.dist_args else "norm",
+            row_labels=linpred.row_labels,
+            linpred=linpred,
+            link=link,
+        )
+        self.mean_link = mean_link
 
     def conf_int(self, method="endpoint", alpha=0.05, **kwds):
-        return np.sort(super().conf_int(method=method, alpha=alpha, **kwds), axis=1)
+        if method == "endpoint":
+            ends = [self.mean_link.inverse(end) for end in self.linpred.conf_int(alpha=alpha).T]
+            return np.sort(np.column_stack(ends), axis=1)
+        return super().conf_int(method=method, alpha=alpha, **kwds)
 
 
 class GeneralizedLinearMixedModelResultsWrapper(MixedModelResultsWrapper):

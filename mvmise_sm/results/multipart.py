@@ -112,7 +112,7 @@ class MultiPartResults(PartPredictors, ConditionalPart):
         return super().get_influence(level)
 
     def grouping(self, name=None):
-        if any(part.text for part in self.model.parts):
+        if self.model.parts:
             raise OptionError(
                 "groups of rows are resampled for models with one linear predictor; bootstrap() simulates responses, "
                 "update(data=) refits other rows"
@@ -123,7 +123,7 @@ class MultiPartResults(PartPredictors, ConditionalPart):
         zero = str(group).startswith("zi:")
         if zero:
             return self.params_zi
-        return pd.Series(np.asarray(self.params)[: self.k_fe], index=list(self.model.exog_names))
+        return self.fe_params
 
     def without_columns(self, keep, term):
         from mvmise_sm.inference.verbs import changed
@@ -161,8 +161,13 @@ class MultiPartResults(PartPredictors, ConditionalPart):
 
     @property
     def fe_params(self):
-        """Coefficients of the conditional part (k_fe,)."""
-        return self.params[: self.k_fe]
+        """Coefficients of the conditional part, a Series (k_fe,)."""
+        return pd.Series(np.asarray(self.params)[: self.k_fe], index=self.coef_names[: self.k_fe])
+
+    @property
+    def bse_fe(self):
+        """Their standard errors."""
+        return pd.Series(np.asarray(self.bse)[: self.k_fe], index=self.coef_names[: self.k_fe])
 
     # --- random effects
 
@@ -200,6 +205,10 @@ class MultiPartResults(PartPredictors, ConditionalPart):
     def dispersion_rows(self, predictors):
         """d by row, 1.0 without a dispersion."""
         return np.exp(predictors[-1]) if self.family.has_dispersion else 1.0
+
+    def mean_link(self, predictors):
+        """What takes conditional linear predictors to conditional means, see `Family.mean_link`."""
+        return self.family.mean_link(self.dispersion_rows(predictors), self.shapes)
 
     def on_scale(self, predictors, which, weights=None):
         family, zero = self.family, self.model.has_zero_part
@@ -300,5 +309,12 @@ class MultiPartResults(PartPredictors, ConditionalPart):
         return rows
 
 
+def _without(labelled, *names):
+    """Attributes that the wrapper labels, but for those that have the labels of one part."""
+    return {name: how for name, how in labelled.items() if name not in names}
+
+
 class MultiPartResultsWrapper(GeneralizedLinearMixedModelResultsWrapper):
     """Attach pandas labels to the arrays of a `MultiPartResults`."""
+
+    _wrap_attrs = _without(GeneralizedLinearMixedModelResultsWrapper._wrap_attrs, "fe_params", "bse_fe")

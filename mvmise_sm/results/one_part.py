@@ -29,6 +29,10 @@ class OnePart:
         """Fixed effects that the random effects of a grouping factor vary about, a Series."""
         return pd.Series(np.asarray(self.params), index=list(self.model.exog_names))
 
+    def mean_terms(self):
+        """Positions of the random-effects terms in the linear predictor of the mean."""
+        return range(len(self.model.random_effects.terms))
+
     def without_columns(self, keep, term):
         """The fit with the columns `keep` only, all but those of `term`; the result has its rows."""
         from mvmise_sm.inference.comparison import refit_with

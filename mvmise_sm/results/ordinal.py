@@ -106,6 +106,33 @@ class OrdinalResults(MultiPartResults):
             return pd.Series(levels, index=index)
         return values if index is None else pd.Series(values, index=index)
 
+    def get_prediction(
+        self,
+        exog=None,
+        which="linear",
+        transform=True,
+        row_labels=None,
+        *,
+        random="all",
+        allow_new_levels=False,
+        groups=None,
+        exog_re=None,
+        offset=None,
+        kind="confidence",
+    ):
+        """Predict the linear predictor with standard errors; parameters as in `MultiPartResults.get_prediction`."""
+        if which != "linear":
+            raise OptionError(
+                f"standard errors are those of the linear predictor, which='linear', got {which!r}; "
+                "predict(which='prob') has the probabilities of the levels"
+            )
+        if kind == "prediction":
+            raise OptionError(
+                "kind='prediction' is for numbers; predict(which='prob') has the probabilities of the levels"
+            )
+        given = {"random": random, "allow_new_levels": allow_new_levels, "groups": groups, "exog_re": exog_re}
+        return super().get_prediction(exog, which, transform, row_labels, offset=offset, kind=kind, **given)
+
     def _deviance_rows(self):
         return None
 

@@ -35,6 +35,7 @@ class PartPredictors:
     _slots: dict[str, Any]
     scales: tuple[str, ...]
     on_scale: Callable[..., np.ndarray]
+    mean_link: Callable[..., Any]
     _prediction: Callable[..., Any]
     require_rows: Callable[[], None]
 
@@ -230,7 +231,12 @@ class PartPredictors:
         labels = index if row_labels is None else row_labels
         variance = self._conditional_variance(rows, chosen)
         if kind == "prediction":
+            if self.model.has_zero_part:
+                raise OptionError(
+                    "kind='prediction' knows no zero part; prediction_interval() has intervals of responses with it"
+                )
             from mvmise_sm.inference.prediction import observation_prediction
 
             return observation_prediction(self, predictors[0], variance, "mean", labels)
-        return self._prediction(predictors[0], variance, "linear" if which == "linear" else "mean", labels)
+        scale = "linear" if which == "linear" else "mean"
+        return self._prediction(predictors[0], variance, scale, labels, self.mean_link(predictors))

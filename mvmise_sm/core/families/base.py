@@ -9,6 +9,7 @@ import numpy as np
 
 from mvmise_sm.core.families.jets import variables
 from mvmise_sm.core.families.links import Link, as_link
+from mvmise_sm.core.families.mean import MeanFunction
 
 __all__ = ["Family", "compose", "through_link"]
 
@@ -90,6 +91,8 @@ class Family:
     weights_scale: bool = False
     # whether only `links` may be typed
     strict_links: bool = True
+    # whether the mean is a multiple of the exponential of the linear predictor whatever the link
+    log_mean: bool = False
     # where d goes when the data do not call for it, and what to fit then
     limit: ClassVar[tuple[str, str] | None] = None
 
@@ -136,6 +139,27 @@ class Family:
         """Mean at a linear predictor (n,)."""
         return self.link.inverse(eta)
 
+    @property
+    def own_mean(self) -> bool:
+        """Whether the mean is something else than the link's inverse."""
+        return type(self).mean is not Family.mean
+
+    def mean_link(self, d: Any = 1.0, shape: Sequence = ()) -> Any:
+        """What takes linear predictors to means: an object with ``inverse`` and ``inverse_deriv``."""
+        return MeanFunction(self, d, shape) if self.own_mean else self.link
+
+    def centre(self, eta: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
+        """What `simulate`, `cdf` and `quantile` take as their mean (n,)."""
+        return self.mean(eta, d, shape)
+
+    def link_variance(self, mean: Any, d: Any = 1.0, shape: Sequence = ()) -> float:
+        """Variance of a response about this mean on the scale of the link (Nakagawa, Johnson and Schielzeth 2017)."""
+        variance = float(np.mean(self.variance(mean, d, shape)))
+        if self.link.name == "log":
+            # variance of the logarithm of a lognormal variable with this squared coefficient of variation
+            return float(np.log1p(variance / mean**2))
+        return float(variance * self.link.deriv(mean) ** 2)
+
     def moments(self, eta: np.ndarray, d: Any = 1.0, shape: Sequence = (), w: Any = None) -> tuple[Any, Any]:
         """Mean and variance of the response at a linear predictor, each (n,)."""
         mean = self.mean(eta, d, shape)
@@ -145,7 +169,7 @@ class Family:
         self, rng: np.random.Generator, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
     ) -> np.ndarray:
         """Draw one response for each linear predictor (n,)."""
-        return self.simulate(rng, self.mean(eta, d, shape), w, d, shape)
+        return self.simulate(rng, self.centre(eta, d, shape), w, d, shape)
 
     def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         """Probability of a response up to `y` (n,), or None where it is found from simulated responses."""
@@ -153,7 +177,7 @@ class Family:
 
     def distribution(self, y: Any, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         """The same at a linear predictor."""
-        return self.cdf(y, self.mean(eta, d, shape), w, d, shape)
+        return self.cdf(y, self.centre(eta, d, shape), w, d, shape)
 
     def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         """Response below which a share u lies, or None where it is found from simulated responses."""

@@ -97,6 +97,7 @@ class LogNormal(Family):
     name, label, links = "lognormal", "LogNormal", ("identity",)
     has_dispersion = True
     weights_scale = True
+    log_mean = True
 
     def __init__(self, link: Any = None):
         super().__init__(link)
@@ -117,6 +118,10 @@ class LogNormal(Family):
 
     def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return mean**2 * np.expm1(np.square(d))
+
+    def link_variance(self, mean: Any, d: Any = 1.0, shape: Sequence = ()) -> float:
+        """The variance of the logarithm, which the linear predictor is about."""
+        return float(np.mean(np.square(d)))
 
     def simulate(
         self, rng: np.random.Generator, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()

@@ -186,6 +186,14 @@ class _Truncated(Family):
     def mean(self, eta: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         return self.moments(eta, d)[0]
 
+    def centre(self, eta: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
+        """The UNTRUNCATED mean."""
+        return self.link.inverse(eta)
+
+    def link_variance(self, mean: Any, d: Any = 1.0, shape: Sequence = ()) -> float:
+        """That of the untruncated counts, which the linear predictor is about."""
+        return self.within.link_variance(mean, d, shape)
+
     def variance(self, mean: np.ndarray, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         """Variance of the truncated counts with this UNTRUNCATED mean."""
         return self.moments(self.link(mean), d)[1]
@@ -198,11 +206,6 @@ class _Truncated(Family):
         u = none + (1.0 - none) * rng.random(mean.shape)
         return np.maximum(self.within.quantile(u, mean, None, d), 1.0)
 
-    def draw(
-        self, rng: np.random.Generator, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()
-    ) -> np.ndarray:
-        return self.simulate(rng, self.link.inverse(eta), w, d, shape)
-
     def quantile(self, u: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         none = self._none(mean, d)
         return np.maximum(self.within.quantile(none + (1.0 - none) * u, mean, None, d), 1.0)
@@ -210,9 +213,6 @@ class _Truncated(Family):
     def cdf(self, y: Any, mean: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
         none = self._none(mean, d)
         return np.maximum(self.within.cdf(y, mean, None, d) - none, 0.0) / (1.0 - none)
-
-    def distribution(self, y: Any, eta: np.ndarray, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> Any:
-        return self.cdf(y, self.link.inverse(eta), w, d, shape)
 
     def deviance_rows(self, y: Any, mu: Any, w: Any = None, d: Any = 1.0, shape: Sequence = ()) -> np.ndarray:
         # the mean of the truncated counts has no linear predictor in closed form: the untruncated one stands for it
