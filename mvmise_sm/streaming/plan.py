@@ -45,9 +45,11 @@ class Moments:
     @staticmethod
     def of(names: Sequence[str], rows: np.ndarray) -> Moments:
         """The moments of rows (n, k)."""
-        mean = rows.mean(axis=0)
-        centred = rows - mean
-        return Moments(tuple(names), len(rows), mean, centred.T @ centred)
+        # squares that are no numbers are answered where the moments are used
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = rows.mean(axis=0)
+            centred = rows - mean
+            return Moments(tuple(names), len(rows), mean, centred.T @ centred)
 
     def on(self, names: Sequence[str]) -> Moments:
         """The same for other columns; those that were not there were zero."""
@@ -104,8 +106,7 @@ class StreamPlan:
     def random(self) -> RandomEffects:
         """Terms and levels without rows."""
         random = self.template.random
-        if random is None:
-            raise DataError(f"formula {self.reader.formula!r} has no random-effects term such as '(1 | g)'")
+        assert random is not None  # a formula without random effects gets no plan
         return random
 
     @cached_property
@@ -136,8 +137,11 @@ class StreamPlan:
         names = self.template.full_spec.column_names
         p = len(names)
         intercept = names.index("Intercept") if "Intercept" in names else None
+        with np.errstate(over="ignore"):
+            raw = own.scatter + own.n * np.multiply.outer(own.mean, own.mean)
+        if not np.isfinite(raw).all():
+            raise DataError("the sample of the source has values whose squares cannot be represented")
         basis = fixed_basis_of(own.n, own.mean[:p], own.scatter[:p, :p], intercept)
-        raw = own.scatter + own.n * np.multiply.outer(own.mean, own.mean)
         shift = np.zeros(p) if basis.shift is None else basis.shift
         # second moments of the shifted columns with each other and with the response
         gap = own.mean[:p] - shift
@@ -151,8 +155,6 @@ class StreamPlan:
         origin = np.zeros(p)
         unit = gram[np.ix_(alone, alone)] / size[alone, None] / size[alone]
         origin[alone] = np.linalg.lstsq(unit, cross[alone] / size[alone], rcond=1e-12)[0] / size[alone]
-        if not np.isfinite(raw).all():
-            raise DataError("the sample of the source has values whose squares cannot be represented")
         shapes = []
         for factor in self.random.factors:
             terms = self.random.terms_of(factor)

@@ -16,11 +16,11 @@ from mvmise_sm.core.elimination.sums import FactorShape, RunningSums, SumPlan
 from mvmise_sm.design.build import as_frame, caller_environment
 from mvmise_sm.design.columns import Source, names_in, prepare
 from mvmise_sm.design.grouping import encode_labels, interact_labels
-from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.exceptions import DataError, OptionError, RandomEffectsError
 from mvmise_sm.options import strict_options
 from mvmise_sm.streaming import wire
 from mvmise_sm.streaming.plan import Moments, StreamPlan, finished_plan
-from mvmise_sm.streaming.sources import blocks, column_names, is_source, partitions, shown
+from mvmise_sm.streaming.sources import blocks, column_names, is_source, opened_chunks, partitions, shown
 from mvmise_sm.streaming.states import merged_states, state_numbers, with_numbers
 from mvmise_sm.streaming.survey import Reader, Survey, learn_states, stateful_factors, survey, united
 
@@ -82,6 +82,8 @@ class CrossProducts:
         reader = Reader(formula, weights, offset, subset, missing, caller_environment(eval_env))
         if len(reader.parts.responses) != 1:
             raise DataError(f"one response is needed, found {list(reader.parts.responses)}")
+        if not reader.parts.random:
+            raise RandomEffectsError(f"formula {formula!r} has no random-effects term such as '(1 | g)'")
         return _planned(reader, _Input(source))
 
     def collect(self, source, *, min_rows=None):
@@ -268,7 +270,7 @@ class _Input:
         self.columns: list[str] = self._peeked() if known is None else known
 
     def _peeked(self) -> list[str]:
-        for block in self.data.factory():
+        for block in opened_chunks(self.data):
             frame = block if isinstance(block, pd.DataFrame) else as_frame(block)
             return [str(c) for c in frame.columns]
         raise DataError("the source has no blocks")

@@ -175,11 +175,22 @@ def _as_pandas(block: Any) -> pd.DataFrame:
         raise DataError(f"a block of the source is no frame: {type(block).__name__}: {error}") from None
 
 
-def _chunks(data: Chunks, columns: list[str], rows: int) -> Iterator[Any]:
+def opened_chunks(data: Chunks) -> Iterable[Any]:
+    """The blocks of a pass.
+
+    Raises
+    ------
+    DataError
+        If the function returns anything else.
+    """
     opened = data.factory()
     if not isinstance(opened, Iterable):
         raise DataError(f"the function of ms.Chunks must return an iterator over frames, not {type(opened).__name__}")
-    yield from opened
+    return opened
+
+
+def _chunks(data: Chunks, columns: list[str], rows: int) -> Iterator[Any]:
+    yield from opened_chunks(data)
 
 
 def _parquet(paths: Iterable[str], columns: list[str], rows: int) -> Iterator[Any]:

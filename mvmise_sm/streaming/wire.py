@@ -147,5 +147,10 @@ def _index(value: list[Any], raw: bytes) -> pd.Index:
     if value[0] == "numbers":
         return pd.Index(_array(value[1], raw))
     if value[0] == "time":
-        return pd.Index(_array(value[2], raw).astype("int64").view(value[1].split(",")[0].strip()))
+        kind = pd.api.types.pandas_dtype(value[1])
+        # zoned times are counted in UTC
+        zone = getattr(kind, "tz", None)
+        plain = np.dtype(f"M8[{kind.unit}]") if zone is not None else kind
+        out = pd.Index(_array(value[2], raw).astype("int64").view(plain))
+        return out if zone is None else out.tz_localize("UTC").tz_convert(zone)
     return pd.Index([_node(item, raw) for item in value[1]])
