@@ -93,21 +93,17 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class BetaFit:
-    """The fixed effects at given nuisance parameters.
+class BetaPoint:
+    """Fixed effects that go with nuisance parameters.
 
     Attributes
     ----------
     theta : ndarray, (k,)
-    value : float
-        Objective, not restricted.
-    score : ndarray, (k,)
     information : ndarray, (p, p)
+        Of the fixed effects.
     """
 
     theta: np.ndarray
-    value: float
-    score: np.ndarray
     information: np.ndarray
 
     @property
@@ -115,6 +111,21 @@ class BetaFit:
         """``log|I_bb|``; minus infinity where it is not positive definite."""
         sign, value = np.linalg.slogdet(self.information)
         return float(value) if sign > 0 else -np.inf
+
+
+@dataclass(frozen=True)
+class BetaFit(BetaPoint):
+    """The maximum over the fixed effects at given nuisance parameters.
+
+    Attributes
+    ----------
+    value : float
+        Objective, not restricted.
+    score : ndarray, (k,)
+    """
+
+    value: float
+    score: np.ndarray
 
 
 class RestrictedObjective:
@@ -162,14 +173,14 @@ class RestrictedObjective:
             step = newton_step(info, score[self._cut])
             gain = 0.5 * float(step @ score[self._cut])
             if gain <= BETA_DECREMENT * max(1.0, abs(value)):
-                return BetaFit(theta, value, score, info)
+                return BetaFit(theta, info, value, score)
             full = np.zeros_like(theta)
             full[self._cut] = step
             found = backtrack(self.objective, theta, full, risen(value, gain), tries=BETA_HALVINGS)
             if found is None:
-                return BetaFit(theta, value, score, info)
+                return BetaFit(theta, info, value, score)
             theta, (value, score) = found
-        return BetaFit(theta, value, score, self.information(theta))
+        return BetaFit(theta, self.information(theta), value, score)
 
     def fitted(self, t: np.ndarray) -> BetaFit:
         """`solve` where there is something finite.
@@ -193,10 +204,11 @@ class RestrictedObjective:
         """l_R at fitted fixed effects."""
         return fit.value - 0.5 * fit.logdet + self.constant if self.adjusted else fit.value
 
-    def along(self, fit: BetaFit, t: np.ndarray) -> list[tuple[float, BetaFit, BetaFit]]:
-        """Fits beside `fit` in every nuisance direction: half the distance, and those ahead and behind.
+    def along(self, fit: BetaFit, t: np.ndarray) -> list[tuple[float, BetaPoint, BetaPoint]]:
+        """Points beside `fit` in every nuisance direction: half the distance, and those ahead and behind.
 
-        One Newton step for beta is enough: its error is of second order and even in the distance.
+        One Newton step for beta with the information of `fit` is enough: its error is of second order in the distance,
+        and even.
         """
         out = []
         beta = fit.theta[self._cut]
@@ -209,11 +221,8 @@ class RestrictedObjective:
                 point = self.chart.point(beta, moved)
                 value, score = self.objective(point)
                 if np.isfinite(value):
-                    info = self.information(point)
-                    point = point.copy()
-                    point[self._cut] += newton_step(info, score[self._cut])
-                    value, score = self.objective(point)
-                sides.append(BetaFit(point, value, score, self.information(point)))
+                    point[self._cut] += newton_step(fit.information, score[self._cut])
+                sides.append(BetaPoint(point, self.information(point)))
             out.append((width, sides[0], sides[1]))
         return out
 
