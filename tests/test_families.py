@@ -321,6 +321,13 @@ BAD = {
     "whole": (("I(n + 0.5) ~ x + (1 | g)", "nb1", {}), "counts must be whole numbers, row 0 has"),
     "gamma": (("n ~ x + (1 | g)", "hurdle_gamma", {}), "needs positive responses, found"),
     "two levels": (("b ~ x + (1 | g)", None, {}), "has 2 levels; use glmer"),
+    "lognormal": (("n ~ x + (1 | g)", "lognormal", {}), "'lognormal' needs positive responses, found"),
+    "all zeros": (("zero ~ x + (1 | g)", "nb2", {"zero_inflation": "~ 1"}), "all responses are 0, so that no"),
+    "all zeros, tweedie": (("zero ~ x + (1 | g)", "tweedie", {}), "all responses are 0, so that no estimate"),
+    "all ones": (("one ~ x + (1 | g)", "truncated_nb2", {}), "all responses are 1, so that no estimate"),
+    "ratings of reals": (("x ~ pz + (1 | g)", None, {}), "'x' has 60 different numbers, not all .*pandas.cut"),
+    "ratings with zeros": (("o ~ x + (1 | g)", None, {"zero_inflation": "~ 1"}), "categories have no zero_inflation"),
+    "ratings, family": (("o ~ x + (1 | g)", None, {"family": "poisson"}), "ordered categories have no family"),
     "unused level": (("o ~ x + (1 | g)", None, {}), "level 'c' never occurs; drop it"),
 }  # fmt: skip
 
@@ -331,11 +338,26 @@ def test_bad_input_is_answered(name):
     n = 60
     frame = pd.DataFrame({"n": rng.poisson(1.0, n), "x": rng.normal(size=n), "g": np.repeat(np.arange(6), 10)})
     frame["pz"] = np.r_[0.0, 0.0, 0.0, 1.0, rng.uniform(0.1, 0.9, n - 4)]
+    frame["zero"], frame["one"] = 0, 1
     frame["b"] = pd.Categorical(np.where(frame["x"] > 0, "u", "v"), ordered=True)
     frame["o"] = pd.Categorical.from_codes([0, 1, 3] * 20, list("abcd"), ordered=True)
     (formula, family, options), message = BAD[name]
     with pytest.raises((DataError, OptionError), match=message):
-        ms.clmm(formula, frame) if family is None else ms.glmer(formula, frame, family=family, **options)
+        ms.clmm(formula, frame, **options) if family is None else ms.glmer(formula, frame, family=family, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ms.families.StudentT(df=-1.0), "df must be a positive number, got -1.0"),
+        (lambda: ms.families.StudentT(df="4"), "df must be a positive number, got '4'"),
+        (lambda: ms.families.StudentT(4), "link must be a name, one of logit, .*, or a link of statsmodels, got 4"),
+        (lambda: ms.families.Poisson("logg"), "link must be one of .*, got 'logg'"),
+    ],
+)
+def test_families_refuse_what_they_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_a_zero_part_that_is_not_needed_is_left_soon():

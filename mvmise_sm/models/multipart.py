@@ -134,11 +134,11 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         zeros = y == 0.0
         if self.has_zero_part and not zeros.any():
             raise DataError("zero_inflation needs zeros in the response, found none; leave it out")
+        if self.has_zero_part and zeros.all():
+            raise DataError("all responses are 0, so that no estimate is finite")
         weights = self.weights
         if self.has_zero_part and self.family.zero_part == "hurdle":
             y, weights = y[~zeros], None if weights is None else weights[~zeros]
-            if not y.size:
-                raise DataError("all responses are 0, so that no estimate is finite")
         check_response(y, weights, self.family, bounded=self.has_fixef_prior or self.has_zero_part)
 
     @property
@@ -192,7 +192,7 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         if dispersion == "lme4":
             raise OptionError(f"dispersion='lme4' has no meaning for family {self.family.spoken!r}; leave it out")
         if curvature == "expected":
-            raise OptionError(f"curvature='expected' has no formula for family {self.family.spoken!r}; use 'observed'")
+            raise OptionError(f"curvature='expected' has no formula for {self._named_parts()}; use 'observed'")
         if nagq == 0:
             raise OptionError(
                 f"nagq=0 is not available for family {self.family.spoken!r} with its predictors; use nagq=1"
@@ -207,6 +207,12 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         except ValueError as error:
             raise OptionError(str(error)) from None
         return PartsDeviance(*given, priors=self.priors)
+
+    def _named_parts(self):
+        """The family and what the model has beside its conditional part, in words."""
+        beside = {"zi": "a zero part", "disp": "a dispersion formula"}
+        parts = " and ".join(beside[part.name] for part in self.parts)
+        return f"family {self.family.spoken!r}" + (f" with {parts}" if parts else "")
 
     def _at_limit(self, criterion, optimum, settings):
         if self.has_zero_part and self.family.zero_part == "inflated":
@@ -298,9 +304,6 @@ class MultiPartMixedModel(GeneralizedLinearMixedModel):
         """Predict the conditional part without random effects; `params` may hold all coefficients."""
         k = self.exog.shape[1] if exog is None else np.asarray(exog).shape[1]
         return super().predict(np.asarray(params)[:k], exog, which, offset)
-
-    def with_endog(self, endog):
-        return super().with_endog(endog)
 
     def part_rows(self, design, mine, frame, chosen, allow_new_levels, offset):
         """New rows of one part as `NewRows`: `mine` are its random-effects terms, `chosen` positions among them."""

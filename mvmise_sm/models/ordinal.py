@@ -23,6 +23,9 @@ __all__ = ["OrdinalMixedModel"]
 
 _LINKS = Cumulative.links
 
+# more numbers than this that are not whole are measurements, not ratings such as 3.5
+_MOST_LEVELS = 30
+
 
 @strict_options
 class OrdinalMixedModel(MultiPartMixedModel):
@@ -62,6 +65,7 @@ class OrdinalMixedModel(MultiPartMixedModel):
     def __init__(self, endog, exog, random_effects=None, *, link="logit", threshold="flexible", **kwargs):
         if link not in _LINKS:
             raise OptionError(f"link must be one of {', '.join(map(repr, _LINKS))}, got {link!r}")
+        _refuse_options(kwargs)
         self.link_name, self.threshold = link, threshold
         design = kwargs.get("design")
         if design is not None and design.endog_levels is not None:
@@ -126,6 +130,7 @@ class OrdinalMixedModel(MultiPartMixedModel):
         >>> ms.clmm("rating ~ x + (1 | judge)", frame).fit().thresholds.index.tolist()
         ['0|1', '1|2']
         """
+        _refuse_options(kwargs)
         environment = caller_environment(eval_env)
         options = {"weights": weights, "offset": offset, "missing": missing, "groups": groups, "re_formula": re_formula}
         return super(MultiPartMixedModel, cls).from_formula(
@@ -187,6 +192,13 @@ class OrdinalMixedModel(MultiPartMixedModel):
         return None
 
 
+def _refuse_options(given):
+    """Refuse options of other generalised models, which ordered categories do not have."""
+    for name in ("family", "zero_inflation", "dispersion"):
+        if given.get(name) is not None:
+            raise OptionError(f"models of ordered categories have no {name}; their distribution is that of link=")
+
+
 def _declared(design):
     """Categories of the response's column; none where it is not a categorical column."""
     dtype = design.frame.dtypes.get(design.endog.name)
@@ -199,6 +211,11 @@ def _coded(endog):
     if isinstance(values.dtype, pd.CategoricalDtype):
         return values.cat.codes.to_numpy(dtype=float), list(values.cat.categories)
     codes, levels = pd.factorize(values, sort=True)
+    if values.dtype.kind == "f" and len(levels) > _MOST_LEVELS and (levels % 1.0 != 0.0).any():
+        raise DataError(
+            f"the response{'' if values.name is None else f' {values.name!r}'} has {len(levels)} different numbers, "
+            "not all of them whole; ratings are ordered categories or numbers for them, pandas.cut makes them"
+        )
     shown = [int(v) if isinstance(v, (float, np.floating)) and float(v).is_integer() else v for v in levels]
     return codes.astype(float), shown
 

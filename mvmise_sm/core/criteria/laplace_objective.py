@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["AtPoint", "LaplaceObjective"]
 
 
+# decrement at which the joint mode is near enough to start from: a hundredth of a standard error
+_START = 1e-4
+
 # mode, factors by grouping factor and by term, the user's covariances where a prior needs them, objective
 AtPoint = tuple[Any, list, list, Any, float]
 # derivatives in the covariance and in Lambda of every term, in beta and in the shape
@@ -111,7 +114,7 @@ class LaplaceObjective(WorkingParameters):
         if theta is None:
             theta = self.space.wide_start(self._unit(eta))
         merged, _ = self.space.factors(theta)
-        mode = joint_mode(self, merged, eta)
+        mode = joint_mode(self, merged, eta, _START)
         self._eta = mode.terms.eta
         if not given:
             theta = self._improved(mode, merged)

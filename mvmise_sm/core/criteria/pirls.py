@@ -236,7 +236,9 @@ def inner(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
     return sum(_stacked_rows(x).T @ _stacked_rows(y) for x, y in zip(left, right, strict=True))
 
 
-def joint_mode(problem: LaplaceObjective, lambdas: list[np.ndarray], eta: np.ndarray) -> Mode:
+def joint_mode(
+    problem: LaplaceObjective, lambdas: list[np.ndarray], eta: np.ndarray, tolerance: float = _TOLERANCE
+) -> Mode:
     """Mode of random effects and beta together, with the prior of beta.
 
     Parameters
@@ -247,6 +249,8 @@ def joint_mode(problem: LaplaceObjective, lambdas: list[np.ndarray], eta: np.nda
         Relative factors (q, q) of the grouping factors.
     eta : ndarray
         A linear predictor from which to start (nobs,).
+    tolerance : float, optional
+        Newton decrement at which to stop.
 
     Returns
     -------
@@ -270,7 +274,7 @@ def joint_mode(problem: LaplaceObjective, lambdas: list[np.ndarray], eta: np.nda
         g, beta, terms = state[1:4]
         db, dg, dbeta, decrement = _joint_step(problem, lambdas, terms, (g, beta))
         taken = None
-        if decrement >= _TOLERANCE:
+        if decrement >= tolerance:
             taken = _joint_line_search(problem, state, (db, dg, dbeta), decrement)
         if taken is None:
             break

@@ -35,8 +35,8 @@ class StudentT(Family):
 
     def __init__(self, link: Any = None, df: float | None = None):
         super().__init__(link)
-        if df is not None and not df > 0.0:
-            raise ValueError(f"df must be positive, got {df!r}")
+        if df is not None and not (isinstance(df, (int, float, np.number)) and 0.0 < df < np.inf):
+            raise ValueError(f"df must be a positive number, got {df!r}")
         self.df = None if df is None else float(df)
         self.shape_names = ("df",) if df is None else ()
 
@@ -180,6 +180,7 @@ class Tweedie(Family):
     name, label, links = "tweedie", "Tweedie", ("log",)
     has_dispersion = zero_mass = True
     shape_names = ("power",)
+    edges = (0.0,)
 
     def log_density(self, y: np.ndarray, w: np.ndarray | None, parts: tuple, shape: Sequence) -> Any:
         return self._exponent(y, parts[0], parts[2], shape[0]) + self._series(y, parts[2], shape[0])

@@ -148,6 +148,8 @@ class _Truncated(Family):
 
     integer = True
     zero_part = "hurdle"
+    # counts of one only leave no finite mean
+    edges = (1.0,)
     base: Any = None
 
     def __init__(self, link: Any = None) -> None:

@@ -282,7 +282,7 @@ def as_link(link: Any) -> Link:
     Raises
     ------
     ValueError
-        If the name is unknown.
+        If the name is unknown, or it is no link.
     """
     if isinstance(link, Link):
         return link
@@ -290,6 +290,8 @@ def as_link(link: Any) -> Link:
         if link not in LINKS:
             raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
         return LINKS[link]()
+    if isinstance(link, (int, float, bool, list, tuple, dict)) or link is None:
+        raise ValueError(f"link must be a name, one of {', '.join(LINKS)}, or a link of statsmodels, got {link!r}")
     stable = _BY_LABEL.get(type(link).__name__)
     if stable is None:
         return ForeignLink(link)
