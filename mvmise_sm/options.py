@@ -361,6 +361,8 @@ def _checked_value(key: str, value: Any, fixed: bool = False) -> Any:
     if key in _WHOLE:
         if not number or not isfinite(value) or value != int(value) or value < _WHOLE[key]:
             raise OptionError(f"{key} must be {_LEAST.get(_WHOLE[key], 'an integer')}, got {_short(value)}")
+        if key == "n_jobs" and value == 0:
+            raise OptionError("n_jobs is the number of processes: 1 for this one alone, -1 for one per core; got 0")
         return int(value)
     if key in _FRACTION:
         if not number or not 0.0 < value < 1.0:

@@ -184,3 +184,17 @@ def test_an_unconverged_fit_has_no_standard_errors(kind):
     assert result.tidy(effects="all")["std_error"].isna().all()
     assert result.anova()["p_value"].isna().all()
     assert "has not converged" in result.summary().as_text() or "not converge" in " ".join(map(str, result.check()))
+
+
+@pytest.mark.parametrize("family", [None, "binomial"])
+def test_singular_fits_without_rows_say_so_and_are_checked(family):
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"g": rng.integers(0, 8, 400), "x": rng.integers(0, 3, 400), "y": rng.integers(0, 2, 400)})
+    source = ms.Chunks(lambda: iter([data.iloc[:200], data.iloc[200:]]))
+    entry, options = (ms.lmer, {}) if family is None else (ms.glmer, {"family": family})
+    model = entry("y ~ x + (1 | g)", source, **options)
+    with pytest.warns(SingularFitWarning):
+        result = model.fit()
+    said = str(result.check())
+    assert "The variance of Intercept in (1 | g) is estimated as zero" in said
+    assert "holds no rows" in said

@@ -214,3 +214,10 @@ def test_messages_call_the_negative_binomial_as_users_do(models):
         ms.glmer_nb("incidence ~ period + (1 | herd)", data)
     with pytest.raises(OptionError, match="family 'negativebinomial'; use 'observed'"):
         models["glmer_nb"](dispersion="~ period").fit(curvature="expected")
+
+
+def test_no_processes_are_answered_in_our_words(results):
+    with pytest.raises(OptionError, match="n_jobs is the number of processes"):
+        results["lmer"].bootstrap(5, n_jobs=0)
+    with pytest.raises(OptionError, match="n_jobs is the number of processes"):
+        ms.scan("~ x + (1 | g)", pd.DataFrame({"x": [1.0], "g": [0], "f": [1.0]}), ["f"], model="lmer", n_jobs=0)

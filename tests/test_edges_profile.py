@@ -133,3 +133,14 @@ def test_profile_of_one_variance_frees_another_that_is_zero():
         for end in interval:
             ratio = held_deviance(data, "x", end, formula) + 2.0 * result.llf
             np.testing.assert_allclose(ratio, QUANTILE, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_profile_of_a_variance_that_nothing_bounds_has_no_upper_end():
+    """Complete separation: the likelihood is as high at any standard deviation (0.1.0 gave no number, or 1e6)."""
+    g, x = np.repeat(np.arange(12), 5), np.tile([0, 0, 0, 1, 1], 12)
+    data = pd.DataFrame({"y": x, "x": x, "g": g, "of_groups": g % 2})
+    for formula in ("y ~ x + (1 | g)", "of_groups ~ 1 + (1 | g)"):
+        table = ms.glmer(formula, data, family="binomial").fit().conf_int(method="profile")
+        assert table.loc["sd_Intercept|g", 1] == np.inf
+        assert np.isfinite(table.loc["sd_Intercept|g", 0])

@@ -8,7 +8,7 @@ from mvmise_sm.core.covariance.reported import parameter_label
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.checks import vif
 from mvmise_sm.inference.ddf import second_order_of
-from mvmise_sm.inference.fits import with_rows
+from mvmise_sm.inference.fits import unwrap, with_rows
 
 __all__ = ["Findings", "check"]
 
@@ -40,6 +40,8 @@ def check(result):
     Findings
         A tuple of sentences.
     """
+    if unwrap(result).model.streamed:
+        return Findings(_of_sums(unwrap(result)))
     result = with_rows(result)
     found = [
         *_convergence(result),
@@ -55,6 +57,14 @@ def check(result):
     return Findings(found)
 
 
+def _of_sums(result):
+    """What a fit without rows can tell."""
+    found = [*_convergence(result), *_undetermined(result), *_singular(result), *_weak(result), *_columns(result)]
+    if not found:
+        found = ["Nothing found: the fit is a regular optimum."]
+    return [*found, "The fit holds no rows: whether single rows stand out was not looked at."]
+
+
 def _convergence(result):
     if not result.converged:
         yield (
@@ -65,7 +75,7 @@ def _convergence(result):
 
 def _undetermined(result):
     if result.undetermined is not None:
-        texts = [t.text or f"({', '.join(t.names)} | {t.factor.name})" for t in result.model.random_effects.terms]
+        texts = [t.text or f"({', '.join(t.names)} | {t.factor.name})" for t in _random(result).terms]
         yield (
             f"Not identified: {result.undetermined.sentence(texts)}. Their estimates are arbitrary; leave a term out, "
             "or give a prior (cov_prior='wishart')."
@@ -73,7 +83,7 @@ def _undetermined(result):
 
 
 def _singular(result):
-    random = result.model.random_effects
+    random = _random(result)
     for term, at in zip(random.terms, random.theta_slices, strict=True):
         theta = result.theta[at]
         lam = term.structure.factor(theta)
@@ -135,9 +145,15 @@ def _approximation(result):
     )
 
 
+def _random(result):
+    """The random effects with their rows, or without where a fit holds none."""
+    model = result.model
+    return model.random_layout if model.random_effects is None else model.random_effects
+
+
 def _sizes(term):
-    """Root mean square of the columns of a term (q,)."""
-    return np.array([1.0 if c is None else np.sqrt(np.mean(np.square(c))) for c in term.columns])
+    """Root mean square of the columns of a term (q,), one where the rows are gone."""
+    return np.array([1.0 if c is None or not len(c) else np.sqrt(np.mean(np.square(c))) for c in term.columns])
 
 
 def _weak(result):
@@ -163,7 +179,7 @@ def _relative_errors(result):
     criterion = result.deviance_function()
     cov = second_order_of(result).cov
     x = np.append(criterion.working_theta(result.theta), np.log(result.scale))
-    space, layout = criterion.space, result.model.random_effects
+    space, layout = criterion.space, _random(result)
     out = {}
     bases = criterion.layout.term_bases
     for term, structure, basis, at in zip(layout.terms, space.structures, bases, layout.theta_slices, strict=True):

@@ -83,6 +83,8 @@ def undetermined(model: Any, optimum: Any, redundant: Redundancy | None = None) 
 
 def _plain(model: Any) -> bool:
     """Whether the covariance of the rows is Z Sigma Z' with independent levels, and of a size to check."""
+    if model.random_effects is None:  # the rows are gone
+        return False
     terms = model.random_effects.terms
     if not terms or model.residual is not None or any(t.factor.loaded for t in terms):
         return False

@@ -135,15 +135,10 @@ def fit_sparse(
         likelihood = build(pattern)
         objective = OrthantObjective(likelihood, penalties, sign=sign, bound=bound)
         point = likelihood.theta(params)
-        maximum = maximise(
-            objective,
-            point,
-            likelihood.metric(point),
-            maxiter=maxiter,
-            information=False,
-            diverged=likelihood.diverged,
-            tol=1e-8,
-        )
+        how: dict[str, Any] = {"maxiter": maxiter, "information": False, "diverged": likelihood.diverged, "tol": 1e-8}
+        maximum = maximise(objective, point, likelihood.metric(point), **how)
+        if not maximum.converged:
+            maximum = maximise(replace(objective, kinked=True), point, likelihood.metric(point), **how)
         history += list(maximum.history)
         params = likelihood.params(maximum.theta)
         precision = pattern.precision(maximum.theta[likelihood.slices["error_cov"]])
@@ -162,7 +157,8 @@ def fit_sparse(
         params = replace(params, error_cov=_restricted(precision, new_sign))
         sign = new_sign
     if information:
-        maximum = maximise(objective, maximum.theta, likelihood.metric(maximum.theta), maxiter=0, newton=maxiter)
+        lasso = replace(objective, kinked=True)
+        maximum = maximise(lasso, maximum.theta, likelihood.metric(maximum.theta), maxiter=0, newton=maxiter)
     maximum = replace(
         maximum,
         history=np.array(history),
@@ -219,11 +215,15 @@ class OrthantObjective(PenalisedObjective[ErrorParams]):
         Priors.
     sign, bound : ndarray, (K, K)
         Signs of the elements, and what the lasso takes from each per unit.
+    kinked : bool
+        Whether an element that has crossed zero pays there too. Without, the objective is smooth and its maximum soon
+        found, but it can grow without bound behind zero.
     """
 
     likelihood: ErrorLikelihood
     sign: np.ndarray = field(kw_only=True)
     bound: np.ndarray = field(kw_only=True)
+    kinked: bool = field(kw_only=True, default=False)
 
     @cached_property
     def _slope(self) -> np.ndarray:
@@ -234,8 +234,11 @@ class OrthantObjective(PenalisedObjective[ErrorParams]):
         value, score = super().__call__(theta)
         cut = self.likelihood.slices["error_cov"]
         score = score.copy()
-        score[cut] -= self._slope
-        return value - float(self._slope @ theta[cut]), score
+        slope = self._slope
+        if self.kinked:
+            slope = np.where(slope * theta[cut] < 0.0, -slope, slope)
+        score[cut] -= slope
+        return value - float(slope @ theta[cut]), score
 
 
 def _diagonal_start(

@@ -29,6 +29,8 @@ _PULL = 1e-3
 _FAR_OUT, _NO_CHANGE = 60.0, 1e-6
 # this many units or standard errors away nothing is left to reach
 _NOWHERE = 1e3
+# the same without a unit: this many standard errors and estimates away, and no rise
+_VERY_FAR = 100.0
 # the least first step, in units: standard errors of infinite estimates are nothing
 _FIRST = 0.05
 # relative distance from the quantile at which an end is found, and how far outside of it another optimum is looked for
@@ -61,7 +63,7 @@ class ProfiledParameter:
         Objective there, on the scale of the deviance.
     unit : float
         A change that matters, where the profile may be flat for ever: of a coefficient what moves a linear predictor
-        by one, of others a standard error. Zero where the profile always rises.
+        by one, of others a standard error. Zero where the profile rises unless the data bound nothing.
     unbounded : str
         What an infinite interval says of the data; empty where that is no matter for a warning.
     has_edge : bool
@@ -107,9 +109,9 @@ class ProfiledParameter:
 
     def is_flat(self, c: float, gained: float) -> bool:
         """Whether the profile has ended: far out, and nothing gained by a long step."""
-        if not self.unit:
-            return False
         away = abs(c - self.estimate)
+        if not self.unit:
+            return gained < _NO_CHANGE and away >= _VERY_FAR * max(self.se, abs(self.estimate))
         far = away >= max(_FAR_OUT * self.unit, 2.0 * abs(self.estimate))
         return far and (abs(gained) < _NO_CHANGE or away > _NOWHERE * max(self.unit, self.se))
 
