@@ -101,6 +101,9 @@ class Criterion(Protocol):
     def evaluate(self, theta: np.ndarray) -> Evaluation:
         """Value, gradient (k,), positive semidefinite information (k, k) and slopes in the covariances at x."""
 
+    def hessian(self, evaluation: Evaluation) -> np.ndarray | None:
+        """Second derivatives (k, k) at an evaluated x where they are cheap, or None."""
+
     def working_gradient(self, theta: np.ndarray) -> np.ndarray:
         """The gradient (k,) of `evaluate` alone."""
 
@@ -242,6 +245,9 @@ class Factorization(Elimination, Protocol):
         cov_beta : ndarray
             (X'V^-1X)^-1 (p, p).
         """
+
+    def expected(self, directions: list[tuple[int, np.ndarray]], cov_beta: np.ndarray | None) -> np.ndarray | None:
+        """tr P V_i P V_j (k, k), P = V^-1 without `cov_beta`; None where it costs more than the steps it saves."""
 
     def pair_sums(self, g: list[np.ndarray]) -> PairSums:
         """Sums over pairs of levels of T = Z'V^-1Z and G = Z'V^-1X, `g` (q, J, p) per factor."""

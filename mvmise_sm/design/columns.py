@@ -81,8 +81,13 @@ def encode(value: Any, nobs: int, shown: str) -> Encoded:
     -------
     Encoded
     """
-    contrast = getattr(value, "contrast", None)
-    boxed = contrast is not None or hasattr(value, "contrast")
+    plain = isinstance(value, (pd.Series, np.ndarray))
+    if plain and isinstance(value.dtype, np.dtype) and value.dtype.kind in "fiu" and value.shape == (nobs,):
+        # most columns; asking a Series for what it lacks is slow
+        numbers = value.to_numpy() if isinstance(value, pd.Series) else value
+        return Encoded(np.ascontiguousarray(numbers, dtype=float))
+    boxed = not plain and hasattr(value, "contrast")
+    contrast = value.contrast if boxed else None
     data = value.data if boxed else value
     if np.ndim(data) == 0 or len(data) != nobs:
         found = "a single value" if np.ndim(data) == 0 else f"{len(data)} values"

@@ -39,23 +39,24 @@ def encode_labels(values: Any, shown: str = "a grouping factor") -> tuple[np.nda
     levels : pandas.Index
         Labels (J,), in category order or sorted.
     """
-    if hasattr(values, "contrast") and hasattr(values, "levels"):  # patsy's box around C(...)
+    plain = isinstance(values, (pd.Series, np.ndarray))
+    if not plain and hasattr(values, "contrast") and hasattr(values, "levels"):  # patsy's box around C(...)
         values = values.data if values.levels is None else pd.Categorical(values.data, categories=values.levels)
-    array = getattr(values, "array", values)
+    array = values if isinstance(values, np.ndarray) else getattr(values, "array", values)
     if isinstance(array, pd.Categorical):
         return _drop_unused(np.asarray(array.codes, dtype=np.intp), array.categories)
     if isinstance(array, pd.api.extensions.ExtensionArray) and not isinstance(array, pd.arrays.NumpyExtensionArray):
         return _factorize(array, shown)
-    plain = np.asarray(array)
-    if plain.ndim != 1:
-        raise DataError(f"{shown} must be one column, found an array of shape {plain.shape}")
-    if plain.dtype.kind in "iu" and plain.size:
-        low, high = int(plain.min()), int(plain.max())
-        if high - low < 4 * plain.size + 1024 and high < _LARGEST_LABEL:
+    labels = np.asarray(array)
+    if labels.ndim != 1:
+        raise DataError(f"{shown} must be one column, found an array of shape {labels.shape}")
+    if labels.dtype.kind in "iu" and labels.size:
+        low, high = int(labels.min()), int(labels.max())
+        if high - low < 4 * labels.size + 1024 and high < _LARGEST_LABEL:
             # widened before the subtraction, which small integer types cannot hold
-            codes = plain.astype(np.intp, copy=False)
+            codes = labels.astype(np.intp, copy=False)
             return _drop_unused(codes if low == 0 else codes - low, pd.RangeIndex(low, high + 1))
-    return _factorize(_known_to_pandas(plain, shown), shown)
+    return _factorize(_known_to_pandas(labels, shown), shown)
 
 
 def _known_to_pandas(labels: np.ndarray, shown: str) -> np.ndarray:

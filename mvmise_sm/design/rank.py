@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg.lapack import dpotrf
 
 __all__ = ["independent_columns"]
 
 _SUSPICIOUS = 1e-8  # squared relative residual below which the Gram matrix alone is not trusted
+_UNLIKE = 1e-2  # residual of a column on earlier ones, relative, above which nothing else need be looked at
 _CONSTANT = 1e-13  # spread relative to the largest value below which a column counts as constant
 _CHUNK = 65536  # rows handled at a time, so that centring needs no copy of X
 
@@ -64,11 +66,23 @@ def _normalisation(exog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return center, np.sqrt(length)
 
 
+def _unlike(exog: np.ndarray) -> bool:
+    """Whether the raw columns, at unit length, are far from dependent: then they are so however they are moved."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        gram = exog.T @ exog
+        size = np.sqrt(gram.diagonal())
+        # numbers that are not finite fail the comparison
+        factor, info = dpotrf(gram / np.multiply.outer(size, size), lower=1)
+        return not info and bool(factor.diagonal().min() > _UNLIKE)
+
+
 def _clearly_independent(exog: np.ndarray) -> bool:
     """Whether the normalised Gram matrix alone proves full column rank."""
     n, p = exog.shape
     if n < p:
         return False
+    if n <= _CHUNK and _unlike(exog):
+        return True
     center, length = _normalisation(exog)
     if not (length > 0).all():
         return False

@@ -243,6 +243,21 @@ class LinearObjective(ThetaParameters):
         information = self._prior_curvature.information(average, curvature, b, (tangents, terms, data_slopes), solution)
         return Evaluation(np.array(theta), value, gradient, information, tuple(slopes))
 
+    def hessian(self, evaluation: Evaluation) -> np.ndarray | None:
+        """Second derivatives at an evaluated theta (k_theta, k_theta) where they are cheap: small models, no priors."""
+        if self._priors is not None:
+            return None
+        factorization, solution, terms, _ = self.eliminated(evaluation.theta)
+        exact = [True] * len(terms)
+        _, directions, _, curvature = self.space.chain_rule(evaluation.theta, terms, list(evaluation.slopes), exact)
+        expected = factorization.expected(directions, solution.cov_beta if self.reml else None)
+        if expected is None:
+            return None
+        a, b = factorization.information(directions, np.append(-solution.beta, 1.0), solution.cov_beta)
+        b = b / solution.sigma2
+        observed = 2.0 / solution.sigma2 * a - solution.curvature_c * np.multiply.outer(b, b)
+        return observed - expected + curvature
+
     @cached_property
     def _prior_curvature(self) -> PriorCurvature:
         return PriorCurvature(self.layout, self.system, self.random.theta_slices)

@@ -180,6 +180,10 @@ class ResidualCriterion(ABC):
         """Whether a covariance of random effects is on the boundary."""
         return self.space.is_singular(theta[: self.k_g])
 
+    def hessian(self, evaluation: Evaluation) -> np.ndarray | None:
+        """Second derivatives at an evaluated point where they are cheap; None: they are not."""
+        return None
+
     def descent_points(self, evaluation: Evaluation, only_check: bool = False) -> list[np.ndarray]:
         """Working parameters off the boundary at which the objective may be lower."""
         if not self.k_g:

@@ -78,6 +78,10 @@ class ThetaParameters(ABC):
         """Whether a working theta is on the boundary."""
         return self.space.is_singular(theta)
 
+    def hessian(self, evaluation: Evaluation) -> np.ndarray | None:
+        """Second derivatives at an evaluated point where they are cheap; None: they are not."""
+        return None
+
     def descent_points(self, evaluation: Evaluation, only_check: bool = False) -> list[np.ndarray]:
         """Working thetas off the boundary at which the objective may be lower, see `ThetaSpace.descent_points`."""
         return self.space.descent_points(evaluation.theta, evaluation.slopes, only_check)

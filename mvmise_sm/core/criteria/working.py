@@ -112,6 +112,10 @@ class WorkingParameters:
         """Whether a covariance is on the boundary."""
         return self.space.is_singular(x[: self.k_theta])
 
+    def hessian(self, evaluation: Evaluation) -> np.ndarray | None:
+        """Second derivatives at an evaluated point where they are cheap; None: they are not."""
+        return None
+
     def descent_points(self, evaluation: Evaluation, only_check: bool = False) -> list[np.ndarray]:
         """Points off the boundary in directions in which the objective falls."""
         out = []

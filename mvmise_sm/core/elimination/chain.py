@@ -244,6 +244,9 @@ class ChainFactorization:
         """Z_k'V^-1[X y] xi (q, J) of every factor."""
         return [g @ xi for g in self._g]
 
+    def expected(self, directions: list[tuple[int, np.ndarray]], cov_beta: np.ndarray | None) -> None:
+        """See `Factorization.expected`: the average information alone is cheap here."""
+
     def information(
         self, directions: list[tuple[int, np.ndarray]], xi: np.ndarray, cov_beta: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

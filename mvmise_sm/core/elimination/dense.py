@@ -276,6 +276,32 @@ class DenseFactorization:
         ax = product[:, n:]
         return product[:, :n] @ h - ax @ cov_beta @ ax.T, h.T @ e
 
+    def expected(self, directions: list[tuple[int, np.ndarray]], cov_beta: np.ndarray | None) -> np.ndarray:
+        """See `Factorization.expected`."""
+        n, blocks = self.system.n, self.system.blocks
+        inner = self.t[:, :n]
+        if cov_beta is not None:
+            g = self.t[:, n:-1]
+            inner = inner - g @ cov_beta @ g.T
+        out = np.empty((len(directions), len(directions)))
+        own = [[i for i, (k, _) in enumerate(directions) if k == factor] for factor in range(len(blocks))]
+        flat = [np.array([directions[i][1].ravel() for i in rows]) for rows in own]
+        for k, (o, q, j) in enumerate(blocks):
+            for m, (at, r, i) in enumerate(blocks[: k + 1]):
+                if not own[k] or not own[m]:
+                    continue
+                part = (
+                    inner[o : o + q * j, at : at + r * i].reshape(q, j, r, i).transpose(0, 2, 1, 3).reshape(q * r, -1)
+                )
+                # sums over levels u, v of P[b, u, c, v] P[a, u, d, v], indexed [b, c, a, d]
+                pairs = (part @ part.T).reshape(q, r, q, r).transpose(2, 0, 1, 3).reshape(q * q, r * r)
+                block = flat[k] @ pairs @ flat[m].T
+                if len(blocks) == 1:
+                    return block
+                out[np.ix_(own[k], own[m])] = block
+                out[np.ix_(own[m], own[k])] = block.T
+        return out
+
     def posterior_cov(self) -> list[np.ndarray]:
         """(Sigma^-1 + Z'Z)^-1 by level, (q, q, J) per factor."""
         full = self.solve(np.eye(self.system.n))

@@ -157,6 +157,9 @@ class SingleFactorization:
             return [self._scores() @ xi]
         return [apply(self.level.i_minus_cw[:, :, system.classes[1]], (system.rhs @ xi)[:, :, None])[:, :, 0]]
 
+    def expected(self, directions: list[tuple[int, np.ndarray]], cov_beta: np.ndarray | None) -> None:
+        """See `Factorization.expected`: the average information alone is cheap here."""
+
     def information(
         self, directions: list[tuple[int, np.ndarray]], xi: np.ndarray, cov_beta: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -43,6 +43,8 @@ _SNAP_RISE = 1e-9
 _MAX_DAMPING = 1e10
 # against cycling between boundaries: every way off lowers the objective, and fits take none or one
 _MAX_DESCENTS = 6
+# decrement, in units of the deviance, below which the Hessian is a better model than the average information
+_NEAR = 1.0
 # average information converges in fewer iterations unless it is a poor model of the Hessian
 _SLOW = 12
 # a Hessian is kept for the next step while every step leaves at most this share of the decrement
@@ -305,15 +307,20 @@ def _free(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
     return ~((evaluation.theta <= counter.lower) & (evaluation.gradient >= 0.0))
 
 
-def _newton_step(counter: _Counter, evaluation: Evaluation, damping: float) -> tuple[np.ndarray, float]:
-    """Step on the free parameters and its decrement g'H^-1 g."""
+def _newton_step(
+    counter: _Counter, evaluation: Evaluation, damping: float, curvature: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """Step on the free parameters and its decrement g'H^-1 g, H the evaluation's information or `curvature`."""
     free = _free(counter, evaluation)
     if not free.any():
         return np.zeros_like(evaluation.theta), 0.0
+    if free.size == 1:
+        return _scalar_step(evaluation, damping, curvature)
+    information = evaluation.information if curvature is None else curvature
     if free.all():
-        g, h = evaluation.gradient, evaluation.information.copy()
+        g, h = evaluation.gradient, information.copy()
     else:
-        g, h = evaluation.gradient[free], evaluation.information[np.ix_(free, free)]
+        g, h = evaluation.gradient[free], information[np.ix_(free, free)]
     diagonal = h.diagonal()
     floor = max(float(diagonal.max()), 1.0) * _FLAT
     h.flat[:: g.size + 1] += damping * np.maximum(diagonal, floor) + floor
@@ -325,6 +332,15 @@ def _newton_step(counter: _Counter, evaluation: Evaluation, damping: float) -> t
     step = np.zeros_like(evaluation.theta)
     step[free] = part
     return step, float(g @ part)
+
+
+def _scalar_step(evaluation: Evaluation, damping: float, curvature: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """`_newton_step` for one parameter, which most small models have."""
+    g, h = float(evaluation.gradient[0]), float((evaluation.information if curvature is None else curvature)[0, 0])
+    floor = max(h, 1.0) * _FLAT
+    h += damping * max(h, floor) + floor
+    step = g / h if h > 0.0 else float(positive_solve(np.array([[h]]), evaluation.gradient)[0])
+    return np.array([step]), g * step
 
 
 def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
@@ -345,7 +361,8 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
             if exact is None or not _still_serves(counter, exact, current, previous):
                 exact = replace(current, information=_exact_information(counter, current))
             current = replace(current, information=exact.information)
-        step, decrement = _newton_step(counter, current, damping)
+        curvature = _observed(counter, current) if previous < _NEAR else None
+        step, decrement = _newton_step(counter, current, damping, curvature)
         rounding = _NOISE * abs(current.value)
         noise = max(rounding, counter.noise)
         # criterion and penalty change in proportion to theta, so with priors theta has to be sharper than their sum
@@ -360,7 +377,8 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
         theta = np.maximum(theta, np.where(guarded, _GUARDED_SHRINKAGE * current.theta, counter.lower))
         value = counter.value(theta)
         taken = current.theta - theta
-        predicted = float(current.gradient @ taken - 0.5 * taken @ current.information @ taken)
+        information = current.information if curvature is None else curvature
+        predicted = float(current.gradient @ taken - 0.5 * taken @ information @ taken)
         gain = current.value - value
         if gain >= -noise and (gain > _ARMIJO * predicted or predicted <= 4.0 * noise):
             following = _differentiated(counter, theta)
@@ -375,6 +393,14 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
             # from a tenth of the curvature upwards: less would hardly shorten the step
             damping = max(4.0 * damping, 0.1)
     return current
+
+
+def _observed(counter: _Counter, evaluation: Evaluation) -> np.ndarray | None:
+    """The Hessian, where the criterion knows it and it is positive definite; with it the last steps are few."""
+    hessian = counter.criterion.hessian(evaluation)
+    if hessian is None or dpotrf(hessian, lower=1)[1]:
+        return None
+    return hessian
 
 
 def _differentiated(counter: _Counter, theta: np.ndarray) -> Evaluation | None:
