@@ -16,6 +16,8 @@ __all__ = ["SINGULAR", "BoundMove", "CovarianceStructure", "Parameter", "semidef
 SINGULAR = 1e-4
 # step of central differences in parameters of order one: truncation and rounding are both about 1e-10
 _STEP = 1e-5
+# rows up to which plain numbers are faster than arrays
+_SMALL = 4
 # small step along which a covariance leaves its boundary, for the one-sided derivative
 _OFF_BOUND = 1e-6
 
@@ -37,6 +39,8 @@ def semidefinite_cholesky(a: np.ndarray, tol: float = 1e-13) -> np.ndarray:
     """
     a = np.array(a, dtype=float)
     q = a.shape[0]
+    if q <= _SMALL:
+        return np.array(_small_cholesky(a.tolist(), tol))
     out = np.zeros_like(a)
     for j in range(q):
         row = out[j, :j]
@@ -45,6 +49,21 @@ def semidefinite_cholesky(a: np.ndarray, tol: float = 1e-13) -> np.ndarray:
             continue
         out[j, j] = np.sqrt(pivot)
         out[j + 1 :, j] = (a[j + 1 :, j] - out[j + 1 :, :j] @ row) / out[j, j]
+    return out
+
+
+def _small_cholesky(a: list[list[float]], tol: float) -> list[list[float]]:
+    """`semidefinite_cholesky` of a few rows, for which numbers are faster than arrays."""
+    q = len(a)
+    out = [[0.0] * q for _ in range(q)]
+    for j in range(q):
+        pivot = a[j][j] - sum(out[j][k] * out[j][k] for k in range(j))
+        if pivot <= tol * a[j][j] or a[j][j] <= 0.0:
+            continue
+        # not a number goes on as one, as it does in arrays
+        out[j][j] = pivot**0.5
+        for i in range(j + 1, q):
+            out[i][j] = (a[i][j] - sum(out[i][k] * out[j][k] for k in range(j))) / out[j][j]
     return out
 
 

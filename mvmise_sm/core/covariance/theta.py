@@ -197,15 +197,22 @@ class ThetaSpace:
                     wide[place, place] = direction
                     direction = wide
                 directions.append((k, direction))
-            flat = factor_tangents.reshape(len(factor_tangents), -1)
             if structure.linear:
-                positive = slope if exact[t] else positive_part(slope)
-                curvature[at, at] = 2.0 * (positive @ factor_tangents).reshape(flat.shape) @ flat.T
+                curvature[at, at] = _bent(factor_tangents, slope if exact[t] else positive_part(slope))
                 continue
-            both = 2.0 * (slope @ factor_tangents).reshape(flat.shape) @ flat.T
+            both = _bent(factor_tangents, slope)
             both += structure.curvature(theta[at], 2.0 * (slope @ lam))
             curvature[at, at] = both if exact[t] else positive_part(both)
         return gradient, directions, tangents, curvature
+
+    def curvature(self, theta: np.ndarray, terms: list[np.ndarray], slopes: Sequence[np.ndarray]) -> np.ndarray:
+        """What Sigma = Lambda Lambda' adds to the Hessian (k_theta, k_theta), all of it; arguments as `chain_rule`."""
+        out = np.zeros((theta.size, theta.size))
+        for structure, at, lam, slope in zip(self.structures, self.random.theta_slices, terms, slopes, strict=True):
+            out[at, at] = _bent(structure.tangents(theta[at]), slope)
+            if not structure.linear:
+                out[at, at] += structure.curvature(theta[at], 2.0 * (slope @ lam))
+        return out
 
     def pullback(self, theta: np.ndarray, d_lambdas: list[np.ndarray]) -> np.ndarray:
         """Gradient in theta (k_theta,) for gradients (q, q) in every term's Lambda."""
@@ -297,6 +304,12 @@ class ThetaSpace:
                 candidate[at] = part
                 out.append(candidate)
         return out
+
+
+def _bent(tangents: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """2 <slope, T_i T_j'> (k, k) for tangents T (k, q, q) of Lambda."""
+    flat = tangents.reshape(len(tangents), -1)
+    return 2.0 * (slope @ tangents).reshape(flat.shape) @ flat.T
 
 
 def _has_extreme_correlation(rows: np.ndarray) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import ClassVar, Literal
+from functools import cached_property, lru_cache, partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -41,6 +41,12 @@ class Unstructured(LinearStructure):
     invariance: ClassVar[Literal["linear", "diagonal", "none"]] = "linear"
     described = "unstructured"
 
+    @classmethod
+    def for_columns(cls, names: Sequence[str], coordinates: np.ndarray | None = None, **options: Any) -> Any:
+        if cls is Unstructured and not options:
+            return _shared(len(names), None)
+        return super().for_columns(names, coordinates, **options)
+
     @cached_property
     def _triangle(self) -> tuple[np.ndarray, np.ndarray]:
         cols = np.concatenate([np.full(self.q - j, j) for j in range(self.q)])
@@ -69,7 +75,7 @@ class Unstructured(LinearStructure):
     def ordered_by(self, variances: np.ndarray) -> Unstructured:
         """The same family, factored in decreasing order of `variances` (q,)."""
         order = tuple(int(i) for i in np.argsort(-np.asarray(variances), kind="stable"))
-        return Unstructured(self.q, None if order == tuple(range(self.q)) else order)
+        return _shared(self.q, None if order == tuple(range(self.q)) else order)
 
     def bound_directions(self, theta: np.ndarray) -> list[Callable[[float], np.ndarray]]:
         return [partial(self._along, theta, unit) for unit in np.eye(self.q)]
@@ -103,3 +109,9 @@ class Unstructured(LinearStructure):
 
     def without(self, column: int) -> Unstructured:
         return Unstructured(self.q - 1)
+
+
+@lru_cache(maxsize=256)
+def _shared(q: int, order: tuple[int, ...] | None) -> Unstructured:
+    """One structure for all models of its size: what it knows of its places is found once."""
+    return Unstructured(q, order)

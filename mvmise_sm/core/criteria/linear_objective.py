@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["LinearObjective"]
 
 # what is kept of one response
-_AT_A_RESPONSE = ("_last", "_moments")
+_AT_A_RESPONSE = ("_last", "_moments", "_averaged")
 # deflated directions where log|M| is estimated
 _DEFLATED = 16
 
@@ -237,6 +237,7 @@ class LinearObjective(ThetaParameters):
         a, b = factorization.information(directions, xi, projection)
         s2 = solution.sigma2
         b /= s2
+        self._averaged = theta.tobytes(), directions, a, b
         average = a / s2 - solution.curvature_c * np.multiply.outer(b, b)
         if solution.sigma_hessians is None:
             return Evaluation(np.array(theta), value, gradient, average + curvature, tuple(slopes))
@@ -247,16 +248,15 @@ class LinearObjective(ThetaParameters):
         """Second derivatives at an evaluated theta (k_theta, k_theta) where they are cheap: small models, no priors."""
         if self._priors is not None:
             return None
+        if self.__dict__.get("_averaged", (b"",))[0] != evaluation.theta.tobytes():
+            self.evaluate(evaluation.theta)
         factorization, solution, terms, _ = self.eliminated(evaluation.theta)
-        exact = [True] * len(terms)
-        _, directions, _, curvature = self.space.chain_rule(evaluation.theta, terms, list(evaluation.slopes), exact)
+        _, directions, a, b = self._averaged
         expected = factorization.expected(directions, solution.cov_beta if self.reml else None)
         if expected is None:
             return None
-        a, b = factorization.information(directions, np.append(-solution.beta, 1.0), solution.cov_beta)
-        b = b / solution.sigma2
-        observed = 2.0 / solution.sigma2 * a - solution.curvature_c * np.multiply.outer(b, b)
-        return observed - expected + curvature
+        curvature = self.space.curvature(evaluation.theta, terms, evaluation.slopes)
+        return 2.0 / solution.sigma2 * a - solution.curvature_c * np.multiply.outer(b, b) - expected + curvature
 
     @cached_property
     def _prior_curvature(self) -> PriorCurvature:

@@ -161,7 +161,7 @@ class EigenFactorization:
         self.logdet, self.gram = rotated.logdet, rotated.gram
         # sums over levels of products of Z'V^-1Z, and its trace, are the same in rotated coordinates
         self.derivatives, self.information = rotated.derivatives, rotated.information
-        self.traces = rotated.traces
+        self.traces, self.expected = rotated.traces, rotated.expected
 
     def _turned(self, block: np.ndarray) -> np.ndarray:
         """Q'R for a block R (1, n, c)."""

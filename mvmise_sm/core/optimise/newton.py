@@ -353,7 +353,8 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
         value = counter.value(start)
     current = counter.evaluate(start)
     damping = 0.0
-    guarded = counter.criterion.guarded
+    guarded, lower = counter.criterion.guarded, counter.lower
+    some_guarded = bool(guarded.any())
     sharp, previous = counter.criterion.sharp_theta, np.inf
     exact: Evaluation | None = None
     for iteration in range(maxiter):
@@ -374,7 +375,8 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
             break
         counter.iterations += 1
         theta = current.theta - step
-        theta = np.maximum(theta, np.where(guarded, _GUARDED_SHRINKAGE * current.theta, counter.lower))
+        bound = np.where(guarded, _GUARDED_SHRINKAGE * current.theta, lower) if some_guarded else lower
+        theta = np.maximum(theta, bound)
         value = counter.value(theta)
         taken = current.theta - theta
         information = current.information if curvature is None else curvature
