@@ -10,7 +10,10 @@ __all__ = [*PUBLIC, "__version__"]
 
 
 def __getattr__(name: str):
-    value = find(name)
+    from mvmise_sm.memory import explained
+
+    with explained(f"loading {name}"):
+        value = find(name)
     globals()[name] = value
     return value
 

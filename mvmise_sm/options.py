@@ -14,7 +14,8 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from mvmise_sm.exceptions import OptionError, ProblemTooLargeError, UnknownOptionError
+from mvmise_sm.exceptions import OptionError, UnknownOptionError
+from mvmise_sm.memory import guarded, out_of_memory, require_room, too_large
 
 __all__ = [
     "constructor_options",
@@ -316,20 +317,22 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
                 options[key] = _checked_value(key, options[key], key in fixed)
             elif at < len(args):
                 args = (*args[:at], _checked_value(key, args[at], key in fixed), *args[at + 1 :])
+        require_room(name)
         try:
             return function(*args, **options)
-        except ProblemTooLargeError:
-            raise
-        except MemoryError as error:
-            # numpy's message says how much was asked for
-            asked = str(error) or "an allocation of unknown size failed"
-            raise ProblemTooLargeError(f"{name} needs more memory than there is: {asked}") from error
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise too_large(name, error) from error
 
     return checked  # type: ignore[return-value]
 
 
 def strict_options(cls: _Class) -> _Class:
-    """Make every public method of a class strict, inherited ones included; see `strict`."""
+    """Make every public method of a class strict, inherited ones included; see `strict`.
+
+    Properties answer memory that runs out with the same sentence as methods.
+    """
     for name in dir(cls):
         owner = next((base for base in cls.__mro__ if name in base.__dict__), None)
         if name.startswith("_") or owner is None or owner is object:
@@ -340,6 +343,8 @@ def strict_options(cls: _Class) -> _Class:
                 setattr(cls, name, classmethod(strict(member.__func__)))
         elif inspect.isfunction(member) and not hasattr(member, "__wrapped__"):
             setattr(cls, name, strict(member))
+        elif isinstance(member, property) and member.fget and not hasattr(member.fget, "__wrapped__"):
+            setattr(cls, name, member.getter(guarded(member.fget, name)))
     return cls
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from mvmise_sm.exceptions import DataError, UnknownColumnError
+from mvmise_sm.options import strict
 
 __all__ = ["Pedigree", "pedigree"]
 
@@ -76,6 +77,7 @@ class Pedigree:
         return (v.T @ sparse.diags(1.0 / d) @ v).tocsc()
 
 
+@strict
 def pedigree(frame: Any, id: str = "id", sire: str = "sire", dam: str = "dam") -> Pedigree:
     """Read a pedigree.
 

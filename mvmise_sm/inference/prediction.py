@@ -8,12 +8,14 @@ from scipy import special, stats
 from statsmodels.regression._prediction import PredictionResults
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.memory import guarded_class
 
 __all__ = ["observation_prediction"]
 
 _DRAWS = 1024
 
 
+@guarded_class
 class LinearObservation(PredictionResults):
     """Predictions of single observations of a linear mixed model, with the residual variance in the standard error."""
 
@@ -32,6 +34,7 @@ class LinearObservation(PredictionResults):
         return super().conf_int(obs=obs, alpha=alpha)
 
 
+@guarded_class
 class FamilyObservation:
     """Predictions of single observations of a generalized linear mixed model.
 

@@ -25,7 +25,8 @@ from mvmise_sm.inference.fits import (
 )
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import Table, table
-from mvmise_sm.options import parameter_names
+from mvmise_sm.memory import guarded_class
+from mvmise_sm.options import parameter_names, strict
 
 __all__ = [
     "add1",
@@ -232,6 +233,7 @@ def step(result: Any, direction: str = "backward", scope: Any = None, criterion:
     return update(result, current.model.formula)
 
 
+@strict
 def lm_list(formula: str, data: Any, *, subset: Any = None) -> Any:
     """Fit a separate least-squares regression in every group, as lme4's ``lmList``.
 
@@ -263,6 +265,7 @@ def lm_list(formula: str, data: Any, *, subset: Any = None) -> Any:
     return LmList(formula, design)
 
 
+@guarded_class
 class LmList:
     """Least-squares fits by group with a common residual variance.
 

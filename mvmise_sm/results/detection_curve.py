@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.memory import guarded_class
 from mvmise_sm.selection.mechanism import Held, Mechanism
 from mvmise_sm.selection.mechanism_check import find_mechanism
 
 __all__ = ["DetectionCurve"]
 
 
+@guarded_class
 @dataclass(frozen=True, eq=False)
 class DetectionCurve:
     """The probability that a value is missing, as a function of the value; `detection_curve` makes it.

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
+from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.memory import guarded
 from mvmise_sm.spellings import of_result
 
 __all__ = ["AnsweringResults", "AnsweringWrapper", "answers"]
@@ -50,6 +52,9 @@ class AnsweringResults(LikelihoodModelResults):
         refuses = {} if refuses is None else refuses
         inherited = {name: text for name, text in cls.refused.items() if name not in vars(cls)}
         cls.refused = {**inherited, **refuses}
+        for base in cls.__mro__:
+            if base.__module__.startswith("mvmise_sm."):
+                _guard_attributes(base)
         for name, sentence in refuses.items():
             setattr(cls, name, _refusal(getattr(cls, name), name, sentence))
 
@@ -153,6 +158,15 @@ def _refusal(method: Any, name: str, sentence: str) -> Callable[..., Any]:
 def answers(cls: type[AnsweringResults], name: str) -> bool:
     """Whether results of a class answer the question `name`."""
     return hasattr(cls, name) and name not in cls.refused
+
+
+def _guard_attributes(cls: type) -> None:
+    """Let properties of a class, cached or not, answer memory that runs out with a sentence, as methods do."""
+    for name, member in list(vars(cls).items()):
+        if isinstance(member, cache_readonly) and not hasattr(member.fget, "__wrapped__"):
+            setattr(cls, name, cache_readonly(guarded(member.fget, name)))
+        elif isinstance(member, property) and member.fget and not hasattr(member.fget, "__wrapped__"):
+            setattr(cls, name, member.getter(guarded(member.fget, name)))
 
 
 class AnsweringWrapper(LikelihoodResultsWrapper):

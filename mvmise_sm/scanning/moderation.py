@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from mvmise_sm.core.moderation import fit_prior, posterior_variances
 from mvmise_sm.exceptions import DataError
+from mvmise_sm.options import strict
 
 __all__ = ["SqueezedVariances", "squeeze_variances"]
 
@@ -31,6 +32,7 @@ class SqueezedVariances(NamedTuple):
     var_prior: float
 
 
+@strict
 def squeeze_variances(var: ArrayLike, df: ArrayLike) -> SqueezedVariances:
     """Squeeze variances towards a common value.
 

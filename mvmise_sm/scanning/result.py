@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.memory import guarded_class
 
 __all__ = ["COLUMNS", "ScanResult"]
 
@@ -29,6 +30,7 @@ COLUMNS = [
 _VALUES = ("estimate", "se", "p", "q")
 
 
+@guarded_class
 class ScanResult(pd.DataFrame):
     """The table of a scan: a DataFrame with one row for every feature and term.
 

@@ -15,6 +15,7 @@ from mvmise_sm.inference.means.adjust import checked_adjust
 from mvmise_sm.inference.means.contrasts import DEFAULT_ADJUST, contrast_set, written
 from mvmise_sm.inference.means.estimates import Estimates, level_text
 from mvmise_sm.inference.tables import Table, table
+from mvmise_sm.memory import guarded_class
 from mvmise_sm.spellings import of_estimates
 
 __all__ = ["Contrasts", "MarginalMeans"]
@@ -143,6 +144,7 @@ class _Estimated(Table):
         return estimates
 
 
+@guarded_class
 class MarginalMeans(_Estimated):
     """Marginal means or slopes: a frame with `contrast`, `test`, `regrid` and `plot`.
 
