@@ -10,7 +10,7 @@ from scipy import optimize
 from scipy.linalg.lapack import dposv, dpotrf
 
 from mvmise_sm.core.optimise.status import Status
-from mvmise_sm.core.optimise.steps import differences, positive_matrix, positive_solve, symmetric
+from mvmise_sm.core.optimise.steps import differences, positive_matrix, positive_solve, scalar_step, symmetric
 from mvmise_sm.exceptions import OptionError
 
 if TYPE_CHECKING:
@@ -315,7 +315,8 @@ def _newton_step(
     if not free.any():
         return np.zeros_like(evaluation.theta), 0.0
     if free.size == 1:
-        return _scalar_step(evaluation, damping, curvature)
+        h = evaluation.information if curvature is None else curvature
+        return scalar_step(evaluation.gradient, h, damping, _FLAT)
     information = evaluation.information if curvature is None else curvature
     if free.all():
         g, h = evaluation.gradient, information.copy()
@@ -332,15 +333,6 @@ def _newton_step(
     step = np.zeros_like(evaluation.theta)
     step[free] = part
     return step, float(g @ part)
-
-
-def _scalar_step(evaluation: Evaluation, damping: float, curvature: np.ndarray | None) -> tuple[np.ndarray, float]:
-    """`_newton_step` for one parameter, which most small models have."""
-    g, h = float(evaluation.gradient[0]), float((evaluation.information if curvature is None else curvature)[0, 0])
-    floor = max(h, 1.0) * _FLAT
-    h += damping * max(h, floor) + floor
-    step = g / h if h > 0.0 else float(positive_solve(np.array([[h]]), evaluation.gradient)[0])
-    return np.array([step]), g * step
 
 
 def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:

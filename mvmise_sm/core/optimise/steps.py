@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["backtrack", "differences", "first_taken", "positive_matrix", "positive_solve", "symmetric"]
+__all__ = ["backtrack", "differences", "first_taken", "positive_matrix", "positive_solve", "scalar_step", "symmetric"]
 
 # eigenvalues below this share of the largest are noise: steps along them would be as long as rounding pleases
 _FLOOR = 1e-8
@@ -140,3 +140,20 @@ def differences(
         rows[i] = (f(up) - f(down)) / (up[i] - down[i])
     width = next(iter(rows.values())).size if rows else x.size
     return np.array([rows.get(i, np.zeros(width)) for i in range(x.size)]).reshape(x.size, width)
+
+
+def scalar_step(gradient: np.ndarray, information: np.ndarray, damping: float, flat: float) -> tuple[np.ndarray, float]:
+    """Damped Newton step (1,) and its decrement for the one parameter that most small models have.
+
+    Parameters
+    ----------
+    gradient, information : ndarray
+        (1,) and (1, 1).
+    damping, flat : float
+        Shares of the curvature that are added.
+    """
+    g, h = float(gradient[0]), float(information[0, 0])
+    floor = max(h, 1.0) * flat
+    h += damping * max(h, floor) + floor
+    step = g / h if h > 0.0 else float(positive_solve(np.array([[h]]), gradient)[0])
+    return np.array([step]), g * step
