@@ -314,8 +314,43 @@ def test_streamed_models_take_them(tmp_path):
     assert repr(again.model.priors) == repr(streamed.model.priors)
 
 
-def test_models_of_missing_values_refuse_densities_with_a_mode_at_zero():
-    data = ms.datasets.load_sleepstudy()
-    data.loc[::7, "Reaction"] = np.nan
-    with pytest.raises(OptionError, match="does not search"):
-        ms.lmer_mnar("Reaction ~ Days + (1 | Subject)", data, sd_prior=P.PC(1))
+def missing_values(effect):
+    data = small(effect)
+    data["x"] = np.tile([0.0, 1.0], 24)
+    complete = data.copy()
+    data.loc[data["y"] < np.quantile(data["y"], 0.2), "y"] = np.nan
+    return complete, data
+
+
+@pytest.mark.parametrize("rate", [0.2, 3.0, 12.0])
+@pytest.mark.parametrize("reml", [True, False])
+def test_models_of_missing_values_compare_both_modes_as_lmer_does(rate, reml):
+    complete, _ = missing_values(0.5)
+    prior = P.PC(upper=-np.log(0.05) / rate)
+    expected = ms.lmer("y ~ x + (1 | g)", complete, sd_prior=prior).fit(reml=reml)
+    found = ms.lmer_mnar("y ~ x + (1 | g)", complete, sd_prior=prior, mechanism="logit").fit(reml=reml)
+    assert -2.0 * found.fit_.value == pytest.approx(expected.criterion + expected.penalty, abs=1e-8)
+    # the criterion is flat: 1e-11 of it are 1e-6 of the estimate
+    np.testing.assert_allclose(found.theta, expected.theta, atol=1e-4)
+    np.testing.assert_allclose(found.params, expected.params, atol=1e-8)
+    assert found.converged
+    assert not found.singular
+
+
+@pytest.mark.parametrize("rate", [0.5, 5.0, 30.0])
+def test_with_missing_values_an_exponential_prior_takes_the_higher_mode(rate):
+    _, data = missing_values(0.6)
+    mechanism = ms.mechanisms.Logit(Intercept=-2.0, y=-1.5)
+    model = ms.lmer_mnar("y ~ x + (1 | g)", data, sd_prior=P.Exponential(rate), mechanism=mechanism)
+    result = model.fit()
+    problem = model.problem()
+    held = [problem.with_slot(problem.slots[0], ratio).fit() for ratio in (0.0, 0.05, 0.2, 0.4, 0.6, 0.9)]
+    assert result.fit_.value >= max(fit.value for fit in held) - 1e-8
+    assert result.converged
+    assert not result.singular
+    if result.theta[0] == 0.0:
+        # what a fit with a standard deviation of 0 held says
+        np.testing.assert_allclose(result.params, held[0].params.beta)
+        assert np.isfinite(result.tidy(ddf="satterthwaite")["df"]).all()
+    low, high = result.conf_int(method="profile").loc["sd_Intercept|g"]
+    assert low <= result.varcorr["sdcor"].iloc[0] <= high

@@ -125,14 +125,10 @@ class ValueSelectionModel(MixedModelBase):
         own = {key: getattr(self, key) for key in self._init_keys if key not in given}
         return {key: own[key] for key in own if key not in ("random_effects", "weights", "offset")} | given
 
-    def _bind_priors(self):
-        priors = super()._bind_priors()
-        if priors is not None and any(prior is not None and prior.attracts for prior in priors.cov):
-            raise OptionError(
-                "sd_prior: Exponential, PC and other densities that fall from 0 on have a mode at 0, which a model of "
-                "missing values does not search; use HalfT, HalfCauchy or HalfNormal"
-            )
-        return priors
+    @property
+    def attracted(self):
+        """Whether a standard deviation of 0 is a mode whatever the data, as under an exponential prior."""
+        return self.priors is not None and any(prior is not None and prior.attracts for prior in self.priors.cov)
 
     @classmethod
     def from_formula(
@@ -232,6 +228,7 @@ class ValueSelectionModel(MixedModelBase):
             penalties=penalties,
             exact=exact,
             ratio=self.mechanism.ratio if exact else None,
+            attracted=self.attracted,
         )
 
     def loglike_at(self, point, nagq="auto"):

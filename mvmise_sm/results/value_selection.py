@@ -95,7 +95,9 @@ class ValueSelectionResults(ValueQuestions, MixedModelResults, refuses=REFUSED):
             criterion=-2.0 * fit.llf,
             penalty=2.0 * (fit.llf - fit.value),
         )
-        singular = bool((fit.theta[model.random_layout.lower == 0.0] == 0.0).any()) and model.mechanism.ratio is None
+        # a standard deviation of 0 that is held, or a mode of its prior, is no accident of the data
+        at_zero = bool((fit.theta[model.random_layout.lower == 0.0] == 0.0).any())
+        singular = at_zero and model.mechanism.ratio is None and not model.attracted
         message = fit.status.sentence(fit.n_iter)
         retvals = {"converged": fit.converged, "iterations": fit.n_iter, "message": message}
         optimum = Optimum(

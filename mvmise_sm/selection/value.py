@@ -103,6 +103,8 @@ class ValueProblem:
         Integrate exactly, which one scalar term allows.
     ratio : float, optional
         lme4's theta of one scalar term, held.
+    attracted : bool, optional
+        Whether a prior of one scalar term falls from a standard deviation of 0 on, which is then a local mode.
     """
 
     def __init__(
@@ -118,9 +120,10 @@ class ValueProblem:
         penalties: tuple[Penalty, ...] = (),
         exact: bool = True,
         ratio: float | None = None,
+        attracted: bool = False,
     ) -> None:
         self.y, self.X, self.random, self.offset = y, X, random, offset
-        self.penalties, self.exact, self.ratio = penalties, exact, ratio
+        self.penalties, self.exact, self.ratio, self.attracted = penalties, exact, ratio, attracted
         term = random.terms[0]
         order = np.argsort(term.factor.codes, kind="stable") if exact else np.arange(y.size)
         codes = term.factor.codes[order] if exact else np.zeros(y.size, dtype=int)
@@ -182,7 +185,7 @@ class ValueProblem:
         out: dict[str, Any] = {"offset": self.offset, "penalties": self.penalties}
         for name, values in (("mechanism_offset", self.extras.offset), ("covariate", self.data.cov_miss)):
             out[name] = None if values is None else self.data.unsort(values)[:, 0]
-        return {**out, "exact": self.exact, "ratio": self.ratio}
+        return {**out, "exact": self.exact, "ratio": self.ratio, "attracted": self.attracted}
 
     def objective(self) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
         """``x -> (log-likelihood minus penalties, gradient)`` over all free parameters, those of `ValueFit.point`."""
@@ -212,21 +215,26 @@ class ValueProblem:
         if not self.exact:
             return self._fit_laplace(reml, options)
         objective = PenalisedObjective(self.likelihood, self.penalties)
-        chart = Chart(self.likelihood, self.ratio)
-        start = self.likelihood.start()
-        cut = self.likelihood.slices
-        nuisance = chart.nuisance
+        restricted, best = self._on(objective, Chart(self.likelihood, self.ratio), reml, options)
+        if self.attracted and self.ratio is None:
+            _, zero = self._on(objective, Chart(self.likelihood, 0.0), reml, options)
+            best = _higher_mode(restricted.chart, best, zero)
+        return self._report(objective, restricted, best, reml)
+
+    def _on(
+        self, objective: PenalisedObjective, chart: Chart, reml: bool, options: dict
+    ) -> tuple[RestrictedObjective, Maximum]:
+        """The restricted objective on a chart, and the maximum of it or of the likelihood."""
+        start, cut, nuisance = self.likelihood.start(), self.likelihood.slices, chart.nuisance
         metric = self.likelihood.metric(chart.point(start[cut["beta"]], start[nuisance]))
         restricted = RestrictedObjective(objective, chart, start[cut["beta"]])
         if reml:
             shape = metric[np.ix_(nuisance, nuisance)]
-            best = self._maximise(restricted, start[nuisance], shape, options, maximise_smoothed)
-        else:
-            first = np.concatenate([start[cut["beta"]], start[nuisance]])
-            index = np.concatenate([np.arange(self.likelihood.size)[cut["beta"]], nuisance])
-            shape = metric[np.ix_(index, index)]
-            best = self._maximise(ChartedObjective(objective, chart), first, shape, options, maximise)
-        return self._report(objective, restricted, best, reml)
+            return restricted, self._maximise(restricted, start[nuisance], shape, options, maximise_smoothed)
+        first = np.concatenate([start[cut["beta"]], start[nuisance]])
+        index = np.concatenate([np.arange(self.likelihood.size)[cut["beta"]], nuisance])
+        shape = metric[np.ix_(index, index)]
+        return restricted, self._maximise(ChartedObjective(objective, chart), first, shape, options, maximise)
 
     def _maximise(self, target: Objective, start: np.ndarray, metric: np.ndarray, options: dict, run: Any) -> Maximum:
         """The best of the maxima from the moment start and from either sign of a free slope."""
@@ -361,6 +369,22 @@ class ValueProblem:
             moves.append((up - down) / (2.0 * step[k]))
         B = np.array(moves).reshape(len(moves), -1).T
         return BetaUncertainty(conditional, conditional + B @ covered @ B.T, covered, np.array(slopes), B)
+
+
+def _higher_mode(chart: Chart, away: Maximum, zero: Maximum) -> Maximum:
+    """The higher of a mode away from a standard deviation of 0 and the mode there, in the parameters of the first."""
+    cut = chart.likelihood.slices
+    before = away.theta.size - chart.nuisance.size
+    tau, log_s2 = (before + int(np.flatnonzero(chart.nuisance == cut[k].start)[0]) for k in ("tau", "log_sigma2"))
+    # a search that ended at the kink has no mode of its own
+    is_mode = away.converged and abs(away.theta[tau]) > ZERO * np.exp(0.5 * away.theta[log_s2])
+    if (is_mode and away.value > zero.value) or not zero.converged:
+        return away
+    theta, score = (np.insert(values, tau, 0.0) for values in (zero.theta, zero.score))
+    information = zero.information
+    if information is not None:
+        information = np.insert(np.insert(information, tau, 0.0, axis=0), tau, 0.0, axis=1)
+    return replace(zero, theta=theta, score=score, information=information, free=np.insert(zero.free, tau, False))
 
 
 def _joint(uncertainty: BetaUncertainty | None, inverse: np.ndarray, reml: bool, size: int) -> np.ndarray:
