@@ -10,7 +10,7 @@ from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffec
 from mvmise_sm.core.covariance.structures import Unstructured
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.selection.batch import FeatureBatch
-from mvmise_sm.selection.curve import BatchObjective
+from mvmise_sm.selection.curve import BatchObjective, CurveObjective, FeatureProfile
 from mvmise_sm.selection.units import Slot
 from mvmise_sm.selection.value import ValueProblem
 
@@ -103,6 +103,58 @@ def test_the_plain_profile_is_flatter(runs, curve):
     names = [c for c in runs if c[0] == "f"]
     profile = ms.detection_curve(FORMULA, runs, names, mechanism="probit", method="profile")
     assert abs(profile.params["y"]) < abs(curve.params["y"])
+
+
+def test_features_with_a_theta_of_their_own_fit_no_worse():
+    runs, names, _ = experiment(features=10, pairs=5)
+    own, common = (
+        ms.detection_curve(FORMULA, runs, names, mechanism="probit", method="profile", theta=theta)
+        for theta in (None, "common")
+    )
+    assert own.converged
+    assert own.theta is None
+    assert own.llf == pytest.approx(own.table["llf"].sum())
+    # the common theta is one of those that the features may have
+    assert own.llf > common.llf
+    assert own.params["y"] < 0.0
+
+
+def test_the_gradient_of_a_feature_with_its_own_theta(runs):
+    codes, levels = pd.factorize(runs["subject"])
+    random = RandomEffects([RandomTerm(GroupingFactor("s", codes, levels), (np.ones(12),), ("z",), Unstructured(1))])
+    X, F = np.column_stack([np.ones(12), runs["condition"]]), ms.mechanisms.Probit()
+    problem = ValueProblem(runs["f003"].to_numpy(), X, random, Slot(F, True, always=True))
+    for adjusted in (False, True):
+        profile = FeatureProfile(problem, adjusted)
+        objective = CurveObjective([profile], map)
+        at = np.array([12.0, -0.7])
+        value, gradient = objective(at)
+        assert objective.values(at)[0] == pytest.approx(value, abs=1e-8)
+        for k, width in enumerate((1e-3, 1e-4)):
+            step = np.eye(2)[k] * width
+            numeric = (objective(at + step)[0] - objective(at - step)[0]) / (2.0 * width)
+            assert gradient[k] == pytest.approx(numeric, rel=2e-3, abs=2e-3)
+        assert objective(np.array([np.nan, 0.0]))[0] == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "sentence"),
+    [
+        (None, {"method": "ml"}, OptionError, "method must be one of"),
+        (None, {"offsets": "sample"}, OptionError, "offsets must be None or 'run', got 'sample'"),
+        (None, {"theta": "own"}, OptionError, "theta must be 'common' or None, got 'own'"),
+        (None, {"theta": None, "offsets": "run"}, OptionError, "offsets='run' goes with theta='common'"),
+        (lambda r: r.assign(f001=np.inf), {}, DataError, "infinite values; write missing values as NaN"),
+        (lambda r: r.fillna(18.0), {}, DataError, "no value is missing; there is no curve to estimate"),
+        (None, {"features": ["f000", "f9"]}, OptionError, "feature 'f9' is not a column of the data"),
+        (None, {"features": pd.DataFrame({"a": [1.0]})}, DataError, "features has 1 rows and data has 12"),
+    ],
+)
+def test_curves_that_cannot_be_had(runs, change, options, error, sentence):
+    data = runs if change is None else change(runs)
+    features = options.pop("features", [c for c in runs if c[0] == "f"])
+    with pytest.raises(error, match=sentence):
+        ms.detection_curve(FORMULA, data, features, mechanism="probit", **options)
 
 
 def test_offsets_of_runs_are_found():

@@ -244,7 +244,7 @@ def _profiles(model, Y, slot, adjusted):
     """Every feature with a theta of its own."""
     X = np.asarray(model.exog, dtype=float)
     return [
-        FeatureProfile(ValueProblem(y, X, model.random_effects, slot, offset=model.offset), False, adjusted)
+        FeatureProfile(ValueProblem(y, X, model.random_effects, slot, offset=model.offset), adjusted)
         for y in Y.T
     ]
 

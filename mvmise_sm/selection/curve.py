@@ -55,66 +55,35 @@ class FeatureValue:
 
 
 class FeatureProfile:
-    """One feature's adjusted profile over its own parameters.
+    """One feature's adjusted profile over its own parameters: fixed effects, standard deviation, residual variance.
 
     Parameters
     ----------
     problem : ValueProblem
         Exact, with a slot whose phi is free and that stays where nothing is missing.
-    common_ratio : bool
-        Whether theta is a common parameter.
     adjusted : bool
     """
 
-    def __init__(self, problem: ValueProblem, common_ratio: bool, adjusted: bool) -> None:
-        self.problem, self.common_ratio, self.adjusted = problem, common_ratio, adjusted
+    def __init__(self, problem: ValueProblem, adjusted: bool) -> None:
+        self.problem, self.adjusted = problem, adjusted
         self.likelihood = problem.likelihood
         start = self.likelihood.start()
         cut = self.likelihood.slices
-        names = ["log_sigma2"] if common_ratio else ["tau", "log_sigma2"]
-        self.state = np.concatenate([start[cut[name]] for name in ["beta", *names]])
+        self.state = np.concatenate([start[cut[name]] for name in ("beta", "tau", "log_sigma2")])
         self._p = cut["beta"].stop
 
     def __call__(self, common: np.ndarray, state: np.ndarray | None = None) -> FeatureValue:
-        """The profile at ``common = (phi, log theta)``; without theta where it is a feature's own."""
+        """The profile at the phi that features have in common."""
         state = self.state if state is None else state
-        n_phi = self.likelihood.part.free.size
-        ratio = float(np.exp(common[n_phi])) if self.common_ratio else None
-        chart = Chart(self.likelihood, ratio, common[:n_phi])
+        chart = Chart(self.likelihood, None, common)
         restricted = RestrictedObjective(PenalisedObjective(self.likelihood), chart, state[: self._p], self.adjusted)
-        own = state[self._p :]
-        fit, own = self._own(restricted, own) if self.common_ratio else self._own_pair(restricted, own)
+        fit, own = self._own(restricted, state[self._p :])
         if fit is None:
             return FeatureValue(-np.inf, np.zeros_like(common), state)
         gradient = self._common_gradient(restricted, fit, own, common)
         return FeatureValue(restricted.of(fit), gradient, np.concatenate([fit.theta[: self._p], own]))
 
     def _own(self, restricted: RestrictedObjective, own: np.ndarray) -> tuple[BetaFit | None, np.ndarray]:
-        """Maximise over the logarithm of the residual variance by damped Newton steps with numerical curvature."""
-        at, width = float(own[0]), INNER_WIDTH
-        fit = restricted.solve(np.array([at]))
-        if fit is None:
-            return None, own
-        value = restricted.of(fit)
-        for _ in range(INNER_STEPS):
-            sides = [restricted.value(np.array([at + signed])) for signed in (width, -width)]
-            slope = (sides[0] - sides[1]) / (2.0 * width)
-            bend = (sides[0] - 2.0 * value + sides[1]) / width**2
-            step = float(np.clip(slope / max(-bend, 0.2 * abs(bend), 1e-3), -1.5, 1.5))
-            if abs(slope * step) < INNER_GAIN:
-                break
-            moved = False
-            for _ in range(12):
-                trial = restricted.solve(np.array([at + step]), fit.theta[: self._p])
-                if trial is not None and restricted.of(trial) >= value - 1e-12 * abs(value):
-                    at, fit, value, moved = at + step, trial, restricted.of(trial), True
-                    break
-                step *= 0.4
-            if not moved:
-                break
-        return fit, np.array([at])
-
-    def _own_pair(self, restricted: RestrictedObjective, own: np.ndarray) -> tuple[BetaFit | None, np.ndarray]:
         metric = np.diag([2.0 * len(self.problem.random.factors[0].levels), 0.5 * np.isfinite(self.problem.y).sum()])
         scale = np.exp(-0.5 * own[-1])
         metric[0, 0] *= scale**2
@@ -125,12 +94,7 @@ class FeatureProfile:
         self, restricted: RestrictedObjective, fit: BetaFit, own: np.ndarray, common: np.ndarray
     ) -> np.ndarray:
         """Envelope theorem: the score, and the determinant's differences with the fixed effects following."""
-        cut, n_phi = self.likelihood.slices, self.likelihood.part.free.size
-        score = fit.score
-        out = np.empty_like(common)
-        out[:n_phi] = score[cut["phi"]]
-        if self.common_ratio:
-            out[n_phi] = float(score[cut["tau"]] @ fit.theta[cut["tau"]])
+        out = np.array(fit.score[self.likelihood.slices["phi"]])
         if not self.adjusted:
             return out
         for k in range(common.size):
@@ -139,8 +103,7 @@ class FeatureProfile:
             for signed in (width, -width):
                 moved = common.copy()
                 moved[k] += signed
-                ratio = float(np.exp(moved[n_phi])) if self.common_ratio else None
-                point = Chart(self.likelihood, ratio, moved[:n_phi]).point(fit.theta[: self._p], own)
+                point = Chart(self.likelihood, None, moved).point(fit.theta[: self._p], own)
                 _, slope = restricted.objective(point)
                 point[: self._p] += newton_step(restricted.information(point), slope[: self._p])
                 sides.append(np.linalg.slogdet(restricted.information(point))[1])
@@ -273,7 +236,7 @@ class CurveObjective:
         return found
 
     def __call__(self, common: np.ndarray) -> tuple[float, np.ndarray]:
-        if not np.isfinite(common).all() or (common.size > 2 and not np.log(SMALLEST_RATIO) < common[2] < 6.0):
+        if not np.isfinite(common).all():
             return -np.inf, np.zeros_like(common)
         found = self.parts(common)
         return float(sum(one.value for one in found)), np.sum([one.gradient for one in found], axis=0)
