@@ -243,10 +243,7 @@ def _with_offsets(objective, start, Y):
 def _profiles(model, Y, slot, adjusted):
     """Every feature with a theta of its own."""
     X = np.asarray(model.exog, dtype=float)
-    return [
-        FeatureProfile(ValueProblem(y, X, model.random_effects, slot, offset=model.offset), adjusted)
-        for y in Y.T
-    ]
+    return [FeatureProfile(ValueProblem(y, X, model.random_effects, slot, offset=model.offset), adjusted) for y in Y.T]
 
 
 class _workers:

@@ -68,6 +68,8 @@ def _feed(out: Any, value: Any, above: tuple[int, ...]) -> None:
         _feed(out, [value.__code__, value.__defaults__, value.__kwdefaults__, cells, data], above)
     elif isinstance(value, types.MethodType):
         _feed(out, [value.__func__, value.__self__], above)
+    elif isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, (types.ModuleType, type(None))):
+        _feed(out, [value.__name__, value.__self__], above)
     elif isinstance(value, (type, types.BuiltinFunctionType, types.ModuleType, np.ufunc)):
         out.update(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)};".encode())
     else:
