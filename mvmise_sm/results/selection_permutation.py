@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -114,6 +114,8 @@ def tested_columns(result, terms) -> np.ndarray:
         if not varies:
             raise OptionError("there is no fixed effect that varies between samples")
         return np.array(varies)
+    if not isinstance(terms, Iterable):
+        raise OptionError(f"terms must be a name or a list of names of fixed effects, got {terms!r}; the number is n=")
     columns: list[int] = []
     for term in [terms] if isinstance(terms, str) else terms:
         if term in known:
