@@ -112,7 +112,7 @@ def test_the_path_of_an_infinite_effect_stops_where_nothing_changes():
     with pytest.warns((SeparationWarning, SingularFitWarning)):
         result = ms.glmer("y ~ z + (1 | g)", data, family="binomial").fit()
     frame = result.profile(["z"]).frame
-    # the log-odds of one beside about zero: beyond exp(-30) no probability changes
-    assert frame["value"].max() < 100.0
+    # beyond thirty no probability changes, but for rounding, and nothing is looked for beyond a thousand
+    assert 30.0 < frame["value"].max() < 1e4
     assert frame["zeta"].max() < 0.1
     assert frame["zeta"].min() < -stats.norm.isf(0.005)
