@@ -10,12 +10,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache, wraps
-from math import inf, isfinite
-from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from mvmise_sm.exceptions import OptionError, UnknownOptionError
 from mvmise_sm.memory import guarded, out_of_memory, require_room, too_large
+from mvmise_sm.option_values import checked_kinds, is_number, not_negative, short
 
 __all__ = [
     "constructor_options",
@@ -31,7 +30,6 @@ __all__ = [
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 _Class = TypeVar("_Class", bound=type)
 
-_LONGEST = 60  # characters of a user's text that a message repeats
 _FAR = 0.6  # below this similarity another name is a guess, not a hint
 
 # what R, lme4, lmerTest, pbkrtest, blme, emmeans and broom call something that has another name here
@@ -100,15 +98,6 @@ R_VALUES: dict[str, dict[str, Any]] = {
 }
 # words that would say something else in another method stay as they are: `method` is also an optimiser or an adjustment
 _ONLY_IN = {"method": ("conf_int",)}
-
-# options that are numbers or truth values wherever they occur: text is refused before it reaches arithmetic
-_WHOLE = {"n": 1, "maxiter": 0, "n_jobs": -64, "points": 2, "max_groups": 1, "labels": 0}
-_LEAST = {0: "an integer that is not negative", 1: "a positive integer", 2: "an integer above 1"}
-_FRACTION = ("alpha",)
-_SIZE = ("tol",)
-_FLAGS = frozenset(
-    ("reml", "use_t", "conf_int", "disp", "progress", "allow_new_levels", "transform", "pairs")
-) | frozenset(("adjusted", "scalar", "mvmise_compat", "first_sample_variance", "skip_single", "regrid", "exponentiate"))
 
 # statsmodels' and scipy's options of each optimiser, besides maxiter and disp
 OPTIMISER_OPTIONS = {
@@ -204,7 +193,7 @@ def refuse_unknown(what: str, given: Iterable[str], allowed: Iterable[str], else
     allowed = tuple(allowed)
     for name in given:
         if name not in allowed:
-            raise UnknownOptionError(f"{what}: unknown option {_short(name)}; {elsewhere or hint(name, allowed)}")
+            raise UnknownOptionError(f"{what}: unknown option {short(name)}; {elsewhere or hint(name, allowed)}")
 
 
 def hint(name: str, allowed: tuple[str, ...]) -> str:
@@ -261,7 +250,7 @@ def optimiser_options(cls: type, method: str, options: Mapping[str, Any]) -> dic
     """
     known = (*OPTIMISER_OPTIONS, *_SAME_OPTIMISER)
     if not isinstance(method, str) or method not in known:
-        raise OptionError(f"method must be one of {', '.join(sorted(known))}, got {_short(method)}")
+        raise OptionError(f"method must be one of {', '.join(sorted(known))}, got {short(method)}")
     own = OPTIMISER_OPTIONS[_SAME_OPTIMISER.get(method, method)]
     what = f"{cls.__name__}.fit(method={method!r})"
     wrong = next((name for name in options if name not in own), None)
@@ -270,10 +259,10 @@ def optimiser_options(cls: type, method: str, options: Mapping[str, Any]) -> dic
         elsewhere = f"it is an option of the model, not of its fit: give {wrong}= with the formula"
     refuse_unknown(what, options, (*parameter_names(cls.fit), *own), elsewhere)  # type: ignore[attr-defined]
     for name, value in options.items():
-        if value is not None and name not in _NOT_NUMBERS and not _is_number(value):
-            raise OptionError(f"{name} must be a number, got {_short(value)}")
+        if value is not None and name not in _NOT_NUMBERS and not is_number(value):
+            raise OptionError(f"{name} must be a number, got {short(value)}")
     if "tol" in options:
-        _checked_value("tol", options["tol"])
+        not_negative("tol", options["tol"])
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -298,9 +287,7 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
     spelled = {key: words for key, words in R_VALUES.items() if key in allowed and name in _ONLY_IN.get(key, (name,))}
     places = tuple((positions.index(key), key) for key in spelled if key in positions)
 
-    kinds = {*_WHOLE, *_FRACTION, *_SIZE, *_FLAGS} & allowed
-    # a level has no default of its own behind None
-    fixed = {p.name for p in parameters if p.name in _FRACTION and p.default is not None}
+    kinds = checked_kinds(parameters)
     checks = tuple((positions.index(key) if key in positions else _NOWHERE, key) for key in sorted(kinds))
 
     @wraps(function)
@@ -314,9 +301,9 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
                 args = (*args[:at], _translated(spelled[key], args[at]), *args[at + 1 :])
         for at, key in checks:
             if key in options:
-                options[key] = _checked_value(key, options[key], key in fixed)
+                options[key] = kinds[key](key, options[key])
             elif at < len(args):
-                args = (*args[:at], _checked_value(key, args[at], key in fixed), *args[at + 1 :])
+                args = (*args[:at], kinds[key](key, args[at]), *args[at + 1 :])
         require_room(name)
         try:
             return function(*args, **options)
@@ -351,44 +338,9 @@ def strict_options(cls: _Class) -> _Class:
 _NOWHERE = 10**6
 
 
-def _checked_value(key: str, value: Any, fixed: bool = False) -> Any:
-    """The value, whole numbers as integers; one of another kind than the option has is refused.
-
-    None is a default wherever it is allowed: not where the option is `fixed`.
-    """
-    if value is None and not fixed:
-        return value
-    if key in _FLAGS:
-        if not isinstance(value, Integral) and type(value).__name__ not in ("bool_", "bool"):
-            raise OptionError(f"{key} must be True or False, got {_short(value)}")
-        return value
-    number = _is_number(value)
-    if key in _WHOLE:
-        if not number or not isfinite(value) or value != int(value) or value < _WHOLE[key]:
-            raise OptionError(f"{key} must be {_LEAST.get(_WHOLE[key], 'an integer')}, got {_short(value)}")
-        if key == "n_jobs" and value == 0:
-            raise OptionError("n_jobs is the number of processes: 1 for this one alone, -1 for one per core; got 0")
-        return int(value)
-    if key in _FRACTION:
-        if not number or not 0.0 < value < 1.0:
-            raise OptionError(f"{key} must lie between 0 and 1, got {_short(value)}")
-    elif not number or not 0.0 <= value < inf:
-        raise OptionError(f"{key} must be a number that is not negative, got {_short(value)}")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def _translated(words: dict[str, Any], value: Any) -> Any:
     return words.get(_folded(value), value) if isinstance(value, str) else value
 
 
 def _folded(text: str) -> str:
     return "".join(c for c in text.lower() if c.isalnum())
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

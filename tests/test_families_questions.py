@@ -135,7 +135,7 @@ def test_ordered_categories_have_errors_on_the_latent_scale_only(data):
 @pytest.mark.parametrize("name", ["loglike", "score", "hessian", "information"])
 def test_functions_of_the_coefficients_alone_are_refused(name, data):
     for model in (ms.lmer("y ~ x + (1 | g)", data), ms.glmer("zeros ~ x + (1 | g)", data, family="poisson")):
-        with pytest.raises(NotAvailableError, match="depends on its variances too"):
+        with pytest.raises(NotAvailableError, match="depends on the variances too"):
             getattr(model, name)([1.0, 0.5])
 
 

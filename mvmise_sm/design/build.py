@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from numbers import Integral
 from types import ModuleType
 from typing import Any
 
@@ -181,10 +182,18 @@ def caller_environment(
         return eval_env
     if isinstance(eval_env, Mapping):
         return EvalEnvironment([dict(eval_env)])
+    if eval_env is not None and not isinstance(eval_env, Integral):
+        raise OptionError(
+            "eval_env must be an integer, a dict of variables or patsy's EvalEnvironment, not "
+            f"{type(eval_env).__name__}"
+        )
     if eval_env == -1:
         return EvalEnvironment([])
     outside = caller_depth() if depth is None else depth + 1
-    return EvalEnvironment.capture((eval_env or 0) + outside)
+    try:
+        return EvalEnvironment.capture((eval_env or 0) + outside)
+    except ValueError:
+        raise OptionError(f"eval_env={eval_env} goes further up than there are callers") from None
 
 
 def as_frame(data: Any) -> pd.DataFrame:

@@ -135,12 +135,12 @@ def subset_rows(subset: Any, source: Source) -> np.ndarray:
             raise DataError("subset must be an expression that is true or false in every row")
     if callable(subset):
         raise DataError("subset must be booleans, index labels or an expression as a text, not a function")
-    if np.asarray(subset).dtype == bool and not isinstance(subset, pd.Series) and len(subset) != source.nobs:
-        raise DataError(f"subset has {len(subset)} values, but the data have {source.nobs} rows")
+    if np.asarray(subset).dtype == bool and not isinstance(subset, pd.Series) and np.size(subset) != source.nobs:
+        raise DataError(f"subset has {np.size(subset)} values, but the data have {source.nobs} rows")
     positions = pd.Series(np.arange(source.nobs), index=source.frame.index)
     try:
         rows = positions.loc[subset]
-    except (KeyError, IndexError, ValueError, pd.errors.IndexingError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, pd.errors.IndexingError) as error:
         raise DataError(f"subset does not fit the rows of the data: {error}") from None
     return np.atleast_1d(np.asarray(rows))
 

@@ -57,11 +57,13 @@ def parse_residual(text: Any) -> ResidualSpec | None:
     FormulaError
         If the text is no residual structure; the sentence says what is missing.
     """
-    if text is None or text == "hom":
+    if text is None:
         return None
-    names = registry.residual_names()
     if not isinstance(text, str):
         raise FormulaError(f"residual must be a text such as 'us(visit | id)', not {type(text).__name__}")
+    if text == "hom":
+        return None
+    names = registry.residual_names()
     call = call_parts(parse(tokenize(text), text)) if text.strip() else None
     if call is None or call[0] not in names:
         found = repr(call[0]) if call else repr(text)

@@ -44,6 +44,8 @@ def updated_formula(old: str, new: str) -> str:
     FormulaError
         If a term that is taken away is not there, or the text is no formula.
     """
+    if not isinstance(new, str):
+        raise FormulaError(f"formula must be a text such as '. ~ . - x', not {type(new).__name__}")
     parts = parse_formula(old)
     left, tilde, right = new.partition("~")
     if not tilde:

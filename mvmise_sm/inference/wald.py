@@ -52,7 +52,9 @@ def untestable(result: Any, r_matrix: Any, use_f: bool) -> ContrastResults | Non
         return None
     q = int(np.linalg.matrix_rank(contrasts))
     if use_f:
-        return ContrastResults(F=np.nan, df_denom=np.min(result.df_resid_inference), df_num=q)
+        # as statsmodels chooses them: of the coefficients where a class has such, else of the residuals
+        df = vars(result).get("df_resid_inference", result.df_resid)
+        return ContrastResults(F=np.nan, df_denom=np.min(df), df_num=q)
     return ContrastResults(chi2=np.nan, df_denom=q, statistic=np.nan, distribution="chi2", distargs=(q,))
 
 

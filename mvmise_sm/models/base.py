@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.prior_text import readable
 from mvmise_sm.models.rebuilding import Rebuilt
 from mvmise_sm.models.rows import design_rows, read_rows
+from mvmise_sm.option_values import short
 from mvmise_sm.options import refuse_unknown_model_options
 from mvmise_sm.priors import resolve_priors, term_shapes
 from mvmise_sm.results.variance import layout_of
@@ -270,6 +272,8 @@ class MixedModelBase(Rebuilt):
         self.dropped = tuple(names[j] for j in drop) if design is None else design.dropped_columns
         self.data.xnames = [name for j, name in enumerate(names) if j not in drop]
         self.data.const_idx = None if const is None else const - sum(j < const for j in drop)
+        if not isinstance(hasconst, (bool, np.bool_, type(None))):
+            raise OptionError(f"hasconst must be True or False, got {short(hasconst)}")
         if hasconst is None:
             hasconst = const is not None or fixed.spans_constant(self.exog)
         self.k_constant = self.data.k_constant = int(hasconst)
@@ -368,7 +372,7 @@ def _rank_message(dropped):
 
 def refuse_dropped_columns(drop_cols):
     """Refuse statsmodels' ``drop_cols``, which a formula has no need of."""
-    if drop_cols is not None and len(drop_cols):
+    if drop_cols is not None and (not isinstance(drop_cols, Collection) or len(drop_cols)):
         raise OptionError("drop_cols is not available; leave the columns out of the formula")
 
 

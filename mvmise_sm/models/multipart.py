@@ -344,20 +344,19 @@ def _with_dispersion(family):
 
 def from_formulas(cls, formula, data, subset, drop_cols, given, environment, options, kwargs):
     """`MultiPartMixedModel.from_formula` for formulas `given` of parts beside the conditional one."""
-    left = formula.partition("~")[0]
+    model_text = with_bar_terms(formula, options["groups"], options["re_formula"])
+    left = parse_formula(model_text).response
     missing = options["missing"]
     kwargs = dict(kwargs)
     contrasts = kwargs.pop("contrasts", None)
     structures = cls._structure_options(kwargs)
     refuse_unknown_model_options(cls, kwargs)
     if not isinstance(data, pd.DataFrame) and is_source(data):
-        options_given = " and ".join({"zi": "zero_inflation=", "disp": "dispersion="}[name] for name in given)
+        options_given = " and ".join(f"{PART_OPTION[name]}=" for name in given)
         raise DataError(f"a GLMM with {options_given} needs its rows at every step and cannot be streamed")
     for name, text in given.items():
         if type(text) is str and name == "disp" and "|" in text:
             raise OptionError(f"dispersion={text!r} has a random term; use fixed effects there")
-    model_text = with_bar_terms(formula, options["groups"], options["re_formula"])
-
     elsewhere = named_in(contrasts, *(text for text in given.values() if type(text) is str and "~" in text)) or {}
     # what only another part has is coded there; what no part has is an error of the conditional one
     here = named_in(contrasts, model_text) or {}

@@ -135,7 +135,10 @@ def _recognised(model, X):
 def _exog_rows(exog, names):
     """Design rows (m, k_fe) and their labels from an array, a frame or one row."""
     index = exog.index if isinstance(exog, (pd.DataFrame, pd.Series)) else None
-    X = np.asarray(exog, dtype=float)
+    try:
+        X = np.asarray(exog, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"exog must hold numbers, {len(names)} in each row, or be a frame of the variables") from None
     if X.ndim < 2:
         if len(names) == 1:
             X = X.reshape(-1, 1)

@@ -16,6 +16,7 @@ from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.models.fixed import constant_column
 from mvmise_sm.models.generalized import fit_arguments
 from mvmise_sm.models.multipart import MultiPartMixedModel
+from mvmise_sm.models.rows import complete_response
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.ordinal import OrdinalResults, OrdinalResultsWrapper
 
@@ -177,7 +178,7 @@ class OrdinalMixedModel(MultiPartMixedModel):
 
     def refit(self, endog, result):
         """Fit a result's model to other codes; the thresholds that a row touches change with its code."""
-        codes = np.asarray(endog, dtype=float)
+        codes = complete_response(endog, self.nobs)
         if not np.isin(codes, np.arange(len(self.levels))).all():
             raise DataError(f"the new response must hold codes from 0 to {len(self.levels) - 1}")
         arguments = {

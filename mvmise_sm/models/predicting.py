@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from statsmodels.base.model import LikelihoodModel
 
-from mvmise_sm.exceptions import NotAvailableError
+from mvmise_sm.exceptions import DataError
 from mvmise_sm.models.held_rows import HoldsRows
 from mvmise_sm.models.new_rows import new_rows, own_rows
+from mvmise_sm.models.partial_likelihood import NoPartialLikelihood
 
 __all__ = ["PredictsRows"]
 
-_NOT_OF_PARAMS = (
-    "the likelihood of a mixed model depends on its variances too: fit().llf is its maximum and "
-    "fit().deviance_function() the criterion as a function of all parameters"
-)
 
-
-class PredictsRows(HoldsRows, LikelihoodModel):
+class PredictsRows(HoldsRows, NoPartialLikelihood):
     """A model that reads new data and predicts their means; see `MixedModelBase`."""
-
-    # statsmodels' functions of the coefficients alone; the words are for whoever calls them
-
-    def loglike(self, params):
-        """Refuse: see `results.deviance_function`."""
-        raise NotAvailableError(_NOT_OF_PARAMS)
-
-    def score(self, params):
-        """Refuse: see `results.deviance_function`."""
-        raise NotAvailableError(_NOT_OF_PARAMS)
-
-    def hessian(self, params):
-        """Refuse: see `results.deviance_function`."""
-        raise NotAvailableError(_NOT_OF_PARAMS)
-
-    def information(self, params):
-        """Refuse: see `results.deviance_function`."""
-        raise NotAvailableError(_NOT_OF_PARAMS)
 
     def inverse_link(self, linear):
         """Mean at a linear predictor (m,)."""
@@ -63,7 +40,12 @@ class PredictsRows(HoldsRows, LikelihoodModel):
         """
         if exog is None:
             exog, offset = self.exog, self.offset if offset is None else offset
-        linear = np.asarray(exog) @ np.asarray(params)
+        try:
+            linear = np.asarray(exog, dtype=float) @ np.asarray(params, dtype=float)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"params must hold {len(self.exog_names)} numbers, one for each fixed effect, and exog as many columns"
+            ) from None
         if offset is not None:
             linear = linear + offset
         return linear if which == "linear" else self.inverse_link(linear)

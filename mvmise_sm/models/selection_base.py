@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from statsmodels.base.model import LikelihoodModel
 
 from mvmise_sm.design.build import caller_environment
 from mvmise_sm.exceptions import DataError, OptionError
@@ -14,6 +13,7 @@ from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.base import refuse_dropped_columns
 from mvmise_sm.models.held_rows import HoldsRows
 from mvmise_sm.models.mechanism_options import selection_priors
+from mvmise_sm.models.partial_likelihood import NoPartialLikelihood
 from mvmise_sm.models.selection_data import SelectionFrameData
 from mvmise_sm.models.selection_design import (
     OWN_INTERCEPTS,
@@ -33,7 +33,7 @@ from mvmise_sm.selection.priors import PriorPenalty
 __all__ = ["SelectionLikelihoodModel"]
 
 
-class SelectionLikelihoodModel(HoldsRows, LikelihoodModel):
+class SelectionLikelihoodModel(HoldsRows, NoPartialLikelihood):
     """Data, mechanism, priors and likelihood of the selection models; see `SelectionModel`."""
 
     _kind = ""

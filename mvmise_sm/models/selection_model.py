@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.caller import warn
-from mvmise_sm.exceptions import DataWarning, OptionError
+from mvmise_sm.exceptions import DataError, DataWarning, OptionError
 from mvmise_sm.models.rebuilding import fit_zeros
 from mvmise_sm.models.selection_base import SelectionLikelihoodModel
 from mvmise_sm.models.selection_design import with_effects, with_outcomes
@@ -105,9 +105,14 @@ class SelectionModel(SelectionLikelihoodModel):
         """Return the same model for other outcomes (nobs, K) without evaluating the design again."""
         frame = endog
         if not isinstance(endog, pd.DataFrame):
-            frame = pd.DataFrame(np.asarray(endog).reshape(self.nobs, -1), index=self.design.endog.index)
+            values = np.asarray(endog)
+            if not values.size or values.size % self.nobs:
+                raise DataError(f"the new outcomes must have {self.nobs} rows, found shape {values.shape}")
+            frame = pd.DataFrame(values.reshape(self.nobs, -1), index=self.design.endog.index)
             if frame.shape[1] == len(self.outcome_names):
                 frame = frame.set_axis(self.outcome_names, axis=1)
+        if not frame.size or len(frame) != self.nobs:
+            raise DataError(f"the new outcomes must have {self.nobs} rows and a column, found shape {frame.shape}")
         return self._with_design(with_outcomes(self.design, frame))
 
     def with_outcome_effects(self, columns):

@@ -20,6 +20,8 @@ COLORS = (COLOR, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.3")
 def one_axes(ax, size=(6.0, 4.2)):
     """The Axes given, or those of a new figure."""
     if ax is not None:
+        if not hasattr(ax, "get_xlim"):
+            raise OptionError(f"ax must be one matplotlib Axes here, found {len(ax)}")
         return ax
     import matplotlib.pyplot as plt
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import numpy as np
 
-from mvmise_sm.exceptions import FormulaError, OptionError
+from mvmise_sm.exceptions import OptionError
 from mvmise_sm.options import refuse_unknown
 from mvmise_sm.results.diagnosed import DiagnosedResults
 from mvmise_sm.results.marginal import MarginalResults
 from mvmise_sm.results.plotted import PlottedResults
 from mvmise_sm.results.questions import AnsweringResults
+from mvmise_sm.results.reading import readable, understood
 
 __all__ = ["InferentialResults"]
 
@@ -83,7 +82,7 @@ class InferentialResults(DiagnosedResults, PlottedResults, MarginalResults, Answ
         statsmodels.stats.contrast.WaldTestResults
             With a ``table``; `anova` has degrees of freedom.
         """
-        with patsy_language():
+        with understood("wald_test_terms cannot read its options"):
             return super().wald_test_terms(skip_single, extra_constraints, combine_terms, scalar)
 
     def t_test_pairwise(self, term_name, method="hs", alpha=0.05, factor_labels=None):
@@ -94,7 +93,7 @@ class InferentialResults(DiagnosedResults, PlottedResults, MarginalResults, Answ
         MultiCompResult
             With a ``result_frame``; `marginal_means` compares levels where the factor has interactions.
         """
-        with patsy_language():
+        with understood(f"t_test_pairwise of {term_name!r}"):
             return super().t_test_pairwise(term_name, method, alpha, factor_labels)
 
     def conf_int(self, alpha=0.05, method="wald", *, parm=None, **options):
@@ -297,36 +296,6 @@ class InferentialResults(DiagnosedResults, PlottedResults, MarginalResults, Answ
         from mvmise_sm.inference.bootstrap import bootstrap
 
         return bootstrap(self, n, rng, n_jobs, statistic=statistic, by=by, progress=progress)
-
-
-@contextmanager
-def patsy_language():
-    """Let statsmodels read hypotheses and terms with patsy, the language of the formulas, whatever its option says."""
-    from statsmodels.formula import options
-
-    engine = options.formula_engine
-    if engine == "patsy":
-        yield
-        return
-    options.formula_engine = "patsy"
-    try:
-        yield
-    finally:
-        options.formula_engine = engine
-
-
-@contextmanager
-def readable(hypothesis, names):
-    """Read a hypothesis with patsy; its error becomes one sentence."""
-    from patsy import PatsyError
-
-    try:
-        with patsy_language():
-            yield
-    except PatsyError as error:
-        raise FormulaError(
-            f"hypothesis {hypothesis!r}: {error.message}; write equations in the fixed effects {list(names)}"
-        ) from None
 
 
 def refuse_both(ddf, **given):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.options import strict
+from mvmise_sm.plots.panels import one_axes
 from mvmise_sm.selection.marginal import marginal_units
 from mvmise_sm.selection.objective import PenalisedObjective
 from mvmise_sm.selection.simulate import missing_pattern, simulate
@@ -71,6 +74,8 @@ def mechanism_table(result, by="fitted", unit=None, bins=10) -> pd.DataFrame:
     """Observed against expected missing rates; see `SelectionResults.mechanism_table`."""
     frame = unit_frame(result, unit)
     names = {"fitted": "mean", "batch": "batch", result.model.group_name: "batch", "outcome": "outcome"}
+    if not isinstance(by, str):
+        raise OptionError(f"by must be one of {sorted(names)} or a column, got {short(by)}")
     if by in names:
         key = frame[names[by]]
     else:
@@ -83,6 +88,8 @@ def mechanism_table(result, by="fitted", unit=None, bins=10) -> pd.DataFrame:
 
 def rate_table(frame: pd.DataFrame, key: pd.Series, by: str, bins: int) -> pd.DataFrame:
     """Observed and expected rates of units (columns ``mean, expected, missing``) by a key, binned if continuous."""
+    if not isinstance(bins, Integral) or isinstance(bins, bool) or bins < 1:
+        raise OptionError(f"bins must be a positive integer, got {short(bins)}")
     if pd.api.types.is_float_dtype(key.dtype) and key.nunique() > bins:
         key = pd.qcut(key, bins, duplicates="drop")
     variance = frame["expected"] * (1.0 - frame["expected"])
@@ -108,10 +115,7 @@ def plot_mechanism(result, unit=None, bins=10, ax=None):
 
 def rates_plot(tables: dict[str, pd.DataFrame], ax=None):
     """Draw tables of observed and expected rates by kind of unit; the Axes."""
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        _, ax = plt.subplots()
+    ax = one_axes(ax)
     for kind, table in tables.items():
         (line,) = ax.plot(table["fitted_mean"], table["expected_rate"], label=f"expected, {kind}s")
         ax.plot(table["fitted_mean"], table["observed_rate"], "o", color=line.get_color(), label=f"observed, {kind}s")
@@ -126,8 +130,10 @@ def mechanism_fit(result, n=200, rng=None) -> pd.DataFrame:
     outcome = result._outcome
     likelihood, theta = outcome.objective.likelihood, result.theta
     data, generator = likelihood.data, np.random.default_rng(rng)
+    if n < 2:
+        raise OptionError(f"n must be at least 2 for a spread of the simulated numbers, got {n}")
     draws = []
-    for _ in range(int(n)):
+    for _ in range(n):
         Y, _ = simulate(likelihood, theta, generator, False, False)
         gone = missing_pattern(data, likelihood.part.slots, likelihood.params(theta).phi, Y, generator)
         draws.append(_patterns(data, gone))

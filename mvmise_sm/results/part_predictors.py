@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -78,10 +78,10 @@ class PartPredictors:
         terms = self.model.random_layout.terms
         if isinstance(random, str) and random in ("all", "none"):
             return tuple(range(len(terms))) if random == "all" else ()
-        names = [random] if isinstance(random, str) else list(random)
+        names = [random] if isinstance(random, str) or not isinstance(random, Iterable) else list(random)
         known = {t.factor.name for t in terms} | {t.factor.name.removeprefix("zi:") for t in terms}
         for name in names:
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 raise OptionError(f"random must be 'all', 'none' or a list of {sorted(known)}, got {name!r}")
         return tuple(
             i for i, t in enumerate(terms) if t.factor.name in names or t.factor.name.removeprefix("zi:") in names

@@ -8,11 +8,14 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
+from statsmodels.base.data import PandasData
 from statsmodels.base.model import LikelihoodModelResults, LikelihoodResultsWrapper
 from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.memory import guarded
+from mvmise_sm.option_values import short
+from mvmise_sm.results.reading import understood
 from mvmise_sm.spellings import of_result
 
 __all__ = ["AnsweringResults", "AnsweringWrapper", "answers"]
@@ -63,6 +66,24 @@ class AnsweringResults(LikelihoodModelResults):
             # the attribute is there and failed with an AttributeError of its own
             return object.__getattribute__(self, name)
         raise AttributeError(of_result(repr(type(self).__name__), name))
+
+    def cov_params(
+        self, r_matrix: Any = None, column: Any = None, scale: Any = None, cov_p: Any = None, other: Any = None
+    ) -> Any:
+        """Covariance of the fixed effects or of combinations of them; parameters as in statsmodels.
+
+        Raises
+        ------
+        OptionError
+            If a matrix or a position does not fit the fixed effects.
+        """
+        k = len(self.params)
+        if column is not None and np.asarray(column).dtype.kind not in "iu":
+            raise OptionError(f"column must be a position or a list of positions among the {k}, got {short(column)}")
+        if cov_p is not None and np.shape(cov_p) != (k, k):
+            raise OptionError(f"cov_p must be a {k} x {k} matrix, found shape {np.shape(cov_p)}")
+        with understood(f"cov_params needs contrasts or columns of the {k} fixed effects"):
+            return super().cov_params(r_matrix, column, scale, cov_p, other)
 
     @property
     def priors(self) -> Any:
@@ -172,10 +193,26 @@ def _guard_attributes(cls: type) -> None:
 class AnsweringWrapper(LikelihoodResultsWrapper):
     """Attach pandas labels to the arrays of a result."""
 
-    # intervals label themselves: profiles and bootstraps have rows that the fixed effects do not
+    # intervals label themselves: profiles and bootstraps have rows that the fixed effects do not; of covariances
+    # statsmodels labels the whole matrix only
     _wrap_methods: ClassVar[dict[str, str]] = {
-        name: how for name, how in LikelihoodResultsWrapper._wrap_methods.items() if name != "conf_int"
+        name: how
+        for name, how in LikelihoodResultsWrapper._wrap_methods.items()
+        if name not in ("conf_int", "cov_params")
     }
+
+    def cov_params(
+        self, r_matrix: Any = None, column: Any = None, scale: Any = None, cov_p: Any = None, other: Any = None
+    ) -> Any:
+        """See `AnsweringResults.cov_params`; one column gives a number, combinations an array without labels."""
+        cov = self._results.cov_params(r_matrix, column, scale, cov_p, other)
+        if r_matrix is None and column is None:
+            return self.model.data.wrap_output(cov, "cov")
+        names = self.model.data.cov_names
+        if r_matrix is not None or np.ndim(cov) != 2 or not isinstance(self.model.data, PandasData):
+            return cov
+        chosen = np.asarray(names, dtype=object)[column]
+        return pd.DataFrame(cov, index=chosen, columns=chosen)
 
     def conf_int(self, alpha: float = 0.05, method: str = "wald", *, parm: Any = None, **options: Any) -> Any:
         """See `AnsweringResults.conf_int`."""

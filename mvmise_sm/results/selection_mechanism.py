@@ -114,7 +114,7 @@ def checked_slopes(phi_y, hold) -> np.ndarray:
         values = np.atleast_1d(np.asarray(phi_y, dtype=float))
     except (TypeError, ValueError):
         raise OptionError(f"phi_y must be finite numbers, got {phi_y!r}") from None
-    if not np.isfinite(values).all():
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
         raise OptionError("phi_y must be finite numbers")
     return values
 

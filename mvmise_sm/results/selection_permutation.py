@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.options import strict
 from mvmise_sm.selection.build import ModelSpec
 from mvmise_sm.selection.covariance import SparsePrecision
@@ -117,7 +118,10 @@ def tested_columns(result, terms) -> np.ndarray:
     if not isinstance(terms, Iterable):
         raise OptionError(f"terms must be a name or a list of names of fixed effects, got {terms!r}; the number is n=")
     columns: list[int] = []
-    for term in [terms] if isinstance(terms, str) else terms:
+    chosen = [terms] if isinstance(terms, str) else terms
+    if not isinstance(chosen, (list, tuple, pd.Index, np.ndarray)) or np.ndim(chosen) != 1 or not len(chosen):
+        raise OptionError(f"terms must be a fixed effect or a list of them, got {short(terms)}")
+    for term in chosen:
         if term in known:
             columns += known[term]
         elif term in names:
@@ -158,6 +162,8 @@ def _strata(result, within):
     data = result.model.design.data
     if within is None:
         return None
+    if not isinstance(within, str) and (not pd.api.types.is_list_like(within) or np.ndim(within) != 1):
+        raise OptionError(f"within must be None, 'group', a column or one label per sample, got {short(within)}")
     if isinstance(within, str):
         if within in ("group", "cluster", result.model.group_name):
             return data.cluster

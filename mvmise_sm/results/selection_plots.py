@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.plots.panels import COLOR, MARK, one_axes, panels, trim
 
 __all__ = ["history", "sensitivity"]
@@ -24,7 +26,9 @@ def sensitivity(result, phi_y=None, terms=None, alpha=0.05, ax=None):
     names = list(result.model.exog_names)
     if terms is None:
         terms = [name for name in names if not name.startswith("Intercept") and name != "const"] or names
-    terms = [terms] if isinstance(terms, str) else list(terms)
+    terms = [terms] if isinstance(terms, str) else terms
+    if not isinstance(terms, (list, tuple)) or not terms or not all(term in names for term in terms):
+        raise OptionError(f"terms must be names among {', '.join(names)}, got {short(terms)}")
     axes = panels(len(terms), ax, columns=3, size=(3.0, 2.5), share=(True, False))
     for axis, term in zip(axes, terms, strict=True):
         curve = frame[frame["term"] == term].sort_values("phi_y")

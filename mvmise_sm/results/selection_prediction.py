@@ -62,7 +62,9 @@ class SelectionPrediction:
 
     def relabelled(self, labels) -> SelectionPrediction:
         """Return the same with other labels of the samples."""
-        index = pd.Index(labels)
+        index = pd.Index(labels) if pd.api.types.is_list_like(labels) and np.ndim(labels) == 1 else None
+        if index is None or len(index) != len(self.predicted_mean):
+            raise OptionError(f"row_labels must be {len(self.predicted_mean)} labels, one for each sample")
         return replace(self, predicted_mean=self.predicted_mean.set_axis(index), se_mean=self.se_mean.set_axis(index))
 
     def summary_frame(self, alpha: float = 0.05) -> pd.DataFrame:
@@ -160,9 +162,12 @@ def _rows(model, exog, transform, random, allow_new_levels, which) -> OutcomeRow
 def _array_rows(model, exog) -> OutcomeRows:
     index = exog.index if isinstance(exog, (pd.DataFrame, pd.Series)) else None
     p, K = len(model.exog_names), len(model.outcome_names)
-    X = np.asarray(exog, dtype=float)
-    X = X.reshape(-1, p) if X.ndim < 2 else X
-    if X.shape[1] != p:
+    try:
+        X = np.asarray(exog, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"exog must hold numbers, {p} in each row, or be a frame of the variables") from None
+    X = X.reshape(-1, p) if X.ndim < 2 and X.size % p == 0 else X
+    if X.ndim != 2 or X.shape[1] != p:
         raise DataError(f"exog must have the {p} columns {list(model.exog_names)}, found shape {X.shape}")
     if model.common_design:
         return OutcomeRows(np.repeat(X[:, None], K, axis=1), None, None, index)

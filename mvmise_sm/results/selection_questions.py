@@ -11,7 +11,9 @@ from statsmodels.stats.contrast import WaldTestResults
 from statsmodels.tools._decorators import cache_readonly
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.results.inferential import InferentialResults
+from mvmise_sm.results.reading import readable
 from mvmise_sm.results.selection_draws import SelectionDraws
 from mvmise_sm.results.selection_prediction import predicted, prediction
 from mvmise_sm.results.selection_profiles import ProfiledResults, selection_parameters
@@ -77,7 +79,9 @@ class SelectionQuestions(SelectionDraws, ProfiledResults, VerbResults, Inferenti
 
     def _for_contrasts(self, r_matrix, joint):
         """A copy of this result with the degrees of freedom of the contrasts in place of the coefficients'."""
-        rows = DesignInfo(self.model.data.cov_names).linear_constraint(r_matrix).coefs
+        names = self.model.data.cov_names
+        with readable(r_matrix, names):
+            rows = DesignInfo(names).linear_constraint(r_matrix).coefs
         df = np.array([self.df_resid_inference[row != 0].min(initial=np.inf) for row in np.atleast_2d(rows)])
         df = np.where(np.isfinite(df), df, self.df_resid_inference.min())
         out = copy.copy(self)
@@ -150,12 +154,14 @@ class SelectionQuestions(SelectionDraws, ProfiledResults, VerbResults, Inferenti
             df = [int(test.df_num), test.df_denom] if self.use_t else [int(test.df_denom)]
             rows.append([test.statistic, test.pvalue, *df])
             names.append(name)
+        if not isinstance(extra_constraints, (list, tuple, type(None))):
+            raise OptionError(f"extra_constraints must be a list of hypotheses, got {short(extra_constraints)}")
         for matrix in extra_constraints or []:
             test = self.wald_test(matrix, scalar=scalar)
             df = [int(test.df_num), test.df_denom] if self.use_t else [int(test.df_denom)]
             rows.append([test.statistic, test.pvalue, *df])
             names.append(str(matrix))
-        if combine_terms:
+        if combine_terms is not None:
             raise OptionError("combine_terms is not available; give a joint hypothesis to wald_test")
         columns = ["statistic", "pvalue", "df_constraint", *(["df_denom"] if self.use_t else [])]
         table = pd.DataFrame(rows, index=names, columns=columns)

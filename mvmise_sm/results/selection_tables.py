@@ -10,6 +10,7 @@ from statsmodels.iolib.tableformatting import fmt_params
 
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.results.mechanism_checks import mechanism_sentences
+from mvmise_sm.results.tables import chosen_names
 
 __all__ = ["glance", "summary", "tidy"]
 
@@ -152,6 +153,7 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05):
         ("Converged:", ["yes" if result.converged else "no"]),
     ]
     out = Summary()
+    xname = chosen_names(xname, result.coef_names)
     out.add_table_2cols(
         result, gleft=left, gright=right, yname=yname, xname=xname, title=title or f"{result.model.title} Results"
     )
@@ -166,6 +168,7 @@ def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_forma
     """Build statsmodels' second Summary; parameters as in `SelectionResults.summary`."""
     from statsmodels.iolib import summary2 as iolib
 
+    xname = chosen_names(xname, result.coef_names)
     out = iolib.Summary()
     info = {
         "Model:": type(result.model).__name__,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -9,8 +11,9 @@ from statsmodels.iolib.table import SimpleTable
 from statsmodels.iolib.tableformatting import fmt_params
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 
-__all__ = ["glance", "summary", "summary2", "tidy"]
+__all__ = ["chosen_names", "glance", "summary", "summary2", "tidy"]
 
 
 _FEW = 12  # levels of a factor below which normal tests of the fixed effects are clearly optimistic
@@ -103,6 +106,7 @@ def summary(result, *, yname=None, xname=None, title=None, alpha=0.05, ddf=None)
     """Build statsmodels' Summary; parameters as in `MixedModelResults.summary`."""
     from statsmodels.iolib.summary import Summary
 
+    xname = chosen_names(xname, result.coef_names)
     left, right = _header(result)
     out = Summary()
     out.add_table_2cols(
@@ -155,10 +159,20 @@ def _params_with_df(result, xname, alpha, ddf):
     return SimpleTable(cells, header, stubs, txt_fmt=fmt_params)
 
 
+def chosen_names(names, known):
+    """`names` as a list, one for each of the `known`; None where none are given."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Iterable) or len(list(names)) != len(known):
+        raise OptionError(f"xname must be a list of {len(known)} names, got {short(names)}")
+    return list(names)
+
+
 def summary2(result, yname=None, xname=None, title=None, alpha=0.05, float_format="%.4f"):
     """Build statsmodels' second Summary; parameters as in `MixedModelResults.summary2`."""
     from statsmodels.iolib import summary2 as iolib
 
+    xname = chosen_names(xname, result.coef_names)
     out = iolib.Summary()
     title = title or f"{result.model.title} Results"
     if result.k_fe:

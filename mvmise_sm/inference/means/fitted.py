@@ -149,6 +149,8 @@ def joint_tests(
     grid = result.reference_grid(at)
     groups = [] if by is None else _variables(grid, by, None)[0]
     terms = list(dict.fromkeys(v - set(groups) for v in grid.interactions if v - set(groups)))
+    if not terms:
+        raise OptionError(f"by names every variable of the fixed effects, {', '.join(groups)}, and leaves none to test")
     parts = []
     for names in sorted(terms, key=len):
         part = _term_test(result, design, grid, [n for n in grid.frame.columns if n in names], groups, ddf, at, weights)
