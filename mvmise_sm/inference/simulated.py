@@ -16,6 +16,8 @@ from mvmise_sm.inference.fits import with_rows
 __all__ = ["prediction_interval", "quantile_residuals"]
 
 _DRAWS = 250
+# rounds in which linear predictors outside of a link's domain are drawn again
+_TRIES = 20
 
 
 def quantile_residuals(result: Any, rng: Any = None) -> Any:
@@ -86,7 +88,25 @@ def prediction_interval(
     draws = np.empty((m, n))
     for i in range(n):
         moved = [p + s * rng.standard_normal(m) for p, s in zip(predictors, sd, strict=True)]
+        moved[0] = _in_domain(result.family, moved[0], predictors[0], sd[0], rng)
         draws[:, i] = result.drawn(rng, moved, None)
     low, high = np.quantile(draws, [0.5 * alpha, 1.0 - 0.5 * alpha], axis=1, method="inverted_cdf")
     mean = result.on_scale(predictors, "mean")
     return pd.DataFrame({"mean": mean, "pi_low": low, "pi_high": high}, index=index)
+
+
+def _in_domain(family: Any, eta: Any, centre: Any, sd: Any, rng: Any) -> Any:
+    """Drawn linear predictors, those without a mean in the family's range drawn again: what a normal distribution
+    beyond the domain of a link would say is no response.
+    """
+    if family.mean_range is None:
+        return eta
+    low, high = family.mean_range
+    for _ in range(_TRIES):
+        with np.errstate(all="ignore"):
+            mean = family.link.inverse(eta)
+            outside = ~((mean > low) & (mean < high)) & np.isfinite(eta)
+        if not outside.any():
+            return eta
+        eta = np.where(outside, centre + sd * rng.standard_normal(len(eta)), eta)
+    return np.where(outside, centre, eta)

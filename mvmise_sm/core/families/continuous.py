@@ -195,6 +195,8 @@ class Tweedie(Family):
     def _series(y: np.ndarray, disp: Any, psi: Any) -> Any:
         """The part of the density without the mean, zero where y is zero."""
         positive = np.flatnonzero(y > 0.0)
+        if not positive.size:
+            return 0.0 * disp + np.zeros_like(y)
         z = y[positive]
         log_phi, share = value(disp), value(psi)
         log_phi = (log_phi * np.ones_like(y))[positive]
