@@ -159,12 +159,14 @@ def reader(tmp_path_factory):
     counts = data.assign(n=np.where(rng.random(180) < 0.3, 0, count))
     parts = {"zero_inflation": "~ f", "dispersion": "~ Days"}
     names["of_parts"] = ms.glmer("n ~ Days + (1 | g)", counts, family="nb2", **parts).fit(maxiter=200)
+    ratings = data.assign(rating=pd.qcut(data["Reaction"], 4, labels=False))
+    names["of_ratings"] = ms.clmm("rating ~ Days + (1 | g)", ratings).fit()
     return names | {"path": tmp_path_factory.mktemp("dictionary") / "fit.pickle"}
 
 
 # entries that speak of another model than the dictionary's own
 OTHER = {"residual=": {"f": "Reaction ~ Days"}, "cov=": {"f": "Reaction ~ Days + (1 | id)"}}
-OF_PARTS = ("res.params_zi", "res.params_disp", "res.dispersion")
+OF_PARTS = ("res.params_zi", "res.bse_zi", "res.params_disp", "res.dispersion")
 
 
 def test_the_dictionary_is_long():
@@ -183,4 +185,6 @@ def test_entry_of_the_dictionary(code, reader):
     own = next((names for word, names in OTHER.items() if word in code), {})
     if code in OF_PARTS:
         own = {"res": reader["of_parts"]}
+    if code == "res.thresholds":
+        own = {"res": reader["of_ratings"]}
     eval(compile(short, "dictionary", "eval"), {**reader, **own})
