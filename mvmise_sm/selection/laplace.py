@@ -8,11 +8,13 @@ the restricted likelihood the fixed effects, with a flat prior, are integrated t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import linalg
 
 from mvmise_sm.core.covariance.random_effects import RandomEffects
+from mvmise_sm.core.optimise.steps import backtrack
 from mvmise_sm.selection.likelihood import MAX_LOG_VARIANCE
 from mvmise_sm.selection.mechanism import LOG_2PI
 from mvmise_sm.selection.units import MechanismPart, Units
@@ -110,8 +112,12 @@ class LaplaceObjective:
         latent = np.zeros(A.shape[1]) if self._near is None else self._near
         if self._near is None and self.restricted:
             latent[Q:] = np.linalg.lstsq(self.X[self.seen], self.y[self.seen], rcond=None)[0]
-        density, slope, weight = self.terms(fixed + A @ latent, phi, s2)
-        joint = density - 0.5 * float(ridge @ latent**2)
+
+        def at(point: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+            density, slope, weight = self.terms(fixed + A @ point, phi, s2)
+            return density - 0.5 * float(ridge @ point**2), slope, weight
+
+        joint, slope, weight = at(latent)
         for _ in range(MODE_STEPS):
             hessian = (A * weight[:, None]).T @ A + np.diag(ridge)
             score = A.T @ slope - ridge * latent
@@ -124,17 +130,10 @@ class LaplaceObjective:
             gain = 0.5 * float(step @ score)
             if gain <= MODE_DECREMENT * max(1.0, abs(joint)):
                 break
-            length = 1.0
-            for _ in range(MODE_HALVINGS):
-                trial = latent + length * step
-                density, slope, weight = self.terms(fixed + A @ trial, phi, s2)
-                new = density - 0.5 * float(ridge @ trial**2)
-                if np.isfinite(new) and new >= joint - 1e-13 * abs(joint):
-                    break
-                length *= 0.5
-            else:
+            found = backtrack(at, latent, step, partial(_no_lower, joint), tries=MODE_HALVINGS)
+            if found is None:
                 break
-            latent, joint = trial, new
+            latent, (joint, slope, weight) = found
         self._near = latent.copy()
         sign, logdet = np.linalg.slogdet(hessian)
         if sign <= 0 or not np.isfinite(joint):
@@ -220,3 +219,8 @@ class LaplaceObjective:
             phi = self.part.expand(x[cut["phi"]])
             out[cut["phi"], cut["phi"]] = self.part.information(phi, self.units, expected)
         return out
+
+
+def _no_lower(joint: float, length: float, trial: tuple[float, np.ndarray, np.ndarray]) -> bool:
+    """Whether a step loses no more than rounding."""
+    return bool(np.isfinite(trial[0]) and trial[0] >= joint - 1e-13 * abs(joint))

@@ -9,10 +9,13 @@ it keeps away from singular covariances.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
+
+from mvmise_sm.core.optimise.steps import first_taken
 
 __all__ = ["Redundancy", "largest_entropy", "redundancy"]
 
@@ -159,17 +162,20 @@ def _maximise(here: list[np.ndarray], moves: list, counts: list[np.ndarray]) -> 
         step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
         if gradient @ step <= _DECREMENT * max(abs(value), 1.0):
             break
-        size = 1.0
-        while size > 1e-10:
-            tried = [h + sum(size * x * m[k] for x, m in zip(step, moves, strict=True)) for k, h in enumerate(here)]
-            reached = _entropy(tried, counts)
-            if reached > value:
-                here, value = tried, reached
-                break
-            size *= 0.5
-        else:
+        taken = first_taken(partial(_higher, here, moves, counts, step, value), shortest=1e-10)
+        if taken is None:
             break
+        here, value = taken
     return here
+
+
+def _higher(
+    here: list[np.ndarray], moves: list, counts: list[np.ndarray], step: np.ndarray, value: float, size: float
+) -> tuple[list[np.ndarray], float] | None:
+    """The covariances after a step and their entropy, None where that is no larger than `value`."""
+    tried = [h + sum(size * x * m[k] for x, m in zip(step, moves, strict=True)) for k, h in enumerate(here)]
+    reached = _entropy(tried, counts)
+    return (tried, reached) if reached > value else None
 
 
 def _parameters(criterion: Any, theta: np.ndarray, covariances: list[np.ndarray]) -> np.ndarray:
