@@ -92,7 +92,22 @@ class MissingDataError(DataError, sm_exceptions.MissingDataError):
 
 
 class NewLevelError(DataError):
-    """New data hold a level that the model has not seen."""
+    """New data hold a level that the model has not seen.
+
+    Attributes
+    ----------
+    found : tuple of str or None
+        What holds the level, and the level.
+    """
+
+    found: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, message: str, where: str, level: str) -> NewLevelError:
+        """The error for a level of a factor."""
+        error = cls(message)
+        error.found = where, level
+        return error
 
 
 class NoRowsError(DataError):

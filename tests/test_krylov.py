@@ -236,3 +236,21 @@ def test_priors_and_boundaries_are_those_of_the_exact_fit(frame):
     assert ours.singular
     assert theirs.singular
     np.testing.assert_allclose(ours.theta, theirs.theta, atol=1e-3)
+
+
+def test_tests_of_estimated_fits_carry_the_error(frame):
+    """A p-value is given where the error of the statistic does not change it by a tenth; the heading has the error."""
+    fits = [ms.lmer(f, frame).fit(reml=False, logdet="stochastic") for f in (FORMULA.replace("x", "1"), FORMULA)]
+    small, large = (ms.lmer(f, frame).fit(reml=False, logdet="exact") for f in (FORMULA.replace("x", "1"), FORMULA))
+    error = sum(fit.criterion_error for fit in fits)
+    found, expected = ms.anova(*fits), ms.anova(small, large)
+    assert abs(found["chisq"].iloc[1] - expected["chisq"].iloc[1]) < error
+    assert np.isfinite(found["p_value"].iloc[1])
+    for table in (found, fits[1].drop1()):
+        assert f"chisq is known to +-{error:.2g}" in str(table)
+    assert "estimated" not in str(expected)
+    assert "the criteria are known to +-" in str(ms.compare(*fits))
+    for fit in fits:
+        fit._results.mle_retvals["criterion_error"] = 0.5
+    assert np.isnan(ms.anova(*fits)["p_value"].iloc[1])
+    assert np.isnan(fits[1].drop1()["p_value"].iloc[1])

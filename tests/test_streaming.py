@@ -256,3 +256,114 @@ def test_the_format_is_refused_when_damaged(frame):
         with pytest.raises(DataError, match=sentence):
             ms.CrossProducts.from_bytes(bad)
     assert b"pickle" not in data
+
+
+def _once(frame):
+    one = iter([frame])
+    return ms.Chunks(lambda: one)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "sentence"),
+    [
+        (
+            lambda d: ms.lmer("y ~ x + (1 | g)", pa.Table.from_pandas(d[["y", "x", "g"]]).to_reader()),
+            DataError,
+            "the source can be read only once, and the fit needs two passes; give ms.Chunks(function) that opens it "
+            "anew",
+        ),
+        (lambda d: ms.lmer("y ~ x + (1 | g)", _once(d)), DataError, "the source can be read only once"),
+        (
+            lambda d: ms.lmer("y ~ x + (1 | g)", pieces(d, 2), offset=np.ones(len(d))),
+            OptionError,
+            "offset must be a column name or an expression for a source read in chunks, not an array",
+        ),
+        (
+            lambda d: ms.lmer("y ~ x + (1 | g)", pieces(d, 2), subset=np.ones(len(d), dtype=bool)),
+            OptionError,
+            "subset must be a column name or an expression for a source read in chunks, not an array",
+        ),
+        (lambda d: ms.lmer("y ~ x + (1 | mm(g, sub))", pieces(d, 2)), OptionError, "mm() needs the rows themselves"),
+        (lambda d: ms.lmer("y ~ x + (1 | g)", pieces(d, 2), cov={"g": np.eye(60)}), OptionError, "cov= needs the rows"),
+        (
+            lambda d: ms.glmer("w ~ x + (1 | g)", pieces(d, 2), family="gamma"),
+            DataError,
+            "a gamma GLMM needs its rows at every step and cannot be streamed",
+        ),
+        (
+            lambda d: ms.clmm("f ~ x + (1 | g)", pieces(d, 2)),
+            DataError,
+            "OrdinalMixedModel needs its rows at every step and cannot be streamed; give it a DataFrame",
+        ),
+        (lambda d: ms.lmer_mnar("y ~ x + (1 | g)", pieces(d, 2)), DataError, "cannot be streamed; found Chunks"),
+        (
+            lambda d: ms.lmer("y ~ x + (1 | g)", pieces(d.assign(x=d["x"].where(d["x"] > 3, np.inf)), 2)),
+            DataError,
+            "infinite",
+        ),
+        (lambda d: ms.lmer("y ~ x + (1 | g)", pieces(d, 2), offset="o / 0"), DataError, "infinite"),
+    ],
+    ids=["reader", "twice", "offset", "subset", "mm", "cov", "gamma", "ordinal", "mnar", "infinite", "infinite offset"],
+)
+def test_bad_sources_have_their_sentences(frame, make, error, sentence):
+    with pytest.raises(error) as found, np.errstate(all="ignore"):
+        make(frame)
+    assert sentence in str(found.value)
+
+
+@pytest.mark.parametrize("label", [99999, "x"])
+def test_the_level_that_came_later_is_named(frame, label):
+    opened = []
+    labels = frame["g"] if label == 99999 else frame["g"].astype(str)
+
+    def factory():
+        opened.append(1)
+        changed = frame.assign(g=labels)
+        if len(opened) > 3:
+            changed.loc[changed.index[5], "g"] = label
+        yield changed
+
+    sentence = f"the source has changed between two passes: g holds '{label}', which the first pass did not see"
+    with pytest.raises(DataError) as found:
+        ms.lmer("y ~ x + (1 | g)", ms.Chunks(factory))
+    assert str(found.value) == sentence
+
+
+@pytest.mark.parametrize("spline", ["bs(x, df=5)", "bs(x, 5)", "cr(x, df=5)", "ns(x, 4)", "cc(x, df=4)"])
+def test_quantiles_of_too_many_rows_are_refused(frame, monkeypatch, spline):
+    monkeypatch.setattr("mvmise_sm.streaming.survey._LARGEST_COLUMN", 1000)
+    complete = frame.dropna()
+    with pytest.raises(DataError) as found:
+        ms.lmer(f"y ~ {spline} + (1 | g)", pieces(complete, 3))
+    rows = f"{len(complete):,}"
+    assert str(found.value) == f"{spline} needs the quantiles of x over {rows} rows; give knots= and bounds"
+
+
+def test_an_unfinished_streamed_fit_has_no_standard_errors(frame):
+    with pytest.warns(UserWarning, match="has not converged"):
+        found = ms.lmer("y ~ x + (x | g)", pieces(frame, 4)).fit(maxiter=1)
+    assert not found.converged
+    assert found.bse.isna().all()
+    assert found.pvalues.isna().all()
+    assert found.conf_int().isna().all(axis=None)
+    for ddf in ("satterthwaite", "default"):
+        assert found.tidy(ddf=ddf)["std_error"].isna().all()
+    assert np.isnan(found.get_prediction(frame.dropna().iloc[:3]).summary_frame()["mean_se"]).all()
+
+
+def test_integer_levels_are_found_whatever_their_range(frame):
+    """Tables of levels for small ranges, sorted labels for large ones: the fit is the same."""
+    complete = frame.dropna().reset_index(drop=True)
+    expected = ms.lmer("y ~ x + (x | g)", complete).fit()
+    for labels in (complete["g"] - 40, complete["g"] * 10**12, complete["g"].astype("int8"), -complete["g"]):
+        found = ms.lmer("y ~ x + (x | g)", pieces(complete.assign(g=labels), 5)).fit()
+        assert found.criterion == pytest.approx(expected.criterion, rel=1e-10)
+        assert found.n_groups == expected.n_groups
+
+
+def test_more_levels_than_rows_of_a_block(frame):
+    """A block that sees few of the levels adds to those only."""
+    complete = frame.dropna().reset_index(drop=True)
+    expected = ms.lmer("y ~ x + (x | sub)", complete, missing="drop").fit(reml=False)
+    found = ms.lmer("y ~ x + (x | sub)", pieces(complete, 60)).fit(reml=False)
+    assert found.criterion == pytest.approx(expected.criterion, rel=1e-10)

@@ -35,6 +35,9 @@ __all__ = ["Design", "GroupSpec", "as_frame", "build_design", "caller_environmen
 # Before pandas 3 a later assignment to the user's frame would change arrays that refer to it.
 _COPY_ON_WRITE = int(pd.__version__.split(".")[0]) >= 3
 
+# types of data that lmer and glmer read in chunks, and that are no frames
+_SOURCES = frozenset(("Chunks", "CrossProducts", "FileSystemDataset", "InMemoryDataset", "UnionDataset"))
+
 # cells of a factor's columns, 32 GB
 _LARGEST_DESIGN = 4e9
 
@@ -207,6 +210,8 @@ def as_frame(data: Any) -> pd.DataFrame:
         return data.to_pandas()
     if data is None:
         raise DataError("data must be a DataFrame or a mapping of columns, not None")
+    if type(data).__name__ in _SOURCES:
+        raise DataError(f"this model needs its rows at every step and cannot be streamed; found {type(data).__name__}")
     try:
         if isinstance(data, Mapping) and all(np.ndim(value) == 0 for value in data.values()):
             return pd.DataFrame([dict(data)])

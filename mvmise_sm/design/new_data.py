@@ -237,9 +237,11 @@ def _new_codes(spec: GroupSpec, factor: Any, source: Source, allow: bool) -> tup
     if new.any() and not allow:
         row = int(np.argmax(new))
         labels = [str(np.asarray(_value(e, s, source))[row]) for e, s in zip(spec.factors, spec.states, strict=True)]
-        raise NewLevelError(
+        raise NewLevelError.of(
             f"grouping factor {factor.name!r}: level {':'.join(labels)!r} was not in the data of the fit; "
-            f"allow_new_levels=True gives new levels an effect of 0"
+            f"allow_new_levels=True gives new levels an effect of 0",
+            factor.name,
+            ":".join(labels),
         )
     return codes, missing
 

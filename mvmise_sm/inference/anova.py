@@ -14,6 +14,8 @@ from mvmise_sm.inference.fits import (
     deviance_ratio,
     labels_of,
     ml_fit,
+    ratio_error,
+    ratio_p_value,
     unreached,
     unwrap,
     with_statistic,
@@ -125,7 +127,8 @@ def likelihood_ratio(results):
     n_params = np.array([r.k_params for r in fits])
     chisq = np.append(np.nan, [deviance_ratio(small, large) for small, large in pairwise(fits)])
     df = np.append(np.nan, np.diff(n_params).astype(float))
-    p = np.where(df > 0, stats.chi2.sf(np.maximum(chisq, 0.0), np.maximum(df, 1.0)), np.nan)
+    error = np.append(0.0, [ratio_error(small, large) for small, large in pairwise(fits)])
+    p = np.where(df > 0, ratio_p_value(chisq, np.maximum(df, 1.0), error), np.nan)
     frame = pd.DataFrame(
         {
             "n_params": n_params,
@@ -192,6 +195,9 @@ def compare(*results):
     if any(r.priors is not None for r in fits):
         note += " Fits with priors do not maximise the likelihood, so that their criteria are upper bounds."
         note += _prior_note(fits, names)
+    widest = max(ratio_error(r) for r in fits)
+    if widest > 0.0:
+        note += f" The log-determinants are estimated: the criteria are known to +-{widest:.2g}."
     return table(frame.sort_values("aicc"), f"Information criteria, best first. {note}".strip())
 
 

@@ -18,6 +18,8 @@ from mvmise_sm.inference.fits import (
     labels_of,
     ml_fit,
     quietly,
+    ratio_error,
+    ratio_p_value,
     require_maximum,
     unreached,
     unwrap,
@@ -66,7 +68,7 @@ def drop1(result):
         df = fit.k_params - small.k_params
         chisq = deviance_ratio(small, fit)
         fits.append((term.name(), small))
-        rows[term.name()] = (df, small.aic, chisq, stats.chi2.sf(np.maximum(chisq, 0.0), df))
+        rows[term.name()] = (df, small.aic, chisq, ratio_p_value(chisq, df, ratio_error(small, fit)))
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
     note = " The REML fit was refitted by maximum likelihood." if unwrap(result).restricted else ""
     return table(frame, "Single term deletions, likelihood-ratio tests." + note + unreached(fits))
@@ -148,6 +150,7 @@ def random_terms(result):
             llf, count, aic = small.llf, small.k_params, small.aic
             fits.append((label, small))
             llf = llf if small.converged else np.nan
+        error = ratio_error(result, *(fit for _, fit in fits[-1:]))
         chisq, df = np.maximum(2.0 * (result.llf - llf), 0.0), result.k_params - count
         rows[label] = (
             count,
@@ -155,8 +158,8 @@ def random_terms(result):
             aic,
             chisq,
             df,
-            stats.chi2.sf(chisq, df),
-            boundary_p_value(chisq, variances, covariances),
+            p := ratio_p_value(chisq, df, error),
+            boundary_p_value(chisq, variances, covariances) if np.isfinite(p) else np.nan,
         )
     columns = ["n_params", "llf", "aic", "chisq", "df", "p_value", "p_boundary"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -261,7 +264,7 @@ def bootstrap_test(small, large, n=1000, rng=None, n_jobs=1, progress=False):
     row = {
         "chisq": chisq,
         "df": df,
-        "p_value": stats.chi2.sf(chisq, df),
+        "p_value": ratio_p_value(chisq, df, ratio_error(small, large)),
         "p_bootstrap": (1.0 + np.sum(simulated >= chisq)) / (1.0 + len(simulated)),
         "n": len(simulated),
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from statsmodels.base.wrapper import ResultsWrapper
 
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, RankWarning, SingularFitWarning
@@ -20,12 +21,17 @@ __all__ = [
     "ml_fit",
     "unwrap",
     "quietly",
+    "ratio_error",
+    "ratio_p_value",
     "refitted",
     "require_maximum",
     "unreached",
     "with_rows",
     "with_statistic",
 ]
+
+# relative change of a p-value that an estimated statistic may bring
+_SHARE = 0.1
 
 
 def unwrap(result):
@@ -87,10 +93,41 @@ def deviance_ratio(small: Any, large: Any) -> float:
     return 2.0 * float(large.llf - small.llf) if small.converged and large.converged else np.nan
 
 
+def ratio_error(*fits: Any) -> float:
+    """Largest error of the likelihood-ratio statistic of fits whose log-determinants are estimated; 0 for exact ones.
+
+    Both may have been estimated along the same probes, so that their errors add up at most.
+    """
+    return float(sum(unwrap(fit).mle_retvals.get("criterion_error", 0.0) for fit in fits))
+
+
+def ratio_p_value(chisq: Any, df: Any, error: Any = 0.0) -> Any:
+    """Upper tail of chi-squared; NaN where `error` of the statistic changes it by more than a tenth.
+
+    Parameters
+    ----------
+    chisq, df : float or ndarray
+    error : float or ndarray
+        From `ratio_error`.
+    """
+    chisq = np.maximum(chisq, 0.0)
+    p = stats.chi2.sf(chisq, df)
+    changed = stats.chi2.sf(np.maximum(chisq - error, 0.0), df) > (1.0 + _SHARE) * stats.chi2.sf(chisq + error, df)
+    return np.where(changed & (np.asarray(error) > 0.0), np.nan, p)[()]
+
+
 def unreached(fits: Iterable[tuple[str, Any]]) -> str:
-    """The sentence for a heading that names the fits without a maximum; empty if all have converged."""
-    names = [name for name, fit in fits if not fit.converged]
-    return f" No test, as these fits have not converged: {', '.join(names)}." if names else ""
+    """Sentences for a heading: the fits without a maximum, and how well statistics are known; empty if all is well."""
+    known = list(fits)
+    names = [name for name, fit in known if not fit.converged]
+    text = f" No test, as these fits have not converged: {', '.join(names)}." if names else ""
+    errors = sorted((ratio_error(fit) for _, fit in known), reverse=True)
+    if errors and errors[0] > 0.0:
+        text += (
+            f" The log-determinants are estimated: chisq is known to +-{sum(errors[:2]):.2g}; no p-value where that "
+            f"changes it by more than a tenth (more probes help)."
+        )
+    return text
 
 
 def ml_fit(result):

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mvmise_sm.core.uncertainty.second_order import SecondOrder
 from mvmise_sm.exceptions import OptionError
 from mvmise_sm.inference.anova import anova_table
 from mvmise_sm.inference.comparison import droppable
 from mvmise_sm.inference.ddf import SatterthwaiteDf, full_rank
-from mvmise_sm.inference.fits import deviance_ratio, fit_options, quietly, unreached, unwrap
+from mvmise_sm.inference.fits import deviance_ratio, fit_options, quietly, ratio_error, ratio_p_value, unreached, unwrap
 from mvmise_sm.inference.hypotheses import design_contrasts
 from mvmise_sm.inference.tables import table
 
@@ -143,6 +142,6 @@ def drop1(result: Any) -> pd.DataFrame:
         df = float(exog.shape[1] - len(keep))
         chisq = deviance_ratio(small, result)
         fits.append((name, small))
-        rows[name] = (df, small.aic, chisq, float(stats.chi2.sf(np.maximum(chisq, 0.0), df)))
+        rows[name] = (df, small.aic, chisq, float(ratio_p_value(chisq, df, ratio_error(small, result))))
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
     return table(frame, "Single term deletions, likelihood-ratio tests." + unreached(fits))

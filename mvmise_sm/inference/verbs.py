@@ -19,6 +19,8 @@ from mvmise_sm.inference.fits import (
     fit_options,
     ml_fit,
     quietly,
+    ratio_error,
+    ratio_p_value,
     unreached,
     unwrap,
     with_rows,
@@ -194,7 +196,7 @@ def add1(result: Any, scope: Any) -> Table:
         large = changed(fit, f"+ {name}")
         df, chisq = large.k_params - fit.k_params, deviance_ratio(fit, large)
         fits.append((name, large))
-        rows[name] = (df, large.aic, chisq, stats.chi2.sf(np.maximum(chisq, 0.0), df) if df else np.nan)
+        rows[name] = (df, large.aic, chisq, ratio_p_value(chisq, df, ratio_error(fit, large)) if df else np.nan)
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["df", "aic", "chisq", "p_value"])
     note = " The REML fit was refitted by maximum likelihood." if unwrap(result).restricted else ""
     return table(frame, "Single term additions, likelihood-ratio tests." + note + unreached(fits))

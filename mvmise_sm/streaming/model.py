@@ -20,6 +20,7 @@ from mvmise_sm.design import coding
 from mvmise_sm.design.grouping import check_random_effects
 from mvmise_sm.design.new_data import new_exog, new_offset
 from mvmise_sm.exceptions import DataError, FormulaError, NoRowsError, OptionError, RankWarning
+from mvmise_sm.formula.parts import parse_formula
 from mvmise_sm.models.formula_data import FormulaData
 from mvmise_sm.models.generalized import GeneralizedLinearMixedModel
 from mvmise_sm.models.linear import LinearMixedModel
@@ -64,7 +65,7 @@ def streamed_model(cls: type, formula: str, data: Any, given: dict[str, Any], op
     OptionError
         If an option has no meaning without rows.
     """
-    if issubclass(cls, GeneralizedLinearMixedModel):
+    if cls is GeneralizedLinearMixedModel:
         from mvmise_sm.streaming.cells import counted_model
 
         if not isinstance(data, CrossProducts):
@@ -75,6 +76,8 @@ def streamed_model(cls: type, formula: str, data: Any, given: dict[str, Any], op
         if options.get(name) not in (None, "hom"):
             raise OptionError(f"{name}= needs the rows themselves; a source read in chunks does not take it")
         options.pop(name, None)
+    if any(spec.members for spec in parse_formula(formula).random):
+        raise OptionError("mm() needs the rows themselves; a source read in chunks does not take it")
     refuse_unknown_model_options(cls, options)
     if isinstance(data, CrossProducts):
         for name in ("weights", "offset", "subset"):

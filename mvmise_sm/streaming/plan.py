@@ -202,7 +202,9 @@ class StreamPlan:
             X, random = new_columns(design, frame)
             offset = new_offset(design, frame)
         except NewLevelError as error:
-            raise DataError(f"the source has changed between two passes: {error}") from None
+            found = error.found
+            said = f"{found[0]} holds {found[1]!r}, which the first pass did not see" if found else str(error)
+            raise DataError(f"the source has changed between two passes: {said}") from None
         y = new_factor(plan.responses[0], self.states.get(plan.responses[0].code), frame)
         weights = None
         if plan.weights is not None:

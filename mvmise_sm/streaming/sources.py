@@ -47,6 +47,11 @@ class Chunks:
                 f"ms.Chunks takes a function that returns an iterator over frames, found {type(factory).__name__}"
             )
         self.factory = factory
+        # the last iterator: one that comes twice has been read
+        self.opened: Iterator[Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"factory": self.factory, "opened": None}
 
     def __repr__(self) -> str:
         return f"Chunks({getattr(self.factory, '__name__', self.factory)!r})"
@@ -184,6 +189,10 @@ def opened_chunks(data: Chunks) -> Iterable[Any]:
         If the function returns anything else.
     """
     opened = data.factory()
+    if isinstance(opened, Iterator):
+        if opened is data.opened:
+            raise DataError(_ONCE)
+        data.opened = opened
     if not isinstance(opened, Iterable):
         raise DataError(f"the function of ms.Chunks must return an iterator over frames, not {type(opened).__name__}")
     return opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -331,10 +332,9 @@ def learn_states(
     states = {factor: values.states[factor] for factor in waiting}
     for factor, state in states.items():
         check_sizes(factor, state, nobs)
-        if nobs > _LARGEST_COLUMN and any(word in factor.code for word in ("df=", "df =")):
-            raise DataError(
-                f"{factor.name()} needs the quantiles of its column over {nobs:,} rows; give knots= and bounds"
-            )
+        of = _quantiles_of(factor.code)
+        if nobs > _LARGEST_COLUMN and of is not None:
+            raise DataError(f"{factor.name()} needs the quantiles of {of} over {nobs:,} rows; give knots= and bounds")
     passes = max((len(state["pass_bins"]) for state in states.values()), default=0)
     for step in range(passes):
         for frame in blocks():
@@ -353,3 +353,20 @@ def learn_states(
             if step < len(state["pass_bins"]):
                 factor.memorize_finish(state, step)
     return {factor.code: state for factor, state in states.items()}
+
+
+# splines whose knots are quantiles unless they are given
+_SPLINES = frozenset(("bs", "ns", "cr", "cc"))
+
+
+def _quantiles_of(code: str) -> str | None:
+    """What a spline in an expression takes the quantiles of; None where there is none, or its knots are given."""
+    for node in ast.walk(ast.parse(code, mode="eval")):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
+            continue
+        # R's own bases have a prefix once a formula is read
+        if node.func.id.removeprefix("R_") in _SPLINES:
+            given = {keyword.arg for keyword in node.keywords}
+            if "knots" not in given and ("df" in given or len(node.args) > 1):
+                return ast.unparse(node.args[0])
+    return None
