@@ -30,6 +30,10 @@ MEAN_SHIFTS = (-4.0, -2.5, -1.5, -0.75, 0.75, 1.5, 2.5, 4.0)
 MEANS_DIFFER = 0.1
 
 
+# loadings of fewer standard errors than the first may have either sign; no more than so many are turned
+WEAK_LOADING, MOST_TURNED = 3.0, 5
+
+
 # parameters, residuals (N, K), the same over variances, sums of the latter and weights by cluster and outcome (C, K),
 # mean and variance of b given the observed outcomes (C,)
 Gaussian = tuple[FactorParams, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -156,6 +160,26 @@ class FactorLikelihood(NaturalLikelihood[FactorParams]):
             lead = vectors[:, -1] * (1.0 if vectors[:, -1].sum() >= 0 else -1.0)
             theta[cut["tau"]] = lead * np.sqrt(values[-1])
             out.append(theta)
+        return out
+
+    def reflections(self, theta: np.ndarray) -> list[np.ndarray]:
+        """Starts with other signs of the loadings that a point hardly tells from zero.
+
+        Every pattern of signs can have a maximum. Turned are single loadings, and all that have not the sign of the
+        best known one.
+        """
+        at = np.arange(self.size)[self.slices["tau"]]
+        tau = theta[at]
+        size = np.abs(tau) * np.sqrt(np.diag(self.metric(theta))[at])
+        lead = int(np.argmax(size))
+        weak = [k for k in np.argsort(size) if k != lead and size[k] < WEAK_LOADING]
+        against = [k for k in weak if tau[k] * tau[lead] < 0.0]
+        turned = [[k] for k in weak[:MOST_TURNED]] + ([against] if len(against) > 1 else [])
+        out = []
+        for which in turned:
+            start = theta.copy()
+            start[at[which]] *= -1.0
+            out.append(start)
         return out
 
     def gaussian(self, theta: np.ndarray) -> Gaussian:

@@ -161,9 +161,9 @@ def _start_of_em(objective: PenalisedObjective) -> tuple[np.ndarray | None, tupl
 
 
 def _other_starts(objective: PenalisedObjective, maximum: Maximum) -> list[np.ndarray]:
-    """Starts of the model, and with few outcomes such with either sign of the mechanisms' slopes."""
+    """Starts of the model, the maximum with turned loadings, and with few outcomes either sign of the slopes."""
     likelihood = objective.likelihood
-    out = likelihood.starts()
+    out = likelihood.starts() + (likelihood.reflections(maximum.theta) if maximum.converged else [])
     if likelihood.data.n_outcomes > FEW_OUTCOMES:
         return out
     cut = likelihood.slices["phi"]
