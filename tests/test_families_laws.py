@@ -111,7 +111,8 @@ def test_residuals_and_intervals_of_a_fit(name):
     assert stats.kstest(np.asarray(fit.resid_quantile(rng=1)), "norm").pvalue > 1e-3
     # intervals of responses of weight one have the probability that the family's distribution gives them
     predictors = fit.own_predictors()
-    found = fit.prediction_interval(n=400, rng=2)
+    n = 150 if name.startswith("truncated") else 400  # their quantiles are dear
+    found = fit.prediction_interval(n=n, rng=2)
     low, high = found["pi_low"].to_numpy(), found["pi_high"].to_numpy()
     step = 1.0 if fit.family.integer or fit.family.trials else 0.0
     if name in ("tweedie", "hurdle_gamma"):
@@ -120,8 +121,8 @@ def test_residuals_and_intervals_of_a_fit(name):
     assert 0.93 < np.mean(inside) <= 1.0
     if step == 0.0:
         assert np.mean(inside) < 0.975
-    draws = np.asarray(fit.simulate(400, rng=3, random="conditional"))
+    draws = np.asarray(fit.simulate(n, rng=3, random="conditional"))
     mean, variance = fit.predict(which="mean"), fit.predict(which="variance")
-    away = (draws.mean(axis=1) - mean) / np.sqrt(variance / 400)
+    away = (draws.mean(axis=1) - mean) / np.sqrt(variance / n)
     assert np.abs(away).max() < 6.0
     assert abs(np.mean(away)) < 6.0 / np.sqrt(len(frame))
