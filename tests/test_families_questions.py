@@ -156,3 +156,18 @@ def test_random_terms_beside_a_dispersion_formula_are_tested(data):
     fit = ms.lmer("y ~ x + (1 | g) + (1 | h)", data, dispersion="~ x").fit()
     small = ms.lmer("y ~ x + (1 | g)", data, dispersion="~ x").fit()
     np.testing.assert_allclose(fit.anova_random().loc["(1 | h)", "llf"], small.llf, atol=1e-6)
+
+
+def test_intervals_know_how_uncertain_the_random_effects_of_the_zero_part_are(data):
+    fit = ms.glmer("zeros ~ x + (1 | g)", data, family="poisson", zero_inflation="~ x + (1 | g)").fit()
+    new = data.iloc[:4].assign(g=["g0", "g1", "g2", "another"])
+    sd = fit.predictor_law(new, "all", True)[1][1]
+    names = ["zi_Intercept", "zi_x"]
+    cov = fit.cov_params().loc[names, names].to_numpy()
+    exog = np.column_stack([np.ones(4), new["x"]])
+    levels = list(fit.random_effects["zi:g"].index)
+    own = [fit.random_effects_cov["zi:g"][levels.index(g), 0, 0] for g in new["g"][:3]]
+    marginal = fit.varcorr.set_index("grp").loc["zi:g", "vcov"]
+    fixed = np.einsum("ij,jk,ik->i", exog, cov, exog)
+    np.testing.assert_allclose(sd**2, fixed + np.array([*own, marginal]), rtol=1e-10)
+    assert (np.array(own) > 0.05).all()

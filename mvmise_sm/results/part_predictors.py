@@ -33,6 +33,7 @@ class PartPredictors:
     cov_params_default: Any
     deviance_function: Callable[[], Any]
     _slots: dict[str, Any]
+    random_effects_cov: dict[str, np.ndarray]
     scales: tuple[str, ...]
     on_scale: Callable[..., np.ndarray]
     mean_link: Callable[..., Any]
@@ -143,11 +144,13 @@ class PartPredictors:
         predictors = self._predictors(rows)
         cov = np.asarray(self.cov_params_default)
         variances = {"cond": self._conditional_variance(rows, chosen)}
-        for key, exog, _, _ in rows[1:]:
+        lambdas = self.model.random_layout.lambdas(self.theta)
+        for key, exog, _, terms in rows[1:]:
             at = self._slots[key]
             variances[key] = np.einsum("ij,jk,ik->i", exog, cov[at, at], exog)
+            for i, codes, columns in terms:
+                variances[key] = variances[key] + self._effect_variance(i, codes, columns, lambdas[i])
         left = [i for i in everything if i not in chosen]
-        lambdas = self.model.random_layout.lambdas(self.theta)
         sloped = tuple(i for i in left if self.model.random_layout.terms[i].names != ("Intercept",))
         for i in left:
             if i not in sloped:
@@ -161,6 +164,17 @@ class PartPredictors:
         zero = np.zeros_like(predictors[0])
         order = ["cond", *(["zi"] if self.model.has_zero_part else []), "disp"]
         return predictors, [sd.get(key, zero) for key in order[: len(predictors)]], index
+
+    def _effect_variance(self, i, codes, columns, lam):
+        """Variance (m,) of the random effects of term `i` given the data; of levels without data the marginal one."""
+        terms = self.model.random_layout.terms
+        name = terms[i].factor.name
+        start = sum(term.q for term in terms[:i] if term.factor.name == name)
+        at = slice(start, start + terms[i].q)
+        known = codes >= 0
+        blocks = self.random_effects_cov[name][:, at, at]
+        given = np.einsum("ij,ijk,ik->i", columns, blocks[np.where(known, codes, 0)], columns)
+        return np.where(known, given, np.square(columns @ lam).sum(axis=1))
 
     def predict(
         self,
