@@ -1,6 +1,7 @@
 """Whatever is typed is right or answered: formulas, frames, labels, options and priors drawn at random.
 
-The default run draws a few examples of each; ``MVMISE_SM_PROPERTIES=600`` draws that many, for continuous integration.
+The default run draws a few examples of each, always the same; ``MVMISE_SM_PROPERTIES=90`` draws so many for continuous
+integration, and from 100 on they are other ones every time.
 """
 
 import os

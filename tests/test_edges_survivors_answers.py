@@ -19,7 +19,7 @@ from mvmise_sm.core.families.ordinal import Cumulative
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.inference.comparison import kenward_roger_test
 from mvmise_sm.inference.prediction import FamilyObservation
-from mvmise_sm.priors.coefficient import of_coefficients
+from mvmise_sm.priors.coefficient import DensityMixing, of_coefficients
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +218,13 @@ def test_residual_structures_beside_random_effects_are_searched_from_all_their_s
         criterion = SimpleNamespace(k_g=count, space=space, residual=SimpleNamespace(structure=structure))
         starts = ResidualCriterion.other_starts(criterion, np.r_[np.full(count, 0.9), 0.1])
         assert [list(s) for s in starts] == ([[0.9, 0.4], [0.9, -0.2]] if count else [])
+
+
+@pytest.mark.parametrize("s", [0.02, 0.4, 3.0])
+def test_differences_of_a_density_are_its_derivatives_in_the_squared_distance(s):
+    """Those of 2 s + 4 log(1 + exp(-s)) in x = s^2: tanh(s / 2) / s, and what follows."""
+    value, first, second = DensityMixing(Logistic(), Logistic().value(0.0), 1.0).phi(s**2)
+    assert value == pytest.approx(Logistic().value(s) - 4.0 * np.log(2.0))
+    assert first == pytest.approx(np.tanh(0.5 * s) / s, rel=1e-6)
+    bend = (0.5 / np.cosh(0.5 * s) ** 2 / s - np.tanh(0.5 * s) / s**2) / (2.0 * s)
+    assert second == pytest.approx(bend, rel=1e-4)
