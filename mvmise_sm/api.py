@@ -98,7 +98,8 @@ class _WithFixed(partial):
 
     def __call__(self, /, *args: Any, **options: Any) -> Any:
         for name, value in self.keywords.items():
-            if name in options and options[name] != value:
+            # an array is never equal, and says so element by element
+            if name in options and not (isinstance(options[name], type(value)) and options[name] == value):
                 from mvmise_sm.exceptions import OptionError
 
                 given = options[name]

@@ -221,3 +221,20 @@ def test_no_processes_are_answered_in_our_words(results):
         results["lmer"].bootstrap(5, n_jobs=0)
     with pytest.raises(OptionError, match="n_jobs is the number of processes"):
         ms.scan("~ x + (1 | g)", pd.DataFrame({"x": [1.0], "g": [0], "f": [1.0]}), ["f"], model="lmer", n_jobs=0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "options"),
+    [
+        ("glmer_nb", {"family": np.zeros((2, 2))}),
+        ("mvmise_b", {"outcome_effects": 1.5}),
+        ("mvmise_e", {"outcome_effects": np.zeros(3)}),
+        ("mvmise_b", {"outcome": ["a"], "sample": "g"}),
+        ("mvmise_e", {"outcome": "a", "sample": {}}),
+    ],
+)
+def test_options_of_foreign_types_are_answered(entry, options):
+    data = pd.DataFrame({"a": [1.0, 2.0, 4.0, 3.0], "b": [2.0, 1.0, 3.0, 5.0], "g": [0, 0, 1, 1]})
+    formula = "a ~ 1 + (1 | g)" if entry == "glmer_nb" else "a + b ~ 1 + (1 | g)"
+    with pytest.raises(OptionError, match="outcome|sample|family"):
+        getattr(ms, entry)(formula, data, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -242,6 +242,9 @@ def formula_design(
 
 def _own_terms(parts: FormulaParts, outcome: str | None, sample: str | None) -> tuple[FormulaParts, tuple[str, ...]]:
     """The formula without the terms ``(1 | batch:outcome)`` and ``(1 | sample)``, and these by reserved names."""
+    for option, name in (("outcome", outcome), ("sample", sample)):
+        if not isinstance(name, Hashable):
+            raise OptionError(f"{option} must be the name of a column, got {type(name).__name__}")
     names = {"outcome": "outcome", "sample": "sample"}
     names |= {} if outcome is None else {outcome: "outcome"}
     names |= {} if sample is None else {sample: "sample"}
@@ -335,7 +338,14 @@ def _effect_columns(outcome_effects, slices, exog, n_rows) -> list[int]:
         except (TypeError, ValueError):
             return []
         return [] if const is None else [const]
-    wanted = [outcome_effects] if isinstance(outcome_effects, str) else list(outcome_effects or [])
+    if not (outcome_effects is None or isinstance(outcome_effects, (str, list, tuple, set, frozenset, pd.Index))):
+        found = type(outcome_effects).__name__
+        raise OptionError(f"outcome_effects must be names of fixed effects, one or a list of them, got {found}")
+    wanted = (
+        [outcome_effects]
+        if isinstance(outcome_effects, str)
+        else list(() if outcome_effects is None else outcome_effects)
+    )
     columns: list[int] = []
     for name in wanted:
         if name in slices:
