@@ -236,5 +236,5 @@ def test_no_processes_are_answered_in_our_words(results):
 def test_options_of_foreign_types_are_answered(entry, options):
     data = pd.DataFrame({"a": [1.0, 2.0, 4.0, 3.0], "b": [2.0, 1.0, 3.0, 5.0], "g": [0, 0, 1, 1]})
     formula = "a ~ 1 + (1 | g)" if entry == "glmer_nb" else "a + b ~ 1 + (1 | g)"
-    with pytest.raises(OptionError, match="outcome|sample|family"):
+    with pytest.raises(OptionError, match=r"outcome|sample|family"):
         getattr(ms, entry)(formula, data, **options)

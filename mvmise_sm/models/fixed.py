@@ -1,10 +1,15 @@
-"""What the fixed-effects design contains: finite values, a constant, names."""
+"""What the fixed-effects design contains: finite values, a constant, names; names that options give."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
 import numpy as np
 
-__all__ = ["all_finite", "constant_column", "default_names", "spans_constant"]
+from mvmise_sm.exceptions import OptionError
+
+__all__ = ["all_finite", "check_names", "constant_column", "default_names", "names_given", "spans_constant"]
 
 _SAMPLE = 2048
 
@@ -41,3 +46,19 @@ def default_names(p: int, const: int | None) -> list[str]:
     names = [f"x{i}" for i in range(1, p)]
     names.insert(const, "const")
     return names
+
+
+def check_names(**options: Any) -> None:
+    """Refuse options that cannot be the name of a column."""
+    for option, name in options.items():
+        if not isinstance(name, Hashable):
+            raise OptionError(f"{option} must be the name of a column, got {type(name).__name__}")
+
+
+def names_given(option: str, given: Any) -> list[Any]:
+    """Names that an option gives: none, one or several."""
+    if given is None or isinstance(given, str):
+        return [] if given is None else [given]
+    if not isinstance(given, (list, tuple, set, frozenset)):
+        raise OptionError(f"{option} must be names of fixed effects, one or a list of them, got {type(given).__name__}")
+    return list(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from mvmise_sm.design.build import Design, as_frame, build_design
 from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import FormulaParts
-from mvmise_sm.models.fixed import constant_column, default_names
+from mvmise_sm.models.fixed import check_names, constant_column, default_names, names_given
 from mvmise_sm.selection.data import SelectionData, check_rank, selection_data
 
 # the default of outcome_effects
@@ -242,9 +242,7 @@ def formula_design(
 
 def _own_terms(parts: FormulaParts, outcome: str | None, sample: str | None) -> tuple[FormulaParts, tuple[str, ...]]:
     """The formula without the terms ``(1 | batch:outcome)`` and ``(1 | sample)``, and these by reserved names."""
-    for option, name in (("outcome", outcome), ("sample", sample)):
-        if not isinstance(name, Hashable):
-            raise OptionError(f"{option} must be the name of a column, got {type(name).__name__}")
+    check_names(outcome=outcome, sample=sample)
     names = {"outcome": "outcome", "sample": "sample"}
     names |= {} if outcome is None else {outcome: "outcome"}
     names |= {} if sample is None else {sample: "sample"}
@@ -338,16 +336,8 @@ def _effect_columns(outcome_effects, slices, exog, n_rows) -> list[int]:
         except (TypeError, ValueError):
             return []
         return [] if const is None else [const]
-    if not (outcome_effects is None or isinstance(outcome_effects, (str, list, tuple, set, frozenset, pd.Index))):
-        found = type(outcome_effects).__name__
-        raise OptionError(f"outcome_effects must be names of fixed effects, one or a list of them, got {found}")
-    wanted = (
-        [outcome_effects]
-        if isinstance(outcome_effects, str)
-        else list(() if outcome_effects is None else outcome_effects)
-    )
     columns: list[int] = []
-    for name in wanted:
+    for name in names_given("outcome_effects", outcome_effects):
         if name in slices:
             columns += slices[name]
         elif name in names:
