@@ -167,10 +167,13 @@ def _other_starts(objective: PenalisedObjective, maximum: Maximum) -> list[np.nd
     if likelihood.data.n_outcomes > FEW_OUTCOMES:
         return out
     cut = likelihood.slices["phi"]
-    for index, slope in likelihood.part.slopes():
-        start = maximum.theta.copy() if maximum.converged else likelihood.start()
-        start[cut] = likelihood.part.feasible(start[cut], slope, index)
-        out.append(start)
+    # from the maximum a run may come back to it where one from the usual start does not
+    bases = ([maximum.theta] if maximum.converged else []) + [likelihood.start()]
+    for base in bases:
+        for index, slope in likelihood.part.slopes():
+            start = base.copy()
+            start[cut] = likelihood.part.feasible(start[cut], slope, index)
+            out.append(start)
     return out
 
 

@@ -290,6 +290,13 @@ class DenseFactorization:
             for m, (at, r, i) in enumerate(blocks[: k + 1]):
                 if not own[k] or not own[m]:
                     continue
+                if q == r == 1 and len(own[k]) == len(own[m]) == 1:
+                    # intercepts, which is all that most small models have, need no shapes
+                    one, other = own[k][0], own[m][0]
+                    square = inner[o : o + j, at : at + i]
+                    out[one, other] = flat[k][0, 0] * float((square * square).sum()) * flat[m][0, 0]
+                    out[other, one] = out[one, other]
+                    continue
                 part = (
                     inner[o : o + q * j, at : at + r * i].reshape(q, j, r, i).transpose(0, 2, 1, 3).reshape(q * r, -1)
                 )
