@@ -186,9 +186,7 @@ def test_too_little_memory_ends_in_a_sentence_with_the_size(frame, monkeypatch):
         return np.empty((2**22, 2**30))
 
     monkeypatch.setattr(ms.LinearMixedModel, "criterion", too_large)
-    with pytest.raises(
-        ProblemTooLargeError, match=r"fit needs more memory than there is: Unable to allocate 32\.0 PiB"
-    ):
+    with pytest.raises(ProblemTooLargeError, match=r"fit needs more memory than there is: at least \d+\.\d+ GB in all"):
         ms.lmer(FORMULA, frame).fit()
 
 
