@@ -31,8 +31,8 @@ def computing(model):
 def _uncomputable(model):
     if model.priors is None:
         return (
-            f"the likelihood of the response {model.endog_names!r} cannot be computed: fixed and random effects "
-            f"reproduce it exactly or nearly so"
+            f"fixed and random effects reproduce the response {model.endog_names!r} exactly or nearly so: the "
+            "likelihood cannot be computed"
         )
     return (
         f"the penalised likelihood of the response {model.endog_names!r} cannot be computed: a prior's density is zero "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -18,6 +19,9 @@ from mvmise_sm.selection.status import Status
 FEW_OUTCOMES = 2
 # further starts need only tell which maximum they lead to
 OTHER_ITERATIONS, OTHER_TOL = 40, 1e-4
+# a slope within so many standard errors of zero may have a maximum on the other side of it; there it is held at half of
+# one over the spread of the seen units while all else is fitted, so roughly that a run need not end
+WEAK_SLOPE, OTHER_SIDE, HELD_ITERATIONS, HELD_TOL = 4.0, 0.5, 25, 1e-3
 # ends of runs that found nothing to climb and no maximum either
 NO_CURVATURE = (Status.NOT_DEFINITE, Status.LINE_SEARCH)
 # values closer than this need no second look, those of loosely converged runs are one maximum below the second bound,
@@ -161,9 +165,11 @@ def _start_of_em(objective: PenalisedObjective) -> tuple[np.ndarray | None, tupl
 
 
 def _other_starts(objective: PenalisedObjective, maximum: Maximum) -> list[np.ndarray]:
-    """Starts of the model, the maximum with turned loadings, and with few outcomes either sign of the slopes."""
+    """Starts of the model, the maximum with turned loadings or slopes, and with few outcomes either sign of those."""
     likelihood = objective.likelihood
-    out = likelihood.starts() + (likelihood.reflections(maximum.theta) if maximum.converged else [])
+    out = likelihood.starts()
+    if maximum.converged:
+        out = out + likelihood.reflections(maximum.theta) + _other_sides(objective, maximum)
     if likelihood.data.n_outcomes > FEW_OUTCOMES:
         return out
     cut = likelihood.slices["phi"]
@@ -174,6 +180,31 @@ def _other_starts(objective: PenalisedObjective, maximum: Maximum) -> list[np.nd
             start = base.copy()
             start[cut] = likelihood.part.feasible(start[cut], slope, index)
             out.append(start)
+    return out
+
+
+def _other_sides(objective: PenalisedObjective, maximum: Maximum) -> list[np.ndarray]:
+    """Points with a weakly determined slope on the other side of zero and all else fitted to it.
+
+    A run from the maximum with the sign of the slope turned comes back: means and loadings have to follow first.
+    """
+    likelihood, theta = objective.likelihood, maximum.theta
+    part, cut = likelihood.part, likelihood.slices["phi"]
+    error = np.full(theta.size, np.inf)
+    if maximum.information is not None:
+        # without standard errors every slope is weak
+        with suppress(np.linalg.LinAlgError):
+            error = np.sqrt(np.maximum(np.diag(np.linalg.inv(maximum.information)), 0.0))
+    out = []
+    for index, slope in part.slopes():
+        at = cut.start + int(np.flatnonzero(part.free == index)[0])
+        if slope * theta[at] > 0.0 or abs(theta[at]) > WEAK_SLOPE * error[at]:
+            continue
+        start, moving = theta.copy(), np.arange(theta.size) != at
+        start[cut] = part.feasible(start[cut], OTHER_SIDE * slope, index)
+        if np.isfinite(objective(start)[0]):
+            held = _once(objective, "ml", start, None, moving, HELD_ITERATIONS, HELD_TOL, False)
+            out.append(held.theta)
     return out
 
 

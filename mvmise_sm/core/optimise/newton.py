@@ -335,6 +335,8 @@ def _newton_step(
     return step, float(g @ part)
 
 
+# beside an exact fit curvature overflows; a step from it is found too long or no number, and is not taken
+@np.errstate(over="ignore", invalid="ignore")
 def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
     """Damped Newton from a working start; the result is an Evaluation."""
     value = counter.value(start)
@@ -392,7 +394,7 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
 def _observed(counter: _Counter, evaluation: Evaluation) -> np.ndarray | None:
     """The Hessian, where the criterion knows it and it is positive definite; with it the last steps are few."""
     hessian = counter.criterion.hessian(evaluation)
-    if hessian is None or dpotrf(hessian, lower=1)[1]:
+    if hessian is None or not np.isfinite(hessian).all() or dpotrf(hessian, lower=1)[1]:
         return None
     return hessian
 
