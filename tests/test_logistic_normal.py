@@ -78,3 +78,23 @@ def test_steps_resolve_clusters_with_many_missing_units(block, single, monkeypat
     exact, exact_score = likelihood.value_and_score(theta)
     assert abs(value - exact) < 1e-8
     assert np.abs(score - exact_score).max() < 1e-6 * max(1.0, np.abs(exact_score).max())
+
+
+@pytest.mark.parametrize(("mean", "var"), [(-5.0, 63.0), (-5.0, 65.0), (3.0, 100.0), (-40.0, 400.0), (-2.0, 1e4)])
+def test_the_capped_integral_at_wide_spreads_is_the_integral(mean, var):
+    from scipy import integrate, stats
+
+    from mvmise_sm.selection.mechanism import Capped
+
+    law = stats.norm(mean, np.sqrt(var))
+    low = integrate.quad(lambda eta: np.exp(eta + law.logpdf(eta)), -60.0, 0.0, epsabs=0.0, epsrel=1e-12, limit=200)[0]
+    found = Capped().missing(np.array([mean]), np.array([var]))
+    np.testing.assert_allclose(found.value[0], np.log(low + law.sf(0.0)), rtol=1e-11, atol=1e-11)
+
+
+def test_the_capped_integral_of_a_boundless_spread_is_a_half():
+    from mvmise_sm.selection.mechanism import Capped
+
+    # the terms that cancel are 5e22 here: once the log-likelihood of such a point was 1e9
+    found = Capped().missing(np.array([-5.0]), np.array([1e23]))
+    np.testing.assert_allclose(found.value, np.log(0.5), rtol=1e-10)

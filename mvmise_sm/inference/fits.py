@@ -10,7 +10,14 @@ import numpy as np
 from scipy import stats
 from statsmodels.base.wrapper import ResultsWrapper
 
-from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError, RankWarning, SingularFitWarning
+from mvmise_sm.exceptions import (
+    ConvergenceWarning,
+    DataError,
+    DataWarning,
+    OptionError,
+    RankWarning,
+    SingularFitWarning,
+)
 from mvmise_sm.results.memo import ML_FIT
 
 __all__ = [
@@ -155,6 +162,8 @@ def quietly(function, *args, **kwargs):
     with warnings.catch_warnings():
         for category in (ConvergenceWarning, RankWarning, SingularFitWarning):
             warnings.simplefilter("ignore", category)
+        # of the maxima that a refit knows the highest is taken
+        warnings.filterwarnings("ignore", message="the likelihood has several maxima", category=DataWarning)
         return function(*args, **kwargs)
 
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from scipy.special import expit, log_expit, log_ndtr, logit, ndtr, ndtri
+from scipy.special import erfcx, expit, log_expit, log_ndtr, logit, ndtr, ndtri
 
 from mvmise_sm.selection.logistic_normal import logistic_normal
 
 LOG_2PI = float(np.log(2.0 * np.pi))
+# above this one two terms of the capped integral cancel to fewer digits than the rest has
+CAPPED_WIDE = 8.0
 # below this standard deviation of eta the integral over it equals the integrand to double precision
 MIN_SD = 1e-9
 
@@ -144,7 +146,12 @@ class Capped(Held):
         """``E min(1, exp(eta)) = exp(m + s2/2) Phi(-(m + s2)/s) + Phi(m/s)``."""
         sd = np.maximum(np.sqrt(var), MIN_SD)
         z = mean / sd
-        below = mean + 0.5 * var + log_ndtr(-(z + sd))
+        below = np.asarray(mean + 0.5 * var + log_ndtr(-(z + sd)))
+        wide = np.broadcast_to((sd > CAPPED_WIDE) & (z + sd > 0.0), below.shape)
+        if wide.any():
+            # s2/2 and the logarithm of Phi cancel; by Mills' ratio they do not
+            at, u = (np.broadcast_to(x, below.shape)[wide] for x in (z, z + sd))
+            below[wide] = np.log(0.5 * erfcx(u / np.sqrt(2.0))) - 0.5 * at * at
         value = np.logaddexp(below, log_ndtr(z))
         weight = np.exp(below - value)
         density = np.exp(-0.5 * (z * z + LOG_2PI) - value) / sd
