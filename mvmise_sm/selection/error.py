@@ -32,6 +32,8 @@ from mvmise_sm.selection.units import Slot, mechanism_part
 
 # smallest eigenvalue of the error correlations that is taken for an interior point
 SINGULAR = 1e-7
+# a standard deviation of the random effects that is next to none, where their gradient has not vanished
+SMALL_EFFECT = 0.01
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,15 @@ class ErrorLikelihood(NaturalLikelihood[ErrorParams]):
     def starts(self) -> list[np.ndarray]:
         """Further starts: none, the error covariance takes up what the outcomes share."""
         return []
+
+    def reflections(self, theta: np.ndarray) -> list[np.ndarray]:
+        """A start with hardly any random effect: the error covariance can take up what the outcomes share."""
+        cut = self.slices["delta"]
+        if np.abs(theta[cut]).max(initial=0.0) <= SMALL_EFFECT:
+            return []
+        start = theta.copy()
+        start[cut] = SMALL_EFFECT
+        return [start]
 
     def state(self, theta: np.ndarray) -> ErrorState | None:
         """Condition on the observed outcomes; None outside the parameters' domain."""

@@ -128,7 +128,7 @@ class NaturalLikelihood(Generic[P]):
         raise NotImplementedError
 
     def reflections(self, theta: np.ndarray) -> list[np.ndarray]:
-        """Starts with other signs of elements whose sign a point hardly tells; none here."""
+        """Starts that a maximum suggests: other signs of weak loadings, hardly any random effect; none here."""
         return []
 
     def value_and_score(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
