@@ -18,7 +18,7 @@ from mvmise_sm.selection.status import Status
 # with one or two outcomes the likelihood can have a maximum for either sign of the mechanism's slope
 FEW_OUTCOMES = 2
 # further starts need only tell which maximum they lead to
-OTHER_ITERATIONS, OTHER_TOL = 40, 1e-4
+OTHER_ITERATIONS, OTHER_TOL = 60, 1e-4
 # a slope within so many standard errors of zero may have a maximum on the other side of it; there it is held at half of
 # one over the spread of the seen units while all else is fitted, so roughly that a run need not end
 WEAK_SLOPE, OTHER_SIDE, HELD_ITERATIONS, HELD_TOL = 4.0, 0.5, 25, 1e-3
