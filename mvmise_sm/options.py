@@ -13,7 +13,7 @@ from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
 from mvmise_sm.exceptions import OptionError, UnknownOptionError
-from mvmise_sm.memory import guarded, out_of_memory, require_room, too_large
+from mvmise_sm.memory import guarded, require_room
 from mvmise_sm.option_values import checked_kinds, is_number, not_negative, short
 
 __all__ = [
@@ -287,6 +287,7 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
     spelled = {key: words for key, words in R_VALUES.items() if key in allowed and name in _ONLY_IN.get(key, (name,))}
     places = tuple((positions.index(key), key) for key in spelled if key in positions)
 
+    within_memory = guarded(function, name)
     kinds = checked_kinds(parameters)
     checks = tuple((positions.index(key) if key in positions else _NOWHERE, key) for key in sorted(kinds))
 
@@ -305,12 +306,7 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
             elif at < len(args):
                 args = (*args[:at], kinds[key](key, args[at]), *args[at + 1 :])
         require_room(name)
-        try:
-            return function(*args, **options)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            raise too_large(name, error) from error
+        return within_memory(*args, **options)
 
     return checked  # type: ignore[return-value]
 
