@@ -19,9 +19,9 @@ import pandas as pd
 FORMULA = "y ~ x + (1 | user) + (1 | item)"
 
 
-def ratings(levels: int) -> pd.DataFrame:
+def ratings(levels: int, seed: int = 1) -> pd.DataFrame:
     """Ratings of items by users."""
-    n, rng = 20 * levels, np.random.default_rng(100 + levels)
+    n, rng = 20 * levels, np.random.default_rng((seed, levels))
 
     def packed(power: float) -> np.ndarray:
         p = 1.0 / np.arange(1, levels + 1) ** power

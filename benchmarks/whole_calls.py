@@ -1,11 +1,18 @@
-"""Whole calls with standard errors: model, fit and standard errors, equal answers first, memory beside time.
+"""Whole calls with standard errors, beside other packages: equal answers first, fresh data, memory beside time.
 
-    python benchmarks/whole_calls.py [CASE ...] [--rounds 5]
+    python benchmarks/whole_calls.py [CASE ...] [--seed 7] [--rounds 2] [--repeats 3] [--output benchmarks/results.md]
 
-Cases: ``toy-intercept`` and ``toy-slope`` (20 to 200 rows, two seeds each), and the generalised cases of
-``cases.json``. Every program has a process of its own with one BLAS thread; the smallest of the rounds counts, and the
-programs take turns. A ratio is printed where the other program ends within 1e-5 of our optimum in deviance, otherwise
-its distance. The floor is statsmodels' ``ols`` of the fixed effects with its standard errors on the same rows.
+Cases are small models of 20 to 200 rows (``toy-intercept-50-1``) and those of ``cases.json``. A call is the model with
+its formula, the fit and the standard errors. Every program runs in a process of its own with one BLAS thread, warm, and
+the programs take turns; the least processor time counts, and the largest memory of the process once the data are read.
+A call of more than 20 s is made once.
+
+A ratio, ours over theirs, counts only for equal answers: our criterion at the other program's parameters lies within
+1e-6 of the value that it reports (relative), and our optimum is not above that point by more than 1e-6. ``+0.003`` says
+how far the other program ends above our optimum. Ratios that do not count stand in brackets with the distance between
+the value reported and ours at the same parameters. gpboost has maximum likelihood only, so our fit by maximum
+likelihood stands beside it. ``--seed`` draws the simulated data; without it the clock does. Ends with an error where
+another program ends below ours.
 """
 
 from __future__ import annotations
@@ -13,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,154 +27,228 @@ import time
 import warnings
 from pathlib import Path
 
-HERE = Path(__file__).parent
-GENERALISED = ("contraception", "verbagg", "bernoulli_100k")
-SIZES = ((20, 5), (50, 10), (100, 10), (200, 20))
-TOYS = {
-    f"toy-{kind}-{n}-{seed}": (kind, n, j, seed) for kind in ("intercept", "slope") for n, j in SIZES for seed in (1, 2)
-}
-PROGRAMS = ("mvmise_sm", "mixedlm", "statsmodels", "flashmm", "ols")
+from cases import HERE, TOYS, load, peak_mb, reset_peak
+
+R_PACKAGES = ("lme4", "glmmTMB")
+OTHERS = ("lme4", "mixedlm", "gpboost", "glmmTMB", "statsmodels", "flashmm")
+COLUMNS = ("mvmise_sm", *OTHERS, "floor")
+TOLERANCE = 1e-6
+SHOWN = 1e-5
+LONG = 20.0
+LIMIT = 900
 
 
-def toy(n, levels, seed):
-    """A small grouped data frame."""
-    import numpy as np
-    import pandas as pd
+def work(program: str, name: str, options: argparse.Namespace) -> None:
+    """Time one Python program; prints one line of JSON."""
+    from peers import PEERS, NotApplicable
 
-    rng = np.random.default_rng(seed)
-    g = np.unique(rng.integers(0, levels, n), return_inverse=True)[1]
-    x1, x2 = rng.normal(size=n), rng.normal(size=n)
-    u = rng.normal(size=(levels, 2)) * [0.7, 0.3]
-    y = 1 + 0.5 * x1 - 0.2 * x2 + u[g, 0] + u[g, 1] * x1 + rng.normal(size=n)
-    return pd.DataFrame({"y": y, "x1": x1, "x2": x2, "g": g})
-
-
-def call_of(program, name, folder):
-    """A function that makes the whole call and returns the criterion, or None where there is none to compare."""
-    sys.path.insert(0, str(HERE))
-    if name in TOYS:
-        kind, *sizes = TOYS[name]
-        frame, family, weights = toy(*sizes), None, None
-        formula = "y ~ x1 + (1 | g)" if kind == "intercept" else "y ~ x1 + (x1 | g)"
-    else:
-        import compare
-
-        case, frame = compare.load(name, folder)
-        formula, family, weights = case["formula"], case["family"], case.get("weights")
-    if program == "mvmise_sm":
-        import statsmodels.api as sm
-
-        import mvmise_sm as ms
-
-        if family is None:
-
-            def call():
-                fit = ms.lmer(formula, frame).fit()
-                return fit.bse.sum() * 0.0 + fit.criterion
-
-        else:
-
-            def call():
-                fit = ms.glmer(formula, frame, family=sm.families.Binomial(), weights=weights).fit()
-                return fit.bse.sum() * 0.0 + fit.criterion
-
-        return call
-    if program == "mixedlm":
-        from peers import PEERS
-
-        fit, objective = PEERS["mixedlm"]({"formula": formula, "family": family, "weights": weights}, frame)
-
-        def call():
-            found = fit()
-            found.vcov()
-            return objective(found)
-
-        return call
-    if name not in TOYS:
-        return None
-    if program == "statsmodels":
-        import statsmodels.formula.api as smf
-
-        slopes = None if kind == "intercept" else "~x1"
-
-        def call():
-            fit = smf.mixedlm("y ~ x1", frame, groups="g", re_formula=slopes).fit()
-            return fit.bse.sum() * 0.0 - 2.0 * float(fit.llf)
-
-        return call
-    if program == "flashmm":
-        if kind != "intercept":
-            return None
-        import numpy as np
-        from flash_mm.lmmfit import lmmfit
-
-        X = np.column_stack([np.ones(len(frame)), frame["x1"]])
-        Z = (frame["g"].to_numpy()[:, None] == np.arange(frame["g"].max() + 1)).astype(float)
-        Y = frame[["y"]].to_numpy().T
-
-        def call():
-            lmmfit(Y, X, Z, d=[Z.shape[1]])
-
-        return call
-    import statsmodels.formula.api as smf
-
-    def call():
-        smf.ols("y ~ x1", frame).fit().bse  # noqa: B018
-
-    return call
-
-
-def work(program, name, folder, rounds):
-    """Time one program on one case; one line of JSON."""
     warnings.simplefilter("ignore")
-    warnings.showwarning = lambda *args, **options: None
-    call = call_of(program, name, folder)
-    if call is None:
-        print(json.dumps({}))
+    warnings.showwarning = lambda *args, **more: None
+    case, frame = load(name, options.folder, options.seed)
+    try:
+        call, report = PEERS[program](case, frame)
+    except (NotApplicable, ImportError) as reason:
+        print(json.dumps({"skipped": str(reason)}))
         return
-    criterion, times = call(), []
-    inner = 5 if name in TOYS else 1
-    for _ in range(rounds * inner):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"cpu": min(times), "criterion": criterion, "mb": peak}))
+    reset_peak()
+    start = time.process_time()
+    found = call()
+    times = [time.process_time() - start]
+    if times[0] < LONG:
+        repeats = options.repeats * (10 if name in TOYS else 1)
+        for _ in range(repeats):
+            start = time.process_time()
+            found = call()
+            times.append(time.process_time() - start)
+    print(json.dumps({"cpu": min(times), "mb": peak_mb(), **report(found)}))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("cases", nargs="*")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--worker")
-    options = parser.parse_args()
-    folder = str(Path(tempfile.gettempdir()) / "mvmise_sm_benchmarks")
-    os.makedirs(folder, exist_ok=True)
-    if options.worker:
-        work(options.worker, options.cases[0], folder, options.rounds)
-        return
-    env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    print("| case | ours, ms (MB) | " + " | ".join(PROGRAMS[1:]) + " |\n|" + "---|" * (len(PROGRAMS) + 1))
-    for name in options.cases or [*TOYS, *GENERALISED]:
-        best = {}
-        for _ in range(1):
-            for program in PROGRAMS:
-                command = [sys.executable, __file__, name, "--worker", program, "--rounds", str(options.rounds)]
-                run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-                found = json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 and run.stdout else {}
-                if found and found["cpu"] < best.get(program, {"cpu": float("inf")})["cpu"]:
-                    best[program] = found
-        ours = best["mvmise_sm"]
-        cells = [f"{1e3 * ours['cpu']:.2f} ({ours['mb']:.0f})"]
-        for program in PROGRAMS[1:]:
-            other = best.get(program)
-            if other is None:
-                cells.append("-")
+def judge(name: str, options: argparse.Namespace) -> None:
+    """Our criterion at the parameters that others found, which come as JSON; prints one line of JSON."""
+    import numpy as np
+
+    import mvmise_sm as ms
+
+    warnings.simplefilter("ignore")
+    case, frame = load(name, options.folder, options.seed)
+    out = {}
+    if case.get("family"):
+        model = ms.glmer(case["formula"], frame, family=case["family"], weights=case.get("weights"))
+    else:
+        model = ms.lmer(case["formula"], frame)
+    terms = [(frozenset(t.factor.name.split(":")), len(t.names)) for t in model.random_layout.terms]
+    for program, found in json.loads(sys.stdin.read()).items():
+        given = {frozenset(group.split(":")): np.array(cov) for group, cov in found["groups"]}
+        theta = np.concatenate([packed(given[group].reshape(q, q) / found["sigma2"]) for group, q in terms])
+        if case.get("family"):
+            criterion = model.criterion()
+            beta = in_our_order(found["beta"], case["formula"], model.exog_names)
+            value, best = criterion.evaluate_at(theta, beta)[0], model.fit().criterion
+        else:
+            reml = not found.get("ml", False)
+            value, best = model.criterion(reml=reml)(theta), model.fit(reml=reml).criterion
+        out[program] = {"ours_there": float(value), "best": float(best)}
+    print(json.dumps(out))
+
+
+def packed(cov):
+    """Lower Cholesky factor of a covariance that may be singular, by columns."""
+    import numpy as np
+
+    left, q = np.array(cov, dtype=float), len(cov)
+    factor, scale = np.zeros((q, q)), np.diag(cov).max()
+    for j in range(q):
+        if left[j, j] > 1e-14 * scale:
+            factor[j:, j] = left[j:, j] / np.sqrt(left[j, j])
+            left -= np.outer(factor[:, j], factor[:, j])
+    return np.concatenate([factor[j:, j] for j in range(q)])
+
+
+def in_our_order(beta, formula, names):
+    """Fixed effects of others in the order of our columns; packages order terms and name levels in their own ways."""
+    from peers import bars_and_fixed
+
+    def plain(text):
+        return text.replace("^", "**").replace(" ", "").strip("()")
+
+    terms = ["Intercept", *map(plain, bars_and_fixed(formula)[1].split("+"))]
+
+    def term_of(column):
+        return max((t for t in terms if plain(column).startswith(t)), key=len)
+
+    values = {t: [v for column, v in beta.items() if term_of(column) == t] for t in terms}
+    return [values[term_of(column)].pop(0) for column in names]
+
+
+def run(program: str, name: str, options: argparse.Namespace) -> dict:
+    """One program on one case in a process of its own."""
+    env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    if program in R_PACKAGES:
+        case, frame = load(name, options.folder, options.seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            csv, path = Path(scratch) / "data.csv", Path(scratch) / "spec.json"
+            frame.to_csv(csv, index=False)
+            kinds = {c: [str(v) for v in frame[c].cat.categories] for c in frame if str(frame[c].dtype) == "category"}
+            repeats = options.repeats * (5 if name in TOYS else 1)
+            path.write_text(json.dumps({**case, "csv": str(csv), "factors": kinds, "repeats": repeats}))
+            return _answer(["Rscript", str(HERE / "whole_calls.R"), program, str(path)], env)
+    return _answer([sys.executable, __file__, name, "--worker", program, *_passed(options)], env)
+
+
+def _passed(options: argparse.Namespace) -> list[str]:
+    return ["--seed", str(options.seed), "--repeats", str(options.repeats), "--folder", str(options.folder)]
+
+
+def _answer(command: list[str], env: dict[str, str], given: str | None = None) -> dict:
+    try:
+        out = subprocess.run(command, env=env, input=given, capture_output=True, text=True, timeout=LIMIT, check=False)
+    except FileNotFoundError:
+        return {"skipped": "not installed"}
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"more than {LIMIT} s"}
+    lines = out.stdout.strip().splitlines()
+    if out.returncode or not lines:
+        return {"skipped": (out.stderr.strip().splitlines() or ["no output"])[-1][:80]}
+    return json.loads(lines[-1])
+
+
+def measured(name: str, options: argparse.Namespace) -> dict[str, dict]:
+    """The least time and memory of every program on a case, and our criterion where each ended."""
+    best: dict[str, dict] = {}
+    programs = ("mvmise_sm", "mvmise_sm_ml", "mvmise_sm_rx", *options.packages.split(","), "floor")
+    for turn in range(options.rounds):
+        for program in programs:
+            known = best.get(program)
+            if known and ("cpu" not in known or (turn and known["cpu"] > LONG)):
                 continue
-            gap = None if other["criterion"] is None else other["criterion"] - ours["criterion"]
-            note = f"; +{gap:.1g}" if gap is not None and abs(gap) > 1e-5 else ""
-            cells.append(f"{1e3 * other['cpu']:.2f} ({other['mb']:.0f}), ratio {ours['cpu'] / other['cpu']:.2f}{note}")
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+            found = run(program, name, options)
+            if known is None or found.get("cpu", LIMIT) < known["cpu"]:
+                best[program] = found
+            best[program]["mb"] = max(f.get("mb", 0.0) for f in (known, found) if f)
+    given = {program: found for program, found in best.items() if "groups" in found}
+    command = [sys.executable, __file__, name, "--worker", "judge", *_passed(options)]
+    verdict = _answer(command, dict(os.environ, OPENBLAS_NUM_THREADS="1"), json.dumps(given)) if given else {}
+    if "skipped" in verdict:
+        raise RuntimeError(f"{name}: {verdict['skipped']}")
+    for program, at in verdict.items():
+        best[program].update(at)
+    return best
+
+
+def row(name: str, best: dict[str, dict], wrong: list[str]) -> list[str]:
+    """Cells of one case; the least time and the least memory of those with equal answers are bold."""
+    ours, cells, counted = best["mvmise_sm"], {}, {"mvmise_sm"}
+    for program in OTHERS:
+        found = best.get(program, {})
+        if "cpu" not in found:
+            continue
+        beside = best["mvmise_sm_ml"] if found.get("ml") and "cpu" in best["mvmise_sm_ml"] else ours
+        gap, reported = found["ours_there"] - found["best"], found.get("criterion", found["ours_there"])
+        note = f", +{gap:.2g}" if gap > SHOWN else ""
+        apart = reported - found["ours_there"]
+        if gap < -TOLERANCE:
+            wrong.append(f"{name}: {program} ends {-gap:.2g} below ours")
+        ratio = f"{beside['cpu'] / found['cpu']:.2g}{note}"
+        if abs(apart) > TOLERANCE * max(1.0, abs(reported)):
+            cells[program] = f"[{ratio}; says {apart:+.1g}]"
+        else:
+            counted.add(program)
+            cells[program] = ratio
+    least = {key: min(best[program][key] for program in counted) for key in ("cpu", "mb")}
+
+    def numbers(program: str) -> str:
+        found = best[program]
+        time_, mb = milliseconds(found["cpu"]), f"{found['mb']:,.0f}"
+        if program in counted:
+            time_ = f"**{time_}**" if found["cpu"] == least["cpu"] else time_
+            mb = f"**{mb}**" if found["mb"] == least["mb"] else mb
+        return f"{time_} ({mb})"
+
+    out = [name, numbers("mvmise_sm")]
+    out += [f"{numbers(p)}: {cells[p]}" if p in cells else "" for p in OTHERS]
+    floor = best.get("floor", {})
+    return [*out, f"{milliseconds(floor['cpu'])}: {ours['cpu'] / floor['cpu']:.2g}" if "cpu" in floor else ""]
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits."""
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--packages", default=",".join(OTHERS))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "mvmise_sm_benchmarks")
+    parser.add_argument("--keep", type=Path, help="numbers of every case as JSON, taken up again where cases are there")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--worker", metavar="PROGRAM")
+    options = parser.parse_args()
+    if options.worker:
+        judge(options.cases[0], options) if options.worker == "judge" else work(
+            options.worker, options.cases[0], options
+        )
+        return
+    every = [*TOYS, *json.loads((HERE / "cases.json").read_text())]
+    kept = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
+    print(f"seed {options.seed}", flush=True)
+    for name in options.cases or every:
+        kept[name] = {"seed": options.seed, **measured(name, options)}
+        print(name, json.dumps(kept[name]), file=sys.stderr, flush=True)
+        if options.keep:
+            options.keep.write_text(json.dumps(kept, indent=1))
+    wrong: list[str] = []
+    lines = ["| case | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
+    lines += ["| " + " | ".join(row(name, kept[name], wrong)) + " |" for name in every if name in kept]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.output:
+        options.output.write_text(text)
+    if wrong:
+        sys.exit("answers disagree:\n" + "\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache, wraps
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from mvmise_sm.exceptions import OptionError, UnknownOptionError
 from mvmise_sm.memory import guarded, require_room
-from mvmise_sm.option_values import checked_kinds, is_number, not_negative, short
+from mvmise_sm.option_values import Check, checked_kinds, is_number, not_negative, short
 
 __all__ = [
     "constructor_options",
@@ -266,6 +266,29 @@ def optimiser_options(cls: type, method: str, options: Mapping[str, Any]) -> dic
     return {name: value for name, value in options.items() if value is not None}
 
 
+# names that are taken (None: any), words of R by option, their positions, checks by option, their positions
+_Rules: TypeAlias = tuple[
+    frozenset[str] | None,
+    dict[str, Any],
+    tuple[tuple[int, str], ...],
+    Mapping[str, Check],
+    tuple[tuple[int, str], ...],
+]
+
+
+def _rules(function: Callable[..., Any], name: str) -> _Rules:
+    """What `strict` asks of the options of a function that messages call `name`."""
+    parameters = inspect.signature(function).parameters.values()
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    allowed = frozenset(parameter_names(function))
+    positions = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    spelled = {key: words for key, words in R_VALUES.items() if key in allowed and name in _ONLY_IN.get(key, (name,))}
+    places = tuple((positions.index(key), key) for key in spelled if key in positions)
+    kinds = checked_kinds(parameters)
+    checks = tuple((positions.index(key) if key in positions else _NOWHERE, key) for key in sorted(kinds))
+    return (None if takes_any else allowed), spelled, places, kinds, checks
+
+
 def strict(function: _Callable, what: str | None = None) -> _Callable:
     """Let a function answer unknown options with `UnknownOptionError`, and values of the wrong kind with `OptionError`.
 
@@ -278,23 +301,18 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
     what : str, optional
         How messages call it; its name by default.
     """
-    parameters = inspect.signature(function).parameters.values()
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    names = parameter_names(function)
     name = what or function.__name__
-    allowed = frozenset(names)
-    positions = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    spelled = {key: words for key, words in R_VALUES.items() if key in allowed and name in _ONLY_IN.get(key, (name,))}
-    places = tuple((positions.index(key), key) for key in spelled if key in positions)
-
     within_memory = guarded(function, name)
-    kinds = checked_kinds(parameters)
-    checks = tuple((positions.index(key) if key in positions else _NOWHERE, key) for key in sorted(kinds))
+    rules: _Rules | None = None
 
     @wraps(function)
     def checked(*args: Any, **options: Any) -> Any:
-        if options and not takes_any and not allowed.issuperset(options):
-            refuse_unknown(name, options, names)
+        nonlocal rules
+        if rules is None:  # signatures of some hundred methods would take a tenth of the time of an import
+            rules = _rules(function, name)
+        allowed, spelled, places, kinds, checks = rules
+        if options and allowed is not None and not allowed.issuperset(options):
+            refuse_unknown(name, options, parameter_names(function))
         for key in spelled.keys() & options.keys():
             options[key] = _translated(spelled[key], options[key])
         for at, key in places:

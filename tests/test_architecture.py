@@ -253,3 +253,18 @@ def test_fitting_imports_neither_matplotlib_nor_the_api_modules():
     code = "import sys, mvmise_sm; mvmise_sm.lmer; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"matplotlib", "statsmodels.api", "statsmodels.formula.api"} & set(out.stdout.split())
+
+
+def test_checks_of_options_are_made_when_a_method_is_called():
+    """Signatures of all public methods took half of the time that the package adds to the import of statsmodels."""
+    code = """
+import inspect
+import statsmodels.base.model
+plain, read = inspect.signature, []
+inspect.signature = lambda *args, **options: (read.append(args), plain(*args, **options))[1]
+import mvmise_sm
+mvmise_sm.lmer, mvmise_sm.glmer
+print(len(read))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 40
