@@ -10,10 +10,18 @@ __all__ = [*PUBLIC, "__version__"]
 
 
 def __getattr__(name: str):
+    import gc
+
     from mvmise_sm.memory import explained
 
-    with explained(f"loading {name}"):
-        value = find(name)
+    collecting = gc.isenabled()
+    gc.disable()  # what modules make stays: collections while they load cost a tenth of a second and find nothing
+    try:
+        with explained(f"loading {name}"):
+            value = find(name)
+    finally:
+        if collecting:
+            gc.enable()
     globals()[name] = value
     return value
 

@@ -1,7 +1,9 @@
 """The house keeps its shape: imports point inward, files stay short, public names are documented."""
 
 import ast
+import contextlib
 import functools
+import gc
 import importlib
 import re
 import subprocess
@@ -253,6 +255,19 @@ def test_fitting_imports_neither_matplotlib_nor_the_api_modules():
     code = "import sys, mvmise_sm; mvmise_sm.lmer; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"matplotlib", "statsmodels.api", "statsmodels.formula.api"} & set(out.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["lmer", "nope"])
+@pytest.mark.parametrize("collecting", [True, False])
+def test_loading_leaves_the_collection_of_garbage_as_it_was(name, collecting):
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        with contextlib.suppress(AttributeError):
+            ms.__getattr__(name)
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_checks_of_options_are_made_when_a_method_is_called():
