@@ -18,7 +18,7 @@ _OBJECTS = {
     "ErrorSelectionModel": "mvmise_sm.models.selection",
     "ValueSelectionModel": "mvmise_sm.models.value_selection",
     "pedigree": "mvmise_sm.design.pedigree",
-    "load": "statsmodels.iolib.smpickle",
+    "load": "mvmise_sm.loading",
     "anova": "mvmise_sm.inference.anova",
     "compare": "mvmise_sm.inference.anova",
     "lm_list": "mvmise_sm.inference.verbs",
@@ -81,7 +81,7 @@ def find(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"mvmise_sm.{name}")
     if name in _OBJECTS:
-        return getattr(import_module(_OBJECTS[name]), "load_pickle" if name == "load" else name)
+        return getattr(import_module(_OBJECTS[name]), name)
     if name in _ENTRY_POINTS:
         class_name, defaults = _ENTRY_POINTS[name]
         method = find(class_name).from_formula

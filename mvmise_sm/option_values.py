@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from math import inf, isfinite
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
-from mvmise_sm.exceptions import OptionError
+from mvmise_sm.exceptions import FormulaError, OptionError
 
-__all__ = ["checked_kinds", "is_number", "not_negative", "short"]
+__all__ = ["checked_kinds", "is_number", "not_negative", "positive", "real", "short"]
 
 Check = Callable[[str, Any], Any]
 
 _LONGEST = 60  # characters of a user's value that a message repeats
 
-_WHOLE = {"n": 1, "maxiter": 0, "points": 2, "max_groups": 1, "labels": 0}
+_WHOLE = {"n": 1, "maxiter": 0, "points": 2, "max_groups": 1, "labels": 0, "bins": 1, "n_features": 1, "nobs": 0}
+_WHOLE |= {"min_rows": 0, "min_mixtures": 1, "n_clusters": 1, "n_outcomes": 1}
 _LEAST = {0: "an integer that is not negative", 1: "a positive integer", 2: "an integer above 1"}
+# counts above this are no counts, and numbers of processes are C's integers
+_MOST, _MOST_PROCESSES = 2**53, 2**31 - 1
+_LARGEST = sys.float_info.max
 # options that are words, numbers or objects of the package, besides those whose default is a word
 _WORDS = frozenset(
     (
@@ -36,9 +41,11 @@ _WORDS = frozenset(
         "variable",
     )
 ) | frozenset(("which", "x", "yname"))
-# options whose default is a word and whose value may be an array
-_ARRAYS_TOO = frozenset(("values",))
+# options whose default is a word or a number and whose value may be an array
+_ARRAYS_TOO = frozenset(("values", "offset", "value"))
 _NAMES = frozenset(("methods", "parm", "scope", "specs"))
+# options whose default is a truth value and that take words too
+_WORDS_TOO = frozenset(("missing_y", "pairs", "interaction"))
 _MAPPINGS = frozenset(("at", "cov_kwds"))
 _FLAGS = frozenset(
     (
@@ -81,18 +88,50 @@ def _check_of(parameter: inspect.Parameter) -> Check | None:
         return _unless_none(_processes, default)
     if name == "params" and default is None:
         return _unless_none(_some_names, default)
-    if name in _NAMES or (name == "by" and not isinstance(default, str)):
+    if name == "by" and not isinstance(default, str):
+        return _unless_none(_names, None)
+    if name in _NAMES:
         return _unless_none(_names, default)
     if name in _FLAGS:
         return _unless_none(_flag, None)
     if name in _MAPPINGS and default is None:
         return _unless_none(_mapping, None)
-    own = {"tol": not_negative, "rng": _randomness, "ax": _axes, "statistic": _function}
+    own = {"tol": not_negative, "rng": _randomness, "ax": _axes, "statistic": _function, "path": _path, "fname": _path}
+    own |= {"folder": _path, "df_complete": _above_zero, "sort": _flag, "variance_shares": _flag, "formula": _formula}
     if name in own:
-        return _unless_none(own[name], None)
-    if name in _WORDS:
+        return _unless_none(own[name], default)
+    wide = "|" in str(parameter.annotation).removesuffix("| None").strip()
+    if name in _WORDS and not wide:
         return _unless_none(_word, None)
-    return _unless_none(_no_array, None) if isinstance(default, str) and name not in _ARRAYS_TOO else None
+    return _by_annotation(parameter) or _by_default(parameter)
+
+
+def _by_annotation(parameter: inspect.Parameter) -> Check | None:
+    """The check that the annotation of a parameter asks for, None where it allows for more than one kind."""
+    words = {kind.strip() for kind in str(parameter.annotation).split("|")}
+    kinds = words - {"None"}
+    default = None if "None" in words else parameter.default
+    if len(kinds) == 1:
+        kind = next(iter(kinds))
+        check = _ANNOTATED.get(kind.partition("[")[0])
+        return None if check is None else _unless_none(check, default)
+    if kinds == {"str", "Sequence[str]"}:
+        return _unless_none(_names, default)
+    return _unless_none(_path, default) if kinds == {"str", "Path"} else None
+
+
+def _by_default(parameter: inspect.Parameter) -> Check | None:
+    """The check of an option without an annotation, whose default is a word, a number or a truth value."""
+    name, default = parameter.name, parameter.default
+    if parameter.annotation is not parameter.empty and not isinstance(default, str):
+        return None
+    if name in _ARRAYS_TOO or name in _WORDS_TOO:
+        return None
+    if isinstance(default, bool):
+        return _unless_none(_flag, None)
+    if isinstance(default, (int, float)):
+        return _unless_none(_number, None)
+    return _unless_none(_no_array, None) if isinstance(default, str) else None
 
 
 def _unless_none(check: Check, default: Any) -> Check:
@@ -119,19 +158,63 @@ def short(value: Any) -> str:
 
 def not_negative(name: str, value: Any) -> Any:
     """A finite number that is not negative, or `OptionError`."""
-    if not is_number(value) or not 0.0 <= value < inf:
+    if not is_number(value) or not 0.0 <= value <= _LARGEST:
         raise OptionError(f"{name} must be a number that is not negative, got {short(value)}")
     return value
 
 
+def positive(name: str, value: Any) -> Any:
+    """A finite number above zero, or `OptionError`."""
+    if not is_number(value) or not 0.0 < value <= _LARGEST:
+        raise OptionError(f"{name} must be a positive number, got {short(value)}")
+    return value
+
+
 def _flag(name: str, value: Any) -> Any:
-    if not isinstance(value, Integral) and type(value).__name__ not in ("bool_", "bool"):
+    if type(value).__name__ not in ("bool_", "bool") and not (isinstance(value, Integral) and value in (0, 1)):
         raise OptionError(f"{name} must be True or False, got {short(value)}")
     return value
 
 
 def _is_whole(value: Any) -> bool:
-    return is_number(value) and isfinite(value) and value == int(value)
+    return is_number(value) and abs(value) <= _MOST and value == int(value)
+
+
+def real(name: str, value: Any) -> float:
+    """A finite number, or `OptionError`."""
+    if not is_number(value) or not abs(value) <= _LARGEST:
+        raise OptionError(f"{name} must be a finite number, got {short(value)}")
+    return float(value)
+
+
+def _above_zero(name: str, value: Any) -> Any:
+    if not is_number(value) or not value > 0.0:
+        raise OptionError(f"{name} must be positive, got {short(value)}")
+    return value
+
+
+def _number(name: str, value: Any) -> Any:
+    if not is_number(value) or value != value:
+        raise OptionError(f"{name} must be a number, got {short(value)}")
+    return value
+
+
+def _integer(name: str, value: Any) -> int:
+    if not _is_whole(value):
+        raise OptionError(f"{name} must be a whole number, got {short(value)}")
+    return int(value)
+
+
+def _formula(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise FormulaError(f"{name} must be a text such as 'y ~ x + (1 | g)', not {type(value).__name__}")
+    return value
+
+
+def _path(name: str, value: Any) -> Any:
+    if not (isinstance(value, (str, PathLike)) and str(value)) and not hasattr(value, "read"):
+        raise OptionError(f"{name} must be a path, got {short(value)}")
+    return value
 
 
 def _whole(name: str, value: Any) -> int:
@@ -141,7 +224,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _processes(name: str, value: Any) -> int:
-    if not _is_whole(value) or value == 0:
+    if not _is_whole(value) or value == 0 or abs(value) > _MOST_PROCESSES:
         raise OptionError(
             f"{name} is the number of processes: 1 for this one alone, -1 for one per core; got {short(value)}"
         )
@@ -176,7 +259,10 @@ def _names(name: str, value: Any) -> Any:
         return value
     if not isinstance(value, Iterable) or isinstance(value, bytes) or getattr(value, "ndim", 1) != 1:
         raise OptionError(f"{name} must be a name or a list of names, got {short(value)}")
-    return list(value) if _is_array(value) else value
+    value = list(value) if _is_array(value) else value
+    if isinstance(value, (list, tuple)) and any(isinstance(item, (list, dict, set)) for item in value):
+        raise OptionError(f"{name} must be a name or a list of names, not of lists, got {short(value)}")
+    return value
 
 
 def _some_names(name: str, value: Any) -> Any:
@@ -213,3 +299,14 @@ def _axes(name: str, value: Any) -> Any:
     if not all(hasattr(each, "get_xlim") for each in given):
         raise OptionError(f"{name} must be matplotlib Axes, got {short(value)}")
     return value
+
+
+# kinds that annotations name
+_ANNOTATED: dict[str, Check] = {
+    "bool": _flag,
+    "int": _integer,
+    "float": _number,
+    "str": _word,
+    "Mapping": _mapping,
+    "dict": _mapping,
+}

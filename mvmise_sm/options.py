@@ -10,13 +10,16 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache, wraps
-from typing import Any, TypeAlias, TypeVar
+from itertools import zip_longest
+from typing import Any, NamedTuple, TypeVar
 
+from mvmise_sm.blame import BARE, blamed, refuse_unreal
 from mvmise_sm.exceptions import OptionError, UnknownOptionError
 from mvmise_sm.memory import guarded, require_room
 from mvmise_sm.option_values import Check, checked_kinds, is_number, not_negative, short
 
 __all__ = [
+    "answering",
     "constructor_options",
     "parameter_names",
     "refuse_unknown",
@@ -266,14 +269,33 @@ def optimiser_options(cls: type, method: str, options: Mapping[str, Any]) -> dic
     return {name: value for name, value in options.items() if value is not None}
 
 
-# names that are taken (None: any), words of R by option, their positions, checks by option, their positions
-_Rules: TypeAlias = tuple[
-    frozenset[str] | None,
-    dict[str, Any],
-    tuple[tuple[int, str], ...],
-    Mapping[str, Check],
-    tuple[tuple[int, str], ...],
-]
+class _Rules(NamedTuple):
+    """What `strict` asks of the options of a function.
+
+    Attributes
+    ----------
+    allowed : frozenset of str or None
+        Names that are taken, None for any.
+    spelled, places
+        Words of R by option, and the positions of these options.
+    kinds, checks
+        Checks by option, and their positions.
+    positions : list of str
+        Names of what may be given by position.
+    rest : str
+        Name of what any further positions are.
+    absent : frozenset of str
+        Options whose default is None.
+    """
+
+    allowed: frozenset[str] | None
+    spelled: dict[str, Any]
+    places: tuple[tuple[int, str], ...]
+    kinds: Mapping[str, Check]
+    checks: tuple[tuple[int, str], ...]
+    positions: list[str]
+    rest: str
+    absent: frozenset[str]
 
 
 def _rules(function: Callable[..., Any], name: str) -> _Rules:
@@ -286,7 +308,9 @@ def _rules(function: Callable[..., Any], name: str) -> _Rules:
     places = tuple((positions.index(key), key) for key in spelled if key in positions)
     kinds = checked_kinds(parameters)
     checks = tuple((positions.index(key) if key in positions else _NOWHERE, key) for key in sorted(kinds))
-    return (None if takes_any else allowed), spelled, places, kinds, checks
+    rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), "")
+    absent = frozenset(p.name for p in parameters if p.default is None)
+    return _Rules(None if takes_any else allowed, spelled, places, kinds, checks, positions, rest, absent)
 
 
 def strict(function: _Callable, what: str | None = None) -> _Callable:
@@ -310,7 +334,7 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
         nonlocal rules
         if rules is None:  # signatures of some hundred methods would take a tenth of the time of an import
             rules = _rules(function, name)
-        allowed, spelled, places, kinds, checks = rules
+        allowed, spelled, places, kinds, checks, positions, rest, absent = rules
         if options and allowed is not None and not allowed.issuperset(options):
             refuse_unknown(name, options, parameter_names(function))
         for key in spelled.keys() & options.keys():
@@ -323,8 +347,18 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
                 options[key] = kinds[key](key, options[key])
             elif at < len(args):
                 args = (*args[:at], kinds[key](key, args[at]), *args[at + 1 :])
+        given = [*zip_longest(positions[: len(args)], args, fillvalue=rest), *options.items()]
+        for key, value in given:
+            refuse_unreal(key, value)
         require_room(name)
-        return within_memory(*args, **options)
+        try:
+            return within_memory(*args, **options)
+        except BARE as error:
+            unchecked = (pair for pair in given if pair[0] not in kinds and not (pair[1] is None and pair[0] in absent))
+            said = blamed(error, name, unchecked)
+            if said is None:
+                raise
+            raise said from error
 
     return checked  # type: ignore[return-value]
 
@@ -346,6 +380,24 @@ def strict_options(cls: _Class) -> _Class:
             setattr(cls, name, strict(member))
         elif isinstance(member, property) and member.fget and not hasattr(member.fget, "__wrapped__"):
             setattr(cls, name, member.getter(guarded(member.fget, name)))
+    return cls
+
+
+def answering(cls: _Class) -> _Class:
+    """Make the public methods that a class has of its own strict, and its constructor; see `strict`.
+
+    For classes whose parents are not ours to change, such as frames.
+    """
+    for name, member in list(vars(cls).items()):
+        function = member.__func__ if isinstance(member, classmethod) else member
+        if isinstance(member, property) and member.fget and not name.startswith("_"):
+            setattr(cls, name, member.getter(guarded(member.fget, name)))
+        elif inspect.isfunction(function) and not hasattr(function, "__wrapped__"):
+            if name == "__init__" and "__dataclass_fields__" not in vars(cls):
+                cls.__init__ = strict(function, cls.__name__)  # type: ignore[misc]
+            elif not name.startswith("_"):
+                strict_one = strict(function)
+                setattr(cls, name, classmethod(strict_one) if isinstance(member, classmethod) else strict_one)
     return cls
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mvmise_sm.datasets.simulate import simulate_mvmise
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.options import strict
 
 __all__ = [
     "load_cbpp",
@@ -160,6 +161,7 @@ def load_culcita() -> pd.DataFrame:
     return _read("culcita", {"block": None, "ttt": ["none", "crabs", "shrimp", "both"]})
 
 
+@strict
 def load_tmt(shape: str = "long") -> pd.DataFrame:
     """Simulated peptide intensities of a TMT experiment in which whole batches of a peptide are missing.
 
@@ -201,6 +203,7 @@ def load_tmt(shape: str = "long") -> pd.DataFrame:
     return pd.concat([samples, columns], axis=1)
 
 
+@strict
 def load_psms(table: str = "psms") -> pd.DataFrame:
     """Simulated spectra of a TMT experiment as Proteome Discoverer exports them, for ``ms.proteomics``.
 
@@ -229,7 +232,7 @@ def load_psms(table: str = "psms") -> pd.DataFrame:
     Simulated for this package by ``make_psms.py`` beside the data, with a fixed seed.
     """
     if table not in ("psms", "annotation"):
-        raise ValueError(f"table must be 'psms' or 'annotation', not {table!r}")
+        raise OptionError(f"table must be 'psms' or 'annotation', not {table!r}")
     text = dict.fromkeys(("Channel", "Condition"), str) if table == "annotation" else {}
     with as_file(files(__name__) / "data" / ("psms.csv" if table == "psms" else "psms_annotation.csv")) as path:
         return pd.read_csv(path, dtype=text)

@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import not_negative, real, short
+from mvmise_sm.options import strict
 
 __all__ = ["simulate_mvmise"]
 
 
+@strict
 def simulate_mvmise(
     n_clusters: int = 36,
     n_outcomes: int = 5,
@@ -58,29 +61,45 @@ def simulate_mvmise(
     ['id', 'x1', 'x2', 'y1', 'y2', 'y3', 'y4', 'y5']
     """
     generator = np.random.default_rng(rng)
-    loadings = np.broadcast_to(np.asarray(tau, dtype=float), (n_outcomes,))
-    if not 1 <= sizes[0] <= sizes[1]:
+    loadings = _numbers("tau", tau, (1, n_outcomes))
+    mean, effect = _numbers("beta", beta, (2,))
+    intercept, slope = _numbers("phi", phi, (2,))
+    smallest, largest = _numbers("sizes", sizes, (2,))
+    if not 1 <= smallest <= largest or smallest % 1.0 or largest % 1.0:
         raise OptionError(f"sizes must be the smallest and the largest cluster, got {sizes!r}")
-    count = generator.integers(sizes[0], sizes[1] + 1, n_clusters)
+    count = generator.integers(int(smallest), int(largest) + 1, n_clusters)
     cluster = np.repeat(np.arange(n_clusters), count)
     N = cluster.size
     x2 = generator.integers(0, 2, N).astype(float)
     errors = generator.standard_normal((N, n_outcomes))
     if correlation is not None:
-        cov = np.full((n_outcomes, n_outcomes), float(correlation))
+        cov = np.full((n_outcomes, n_outcomes), real("correlation", correlation))
         np.fill_diagonal(cov, 1.0)
         try:
             errors = errors @ np.linalg.cholesky(cov).T
         except np.linalg.LinAlgError:
             raise OptionError(f"correlation {correlation!r} is not that of {n_outcomes} outcomes") from None
-    variance = np.full(N, float(sigma2))
+    variance = np.full(N, not_negative("sigma2", sigma2))
     if sigma_diff is not None:
-        variance[np.r_[True, np.diff(cluster) > 0]] = float(sigma_diff)
+        variance[np.r_[True, np.diff(cluster) > 0]] = not_negative("sigma_diff", sigma_diff)
     shared = generator.standard_normal(n_clusters)[cluster]
-    Y = beta[0] + beta[1] * x2[:, None] + shared[:, None] * loadings + np.sqrt(variance)[:, None] * errors
+    Y = mean + effect * x2[:, None] + shared[:, None] * loadings + np.sqrt(variance)[:, None] * errors
     for i in range(n_clusters):
         own = cluster == i
-        probability = np.exp(np.minimum(phi[0] + phi[1] * Y[own].mean(axis=0), 0.0))
+        probability = np.exp(np.minimum(intercept + slope * Y[own].mean(axis=0), 0.0))
         Y[np.ix_(own, generator.random(n_outcomes) < probability)] = np.nan
     outcomes = {f"y{k + 1}": Y[:, k] for k in range(n_outcomes)}
     return pd.DataFrame({"id": cluster + 1, "x1": 1.0, "x2": x2, **outcomes})
+
+
+def _numbers(name, values, counts):
+    """One of `counts` finite numbers as an array; a single one stands for the largest count.
+
+    Raises
+    ------
+    OptionError
+    """
+    array = np.atleast_1d(np.asarray(values, dtype=float))
+    if array.ndim != 1 or array.size not in counts or not np.isfinite(array).all():
+        raise OptionError(f"{name} must be {' or '.join(map(str, counts))} finite numbers, got {short(values)}")
+    return np.broadcast_to(array, (counts[-1],))

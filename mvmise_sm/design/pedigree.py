@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from mvmise_sm.design.build import as_frame
 from mvmise_sm.exceptions import DataError, UnknownColumnError
 from mvmise_sm.options import strict
 
@@ -107,7 +108,7 @@ def pedigree(frame: Any, id: str = "id", sire: str = "sire", dam: str = "dam") -
     >>> float(ped.relationship().loc["c", "a"])
     0.5
     """
-    frame = pd.DataFrame(frame)
+    frame = as_frame(frame)
     for column in (id, sire, dam):
         if column not in frame.columns:
             raise UnknownColumnError(f"{column!r} is not a column of the pedigree; they are {list(frame.columns)}")

@@ -23,6 +23,7 @@ from mvmise_sm.inference.fits import (
 from mvmise_sm.inference.hypotheses import term_contrasts
 from mvmise_sm.inference.nesting import check_nested, check_same_criterion, refuse_priors
 from mvmise_sm.inference.tables import table
+from mvmise_sm.option_values import short
 from mvmise_sm.options import refuse_unknown, strict
 
 __all__ = ["anova", "anova_table", "anova_terms", "compare", "default_ddf", "f_sf", "likelihood_ratio"]
@@ -97,7 +98,12 @@ def anova(*results, ddf="default", type=3, test="lrt", **options):
     allowed = ("n", "rng", "n_jobs", "progress") if test == "bootstrap" and len(results) > 1 else ()
     refuse_unknown("anova", options, ("ddf", "type", "test", *allowed))
     if len(results) == 1:
+        if test != "lrt":
+            raise OptionError(f"test={test!r} compares two fits, and there is one; give the smaller one too")
         return results[0].anova(ddf=ddf, type=type)
+    for name, value, usual in (("ddf", ddf, "default"), ("type", type, 3)):
+        if value != usual:
+            raise OptionError(f"{name}={short(value)} is for the terms of one fit; several fits are compared by test=")
     if test == "lrt":
         return likelihood_ratio(results)
     from mvmise_sm.inference import comparison

@@ -8,14 +8,19 @@ from scipy import special, stats
 from statsmodels.regression._prediction import PredictionResults
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.memory import guarded_class
+from mvmise_sm.options import answering, strict_options
 
-__all__ = ["observation_prediction"]
+__all__ = ["LinearPrediction", "observation_prediction"]
 
 _DRAWS = 1024
 
 
-@guarded_class
+@strict_options
+class LinearPrediction(PredictionResults):
+    """Predictions of means on the linear scale."""
+
+
+@strict_options
 class LinearObservation(PredictionResults):
     """Predictions of single observations of a linear mixed model, with the residual variance in the standard error."""
 
@@ -34,7 +39,7 @@ class LinearObservation(PredictionResults):
         return super().conf_int(obs=obs, alpha=alpha)
 
 
-@guarded_class
+@answering
 class FamilyObservation:
     """Predictions of single observations of a generalized linear mixed model.
 

@@ -27,8 +27,7 @@ from mvmise_sm.inference.fits import (
 )
 from mvmise_sm.inference.hypotheses import model_spec_of
 from mvmise_sm.inference.tables import Table, table
-from mvmise_sm.memory import guarded_class
-from mvmise_sm.options import parameter_names, strict
+from mvmise_sm.options import answering, parameter_names, strict
 
 __all__ = [
     "add1",
@@ -267,7 +266,7 @@ def lm_list(formula: str, data: Any, *, subset: Any = None) -> Any:
     return LmList(formula, design)
 
 
-@guarded_class
+@answering
 class LmList:
     """Least-squares fits by group with a common residual variance.
 

@@ -216,6 +216,8 @@ class MixedModelBase(Rebuilt):
             if is_streamed(data):
                 given = {"weights": weights, "offset": offset, "subset": subset, "missing": missing}
                 given["eval_env"] = eval_env
+                refuse_dropped_columns(drop_cols)
+                kwargs = kwargs if contrasts is None else {**kwargs, "contrasts": contrasts}
                 return streamed_model(cls, with_bar_terms(formula, groups, re_formula), data, given, kwargs)
         structures = cls._structure_options(kwargs)
         refuse_unknown_model_options(cls, kwargs)

@@ -12,7 +12,7 @@ from mvmise_sm.design.build import as_frame, caller_environment
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError
 from mvmise_sm.models.value_selection import ValueSelectionModel
 from mvmise_sm.options import strict
-from mvmise_sm.results.detection_curve import DetectionCurve
+from mvmise_sm.results.detection_curve import METHODS, DetectionCurve
 from mvmise_sm.selection.batch import FeatureBatch
 from mvmise_sm.selection.curve import (
     OFFSET_MOVE,
@@ -29,7 +29,6 @@ from mvmise_sm.selection.value import ValueProblem
 
 __all__ = ["detection_curve"]
 
-METHODS = ("adjusted", "profile", "observed-normal")
 STAND_IN = "feature__0"
 # logistic and normal distribution functions are closest at this ratio of their scales
 LOGIT_OVER_PROBIT = 1.702

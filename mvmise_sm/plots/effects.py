@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.options import strict
 from mvmise_sm.plots.panels import COLOR, FAINT, MARK, one_axes, panels, trim
 
@@ -57,8 +58,8 @@ def random_effects(result, group=None, ax=None, *, columns=None, alpha=0.05, sor
     frame = result.random_effects[group]
     names = list(frame.columns) if columns is None else [columns] if isinstance(columns, str) else list(columns)
     unknown = [name for name in names if name not in frame.columns]
-    if unknown:
-        raise OptionError(f"columns must be among {list(frame.columns)}, got {unknown[0]!r}")
+    if unknown or not names:
+        raise OptionError(f"columns must be among {list(frame.columns)}, got {short(unknown[0] if names else columns)}")
     variances = np.diagonal(result.random_effects_cov[group], axis1=1, axis2=2)
     order = np.argsort(frame[names[0]].to_numpy(), kind="stable") if sort else np.arange(len(frame))[::-1]
     height = max(2.4, 0.19 * len(frame) + 0.7) if len(frame) <= _LABELLED else 5.0

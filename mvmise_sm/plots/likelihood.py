@@ -7,6 +7,7 @@ from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.options import strict
 from mvmise_sm.plots.panels import COLOR, FAINT, MARK, panels, trim
 
@@ -40,9 +41,9 @@ def profile(result, params=None, ax=None, *, kind="zeta"):
     names = list(traced.estimates.index) if params is None else [params] if isinstance(params, str) else list(params)
     axes = panels(len(names), ax, columns=3, size=(2.7, 2.3))
     for axis, name in zip(axes, names, strict=True):
-        points = traced.frame[traced.frame["parameter"] == name]
+        points = traced.frame[traced.frame["parameter"] == name] if isinstance(name, str) else traced.frame[:0]
         if points.empty:
-            raise OptionError(f"unknown parameter {name!r}; the profile has {', '.join(traced.estimates.index)}")
+            raise OptionError(f"unknown parameter {short(name)}; the profile has {', '.join(traced.estimates.index)}")
         value, zeta = _increasing(points["value"].to_numpy(), points["zeta"].to_numpy())
         (_zeta if kind == "zeta" else _density)(axis, value, zeta)
         axis.axvline(traced.estimates[name], color=FAINT, lw=0.8, ls=":")

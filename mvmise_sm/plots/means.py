@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
+from mvmise_sm.options import strict
 from mvmise_sm.plots.panels import COLORS, FAINT, one_axes, trim
 
 __all__ = ["means"]
@@ -13,6 +16,7 @@ _SPREAD = 0.5
 _CROWDED = 40  # characters of labels side by side before they are written slanted
 
 
+@strict
 def means(emm, ax=None, *, by=None, labels=None):
     """Plot estimates with intervals: levels along the axis, a line for each level of `by`.
 
@@ -33,6 +37,12 @@ def means(emm, ax=None, *, by=None, labels=None):
     estimates = emm.estimates
     frame = pd.DataFrame(emm)
     groups = list(estimates.by) if by is None else [by] if isinstance(by, str) else list(by)
+    for name in groups:
+        if name not in (*estimates.specs, *estimates.by):
+            known = ", ".join((*estimates.specs, *estimates.by))
+            raise OptionError(f"by: {name!r} is not a variable of these estimates; they are {known}")
+    if labels is not None and (not isinstance(labels, (list, tuple)) or len(labels) != 2):
+        raise OptionError(f"labels must be two texts, one for each axis, got {short(labels)}")
     inner = [name for name in (*estimates.specs, *estimates.by) if name not in groups]
     if estimates.is_contrast:
         return _sideways(frame, estimates, ax, labels)

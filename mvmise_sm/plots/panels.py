@@ -13,8 +13,6 @@ MARK = "#c0392b"
 FAINT = "0.6"
 # for lines side by side; readable without colour vision (Okabe and Ito)
 COLORS = (COLOR, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.3")
-# for lines side by side; readable without colour vision (Okabe and Ito)
-COLORS = (COLOR, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.3")
 
 
 def one_axes(ax, size=(6.0, 4.2)):
@@ -36,6 +34,8 @@ def panels(count, ax=None, *, columns=3, size=(3.0, 2.5), share=(False, False)):
     OptionError
         If the number of Axes given differs.
     """
+    if not count:
+        raise OptionError("there is nothing to plot: no name is given")
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
         if len(given) != count:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.options import strict
 from mvmise_sm.plots.panels import COLOR, FAINT, MARK, panels, trim
 
 __all__ = ["bootstrap"]
 
 
+@strict
 def bootstrap(resampled, params=None, ax=None, *, alpha=0.05):
     """Plot the resamples of every statistic as a histogram, with the estimate and the percentile interval.
 

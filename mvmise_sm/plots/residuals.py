@@ -92,6 +92,8 @@ def qq(result, level="resid", ax=None, *, column=None):
     """
     result = _plain(result)
     if level == "resid":
+        if column is not None:
+            raise OptionError("column is that of a grouping factor's effects; residuals have none: give level= too")
         values, label = result.diagnostic_points()[1], "Standardised residual"
     else:
         if level not in result.random_effects:

@@ -39,6 +39,8 @@ def mean_difference(
             raise OptionError(f"level: {name!r} is not a term of this table; give the level of every feature")
         levels, shown = own, name
     else:
+        if np.ndim(level) > 1:
+            raise OptionError(f"level must have one number for each feature, found shape {np.shape(level)}")
         levels, shown = pd.Series(level), "level"
     x = levels.reindex(rows["feature"]).to_numpy(dtype=float)
     if not np.isfinite(x).any():

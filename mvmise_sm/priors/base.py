@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from mvmise_sm.blame import refuse_unreal
 from mvmise_sm.exceptions import OptionError
 
 __all__ = ["CovariancePrior", "Dimensions", "Prior", "ScalePart"]
@@ -91,7 +92,9 @@ class Hyperparameters:
 
     def _called(self, name: str, function: Callable[..., Any]) -> Any:
         try:
-            return function(self)
+            value = function(self)
+            refuse_unreal(f"{self.owner}: {name}", value)
+            return value
         except OptionError:
             raise
         except Exception as error:  # whatever a user's function raises
@@ -176,6 +179,8 @@ class Prior:
 
     def __init__(self, **arguments: Any) -> None:
         self.arguments = {k: v for k, v in arguments.items() if v is not None}
+        for name, value in self.arguments.items():
+            refuse_unreal(f"{self.name or type(self).__name__}: {name}", value)
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())

@@ -26,7 +26,7 @@ _LOOKED_AT = (0.01, 0.1, 1.0, 10.0, 100.0)
 def _positive(owner: str, name: str, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise OptionError(f"{owner}: {name} must be a number, got {value!r}.") from None
     if isinstance(value, (bool, np.bool_)) or not (0.0 < number < math.inf):
         raise OptionError(f"{owner}: {name} must be positive and finite, got {value!r}.")

@@ -23,6 +23,8 @@ _KEPT = ("charge", "purity", "score", "probability", "q_value", "protein_q_value
 
 def joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """Frames with categorical columns below each other."""
+    if not frames:
+        raise DataError("there is no table to read")
     if len(frames) == 1:
         return frames[0]
     out = {}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.blame import legible
 from mvmise_sm.caller import warn
 from mvmise_sm.exceptions import DataError, DataWarning
 from mvmise_sm.proteomics.tables import open_table, plain_name, text_of
@@ -175,9 +176,11 @@ def annotation_frame(source: str | Path | pd.DataFrame) -> pd.DataFrame:
     if isinstance(table.source, pd.DataFrame):
         frame = table.source.reset_index(drop=True)
     elif table.source.suffix == ".parquet":
-        frame = pd.read_parquet(table.source)
+        with legible(table.label):
+            frame = pd.read_parquet(table.source)
     else:
-        frame = pd.read_csv(table.source, dtype=dict.fromkeys(spelled.values(), str), **table.options)
+        with legible(table.label):
+            frame = pd.read_csv(table.source, dtype=dict.fromkeys(spelled.values(), str), **table.options)
     frame = frame.rename(columns={found: name for name, found in spelled.items()})
     return frame.assign(**{name: text_of(frame[name]) for name in spelled})
 

@@ -57,7 +57,7 @@ class Limits:
     keep: frozenset[str]
 
     def __post_init__(self) -> None:
-        unknown = sorted(self.keep - set(FLAGS))
+        unknown = sorted(self.keep - set(FLAGS), key=str)
         if unknown:
             raise OptionError(f"keep may name {sorted(FLAGS)}, got {unknown[0]!r}")
         for name in ("purity", "q_value", "protein_q_value", "probability"):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.blame import legible
 from mvmise_sm.exceptions import DataError, OptionError
 
 __all__ = ["Column", "Table", "open_table", "plain_name", "text_of"]
@@ -142,21 +143,25 @@ class Table:
         if isinstance(self.source, pd.DataFrame):
             return self.source[list(columns)].reset_index(drop=True)
         if self.source.suffix == ".parquet":
-            return pd.read_parquet(self.source, columns=list(columns))
-        return pd.read_csv(self.source, usecols=list(columns), low_memory=False, **self.options)
+            with legible(self.label):
+                return pd.read_parquet(self.source, columns=list(columns))
+        with legible(self.label):
+            return pd.read_csv(self.source, usecols=list(columns), low_memory=False, **self.options)
 
     def _load(self, wanted: list[str], numeric: list[str]) -> pd.DataFrame:
         if isinstance(self.source, pd.DataFrame):
             return self.source[wanted].reset_index(drop=True)
         if self.source.suffix == ".parquet":
-            return pd.read_parquet(self.source, columns=wanted)
+            with legible(self.label):
+                return pd.read_parquet(self.source, columns=wanted)
         text = {name: "category" for name in wanted if name not in numeric}
         # ids are opaque: a protein may be called NA
         empty = dict.fromkeys(numeric, _MISSING)
-        return pd.read_csv(
-            self.source, usecols=wanted, dtype=text, na_values=empty, keep_default_na=False, low_memory=False,
-            **self.options,
-        )  # fmt: skip
+        with legible(self.label):
+            return pd.read_csv(
+                self.source, usecols=wanted, dtype=text, na_values=empty, keep_default_na=False, low_memory=False,
+                **self.options,
+            )  # fmt: skip
 
     def _typed(self, values: pd.Series, kind: str) -> pd.Series:
         if kind == "flag":
@@ -224,7 +229,8 @@ def open_table(source: str | Path | pd.DataFrame, label: str | None = None) -> T
             from pyarrow import parquet
         except ImportError:
             raise OptionError("reading Parquet needs pyarrow; install it or export the table as text") from None
-        return Table(label, tuple(parquet.read_schema(path).names), path, {})
+        with legible(label):
+            return Table(label, tuple(parquet.read_schema(path).names), path, {})
     for encoding in ("utf-8-sig", "latin-1"):
         try:
             return _text_table(path, label, encoding)

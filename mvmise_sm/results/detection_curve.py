@@ -8,14 +8,17 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.memory import guarded_class
+from mvmise_sm.option_values import short
+from mvmise_sm.options import answering
 from mvmise_sm.selection.mechanism import Held, Mechanism
 from mvmise_sm.selection.mechanism_check import find_mechanism
 
-__all__ = ["DetectionCurve"]
+__all__ = ["METHODS", "DetectionCurve"]
+
+METHODS = ("adjusted", "profile", "observed-normal")
 
 
-@guarded_class
+@answering
 @dataclass(frozen=True, eq=False)
 class DetectionCurve:
     """The probability that a value is missing, as a function of the value; `detection_curve` makes it.
@@ -75,8 +78,10 @@ class DetectionCurve:
 
     def probability(self, y, offset=0.0):
         """Probability that a value `y` is missing, of the shape of `y`."""
-        values = np.asarray(y, dtype=float)
-        return self.mechanism.prob(self.params["Intercept"] + self.params["y"] * values + offset)
+        values, moved = np.asarray(y, dtype=float), np.asarray(offset, dtype=float)
+        if moved.ndim and moved.shape != values.shape:
+            raise OptionError(f"offset has shape {moved.shape} and y has {values.shape}")
+        return self.mechanism.prob(self.params["Intercept"] + self.params["y"] * values + moved)
 
     def offsets_for(self, frame: pd.DataFrame | None, nobs: int) -> np.ndarray:
         """The offsets of the rows of a frame, by their labels.
@@ -109,11 +114,15 @@ class DetectionCurve:
             from matplotlib import pyplot as plt
 
             _, ax = plt.subplots()
+        elif not hasattr(ax, "get_xlim"):
+            raise OptionError(f"ax must be one matplotlib Axes, got {short(ax)}")
         b0, b1 = self.params["Intercept"], self.params["y"]
         if y is None:
             low, high = sorted((self.mechanism.start(rate) - b0) / b1 for rate in (0.001, 0.999))
             y = np.linspace(low, high, 200)
-        y = np.asarray(y, dtype=float)
+        y = np.atleast_1d(np.asarray(y, dtype=float))
+        if y.ndim != 1 or not y.size:
+            raise OptionError(f"y must be values to draw at, found shape {y.shape}")
         rows = np.column_stack([np.ones(y.size), y])
         eta = b0 + b1 * y
         se = np.sqrt(np.einsum("ij,jk,ik->i", rows, self.cov.to_numpy(), rows))
@@ -144,19 +153,38 @@ class DetectionCurve:
 
     @classmethod
     def from_dict(cls, values: dict) -> DetectionCurve:
-        """The curve that `to_dict` wrote, without its table."""
-        names = list(values["params"])
-        cov = pd.DataFrame(np.array(values["cov"], dtype=float), names, names)
-        offsets = values.get("offsets")
+        """The curve that `to_dict` wrote, without its table.
+
+        Raises
+        ------
+        OptionError
+            If something is absent or of another kind.
+        """
+        try:
+            mechanism = find_mechanism(values["mechanism"])
+            names = list(values["params"])
+            params = pd.Series(values["params"], dtype=float)
+            cov = pd.DataFrame(np.array(values["cov"], dtype=float), names, names)
+            offsets = values.get("offsets")
+            offsets = None if offsets is None else pd.Series(offsets, dtype=float)
+            theta, llf = (values.get(name) for name in ("theta", "llf"))
+            theta, llf = (None if number is None else float(number) for number in (theta, llf))
+            method, converged = values.get("method", "adjusted"), bool(values.get("converged", True))
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise OptionError(f"from_dict takes what to_dict wrote, and this is not: {error}") from None
+        if names != ["Intercept", "y"] or not (np.isfinite(params).all() and np.isfinite(cov.to_numpy()).all()):
+            raise OptionError("from_dict takes what to_dict wrote: finite numbers for Intercept and y, and for cov")
+        if method not in METHODS:
+            raise OptionError(f"method must be one of {', '.join(METHODS)}, got {short(method)}")
         return cls(
-            find_mechanism(values["mechanism"]),
-            pd.Series(values["params"], dtype=float),
+            mechanism,
+            params,
             pd.Series(np.sqrt(np.diag(cov)), names),
             cov,
-            values.get("theta"),
-            None if offsets is None else pd.Series(offsets, dtype=float),
+            theta,
+            offsets,
             pd.DataFrame(columns=["feature", "n", "n_missing", "llf", "used"]),
-            values.get("method", "adjusted"),
-            float(values.get("llf", np.nan)),
-            bool(values.get("converged", True)),
+            method,
+            np.nan if llf is None else llf,
+            converged,
         )

@@ -14,11 +14,11 @@ from mvmise_sm.core.families.base import Family
 from mvmise_sm.core.families.response import make_response
 from mvmise_sm.core.threads import blas_threads
 from mvmise_sm.core.uncertainty import hessian as uncertainty
-from mvmise_sm.exceptions import ConvergenceWarning
+from mvmise_sm.exceptions import ConvergenceWarning, OptionError
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.base import MixedModelResults, MixedModelResultsWrapper
 from mvmise_sm.results.generalized_questions import GeneralizedQuestions
-from mvmise_sm.results.prediction import predictor_law
+from mvmise_sm.results.prediction import checked_test, predictor_law
 from mvmise_sm.results.widening import widened_copy
 
 __all__ = ["GeneralizedLinearMixedModelResults", "GeneralizedLinearMixedModelResultsWrapper"]
@@ -244,7 +244,7 @@ class GeneralizedLinearMixedModelResults(
 
     def _prediction(self, linear, variance, which, labels, link=None):
         dist = ("t", self.df_resid) if self.use_t else ("norm", None)
-        on_link = PredictionResultsBase(linear, variance, df=dist[1], dist=dist[0], row_labels=labels)
+        on_link = _LinkPrediction(linear, variance, df=dist[1], dist=dist[0], row_labels=labels)
         if which == "linear":
             return on_link
         link = self.model.family.link if link is None else link
@@ -316,6 +316,16 @@ class GeneralizedLinearMixedModelResults(
         super().remove_data()
 
 
+@strict_options
+class _LinkPrediction(PredictionResultsBase):
+    """Predictions on the scale of the linear predictor."""
+
+    def t_test(self, value=0, alternative="two-sided"):
+        """Test that every prediction has a value; see statsmodels."""
+        return super().t_test(*checked_test(self, value, alternative))
+
+
+@strict_options
 class _MeanPrediction(PredictionResultsMean):
     """Predictions of means whose intervals are those of the linear predictor, in order for a decreasing link too.
 
@@ -336,10 +346,16 @@ class _MeanPrediction(PredictionResultsMean):
         )
         self.mean_link = mean_link
 
+    def t_test(self, value=0, alternative="two-sided"):
+        """Test that every mean has a value; see statsmodels."""
+        return super().t_test(*checked_test(self, value, alternative))
+
     def conf_int(self, method="endpoint", alpha=0.05, **kwds):
         if method == "endpoint":
             ends = [self.mean_link.inverse(end) for end in self.linpred.conf_int(alpha=alpha).T]
             return np.sort(np.column_stack(ends), axis=1)
+        if method != "delta":
+            raise OptionError(f"method must be 'endpoint' or 'delta', got {method!r}")
         return super().conf_int(method=method, alpha=alpha, **kwds)
 
 

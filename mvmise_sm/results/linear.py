@@ -246,11 +246,11 @@ class LinearMixedModelResults(ResidualQuestions, MixedModelResults, refuses=_REF
 
     def _prediction(self, linear, variance, which, labels, residual=1.0):
         """Predictions with confidence intervals and, for an observation of weight 1, prediction intervals."""
-        from statsmodels.regression._prediction import PredictionResults
+        from mvmise_sm.inference.prediction import LinearPrediction
 
         dist = ("t", self.df_resid) if self.use_t else ("norm", None)
         law = {"df": dist[1], "dist": dist[0]}
-        return PredictionResults(linear, variance, self.scale * residual, **law, row_labels=labels)
+        return LinearPrediction(linear, variance, self.scale * residual, **law, row_labels=labels)
 
     def widened(self, model, positions, wrapped):
         """Show this result in a model with more columns, whose coefficients are held at zero.

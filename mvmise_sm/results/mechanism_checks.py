@@ -175,7 +175,10 @@ def compare_mechanisms(model, *, method="ml", maxiter=None, tol=None) -> pd.Data
     DataFrame
         ``block, value, both`` by ``llf, n_params, aic, bic, converged`` and the fixed effects, best AIC first.
     """
-    spec, data = model.spec, model.design.data
+    spec = getattr(model, "spec", None)
+    if spec is None:
+        raise OptionError(f"compare_mechanisms takes a model b (mvmise_b), got {short(model)}")
+    data = model.design.data
     if not spec.variant.takes_own_terms or spec.own_blocks or spec.samples:
         raise OptionError("compare_mechanisms takes a model b (mvmise_b) with (1 | batch) alone")
     if method not in ("ml", "em"):

@@ -10,6 +10,7 @@ from scipy import stats
 
 from mvmise_sm.options import strict_options
 from mvmise_sm.results.marginal import MarginalResults
+from mvmise_sm.results.reading import readable
 
 __all__ = ["PooledResults"]
 
@@ -114,13 +115,22 @@ class PooledResults(MarginalResults):
         """
         from mvmise_sm.inference.wald import wald_test
 
-        return wald_test(self, r_matrix, "default")
+        with readable(r_matrix, self.model.exog_names):
+            return wald_test(self, r_matrix, "default")
+
+    def anova(self, ddf="default", type=3):
+        """Test every term of the fixed effects; parameters as in `InferentialResults.anova`, ddf "default" or None."""
+        from mvmise_sm.inference.anova import anova_table
+        from mvmise_sm.inference.hypotheses import term_contrasts
+
+        return anova_table(self, term_contrasts(self, type), self.denominator(ddf), type)
 
     def t_test(self, r_matrix):
         """Test linear combinations one by one; parameters and returned object as in `wald_test`."""
         from mvmise_sm.inference.wald import t_test
 
-        return t_test(self, r_matrix, "default")
+        with readable(r_matrix, self.model.exog_names):
+            return t_test(self, r_matrix, "default")
 
     def summary(self, alpha=0.05):
         """Summarise the pooled fits, statsmodels' Summary."""

@@ -10,9 +10,18 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.results.residual import new_variances
 
-__all__ = ["NewRows", "predicted", "prediction_results", "predictor_law", "selected_terms", "without_error"]
+__all__ = [
+    "NewRows",
+    "checked_test",
+    "predicted",
+    "prediction_results",
+    "predictor_law",
+    "selected_terms",
+    "without_error",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,25 @@ class NewRows:
     offset: np.ndarray | None = None
     index: object = None
     levels: tuple[np.ndarray, np.ndarray] | None = None
+
+
+_SIDES = ("two-sided", "larger", "smaller")
+
+
+def checked_test(prediction, value, alternative):
+    """Hypothetical values (one, or one for each row) and alternative of a test of predictions.
+
+    Raises
+    ------
+    OptionError
+    """
+    values = np.asarray(value, dtype=float)
+    rows = np.shape(prediction.predicted)[0]
+    if values.shape not in ((), (1,), (rows,)) or not np.isfinite(values).all():
+        raise OptionError(f"value must be one finite number, or one for each of the {rows} rows, got {short(value)}")
+    if not isinstance(alternative, str) or alternative not in _SIDES:
+        raise OptionError(f"alternative must be 'two-sided', 'larger' or 'smaller', got {short(alternative)}")
+    return values, alternative
 
 
 def selected_terms(layout, random) -> tuple[int, ...]:

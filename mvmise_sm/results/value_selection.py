@@ -241,10 +241,10 @@ class ValueSelectionResults(ValueQuestions, MixedModelResults, refuses=REFUSED):
 
     def _prediction(self, linear, variance, which, labels):
         """Predictions with confidence intervals and prediction intervals."""
-        from statsmodels.regression._prediction import PredictionResults
+        from mvmise_sm.inference.prediction import LinearPrediction
 
         dist = ("t", self.df_resid) if self.use_t else ("norm", None)
-        return PredictionResults(linear, variance, self.scale, df=dist[1], dist=dist[0], row_labels=labels)
+        return LinearPrediction(linear, variance, self.scale, df=dist[1], dist=dist[0], row_labels=labels)
 
     def mean_scale(self):
         """What undoes the transformation of the response, see `MarginalResults.mean_scale`."""

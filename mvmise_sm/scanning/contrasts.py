@@ -127,6 +127,8 @@ def _combination(value: Any, name: str, names: list[str]) -> np.ndarray:
 
 
 def _from_text(text: str, names: list[str]) -> np.ndarray:
+    if not text.strip():
+        raise OptionError("contrasts: an empty text is no combination of the fixed effects")
     for token in _tokens(text, names):
         near = difflib.get_close_matches(token, names, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mvmise_sm.exceptions import DataError, OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.scanning.content import digest
 
 __all__ = ["FeatureTable", "LongFeatures", "WideFeatures", "feature_digest", "looks_raw", "read_long", "read_wide"]
@@ -216,6 +217,10 @@ def _read_weights(
     n = len(frame)
     if not isinstance(weights, pd.DataFrame):
         weights = np.asarray(weights)
+        if not weights.ndim:
+            raise OptionError(
+                f"weights must be a column, or a number for each row or cell, got {short(weights.item())}"
+            )
         if len(weights) != n:
             raise DataError(f"weights has {len(weights)} rows and features has {n}")
         if weights.ndim == 1:
@@ -362,6 +367,8 @@ def read_long(
     if outcome is None or not keys:
         raise OptionError("a long table needs by=, outcome= (the column of values) and sample= (what makes a sample)")
     for name in [by, outcome, *keys, *([column] if column is not None else [])]:
+        if isinstance(name, (list, dict, set)) or np.ndim(name):
+            raise OptionError(f"by, outcome, column and sample are names of columns, got {short(name)}")
         if name not in frame.columns:
             raise OptionError(f"{name!r} is not a column of the data; it has {list(map(str, frame.columns))}")
     for name in [by, *keys, *([column] if column is not None else [])]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mvmise_sm.exceptions import OptionError
-from mvmise_sm.memory import guarded_class
+from mvmise_sm.options import answering
 
 __all__ = ["COLUMNS", "ScanResult"]
 
@@ -30,7 +30,7 @@ COLUMNS = [
 _VALUES = ("estimate", "se", "p", "q")
 
 
-@guarded_class
+@answering
 class ScanResult(pd.DataFrame):
     """The table of a scan: a DataFrame with one row for every feature and term.
 

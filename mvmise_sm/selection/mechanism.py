@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from scipy.special import erfcx, expit, log_expit, log_ndtr, logit, ndtr, ndtri
 
+from mvmise_sm.option_values import real
 from mvmise_sm.selection.logistic_normal import logistic_normal
 
 LOG_2PI = float(np.log(2.0 * np.pi))
@@ -107,7 +108,7 @@ class Held:
         self, *, Intercept: float | None = None, y: float | None = None, covariate: float | None = None
     ) -> None:
         given = {"Intercept": Intercept, "y": y, "covariate": covariate}
-        self.held = {name: float(value) for name, value in given.items() if value is not None}
+        self.held = {name: real(name, value) for name, value in given.items() if value is not None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value:g}' for name, value in self.held.items())})"

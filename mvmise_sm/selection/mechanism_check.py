@@ -9,6 +9,7 @@ import numpy as np
 from scipy.integrate import quad
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 from mvmise_sm.selection.mechanism import BlockIntegral, Capped, Logit, LogLinear, Mechanism, Probit, SeenTerm
 
 MECHANISMS: dict[str, Mechanism] = {m.name: m for m in (Capped(), LogLinear(), Logit(), Probit())}
@@ -41,6 +42,8 @@ def register(cls: AnyMechanism) -> AnyMechanism:
     OptionError
         Naming the member that is absent or wrong.
     """
+    if not isinstance(cls, type):
+        raise OptionError(f"register takes a class, got {short(cls)}")
     mechanism = cls()
     check_mechanism(mechanism)
     MECHANISMS[mechanism.name] = mechanism

@@ -72,14 +72,19 @@ def streamed_model(cls: type, formula: str, data: Any, given: dict[str, Any], op
             return counted_model(cls, formula, data, given, options)
     if cls is not LinearMixedModel:
         raise DataError(f"{cls.__name__} needs its rows at every step and cannot be streamed; give it a DataFrame")
+    if options.get("contrasts") is not None:
+        raise OptionError("contrasts= needs all levels at once; for a source read in chunks write C(f, Sum) instead")
     for name in ("residual", "dispersion", "cov"):
-        if options.get(name) not in (None, "hom"):
+        asked = options.get(name)
+        if asked is not None and not (isinstance(asked, str) and asked == "hom"):
             raise OptionError(f"{name}= needs the rows themselves; a source read in chunks does not take it")
         options.pop(name, None)
     if any(spec.members for spec in parse_formula(formula).random):
         raise OptionError("mm() needs the rows themselves; a source read in chunks does not take it")
     refuse_unknown_model_options(cls, options)
     if isinstance(data, CrossProducts):
+        if not isinstance(given["missing"], str) or given["missing"] not in ("drop", data.missing):
+            raise OptionError(f"the cross-products were planned with missing={data.missing!r}")
         for name in ("weights", "offset", "subset"):
             if given[name] is not None:
                 raise OptionError(f"{name} belongs to the plan of the cross-products: CrossProducts.plan(..., {name}=)")

@@ -183,6 +183,11 @@ class CrossProducts:
         return self._plan.reader.formula
 
     @property
+    def missing(self):
+        """What the plan does with missing values, ``"drop"`` or ``"raise"``."""
+        return self._plan.reader.missing
+
+    @property
     def nobs(self):
         """Complete rows summed (of a plan: seen)."""
         return self._plan.nobs if self._sums is None else self._sums.nobs

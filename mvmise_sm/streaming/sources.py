@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from mvmise_sm.blame import legible
 from mvmise_sm.exceptions import DataError, UnknownColumnError
 
 __all__ = ["CHUNK_ROWS", "Chunks", "blocks", "column_names", "is_source", "partitions", "shown"]
@@ -120,7 +121,9 @@ def column_names(data: Any) -> list[str] | None:
     if kind == "files":
         import pyarrow.parquet as pq
 
-        return list(pq.read_schema(_files(data)[0]).names)
+        first = _files(data)[0]
+        with legible(repr(first)):
+            return list(pq.read_schema(first).names)
     if kind == "duckdb":
         return list(data.columns)
     if kind == "polars":

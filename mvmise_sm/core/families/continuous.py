@@ -12,6 +12,7 @@ from mvmise_sm.core.families.base import Derivatives, Family
 from mvmise_sm.core.families.checks import bad_positive
 from mvmise_sm.core.families.exponential import Gamma, Gaussian
 from mvmise_sm.core.families.jets import segment_logsumexp, value, variables
+from mvmise_sm.option_values import positive
 
 __all__ = ["HurdleGamma", "LogNormal", "StudentT", "Tweedie"]
 
@@ -35,9 +36,7 @@ class StudentT(Family):
 
     def __init__(self, link: Any = None, df: float | None = None):
         super().__init__(link)
-        if df is not None and not (isinstance(df, (int, float, np.number)) and 0.0 < df < np.inf):
-            raise ValueError(f"df must be a positive number, got {df!r}")
-        self.df = None if df is None else float(df)
+        self.df = None if df is None else float(positive("df", df))
         self.shape_names = ("df",) if df is None else ()
 
     def _df(self, shape: Any) -> Any:

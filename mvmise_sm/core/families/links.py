@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, log_ndtr, logit, ndtr, ndtri
 
+from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
+
 __all__ = ["LINKS", "Link", "as_link"]
 
 # beyond these linear predictors the square of a tail probability underflows
@@ -273,6 +276,7 @@ class ForeignLink(Link):
 LINKS: dict[str, type[Link]] = {
     cls.name: cls for cls in (Logit, Probit, CLogLog, LogLog, Cauchit, Log, Identity, Inverse, InverseSquared, Sqrt)
 }
+_LINK_MEMBERS = ("inverse", "inverse_deriv", "inverse_deriv2")
 _BY_LABEL = {cls.label: cls for cls in LINKS.values()}
 
 
@@ -281,17 +285,18 @@ def as_link(link: Any) -> Link:
 
     Raises
     ------
-    ValueError
+    OptionError
         If the name is unknown, or it is no link.
     """
     if isinstance(link, Link):
         return link
     if isinstance(link, str):
         if link not in LINKS:
-            raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
+            raise OptionError(f"link must be one of {', '.join(LINKS)}, got {short(link)}")
         return LINKS[link]()
-    if isinstance(link, (int, float, bool, list, tuple, dict)) or link is None:
-        raise ValueError(f"link must be a name, one of {', '.join(LINKS)}, or a link of statsmodels, got {link!r}")
+    if not callable(link) or not all(callable(getattr(link, name, None)) for name in _LINK_MEMBERS):
+        names = ", ".join(LINKS)
+        raise OptionError(f"link must be a name, one of {names}, or a link of statsmodels, got {short(link)}")
     stable = _BY_LABEL.get(type(link).__name__)
     if stable is None:
         return ForeignLink(link)

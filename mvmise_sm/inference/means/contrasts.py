@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.exceptions import OptionError
+from mvmise_sm.option_values import short
 
 __all__ = ["DEFAULT_ADJUST", "ContrastSet", "Name", "contrast_set", "written"]
 
@@ -93,7 +94,10 @@ def _given(method: Any, labels: Sequence[str]) -> ContrastSet:
         names: list[Name] = [str(name) for name in method]
         rows = list(method.values())
     else:
-        rows = list(np.atleast_2d(np.asarray(method, dtype=float)))
+        try:
+            rows = list(np.atleast_2d(np.asarray(method, dtype=float)))
+        except (TypeError, ValueError):
+            raise OptionError(f"a contrast is a word, or weights as numbers, got {short(method)}") from None
         names = [f"c{i + 1}" for i in range(len(rows))]
     if not rows:
         raise OptionError("contrast needs at least one set of weights")

@@ -15,7 +15,7 @@ from mvmise_sm.inference.means.adjust import checked_adjust
 from mvmise_sm.inference.means.contrasts import DEFAULT_ADJUST, contrast_set, written
 from mvmise_sm.inference.means.estimates import Estimates, level_text
 from mvmise_sm.inference.tables import Table, table
-from mvmise_sm.memory import guarded_class
+from mvmise_sm.options import answering
 from mvmise_sm.spellings import of_estimates
 
 __all__ = ["Contrasts", "MarginalMeans"]
@@ -23,6 +23,7 @@ __all__ = ["Contrasts", "MarginalMeans"]
 _UNSET: Any = object()
 
 
+@answering
 class _Estimated(Table):
     """A frame of estimates that remembers what was estimated; parts of it are plain tables."""
 
@@ -80,7 +81,7 @@ class _Estimated(Table):
 
     def contrast(
         self,
-        method: Any = None,
+        method: str | Mapping[str, Any] | Sequence[Any] | None = None,
         *,
         by: Any = _UNSET,
         simple: Any = None,
@@ -144,7 +145,7 @@ class _Estimated(Table):
         return estimates
 
 
-@guarded_class
+@answering
 class MarginalMeans(_Estimated):
     """Marginal means or slopes: a frame with `contrast`, `test`, `regrid` and `plot`.
 
