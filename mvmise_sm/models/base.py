@@ -214,11 +214,12 @@ class MixedModelBase(Rebuilt):
             from mvmise_sm.streaming.model import is_streamed, streamed_model
 
             if is_streamed(data):
-                given = {"weights": weights, "offset": offset, "subset": subset, "missing": missing}
-                given["eval_env"] = eval_env
                 refuse_dropped_columns(drop_cols)
-                kwargs = kwargs if contrasts is None else {**kwargs, "contrasts": contrasts}
-                return streamed_model(cls, with_bar_terms(formula, groups, re_formula), data, given, kwargs)
+                given = {"weights": weights, "offset": offset, "subset": subset, "missing": missing}
+                kwargs |= {} if contrasts is None else {"contrasts": contrasts}
+                return streamed_model(
+                    cls, with_bar_terms(formula, groups, re_formula), data, {**given, "eval_env": eval_env}, kwargs
+                )
         structures = cls._structure_options(kwargs)
         refuse_unknown_model_options(cls, kwargs)
         refuse_dropped_columns(drop_cols)
