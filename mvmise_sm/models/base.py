@@ -210,20 +210,18 @@ class MixedModelBase(Rebuilt):
         Days          10.47
         dtype: float64
         """
+        formula = with_bar_terms(formula, groups, re_formula)
+        refuse_dropped_columns(drop_cols)
         if not isinstance(data, pd.DataFrame):
             from mvmise_sm.streaming.model import is_streamed, streamed_model
 
             if is_streamed(data):
-                refuse_dropped_columns(drop_cols)
                 given = {"weights": weights, "offset": offset, "subset": subset, "missing": missing}
+                given["eval_env"] = eval_env
                 kwargs |= {} if contrasts is None else {"contrasts": contrasts}
-                return streamed_model(
-                    cls, with_bar_terms(formula, groups, re_formula), data, {**given, "eval_env": eval_env}, kwargs
-                )
+                return streamed_model(cls, formula, data, given, kwargs)
         structures = cls._structure_options(kwargs)
         refuse_unknown_model_options(cls, kwargs)
-        refuse_dropped_columns(drop_cols)
-        formula = with_bar_terms(formula, groups, re_formula)
         design = build_design(
             parse_formula(formula),
             data,
