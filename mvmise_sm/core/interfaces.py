@@ -57,6 +57,8 @@ class Criterion(Protocol):
     sharp_theta : bool
         Whether a fit goes on until theta is sharp, not only the objective: with priors criterion and penalty, which
         results report one by one, change in proportion to theta.
+    learns_curvature : bool
+        Whether the information is so far from the Hessian that steps near the minimum should correct it.
     random : RandomEffects
     layout : Layout
         Grouping factors in elimination order.
@@ -82,6 +84,9 @@ class Criterion(Protocol):
 
     @property
     def sharp_theta(self) -> bool: ...
+
+    @property
+    def learns_curvature(self) -> bool: ...
 
     def __call__(self, theta: np.ndarray) -> float:
         """Objective at the user's parameters (k,)."""

@@ -87,7 +87,7 @@ def difference(f, x):
 
 def test_members(criterion):
     methods = {name for name, value in vars(Criterion).items() if inspect.isfunction(value) and name[0] != "_"}
-    members = {*methods, *Criterion.__annotations__, "lower", "guarded", "sharp_theta"}
+    members = {*methods, *Criterion.__annotations__, "lower", "guarded", "sharp_theta", "learns_curvature"}
     assert not [name for name in members if not hasattr(criterion, name)]
     assert criterion.lower.shape == criterion.guarded.shape == criterion.start().shape
     assert criterion.guarded.dtype == bool

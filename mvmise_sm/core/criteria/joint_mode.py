@@ -20,7 +20,7 @@ class JointDeviance(LaplaceDeviance):
 
     profiles_beta = True
 
-    def _mode(self, merged: list[np.ndarray], beta: np.ndarray | None) -> Mode:
+    def _mode(self, merged: list[np.ndarray], beta: np.ndarray | None, x: np.ndarray) -> Mode:
         eta = self._eta if self._eta is not None else self.response.start_eta()
         return joint_mode(self, merged, eta)
 

@@ -11,7 +11,14 @@ from scipy.linalg.lapack import dposv
 from mvmise_sm.core.covariance.coordinates import fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
 from mvmise_sm.core.criteria.penalty import Penalty
-from mvmise_sm.core.criteria.pirls import conditional_mode, fixed_system, inner, joint_mode, newton_elimination
+from mvmise_sm.core.criteria.pirls import (
+    Beginning,
+    conditional_mode,
+    fixed_system,
+    inner,
+    joint_mode,
+    newton_elimination,
+)
 from mvmise_sm.core.criteria.solution import Evaluation
 from mvmise_sm.core.criteria.working import WorkingParameters
 from mvmise_sm.core.elimination.incidence import Incidence
@@ -65,7 +72,8 @@ class LaplaceObjective(WorkingParameters):
         self.k_shape = int(response.estimates_shape)
         self.layout = Layout(random)
         self.basis = fixed_basis(X)
-        self.X: np.ndarray = np.empty(X.shape)
+        # column by column, as it is multiplied by weights and summed over levels
+        self.X: np.ndarray = np.empty(X.shape, order="F")
         self.basis.rows(X, 0, self.nobs, self.X)
         self.X *= self.basis.scale
         if self.layout.loaded:
@@ -177,8 +185,9 @@ class LaplaceObjective(WorkingParameters):
                 raise np.linalg.LinAlgError("the shape parameter has run away")
             self.response.set_shape(float(shape[0]))
         merged, terms = self.space.factors(theta)
-        mode = self._mode(merged, beta)
-        mode.weighted = self.eliminate(mode.terms.weight, merged)
+        mode = self._mode(merged, beta, x)
+        if mode.weighted is None:
+            mode.weighted = self.eliminate(mode.terms.weight, merged)
         return self._kept(x, point, mode, merged, terms)
 
     def _kept(self, x: np.ndarray, point: Any, mode: Any, merged: list[np.ndarray], terms: list[np.ndarray]) -> tuple:
@@ -202,9 +211,20 @@ class LaplaceObjective(WorkingParameters):
         place, rate = self._log_dispersion()
         return self.penalty.of_dispersion(rate * float(x[place]))
 
-    def _mode(self, merged: list[np.ndarray], beta: np.ndarray | None) -> Mode:
+    def _mode(self, merged: list[np.ndarray], beta: np.ndarray | None, x: np.ndarray) -> Mode:
         assert beta is not None
-        return conditional_mode(self, merged, beta, self._eta)
+        return conditional_mode(self, merged, beta, self._beginning(x))
+
+    def _beginning(self, x: np.ndarray) -> Beginning | None:
+        """The last predictor, with what its rows and their elimination still are at `x`."""
+        if self._eta is None or self._last is None or self._last[1].terms.eta is not self._eta:
+            return None if self._eta is None else Beginning(self._eta)
+        point, mode = np.frombuffer(self._last[0]), self._last[1]
+        k, shape = self.k_theta, x.size - self.k_shape
+        if not np.array_equal(point[shape:], x[shape:]):
+            return Beginning(self._eta)
+        same = mode.terms.observed is mode.terms.weight and np.array_equal(point[:k], x[:k])
+        return Beginning(self._eta, mode.terms, mode.weighted if same else None)
 
     def _integral(self, mode: Mode, merged: list[np.ndarray]) -> float:
         """-2 log of the integral over the random effects."""

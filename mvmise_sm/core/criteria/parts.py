@@ -19,7 +19,7 @@ from mvmise_sm.core.covariance.theta import ThetaSpace
 from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 from mvmise_sm.core.criteria.laplace_objective import AtPoint
 from mvmise_sm.core.criteria.penalty import Penalty
-from mvmise_sm.core.criteria.pirls import FixedSystem, Mode, conditional_mode, inner
+from mvmise_sm.core.criteria.pirls import Beginning, FixedSystem, Mode, conditional_mode, inner
 from mvmise_sm.core.criteria.solution import Evaluation, GeneralizedSolution
 from mvmise_sm.core.criteria.stacked import Block, StackedDesign, fixed_fit, floored, other_zero_parts
 from mvmise_sm.core.elimination.incidence import Incidence, PartsIncidence
@@ -189,10 +189,11 @@ class PartsDeviance(LaplaceDeviance):
 
     def _found(self, merged: list[np.ndarray], beta: np.ndarray) -> Mode:
         """The mode with M eliminated there; a saddle is left along a direction in which the density rises."""
-        mode = conditional_mode(self, merged, beta, self._eta)
+        mode = conditional_mode(self, merged, beta, None if self._eta is None else Beginning(self._eta))
         for attempt in range(3):
             try:
-                mode.weighted = self.eliminate(mode.terms.observed, merged)
+                if mode.weighted is None:
+                    mode.weighted = self.eliminate(mode.terms.observed, merged)
                 if mode.weighted.least_pivot() < _LEAST_PIVOT:
                     raise np.linalg.LinAlgError("M is nearly singular at the mode")
                 return mode
@@ -203,7 +204,7 @@ class PartsDeviance(LaplaceDeviance):
             rng = np.random.default_rng(attempt)
             away = [0.3 * lam @ rng.standard_normal(b.shape) for lam, b in zip(merged, mode.b, strict=True)]
             eta = mode.terms.eta + self.incidence.times(away)
-            mode = conditional_mode(self, merged, beta, eta if attempt == 0 else None)
+            mode = conditional_mode(self, merged, beta, Beginning(eta) if attempt == 0 else None)
         raise np.linalg.LinAlgError("no mode")
 
     def _gradients(self, mode: Mode, merged: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mvmise_sm.core.interfaces import WeightedElimination
 
 __all__ = [
+    "Beginning",
     "FixedSystem",
     "Mode",
     "conditional_mode",
@@ -31,13 +32,15 @@ __all__ = [
     "weighed",
 ]
 
-# random effects, their scores, the rows there, and the elimination that is at hand
-_State = tuple[list[np.ndarray], list[np.ndarray], "RowTerms", "WeightedElimination | None"]
+# random effects, their scores, the rows there, the elimination that is at hand, and the decrement of the last step
+_State = tuple[list[np.ndarray], list[np.ndarray], "RowTerms", "WeightedElimination | None", float]
 # the same with beta and the penalised deviance
 _JointState = tuple[list[np.ndarray], list[np.ndarray], np.ndarray, "RowTerms", float]
 
 _TOLERANCE = 1e-17
 _CHORD = 1e-5
+# a decrement that is expected below this needs no look
+_CERTAIN = 1e-2 * _TOLERANCE
 _MAX_STEPS = 100
 
 
@@ -55,8 +58,8 @@ class Mode:
         Rows at the mode.
     square : float
         u'u.
-    weighted : object
-        The elimination at the expected weights of the mode.
+    weighted : object or None
+        The elimination at the weights of the mode that enter M.
     expansion : Expansion or None
         All derivatives of the rows in all predictors, where there are several; found once.
     """
@@ -68,6 +71,25 @@ class Mode:
     square: float
     weighted: Any = None
     expansion: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beginning:
+    """Where a search for the mode begins, and what is known there.
+
+    Attributes
+    ----------
+    eta : ndarray
+        A linear predictor near the one at the mode (nobs,); it need not be one of the model.
+    terms : RowTerms or None
+        Rows there, where they are at hand.
+    weighted : object or None
+        The elimination at their observed weights and at the covariance asked for, where it is at hand.
+    """
+
+    eta: np.ndarray
+    terms: Any = None
+    weighted: Any = None
 
 
 def _dot(x: list[np.ndarray], y: list[np.ndarray]) -> float:
@@ -101,7 +123,7 @@ def newton_elimination(
 
 
 def conditional_mode(
-    problem: LaplaceObjective, lambdas: list[np.ndarray], beta: np.ndarray, eta: np.ndarray | None = None
+    problem: LaplaceObjective, lambdas: list[np.ndarray], beta: np.ndarray, begin: Beginning | None = None
 ) -> Mode:
     """Mode of the random effects at fixed beta.
 
@@ -113,12 +135,13 @@ def conditional_mode(
         Relative factors (q, q) of the grouping factors.
     beta : ndarray
         Working beta (p,).
-    eta : ndarray, optional
-        A linear predictor near the one at the mode (nobs,).
+    begin : Beginning, optional
+        A linear predictor near the one at the mode.
 
     Returns
     -------
     Mode
+        Its ``weighted`` is None where the elimination at the mode was not needed on the way.
 
     Raises
     ------
@@ -127,54 +150,74 @@ def conditional_mode(
     """
     inc = problem.incidence
     base = problem.fixed_part(beta)
-    state: _State | None = None if eta is None else _first_step(problem, lambdas, base, eta)
+    state: _State | None = None if begin is None else _first_step(problem, lambdas, base, begin)
     if state is None:
         terms = problem.response.rows(base)
         if terms.loglik == -np.inf:
             raise np.linalg.LinAlgError("the linear predictor leaves the domain of the link")
-        state = inc.zeros(), inc.zeros(), terms, None
-    b, g, terms, chord = state
+        state = inc.zeros(), inc.zeros(), terms, None, np.inf
+    b, g, terms, chord, previous = state
     objective = _dot(g, b) - 2.0 * terms.loglik
-    previous = np.inf
+    # the elimination at the present rows, where it has been made
+    here = None
     for _ in range(_MAX_STEPS):
+        # from a step that short the next is as good as none
+        if previous * previous < _CERTAIN:
+            break
         residual = [s - x for s, x in zip(inc.transposed(terms.score), g, strict=True)]
         fresh = previous > _CHORD
         if fresh or chord is None:
             fresh = True
-            chord = newton_elimination(problem, terms, lambdas)[0]
+            chord, here = _eliminated_here(problem, terms, lambdas)
         db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
         decrement = _dot(residual, db)
         if not fresh and decrement > 1e-2 * previous:
             fresh = True
-            chord = newton_elimination(problem, terms, lambdas)[0]
+            chord, here = _eliminated_here(problem, terms, lambdas)
             db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
             decrement = _dot(residual, db)
         # stop once the decrement stagnates at rounding level
         if decrement < _TOLERANCE or (fresh and previous < _CHORD and decrement > 0.1 * previous):
             break
-        previous = decrement
         taken = _line_search(problem, base, (b, g, objective), (db, dg), decrement)
         if taken is None:
             break
         b, g, terms, objective = taken
-    return Mode(b, g, beta, terms, _dot(g, b))
+        here = None
+        previous = decrement
+    return Mode(b, g, beta, terms, _dot(g, b), here)
+
+
+def _eliminated_here(
+    problem: LaplaceObjective, terms: RowTerms, lambdas: list[np.ndarray]
+) -> tuple[WeightedElimination, WeightedElimination | None]:
+    """The elimination of a Newton step, and again where it is the one that the criterion takes at these rows."""
+    chord, weight = newton_elimination(problem, terms, lambdas)
+    return chord, chord if weight is terms.weight else None
 
 
 def _first_step(
-    problem: LaplaceObjective, lambdas: list[np.ndarray], base: np.ndarray, eta: np.ndarray
+    problem: LaplaceObjective, lambdas: list[np.ndarray], base: np.ndarray, begin: Beginning
 ) -> _State | None:
-    """A Newton step from any `eta`, which need not be one of the model; None where it leads nowhere."""
+    """A Newton step from any predictor, which need not be one of the model; None where it leads nowhere."""
     inc, response = problem.incidence, problem.response
-    terms = response.rows(eta)
+    terms = response.rows(begin.eta) if begin.terms is None else begin.terms
     if terms.loglik == -np.inf:
         return None
-    chord, weight = newton_elimination(problem, terms, lambdas)
-    b, g = map(_unstack, chord.solve_blocks(_stack(inc.transposed(terms.score + weighed(weight, eta - base)))))
+    if begin.weighted is None:
+        chord, weight = newton_elimination(problem, terms, lambdas)
+    else:
+        chord, weight = begin.weighted, terms.observed
+    away = weighed(weight, terms.eta - base)
+    b, g = map(_unstack, chord.solve_blocks(_stack(inc.transposed(terms.score + away))))
     after = response.rows(base + inc.times(b))
     # a step that long is better taken from zero, under the control of the line search
     if after.loglik < terms.loglik - 50.0 - 0.5 * abs(terms.loglik):
         return None
-    return b, g, after, chord
+    moved = np.abs(after.eta - terms.eta)
+    # the length of the step by the rows alone, in units of the decrement; an upper bound where weights are negative
+    length = float(np.vdot(moved, weighed(np.abs(weight), moved)))
+    return b, g, after, chord, length if length > 0.0 else np.inf
 
 
 def _line_search(
@@ -224,11 +267,11 @@ class FixedSystem:
 
 def fixed_system(problem: LaplaceObjective, weighted: WeightedElimination, weight: np.ndarray) -> FixedSystem:
     """Eliminate the random effects from the columns of X."""
-    X = problem.X
-    scaled = X * weight[:, None]
-    zx = problem.incidence.transposed_many(np.ascontiguousarray(scaled.T))
+    columns = problem.X.T
+    scaled = columns * weight
+    zx = problem.incidence.transposed_many(scaled)
     coef, score = weighted.solve_blocks(zx)
-    return FixedSystem(zx, coef, score, X.T @ scaled - inner(zx, coef))
+    return FixedSystem(zx, coef, score, columns @ scaled.T - inner(zx, coef))
 
 
 def inner(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:

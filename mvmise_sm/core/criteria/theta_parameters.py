@@ -24,6 +24,7 @@ class ThetaParameters(ABC):
     """
 
     space: ThetaSpace
+    learns_curvature = False
 
     @abstractmethod
     def value(self, theta: np.ndarray) -> float:

@@ -17,6 +17,8 @@ class WorkingParameters:
     """What a criterion knows of its own parameter vector: theta, then beta, then the shape."""
 
     profiles_beta = False
+    # the average information knows nothing of how the weights change with the mode
+    learns_curvature = True
     # what the criterion sets
     space: ThetaSpace
     basis: Any

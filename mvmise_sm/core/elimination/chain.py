@@ -192,7 +192,7 @@ class ChainFactorization:
                 reduced[m] = reduced[m] - np.stack([structure.scatter[k, m] @ x for x in part])
             if rest is not None:
                 for a in range(factors[k].q):
-                    rest = rest - structure.entries[k].matrix(self.values[k][a]).T @ solved[a]
+                    rest = rest - structure.entries[k].transposed_times(self.values[k][a], solved[a])
         if self.rest is not None and rest is not None:
             taken += self.rest.quadratic(rest)
         return (reduced, rest), taken
@@ -222,7 +222,7 @@ class ChainFactorization:
             for m in structure.chain[k + 1 :]:
                 column = column - apply(self.cross[k, m], coef[m][:, layout.parent[k, m]])
             if solved is not None:
-                column = column - np.stack([structure.entries[k].matrix(v) @ solved for v in self.values[k]])
+                column = column - np.stack([structure.entries[k].times(v, solved) for v in self.values[k]])
             level = self.levels[k]
             coef[k], scores[k] = apply(level.w, column), apply(level.i_minus_cw, column)
         return coef, scores

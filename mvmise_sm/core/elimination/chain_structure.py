@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from mvmise_sm.core.elimination.kernels import Entries, SparseKernel, choose_kernel
+from mvmise_sm.core.elimination.kernels import Entries, SparseKernel, choose_kernel, with_data
 from mvmise_sm.core.elimination.levels import apply
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ class ChainStructure:
 
     def with_products(self, products: CrossProducts) -> ChainStructure:
         """The same pattern with other cross-products, as they come from other weights."""
+        if self.n_rest:
+            # formed once for all weights
+            self._rest_pattern, self._rest_lower  # noqa: B018
         out = copy.copy(self)
         for name in ("rest_gram", "rest_cross"):
             out.__dict__.pop(name, None)
@@ -119,20 +122,18 @@ class ChainStructure:
         return out
 
     @cached_property
-    def rest_gram(self) -> sparse.csr_matrix:
-        """Z_R'Z_R as a sparse matrix (n_R, n_R)."""
+    def _rest_places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the elements of Z_R'Z_R as `_rest_values` has them."""
         factors = self.layout.factors
         rows: list[np.ndarray] = []
         cols: list[np.ndarray] = []
-        values: list[np.ndarray] = []
         for r in self.layout.remainder:
-            f, own = factors[r], self.products.own[r]
+            f = factors[r]
             j = np.arange(f.n_levels)
             for a in range(f.q):
                 for b in range(f.q):
                     rows.append(self.offsets[r] + a * f.n_levels + j)
                     cols.append(self.offsets[r] + b * f.n_levels + j)
-                    values.append(own[a, b])
             for t in self.layout.remainder:
                 if t <= r:
                     continue
@@ -143,9 +144,45 @@ class ChainStructure:
                         second = self.offsets[t] + b * g.n_levels + pattern.indices
                         rows += [first, second]
                         cols += [second, first]
-                        values += [self.products.cross[r, t][a, b]] * 2
-        at = (np.concatenate(rows), np.concatenate(cols))
-        return sparse.csr_matrix((np.concatenate(values), at), shape=(self.n_rest, self.n_rest))
+        return np.concatenate(rows), np.concatenate(cols)
+
+    def _rest_values(self) -> np.ndarray:
+        """Elements of Z_R'Z_R at `_rest_places`."""
+        values: list[np.ndarray] = []
+        for r in self.layout.remainder:
+            values.extend(block for row in self.products.own[r] for block in row)
+            for t in self.layout.remainder:
+                if t > r:
+                    values.extend(block for row in self.products.cross[r, t] for block in row for _ in range(2))
+        return np.concatenate(values)
+
+    @cached_property
+    def _rest_pattern(self) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Z_R'Z_R without its values, and the element of `_rest_values` that belongs to each."""
+        row, col = self._rest_places
+        # from 1 upwards: zeros might be dropped
+        order = np.arange(1.0, row.size + 1.0)
+        pattern = sparse.csr_matrix((order, (row, col)), shape=(self.n_rest, self.n_rest))
+        return pattern, pattern.data.astype(np.intp) - 1
+
+    @cached_property
+    def rest_gram(self) -> sparse.csr_matrix:
+        """Z_R'Z_R as a sparse matrix (n_R, n_R)."""
+        pattern, order = self._rest_pattern
+        return with_data(pattern, self._rest_values()[order])
+
+    @cached_property
+    def _rest_lower(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which elements of Z_R'Z_R are on and below the diagonal, and their rows and columns."""
+        row, col = self._rest_places
+        lower = np.flatnonzero(row >= col)
+        return lower, row[lower], col[lower]
+
+    @property
+    def rest_lower(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, columns and values of the elements of Z_R'Z_R on and below the diagonal."""
+        lower, row, col = self._rest_lower
+        return row, col, self._rest_values()[lower]
 
     @cached_property
     def rest_cross(self) -> sparse.csr_matrix | None:
@@ -172,9 +209,8 @@ class ChainStructure:
         flat = self.rest_gram @ rest
         for k, entries, values in zip(self.chain, self.entries, self.values, strict=True):
             for a in range(factors[k].q):
-                rows = entries.matrix(values[a])
-                out[k][a] += rows @ rest
-                flat += rows.T @ h[k][a]
+                out[k][a] += entries.times(values[a], rest)
+                flat += entries.transposed_times(values[a], h[k][a])
         for r, part in zip(self.layout.remainder, self.unflatten(flat), strict=True):
             out[r] = part
         return out

@@ -38,9 +38,8 @@ class DenseRemainder(RemainderBase):
     def __init__(self, structure: ChainStructure, lambdas: list[np.ndarray]) -> None:
         super().__init__(structure, lambdas)
         self.matrix = np.zeros((self.n, self.n), order="F")
-        gram = structure.rest_gram.tocoo()
-        lower = gram.row >= gram.col
-        self.matrix[gram.row[lower], gram.col[lower]] = gram.data[lower]
+        rows, cols, values = structure.rest_lower
+        self.matrix[rows, cols] = values
         self._explained: list[tuple[Kernel, LevelFactor, np.ndarray]] = []
         self._inverse_blocks: list[np.ndarray] | None = None
         self._full = False
@@ -133,10 +132,11 @@ class DenseRemainder(RemainderBase):
         """S v (n, c) from the sparse parts of S."""
         out = self.structure.rest_gram @ v
         for kernel, level, values in self._explained:
-            rows = [kernel.entries.matrix(row) for row in values]
-            through = [row @ v for row in rows]
-            for a, row in enumerate(rows):
-                out -= row.T @ sum(level.w[a, b][:, None] * part for b, part in enumerate(through))
+            entries = kernel.entries
+            through = [entries.times(row, v) for row in values]
+            for a, row in enumerate(values):
+                taken = sum(level.w[a, b][:, None] * part for b, part in enumerate(through))
+                out -= entries.transposed_times(row, taken)
         return out
 
     # --- elements of the posterior covariance

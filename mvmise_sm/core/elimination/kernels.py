@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,14 +19,14 @@ from scipy.linalg.blas import dsyrk
 if TYPE_CHECKING:
     from mvmise_sm.core.elimination.levels import LevelFactor
 
-__all__ = ["Entries", "Kernel", "PairKernel", "PanelKernel", "SparseKernel", "choose_kernel"]
+__all__ = ["Entries", "Kernel", "PairKernel", "PanelKernel", "SparseKernel", "choose_kernel", "with_data"]
 
 _MAX_PAIRS = 15_000_000
 _PANEL_CELLS = 4_000_000
 _PIECE_PAIRS = 500_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Entries:
     """Sparse rows of one chain factor against the remainder.
 
@@ -56,9 +57,47 @@ class Entries:
             out[..., filled] = np.add.reduceat(values, self.indptr[filled], axis=-1)
         return out
 
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every row meets every column, so that entries are the elements of a dense matrix in C order."""
+        return self.row.size == self.n_rows * self.n_cols
+
+    @cached_property
+    def _pattern(self) -> tuple[sparse.csr_matrix, sparse.csc_matrix]:
+        """Rows and their transpose, checked once, for copies with other values."""
+        rows = sparse.csr_matrix((np.zeros(self.row.size), self.col, self.indptr), shape=(self.n_rows, self.n_cols))
+        return rows, rows.T
+
     def matrix(self, values: np.ndarray) -> sparse.csr_matrix:
         """Compressed sparse rows (J, n_cols) with `values` (nnz,)."""
-        return sparse.csr_matrix((values, self.col, self.indptr), shape=(self.n_rows, self.n_cols))
+        return with_data(self._pattern[0], values)
+
+    def times(self, values: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Rows with `values` (nnz,) times v (n_cols, c)."""
+        if self.complete:
+            return values.reshape(self.n_rows, self.n_cols) @ v
+        return self.matrix(values) @ v
+
+    def transposed_times(self, values: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The transpose of rows with `values` (nnz,) times v (J, c)."""
+        if self.complete:
+            return values.reshape(self.n_rows, self.n_cols).T @ v
+        return with_data(self._pattern[1], values) @ v
+
+    def dense(self, values: np.ndarray, lo: int, hi: int, out: np.ndarray) -> None:
+        """Write the rows ``lo:hi`` with `values` (those rows' entries) to `out` (hi - lo, n_cols), which is zero."""
+        if self.complete:
+            out[...] = values.reshape(out.shape)
+        else:
+            at = slice(int(self.indptr[lo]), int(self.indptr[hi]))
+            out[self.row[at] - lo, self.col[at]] = values
+
+
+def with_data(pattern: Any, values: np.ndarray) -> Any:
+    """A compressed sparse matrix with the pattern of another, which is not checked again."""
+    out = copy.copy(pattern)
+    out.data = values
+    return out
 
 
 class Kernel(Protocol):
@@ -265,17 +304,13 @@ class _RowTimes:
         q = values.shape[0]
         out = np.empty_like(values)
         for lo, hi, at in self._panels(q):
-            row = e.row[at] - lo
             for a in range(q):
-                part = sparse.csr_matrix(
-                    (values[a, at], e.col[at], e.indptr[lo : hi + 1] - e.indptr[lo]), (hi - lo, e.n_cols)
-                )
-                out[a, at] = self._multiply(part, phi)[row, e.col[at]]
+                times = self._multiply(lo, hi, values[a, at], phi)
+                out[a, at] = times.ravel() if e.complete else times[e.row[at] - lo, e.col[at]]
         return out
 
-    @staticmethod
-    def _multiply(part: sparse.csr_matrix, phi: np.ndarray) -> np.ndarray:
-        """Product of a panel of rows with Phi."""
+    def _multiply(self, lo: int, hi: int, values: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Product of the rows ``lo:hi``, with their entries' `values`, with Phi (hi - lo, n_cols)."""
         raise NotImplementedError
 
 
@@ -286,18 +321,19 @@ class PanelKernel(_RowTimes):
         e = self.entries
         q = values.shape[0]
         for lo, hi, at in self._panels(q):
-            row, col = e.row[at], e.col[at]
+            row = e.row[at]
             panel = np.zeros((q, hi - lo, e.n_cols))
             for i in range(q):
-                panel[i, row - lo, col] = sum(level.h[i, a][row] * values[a, at] for a in range(q))
+                e.dense(sum(level.h[i, a][row] * values[a, at] for a in range(q)), lo, hi, panel[i])
             flat = panel.reshape(-1, e.n_cols)
             result = dsyrk(-1.0, flat.T, beta=1.0, c=s, lower=1, overwrite_c=1)
             if result is not s:
                 s[:] = result
 
-    @staticmethod
-    def _multiply(part: sparse.csr_matrix, phi: np.ndarray) -> np.ndarray:
-        return part.toarray() @ phi
+    def _multiply(self, lo: int, hi: int, values: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        panel = np.zeros((hi - lo, self.entries.n_cols))
+        self.entries.dense(values, lo, hi, panel)
+        return panel @ phi
 
 
 class SparseKernel(_RowTimes):
@@ -323,6 +359,6 @@ class SparseKernel(_RowTimes):
             for lo in range(0, n, step):
                 s[:, lo : lo + step] -= (columns[lo : lo + step] @ rows).toarray().T
 
-    @staticmethod
-    def _multiply(part: sparse.csr_matrix, phi: np.ndarray) -> np.ndarray:
-        return part @ phi
+    def _multiply(self, lo: int, hi: int, values: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        e, start, stop = self.entries, int(self.entries.indptr[lo]), int(self.entries.indptr[hi])
+        return sparse.csr_matrix((values, e.col[start:stop], e.indptr[lo : hi + 1] - start), (hi - lo, e.n_cols)) @ phi

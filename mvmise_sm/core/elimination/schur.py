@@ -60,6 +60,9 @@ class RemainderBase:
             return rest - self.times_s(solved)
         out = np.empty(rest.shape)
         for (o, q, j), lam in zip(self.blocks, self.lambdas, strict=True):
+            if q == 1:
+                out[o : o + j] = solved[o : o + j] / (lam[0, 0] * lam[0, 0])
+                continue
             spherical = np.linalg.solve(lam, solved[o : o + q * j].reshape(q, -1))
             out[o : o + q * j] = np.linalg.solve(lam.T, spherical).reshape(q * j, -1)
         return out

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["FamilyResponse", "RowTerms", "make_response", "make_rows"]
 
 
+# numbers from 1 to 2 whose product is far from the largest float
+_FACTORS = 64
+
+
 def _no_rows() -> np.ndarray:
     return np.zeros(0)
 
@@ -249,6 +253,13 @@ class FamilyResponse:
         return self.distribution.unit_deviance(mu)
 
 
+def _log_product(x: np.ndarray) -> float:
+    """Sum of the logarithms of numbers from 1 to 2 (n,), by logarithms of the products of 64 of them."""
+    width = x.size // _FACTORS
+    whole = x[: _FACTORS * width].reshape(_FACTORS, width)
+    return float(np.log(np.multiply.reduce(whole, axis=0)).sum()) + float(np.log(x[_FACTORS * width :]).sum())
+
+
 class LogisticResponse(FamilyResponse):
     """Bernoulli or binomial with the logit link."""
 
@@ -265,10 +276,17 @@ class LogisticResponse(FamilyResponse):
             out *= self.w
         return out
 
+    def _total_of(self, eta: np.ndarray, e: np.ndarray, grown: np.ndarray, positive: np.ndarray) -> float:
+        """Log-likelihood without its constant: ``e = exp(-|eta|)``, ``grown = 1 + e``, and where eta is positive."""
+        if self.w is None:
+            total = float(eta @ (self._wy - positive)) - _log_product(grown)
+        else:
+            total = float(eta @ (self._wy - self.w * positive)) - float(self.w @ np.log1p(e))
+        return total if np.isfinite(total) else -np.inf
+
     def loglik(self, eta: Any) -> Any:
         e = np.exp(-np.abs(eta))
-        total = float(self._wy @ eta) - float(self._log_partition(eta, e).sum())
-        return total if np.isfinite(total) else -np.inf
+        return self._total_of(eta, e, 1.0 + e, (eta >= 0.0).astype(float))
 
     def row_loglik(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         e = np.exp(-np.abs(eta))
@@ -281,14 +299,19 @@ class LogisticResponse(FamilyResponse):
         return rows, self._wy - mu
 
     def rows(self, eta: np.ndarray) -> RowTerms:
-        e = np.exp(-np.abs(eta))
-        total = float(self._wy @ eta) - float(self._log_partition(eta, e).sum())
-        if not np.isfinite(total):
-            return RowTerms(eta, -np.inf)
-        r = 1.0 / (1.0 + e)
-        weight = e * r
-        mean = np.where(eta >= 0.0, r, weight)
-        weight *= r
+        e = np.abs(eta)
+        np.negative(e, out=e)
+        np.exp(e, out=e)
+        grown = 1.0 + e
+        mean = (eta >= 0.0).astype(float)
+        total = self._total_of(eta, e, grown, mean)
+        if total == -np.inf:
+            return RowTerms(eta, total)
+        # 1 / (1 + e) where eta is positive, e / (1 + e) elsewhere; a choice by rows would take longer than all the rest
+        np.maximum(mean, e, out=mean)
+        mean /= grown
+        weight = np.divide(e, grown, out=e)
+        weight /= grown
         if self.w is None:
             score = self._wy - mean
         else:

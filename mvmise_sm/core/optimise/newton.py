@@ -9,6 +9,7 @@ import numpy as np
 from scipy import optimize
 from scipy.linalg.lapack import dposv, dpotrf
 
+from mvmise_sm.core.optimise.secants import Secants
 from mvmise_sm.core.optimise.status import Status
 from mvmise_sm.core.optimise.steps import differences, positive_matrix, positive_solve, scalar_step, symmetric
 from mvmise_sm.exceptions import OptionError
@@ -59,9 +60,9 @@ _START_HALVINGS = 60
 _FLAT = 1e-12
 # width of the forward differences of the gradient, relative; below _SMALL_THETA absolute
 _DIFFERENCE, _SMALL_THETA = 1e-5, 0.1
-# relative standard deviations at which priors in conflict with the data have their modes: the data's, the prior's
 # a share of one degree of freedom that no estimate could be based on, and above the rounding of none
 _NO_INFORMATION = 1e-2
+# relative standard deviations at which priors in conflict with the data have their modes: the data's, the prior's
 _MAGNITUDES = np.array([1e-3, 1e-2, 0.1, 1.0, 10.0, 1e2, 1e3])
 
 METHODS = {
@@ -210,7 +211,6 @@ def minimize(
     step, decrement = _newton_step(counter, best, 0.0)
     rounding = _ALL_NOISE * abs(best.value)
     status = _status(counter, best, decrement, rounding)
-    converged = status.converged
     retvals = {
         "fopt": best.value,
         "n_evaluations": counter.count,
@@ -219,8 +219,8 @@ def minimize(
         "n_starts": starts,
         "decrement": decrement,
         "gradient_norm": float(np.abs(best.gradient[_free(counter, best)]).max(initial=0.0)),
-        "converged": converged,
-        "warnflag": 0 if converged else 1,
+        "converged": status.converged,
+        "warnflag": 0 if status.converged else 1,
         "flat": _is_flat(best, counter.criterion),
     }
     singular = counter.criterion.is_singular(best.theta)
@@ -231,7 +231,7 @@ def minimize(
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
     working = last if counter.criterion is criterion else criterion.converted_from(counter.criterion, last)
     message = status.sentence(decrement, counter.iterations)
-    return Optimum(theta, working, best.value, converged, singular, message, retvals, settings, status)
+    return Optimum(theta, working, best.value, status.converged, singular, message, retvals, settings, status)
 
 
 def _status(counter: _Counter, best: Evaluation, decrement: float, noise: float) -> Status:
@@ -348,7 +348,7 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
     current = counter.evaluate(start)
     damping = 0.0
     guarded, lower = counter.criterion.guarded, counter.lower
-    some_guarded = bool(guarded.any())
+    some_guarded, path = bool(guarded.any()), Secants()
     sharp, previous = counter.criterion.sharp_theta, np.inf
     exact: Evaluation | None = None
     for iteration in range(maxiter):
@@ -356,7 +356,7 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
             if exact is None or not _still_serves(counter, exact, current, previous):
                 exact = replace(current, information=_exact_information(counter, current))
             current = replace(current, information=exact.information)
-        curvature = _observed(counter, current) if previous < _NEAR else None
+        curvature = _observed(counter, current, path if exact is None else None) if previous < _NEAR else None
         step, decrement = _newton_step(counter, current, damping, curvature)
         rounding = _NOISE * abs(current.value)
         noise = max(rounding, counter.noise)
@@ -382,6 +382,7 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
                 damping = max(4.0 * damping, 0.1)
                 continue
             damping = _less(damping, gain, predicted)
+            path.add(current, following, decrement)
             current = following
         elif decrement <= 4.0 * noise:
             break
@@ -391,9 +392,11 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
     return current
 
 
-def _observed(counter: _Counter, evaluation: Evaluation) -> np.ndarray | None:
-    """The Hessian, where the criterion knows it and it is positive definite; with it the last steps are few."""
+def _observed(counter: _Counter, evaluation: Evaluation, path: Secants | None) -> np.ndarray | None:
+    """The Hessian, where the criterion knows it or the path shows it, if positive definite; it makes last steps few."""
     hessian = counter.criterion.hessian(evaluation)
+    if hessian is None and path is not None and counter.criterion.learns_curvature:
+        hessian = path.corrected(evaluation.information)
     if hessian is None or not np.isfinite(hessian).all() or dpotrf(hessian, lower=1)[1]:
         return None
     return hessian
@@ -459,9 +462,7 @@ def _with_scipy(counter: _Counter, start: np.ndarray, method: str, maxiter: int,
     """One of scipy's optimisers on the working parameters."""
     lower = counter.lower
     bounds = [(None if np.isneginf(b) else b, None) for b in lower]
-
-    best = np.array(start, dtype=float)
-    lowest = np.inf
+    best, lowest = np.array(start, dtype=float), np.inf
 
     def value(theta: np.ndarray) -> float:
         nonlocal best, lowest
