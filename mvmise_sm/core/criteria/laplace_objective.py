@@ -153,6 +153,11 @@ class LaplaceObjective(WorkingParameters):
         linear = self.X @ beta
         return linear if self.offset is None else linear + self.offset
 
+    def sharpen(self, x: np.ndarray) -> None:
+        """Take one more step to the mode at a working vector: differences of gradients magnify its error."""
+        self.at(x)
+        self.at(x, again=True)
+
     def mode(self, x: np.ndarray) -> Mode:
         """The `Mode` at a working vector."""
         return self.at(x)[0]
@@ -174,10 +179,13 @@ class LaplaceObjective(WorkingParameters):
         """Objective at a working vector."""
         return self.at(x)[-1]
 
-    def at(self, x: np.ndarray) -> tuple[Mode, list[np.ndarray], list[np.ndarray], list[np.ndarray] | None, float]:
-        """Mode, factors by term, covariances and objective at a working vector; the last one is kept."""
+    def at(self, x: np.ndarray, again: bool = False) -> AtPoint:
+        """Mode, factors by term, covariances and objective at a working vector; the last one is kept.
+
+        With `again` the mode is searched for from the one that is kept, which sharpens it.
+        """
         point = x.tobytes()
-        if self._last is not None and self._last[0] == point:
+        if not again and self._last is not None and self._last[0] == point:
             return self._last[1:]
         theta, beta, shape = self.split(x)
         if shape.size:

@@ -171,9 +171,9 @@ class PartsDeviance(LaplaceDeviance):
 
     # objective
 
-    def at(self, x: np.ndarray) -> AtPoint:
+    def at(self, x: np.ndarray, again: bool = False) -> AtPoint:
         point = x.tobytes()
-        if self._last is not None and self._last[0] == point:
+        if not again and self._last is not None and self._last[0] == point:
             return self._last[1:]
         theta, coef, shape = x[: self.k_theta], x[self.k_theta :], x[self.k_theta + self.k_fe :]
         if shape.size and np.abs(shape).max() > _FARTHEST:
@@ -184,12 +184,19 @@ class PartsDeviance(LaplaceDeviance):
             if not np.isfinite(self._base).all():
                 raise np.linalg.LinAlgError("a linear predictor is not finite")
             self.response.hold(self._base)
-            mode = self._found(merged, coef[: self.k_fe])
+            mode = self._found(merged, coef[: self.k_fe], self._near(point))
         return self._kept(x, point, mode, merged, terms)
 
-    def _found(self, merged: list[np.ndarray], beta: np.ndarray) -> Mode:
+    def _near(self, point: bytes) -> Beginning | None:
+        """The last predictor; with its rows at the same point only, as all coefficients enter them."""
+        if self._last is not None and self._last[0] == point:
+            mode = self._last[1]
+            return Beginning(mode.terms.eta, mode.terms, mode.weighted)
+        return None if self._eta is None else Beginning(self._eta)
+
+    def _found(self, merged: list[np.ndarray], beta: np.ndarray, begin: Beginning | None) -> Mode:
         """The mode with M eliminated there; a saddle is left along a direction in which the density rises."""
-        mode = conditional_mode(self, merged, beta, None if self._eta is None else Beginning(self._eta))
+        mode = conditional_mode(self, merged, beta, begin)
         for attempt in range(3):
             try:
                 if mode.weighted is None:

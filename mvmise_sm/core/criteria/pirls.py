@@ -39,8 +39,8 @@ _JointState = tuple[list[np.ndarray], list[np.ndarray], np.ndarray, "RowTerms", 
 
 _TOLERANCE = 1e-17
 _CHORD = 1e-5
-# a decrement that is expected below this needs no look
-_CERTAIN = 1e-2 * _TOLERANCE
+# a decrement that is expected below this, after one step from a neighbouring point, needs no look
+_CERTAIN = 1e-19
 _MAX_STEPS = 100
 
 
@@ -209,12 +209,14 @@ def _first_step(
     else:
         chord, weight = begin.weighted, terms.observed
     away = weighed(weight, terms.eta - base)
-    b, g = map(_unstack, chord.solve_blocks(_stack(inc.transposed(terms.score + away))))
+    away += terms.score
+    b, g = map(_unstack, chord.solve_blocks(_stack(inc.transposed(away))))
     after = response.rows(base + inc.times(b))
     # a step that long is better taken from zero, under the control of the line search
     if after.loglik < terms.loglik - 50.0 - 0.5 * abs(terms.loglik):
         return None
-    moved = np.abs(after.eta - terms.eta)
+    moved = after.eta - terms.eta
+    np.abs(moved, out=moved)
     # the length of the step by the rows alone, in units of the decrement; an upper bound where weights are negative
     length = float(np.vdot(moved, weighed(np.abs(weight), moved)))
     return b, g, after, chord, length if length > 0.0 else np.inf
@@ -313,6 +315,7 @@ def joint_mode(
         state = _joint_state(problem, inc.zeros(), inc.zeros(), beta)
     if state is None:
         raise np.linalg.LinAlgError("no start has a finite likelihood")
+    previous = np.inf
     for _ in range(_MAX_STEPS):
         g, beta, terms = state[1:4]
         db, dg, dbeta, decrement = _joint_step(problem, lambdas, terms, (g, beta))
@@ -322,6 +325,10 @@ def joint_mode(
         if taken is None:
             break
         state = taken
+        # errors of Newton's method are squared at every step: where the next is as good as none, it is not looked at
+        if decrement < previous and decrement * (decrement / previous) ** 2 < 0.1 * tolerance:
+            break
+        previous = decrement
     b, g, beta, terms = state[:4]
     return Mode(b, g, beta, terms, _dot(g, b))
 

@@ -102,6 +102,9 @@ class QuadratureDeviance(LaplaceDeviance):
         value = float(spread.logdet.sum()) - 2.0 * float((top + np.log(total)).sum())
         return value - 2.0 * self.response.constant
 
+    def sharpen(self, x: np.ndarray) -> None:
+        """Nothing: the sum over the nodes hardly depends on where they are centred."""
+
     def descent_points(self, evaluation: Evaluation, only_check: bool = False) -> list[np.ndarray]:
         """Points off the boundary in directions in which the objective falls; the check asks that it does fall there.
 

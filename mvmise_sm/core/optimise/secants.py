@@ -15,6 +15,8 @@ __all__ = ["Secants"]
 _MOST = 3
 # decrement of a step above which the change of the gradient tells of another place
 _NEAR = 0.1
+# least curvature of a parameter
+_TINY = 1e-300
 # share of the largest possible denominator below which an update is dominated by rounding
 _LEAST = 1e-2
 
@@ -43,12 +45,12 @@ class Secants:
         """The information (k, k) with the difference that the steps have shown; None before the first."""
         if not self._pairs:
             return None
+        units = np.sqrt(np.maximum(information.diagonal(), _TINY))
         out = information
-        inverse = np.linalg.pinv(information, hermitian=True)
         for step, change in self._pairs:
             rest = change - (out - information) @ step
             along = float(rest @ step)
-            size = np.sqrt(max(float(rest @ inverse @ rest), 0.0) * max(float(step @ information @ step), 0.0))
+            size = float(np.linalg.norm(rest / units) * np.linalg.norm(step * units))
             if np.isfinite(along) and abs(along) > _LEAST * size > 0.0:
-                out = out + np.outer(rest, rest / along)
+                out = out + np.multiply.outer(rest, rest / along)
         return out

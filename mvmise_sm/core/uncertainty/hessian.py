@@ -36,6 +36,7 @@ def hessian(criterion: LaplaceDeviance, x: np.ndarray) -> tuple[np.ndarray, np.n
     free : ndarray
         Parameters off their lower bound (k,).
     """
+    criterion.sharpen(x)
     here = criterion.evaluate(x)
     free = x > criterion.lower + 1e-8
     sizes = _STEP / np.sqrt(np.maximum(0.5 * here.information.diagonal(), 1e-12))
