@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["AtPoint", "LaplaceObjective"]
 
 
-# decrement at which the joint mode is near enough to start from: a hundredth of a standard error
-_START = 1e-4
+# decrement at which the joint mode is near enough to start from: a tenth of a standard error
+_START = 1e-2
 
 # mode, factors by grouping factor and by term, the user's covariances where a prior needs them, objective
 AtPoint = tuple[Any, list, list, Any, float]

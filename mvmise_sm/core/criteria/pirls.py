@@ -304,18 +304,19 @@ def joint_mode(
     inc, response = problem.incidence, problem.response
     p = problem.X.shape[1]
     state: _JointState | None = None
+    previous = np.inf
     terms = response.rows(eta)
     if terms.loglik > -np.inf:
         # one step of iteratively reweighted least squares from a predictor that need not be of the model
         away = eta - problem.fixed_part(np.zeros(p))
-        db, dg, dbeta, _ = _joint_step(problem, lambdas, terms, (inc.zeros(), np.zeros(p)), away)
+        db, dg, dbeta, previous = _joint_step(problem, lambdas, terms, (inc.zeros(), np.zeros(p)), away)
         state = _joint_state(problem, db, dg, dbeta)
     if state is None:
+        previous = np.inf
         beta = np.linalg.lstsq(problem.X, response.constant_eta() - problem.fixed_part(np.zeros(p)), rcond=None)[0]
         state = _joint_state(problem, inc.zeros(), inc.zeros(), beta)
     if state is None:
         raise np.linalg.LinAlgError("no start has a finite likelihood")
-    previous = np.inf
     for _ in range(_MAX_STEPS):
         g, beta, terms = state[1:4]
         db, dg, dbeta, decrement = _joint_step(problem, lambdas, terms, (g, beta))
@@ -326,7 +327,7 @@ def joint_mode(
             break
         state = taken
         # errors of Newton's method are squared at every step: where the next is as good as none, it is not looked at
-        if decrement < previous and decrement * (decrement / previous) ** 2 < 0.1 * tolerance:
+        if decrement < previous < np.inf and decrement * (decrement / previous) ** 2 < 0.1 * tolerance:
             break
         previous = decrement
     b, g, beta, terms = state[:4]
