@@ -70,7 +70,8 @@ def test_the_way_to_a_point_does_not_matter(kind, family):
     for move in (0.3, -0.2, 1e-3, 0.1 * shape, 1e-6, 0.0):
         value = criterion.value(np.maximum(x + move, criterion.lower))
     gradient = criterion.working_gradient(x)
-    assert value == pytest.approx(other.value(x), rel=1e-12)
+    # a mode with decrement 1e-17 moves log|M| by a few 1e-9
+    assert value == pytest.approx(other.value(x), abs=1e-8)
     np.testing.assert_allclose(gradient, other.working_gradient(x), rtol=1e-6, atol=1e-6 * np.abs(gradient).max())
 
 

@@ -40,6 +40,9 @@ __all__ = ["AtPoint", "LaplaceObjective"]
 # decrement at which the joint mode is near enough to start from: a tenth of a standard error
 _START = 1e-2
 
+# decrement of a mode whose error, the root of it, is nothing beside a step of the differences of its gradient
+_SHARP = 1e-22
+
 # mode, factors by grouping factor and by term, the user's covariances where a prior needs them, objective
 AtPoint = tuple[Any, list, list, Any, float]
 # derivatives in the covariance and in Lambda of every term, in beta and in the shape
@@ -155,8 +158,8 @@ class LaplaceObjective(WorkingParameters):
 
     def sharpen(self, x: np.ndarray) -> None:
         """Take one more step to the mode at a working vector: differences of gradients magnify its error."""
-        self.at(x)
-        self.at(x, again=True)
+        if self.mode(x).left > _SHARP:
+            self.at(x, again=True)
 
     def mode(self, x: np.ndarray) -> Mode:
         """The `Mode` at a working vector."""

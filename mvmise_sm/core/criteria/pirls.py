@@ -60,6 +60,8 @@ class Mode:
         u'u.
     weighted : object or None
         The elimination at the weights of the mode that enter M.
+    left : float
+        Newton decrement at the mode as it was last seen, or a bound for it; inf where nobody looked.
     expansion : Expansion or None
         All derivatives of the rows in all predictors, where there are several; found once.
     """
@@ -70,6 +72,7 @@ class Mode:
     terms: Any
     square: float
     weighted: Any = None
+    left: float = np.inf
     expansion: Any = None
 
 
@@ -158,11 +161,12 @@ def conditional_mode(
         state = inc.zeros(), inc.zeros(), terms, None, np.inf
     b, g, terms, chord, previous = state
     objective = _dot(g, b) - 2.0 * terms.loglik
-    # the elimination at the present rows, where it has been made
-    here = None
+    # the elimination at the present rows, where it has been made, and the decrement there
+    here, left = None, np.inf
     for _ in range(_MAX_STEPS):
         # from a step that short the next is as good as none
         if previous * previous < _CERTAIN:
+            left = previous * previous
             break
         residual = [s - x for s, x in zip(inc.transposed(terms.score), g, strict=True)]
         fresh = previous > _CHORD
@@ -176,6 +180,7 @@ def conditional_mode(
             chord, here = _eliminated_here(problem, terms, lambdas)
             db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
             decrement = _dot(residual, db)
+        left = decrement
         # stop once the decrement stagnates at rounding level
         if decrement < _TOLERANCE or (fresh and previous < _CHORD and decrement > 0.1 * previous):
             break
@@ -183,9 +188,9 @@ def conditional_mode(
         if taken is None:
             break
         b, g, terms, objective = taken
-        here = None
+        here, left = None, np.inf
         previous = decrement
-    return Mode(b, g, beta, terms, _dot(g, b), here)
+    return Mode(b, g, beta, terms, _dot(g, b), here, left)
 
 
 def _eliminated_here(
