@@ -18,6 +18,8 @@ from mvmise_sm.core.families.response import make_response
 
 __all__ = ["LaplaceDeviance"]
 
+# decrement of a mode whose error, the root of it, is nothing beside a step of the differences of its gradient
+_SHARP = 1e-22
 # a joint density higher by this share is that of another mode
 _HIGHER_MODE = 1e-7
 
@@ -60,6 +62,15 @@ class LaplaceDeviance(LaplaceObjective):
     def lambdas(self, x: Any) -> Any:
         """Working factors Lambda (q, q) of the terms."""
         return self.space.factors(x[: self.k_theta])[1]
+
+    def start_at(self, theta: np.ndarray) -> np.ndarray:
+        """The start for the user's theta (k_theta,)."""
+        return self.start(self.space.working(np.asarray(theta, dtype=float)))
+
+    def sharpen(self, x: np.ndarray) -> None:
+        """Take one more step to the mode at a working vector: differences of gradients magnify its error."""
+        if self.mode(x).left > _SHARP:
+            self.at(x, again=True)
 
     def at_limit(self, x: Any) -> Any:
         """The criterion with the dispersion at its limit, and the working vector there: the family without it."""

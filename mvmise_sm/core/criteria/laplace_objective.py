@@ -40,9 +40,6 @@ __all__ = ["AtPoint", "LaplaceObjective"]
 # decrement at which the joint mode is near enough to start from: a tenth of a standard error
 _START = 1e-2
 
-# decrement of a mode whose error, the root of it, is nothing beside a step of the differences of its gradient
-_SHARP = 1e-22
-
 # mode, factors by grouping factor and by term, the user's covariances where a prior needs them, objective
 AtPoint = tuple[Any, list, list, Any, float]
 # derivatives in the covariance and in Lambda of every term, in beta and in the shape
@@ -109,10 +106,6 @@ class LaplaceObjective(WorkingParameters):
             out[-1][: self.k_theta] = theta
         return out
 
-    def start_at(self, theta: np.ndarray) -> np.ndarray:
-        """The start for the user's theta (k_theta,)."""
-        return self.start(self.space.working(np.asarray(theta, dtype=float)))
-
     def start(self, theta: np.ndarray | None = None) -> np.ndarray:
         """A working theta with beta and the random effects at their joint mode there.
 
@@ -155,11 +148,6 @@ class LaplaceObjective(WorkingParameters):
         """offset + X beta (nobs,)."""
         linear = self.X @ beta
         return linear if self.offset is None else linear + self.offset
-
-    def sharpen(self, x: np.ndarray) -> None:
-        """Take one more step to the mode at a working vector: differences of gradients magnify its error."""
-        if self.mode(x).left > _SHARP:
-            self.at(x, again=True)
 
     def mode(self, x: np.ndarray) -> Mode:
         """The `Mode` at a working vector."""
