@@ -49,8 +49,7 @@ class ResidualCriterion(ABC):
 
     # log|M| is exact, and a start from probes has no meaning
     probes = None
-    one_mode = False
-    learns_curvature = False
+    one_mode = learns_curvature = False
     factors_densely = False
 
     def __init__(
