@@ -20,6 +20,8 @@ _OUTSIDE = 1e-6
 _PART = 1e-3
 # relative change of a coefficient's variance along a flat direction that counts
 _FELT = 1e-6
+# fixed effects up to which sums by level are taken column by column
+_FEW_COLUMNS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,25 +91,17 @@ def flat_directions(
     starts = np.cumsum([0] + [len(d) for d in directions])
     count = int(starts[-1]) + residual
     whole, gram = np.zeros((count, count)), np.zeros((count, count))
-    inside = [
-        np.einsum("ab,ajp,bjq->pq", d, projected[t], projected[t], optimize=True)
-        for t, ds in enumerate(directions)
-        for d in ds
-    ]
+    inside = [_quadratic(d, x) for ds, x in zip(directions, projected, strict=True) for d in ds]
     for t, u in combinations_with_replacement(range(len(directions)), 2):
         full, mixed = _pair_sums(random.terms[t], random.terms[u], columns[t], columns[u], projected[t], projected[u])
         rows, cols = slice(starts[t], starts[t + 1]), slice(starts[u], starts[u + 1])
         for target, sums in ((whole, full), (gram, full - 2.0 * mixed)):
-            block = np.einsum("iab,jcf,abcf->ij", directions[t], directions[u], sums, optimize=True)
+            block = _along(directions[t], directions[u], sums)
             target[rows, cols], target[cols, rows] = block, block.T
     m = int(starts[-1])
     gram[:m, :m] += np.array([[float((x * y.T).sum()) for y in inside] for x in inside]).reshape(m, m)
     if residual:
-        traces = [
-            float(np.einsum("ab,an,bn->", d, z, z, optimize=True))
-            for ds, z in zip(directions, columns, strict=True)
-            for d in ds
-        ]
+        traces = [float((d * (z @ z.T)).sum()) for ds, z in zip(directions, columns, strict=True) for d in ds]
         whole[:m, m] = whole[m, :m] = traces
         gram[:m, m] = gram[m, :m] = np.array(traces) - [float(np.trace(x)) for x in inside]
         inside.append(np.eye(basis.shape[1]))
@@ -144,7 +138,7 @@ def outside_span(small: RandomEffects, large: RandomEffects, weights: np.ndarray
     gram = np.zeros((starts[-1], starts[-1]))
     for t, u in combinations_with_replacement(range(len(terms)), 2):
         full, _ = _pair_sums(terms[t], terms[u], columns[t], columns[u], nothing[t], nothing[u])
-        block = np.einsum("iab,jcf,abcf->ij", directions[t], directions[u], full, optimize=True)
+        block = _along(directions[t], directions[u], full)
         rows, cols = slice(starts[t], starts[t + 1]), slice(starts[u], starts[u + 1])
         gram[rows, cols], gram[cols, rows] = block, block.T
     m = int(starts[len(large.terms)])
@@ -195,11 +189,30 @@ def _null_space(
     return FlatDirections(tuple(groups), effects)
 
 
+# Products of arrays this small are written out: an einsum that looks for the best order costs more than they do.
+
+
 def _by_level(term: RandomTerm, z: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Z_a' Q of every column (q, levels, p), for columns z (q, n) and the fixed effects' basis Q (n, p)."""
-    n, codes = len(basis), term.factor.codes
-    shape = (n, term.factor.n_levels)
-    return np.array([sparse.csc_matrix((column, (np.arange(n), codes)), shape=shape).T @ basis for column in z])
+    codes, levels = term.factor.codes, term.factor.n_levels
+    if basis.shape[1] <= _FEW_COLUMNS:
+        sums = [[np.bincount(codes, column * q, levels) for q in basis.T] for column in z]
+        return np.array(sums).transpose(0, 2, 1)
+    n = len(basis)
+    rows, shape = np.arange(n), (n, levels)
+    return np.array([sparse.csc_matrix((column, (rows, codes)), shape=shape).T @ basis for column in z])
+
+
+def _quadratic(d: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """sum_ab d_ab x_a' x_b (p, p) for d (q, q) and x (q, levels, p)."""
+    p = x.shape[2]
+    return x.reshape(-1, p).T @ np.tensordot(d, x, 1).reshape(-1, p)
+
+
+def _along(first: np.ndarray, second: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Sums (q, q, m, m) of pairs of elements, along directions (r, q, q) and (s, m, m), as (r, s)."""
+    q, m = first.shape[1] ** 2, second.shape[1] ** 2
+    return first.reshape(-1, q) @ sums.reshape(q, m) @ second.reshape(-1, m).T
 
 
 def _directions(term: RandomTerm) -> np.ndarray:
@@ -222,10 +235,10 @@ def _pair_sums(
         cells = len(kept)
     crossed = np.array([[np.bincount(place, one * other, minlength=cells) for other in z] for one in y])
     above = np.array([[np.einsum("ip,ip->i", one[j], other[k]) for other in right] for one in left])
-    return (
-        np.einsum("bck,afk->abcf", crossed, crossed, optimize=True),
-        np.einsum("bck,afk->abcf", crossed, above, optimize=True),
-    )
+    q, m = crossed.shape[:2]
+    flat = crossed.reshape(q * m, cells)
+    full, mixed = ((flat @ x.reshape(q * m, cells).T).reshape(q, m, q, m) for x in (crossed, above))
+    return full.transpose(2, 0, 1, 3), mixed.transpose(2, 0, 1, 3)
 
 
 def _label(term: RandomTerm, direction: np.ndarray) -> str:
