@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mvmise_sm.core.covariance.random_effects import RandomEffects
     from mvmise_sm.core.elimination.layout import Layout
 
-__all__ = ["ThetaSpace", "positive_part"]
+__all__ = ["ThetaSpace", "bent", "positive_part"]
 
 _CERTIFICATE = 1e-3
 # a one-sided derivative of this size is rounding
@@ -198,9 +198,9 @@ class ThetaSpace:
                     direction = wide
                 directions.append((k, direction))
             if structure.linear:
-                curvature[at, at] = _bent(factor_tangents, slope if exact[t] else positive_part(slope))
+                curvature[at, at] = bent(factor_tangents, slope if exact[t] else positive_part(slope))
                 continue
-            both = _bent(factor_tangents, slope)
+            both = bent(factor_tangents, slope)
             both += structure.curvature(theta[at], 2.0 * (slope @ lam))
             curvature[at, at] = both if exact[t] else positive_part(both)
         return gradient, directions, tangents, curvature
@@ -209,7 +209,7 @@ class ThetaSpace:
         """What Sigma = Lambda Lambda' adds to the Hessian (k_theta, k_theta), all of it; arguments as `chain_rule`."""
         out = np.zeros((theta.size, theta.size))
         for structure, at, lam, slope in zip(self.structures, self.random.theta_slices, terms, slopes, strict=True):
-            out[at, at] = _bent(structure.tangents(theta[at]), slope)
+            out[at, at] = bent(structure.tangents(theta[at]), slope)
             if not structure.linear:
                 out[at, at] += structure.curvature(theta[at], 2.0 * (slope @ lam))
         return out
@@ -306,7 +306,7 @@ class ThetaSpace:
         return out
 
 
-def _bent(tangents: np.ndarray, slope: np.ndarray) -> np.ndarray:
+def bent(tangents: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """2 <slope, T_i T_j'> (k, k) for tangents T (k, q, q) of Lambda."""
     flat = tangents.reshape(len(tangents), -1)
     return 2.0 * (slope @ tangents).reshape(flat.shape) @ flat.T

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtrs
+from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
 
 __all__ = ["FlatInnerProblem", "HeldScaleProblem", "InnerProblem", "InnerSolution"]
 
@@ -132,27 +133,26 @@ class FlatInnerProblem:
 
     def solve(self, gram: np.ndarray, sigmas: list[np.ndarray] | None = None) -> InnerSolution:
         p, nu = self.p, self.nu
-        kxy, kyy = gram[:p, p], gram[p, p]
+        # the last row of the factor solves for beta, and its last pivot is the root of the residual
+        factor, info = dpotrf(gram.T, lower=1)
+        if 0 < info <= p:
+            raise np.linalg.LinAlgError("X'V^-1X is not positive definite")
+        xi = np.ones(p + 1)
         if p:
-            factor, info = dpotrf(gram[:p, :p], lower=1)
-            if info:
-                raise np.linalg.LinAlgError("X'V^-1X is not positive definite")
-            half = dtrtrs(factor, kxy, lower=1)[0]
-            beta = dpotrs(factor, kxy, lower=1)[0]
-            r2 = float(kyy - half @ half)
-            logdet_x = 2.0 * float(np.log(factor.diagonal()).sum())
-            lower = dpotri(factor, lower=1)[0]
-            cov_beta = lower + lower.T
-            cov_beta.flat[:: p + 1] *= 0.5
+            upper = factor[:p, :p]
+            half = factor[p, :p] if not info else dtrtrs(upper, gram[:p, p], lower=1)[0]
+            beta = dtrtrs(upper, half, lower=1, trans=1)[0]
+            logdet_x = 2.0 * float(np.add.reduce(np.log(upper.diagonal())))
+            root = dtrtri(upper, lower=1)[0]
+            cov_beta = root.T @ root
+            np.negative(beta, out=xi[:p])
         else:
-            beta, r2, logdet_x, cov_beta = np.zeros(0), float(kyy), 0.0, np.zeros((0, 0))
-        r2 = max(r2, 1e-300)
+            beta, logdet_x, cov_beta = np.zeros(0), 0.0, np.zeros((0, 0))
+        # no residual but rounding
+        r2 = 1e-300 if info else max(float(factor[p, p]) ** 2, 1e-300)
         sigma2 = r2 / nu
-        xi = np.empty(p + 1)
-        xi[:p] = -beta
-        xi[p] = 1.0
         weights = np.multiply.outer(xi, xi / sigma2)
-        value = nu * (1.0 + _LOG_2PI + float(np.log(sigma2)))
+        value = nu * (1.0 + _LOG_2PI + math.log(sigma2))
         logdet_user = logdet_x - 2.0 * self.logdet_a
         if self.reml:
             value += logdet_user

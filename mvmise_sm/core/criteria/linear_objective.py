@@ -13,6 +13,7 @@ from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
 from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
 from mvmise_sm.core.criteria.linear_rows import LinearRows
+from mvmise_sm.core.criteria.one_factor import OneFactor
 from mvmise_sm.core.criteria.prior_curvature import PriorCurvature
 from mvmise_sm.core.criteria.solution import Evaluation
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
@@ -107,8 +108,10 @@ class LinearObjective(ThetaParameters):
     def _set_inner(self) -> None:
         basis = self.basis
         self._inner: InnerProblem
+        self._one_factor: OneFactor | None = None
         if self._priors is None:
             self._inner = FlatInnerProblem(self.nobs, self.k_fe, self.reml, basis.logdet)
+            self._one_factor = OneFactor.of(self.system, self.space, self._inner, self.constant)
         else:
             self._inner = self._priors(self.nobs, self.k_fe, self.reml, basis.a, self.origin)
             marks = self._inner.repels, self.space.structures, self._inner.attracts
@@ -216,10 +219,12 @@ class LinearObjective(ThetaParameters):
 
     def value(self, theta: np.ndarray) -> float:
         """Objective at a working theta."""
-        return self.eliminated(theta)[3]
+        return self.eliminated(theta)[3] if self._one_factor is None else self._one_factor.value(theta)
 
     def evaluate(self, theta: np.ndarray) -> Evaluation:
         """Value, gradient, information and slopes at a working theta."""
+        if self._one_factor is not None:
+            return self._one_factor.evaluate(theta)
         factorization, solution, terms, value = self.eliminated(theta)
         by_factor = factorization.derivatives(solution.gram_weights)
         slopes = self.space.by_term(by_factor)
@@ -246,6 +251,8 @@ class LinearObjective(ThetaParameters):
 
     def hessian(self, evaluation: Evaluation) -> np.ndarray | None:
         """Second derivatives at an evaluated theta (k_theta, k_theta) where they are cheap: small models, no priors."""
+        if self._one_factor is not None:
+            return self._one_factor.hessian(evaluation.theta)
         if self._priors is not None:
             return None
         if self.__dict__.get("_averaged", (b"",))[0] != evaluation.theta.tobytes():
