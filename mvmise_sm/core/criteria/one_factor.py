@@ -7,17 +7,18 @@ relative factor Lambda is linear in theta they are some thirty products of small
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from mvmise_sm.core.covariance.theta import bent, positive_part
 from mvmise_sm.core.criteria.solution import Evaluation
-from mvmise_sm.core.elimination.dense import DenseSystem
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.theta import ThetaSpace
     from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem, InnerSolution
+    from mvmise_sm.core.elimination.dense import DenseSystem
+    from mvmise_sm.core.interfaces import System
 
 __all__ = ["OneFactor"]
 
@@ -100,14 +101,14 @@ class OneFactor:
         self._hessian = b"", np.zeros((0, 0))
 
     @classmethod
-    def of(cls, system: object, space: ThetaSpace, inner: FlatInnerProblem, constant: float) -> OneFactor | None:
+    def of(cls, system: System, space: ThetaSpace, inner: FlatInnerProblem, constant: float) -> OneFactor | None:
         """For the cross-products of a model, None where it has another shape."""
         layout = space.layout
-        if not isinstance(system, DenseSystem) or layout.loaded or len(layout.factors) != 1:
+        if not layout.dense or layout.loaded or len(layout.factors) != 1:
             return None
         if not all(structure.placed for structure in space.structures):
             return None
-        return cls(system, space, inner, constant)
+        return cls(cast("DenseSystem", system), space, inner, constant)
 
     def value(self, theta: np.ndarray) -> float:
         """Objective at a working theta (k_theta,)."""
