@@ -224,13 +224,15 @@ def refuse_unknown_model_options(cls: Any, options: Iterable[str], formula: bool
     """
     allowed = {"design", *constructor_options(cls), *(parameter_names(cls.from_formula) if formula else ())}
     wrong = next((name for name in options if name not in allowed), None)
+    if wrong is None:
+        return
     elsewhere = ""
     for own in parameter_names(cls.fit):
-        if wrong is not None and wrong.lower() == own:
+        if wrong.lower() == own:
             spelled = f"{own} is an option of fit" if wrong == own else f"{wrong} is spelled {own}"
             elsewhere = spelled + _EXAMPLES.get(own, f": fit({own}=)")
     shown = sorted(allowed - {"design", "exog_re", "hasconst", "eval_env", "drop_cols", "data", "formula"})
-    refuse_unknown(cls.__name__, () if wrong is None else (wrong,), shown, elsewhere)
+    refuse_unknown(cls.__name__, (wrong,), shown, elsewhere)
 
 
 def optimiser_options(cls: type, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,6 +256,8 @@ def optimiser_options(cls: type, method: str, options: Mapping[str, Any]) -> dic
     known = (*OPTIMISER_OPTIONS, *_SAME_OPTIMISER)
     if not isinstance(method, str) or method not in known:
         raise OptionError(f"method must be one of {', '.join(sorted(known))}, got {short(method)}")
+    if not options:
+        return {}
     own = OPTIMISER_OPTIONS[_SAME_OPTIMISER.get(method, method)]
     what = f"{cls.__name__}.fit(method={method!r})"
     wrong = next((name for name in options if name not in own), None)

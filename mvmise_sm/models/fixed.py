@@ -21,14 +21,11 @@ def all_finite(a: np.ndarray) -> bool:
 
 def constant_column(X: np.ndarray) -> int | None:
     """Position of the first column that is constant and not zero."""
-    n = len(X)
-    if not n:
+    if not len(X):
         return None
-    probe = X[:: max(1, n // 16)]
-    for j in np.flatnonzero((probe == X[0]).all(axis=0) & (X[0] != 0.0)):
-        column = X[:, j]
-        if n <= 16 or (column == column[0]).all():
-            return int(j)
+    for j, (first, last) in enumerate(zip(X[0].tolist(), X[-1].tolist(), strict=True)):
+        if first == last != 0.0 and (X[:, j] == first).all():
+            return j
     return None
 
 

@@ -113,9 +113,11 @@ def fixed_basis(X: np.ndarray, largest: int = _SAMPLE) -> FixedBasis:
     p = rows.shape[1]
     if p == 0:
         return FixedBasis(None, None, np.ones(0), np.eye(0), 0.0)
-    mean = rows.mean(axis=0)
-    spread = np.sqrt(np.maximum(np.square(rows - mean).mean(axis=0), 0.0))
-    alike = np.flatnonzero((spread == 0.0) & (mean != 0.0)).tolist()
+    n = rows.shape[0]
+    mean = np.add.reduce(rows) / n
+    deviation = rows - mean
+    spread = np.sqrt(np.einsum("ij,ij->j", deviation, deviation) / n)
+    alike = [j for j, (size, at) in enumerate(zip(spread.tolist(), mean.tolist(), strict=True)) if size == 0.0 != at]
     # a column that is constant in the sample only must not carry the shift
     constant = [j for j in alike if rows.shape[0] == X.shape[0] or np.ptp(X[:, j]) == 0.0]
     shift, scale, a = _shifted(mean, spread, constant)
@@ -213,7 +215,7 @@ class ResponseOrigin:
         self._to_user = basis.a / basis.scale
         sample = np.empty((len(range(*self._rows.indices(X.shape[0]))), X.shape[1]))
         basis.rows(X[self._rows], 0, sample.shape[0], sample)
-        size = np.sqrt(np.square(sample).sum(axis=0))
+        size = np.sqrt(np.einsum("ij,ij->j", sample, sample))
         size[size == 0.0] = 1.0
         self._solve = _least_squares(sample / size) / size[:, None] if X.shape[1] else sample.T
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -148,9 +148,9 @@ class RandomEffects:
         self.terms = tuple(terms)
         self._nobs = nobs
         self.factors = tuple({id(t.factor): t.factor for t in self.terms}.values())
-        stops = np.cumsum([0] + [t.structure.k_theta for t in self.terms])
-        self.theta_slices = tuple(slice(int(a), int(b)) for a, b in pairwise(stops))
-        self.k_theta = int(stops[-1])
+        stops = list(accumulate((t.structure.k_theta for t in self.terms), initial=0))
+        self.theta_slices = tuple(slice(a, b) for a, b in pairwise(stops))
+        self.k_theta = stops[-1]
 
     @property
     def nobs(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -263,9 +265,11 @@ class ThetaSpace:
         """
         out = []
         for structure, at, d in zip(self.structures, self.random.theta_slices, slopes, strict=True):
-            lam = structure.factor(theta[at])
-            scale = max(float(np.square(lam).sum()), 1e-2)
-            for move in sorted(structure.bound_moves(theta[at], d), key=lambda move: move.slope):
+            moves = structure.bound_moves(theta[at], d)
+            if not moves:
+                continue
+            scale = max(float(np.square(structure.factor(theta[at])).sum()), 1e-2)
+            for move in sorted(moves, key=lambda move: move.slope):
                 if move.slope >= -_DESCENDS or (only_check and -move.slope * scale < _CERTIFICATE):
                     break
                 for t in scale * _ESCAPE_STEPS:
@@ -323,6 +327,15 @@ def positive_part(d: np.ndarray) -> np.ndarray:
     """Positive semidefinite part of a symmetric matrix."""
     if d.shape[0] == 1:
         return np.maximum(d, 0.0)
+    if d.shape[0] == 2:
+        # an intercept and a slope: the two eigenvalues are mean and mean plus or minus half their distance
+        (a, b), (_, c) = d.tolist()
+        mean, half = 0.5 * (a + c), math.hypot(0.5 * (a - c), b)
+        if abs(mean) >= half:
+            return d if mean >= 0.0 else np.zeros_like(d)
+        if half > 0.0:
+            share = 0.5 * (mean + half) / half
+            return np.array([[share * (a - mean + half), share * b], [share * b, share * (c - mean + half)]])
     # numpy's eigh is the same routine behind a wrapper that costs more than a small matrix
     values, vectors, info = dsyevd(d, lower=1)
     if info:

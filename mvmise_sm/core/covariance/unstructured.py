@@ -67,6 +67,13 @@ class Unstructured(LinearStructure):
         rows, cols = self._triangle
         return np.where(rows == cols, 0.0, -np.inf)
 
+    @cached_property
+    def _diagonal(self) -> np.ndarray:
+        return np.flatnonzero(self.lower == 0.0)
+
+    def on_boundary(self, theta: np.ndarray) -> bool:
+        return any(size < SINGULAR for size in theta[self._diagonal].tolist())
+
     def theta_from(self, sigma: np.ndarray) -> np.ndarray:
         if self.order is not None:
             sigma = sigma[np.ix_(self.order, self.order)]
@@ -82,7 +89,7 @@ class Unstructured(LinearStructure):
 
     def bound_moves(self, theta: np.ndarray, slope: np.ndarray) -> list[BoundMove]:
         """Sigma + t v v' for the eigenvectors v of `slope`: optimal over the cone where none of them descends."""
-        if (theta[self.lower == 0.0] > SINGULAR).all():
+        if all(size > SINGULAR for size in theta[self._diagonal].tolist()):
             return []
         values, vectors = np.linalg.eigh(slope)
         return [BoundMove(float(w), partial(self._along, theta, v)) for w, v in zip(values, vectors.T, strict=True)]

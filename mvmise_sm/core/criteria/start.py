@@ -35,7 +35,8 @@ def moment_variances(layout: Layout, system: System, nobs: int, p: int) -> list[
     gram = system.gram
     beta = np.linalg.solve(gram[:p, :p], gram[:p, p])
     total = max(float(gram[p, p] - beta @ gram[:p, p]), 1e-300) / nobs
-    xi = np.append(-beta, 1.0)
+    xi = np.ones(p + 1)
+    np.negative(beta, out=xi[:p])
     shares, floors, taken = [], [], 0.0
     for size, rhs in system.level_products():
         size = np.maximum(size, 1e-300)

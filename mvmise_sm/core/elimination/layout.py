@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -271,20 +271,20 @@ class Layout:
     def _merge(self, index: int, factor: GroupingFactor) -> FactorLayout:
         terms = self.random.terms_of(factor)
         columns = tuple(c for t in terms for c in self.random.terms[t].columns)
-        stops = np.cumsum([0] + [self.random.terms[t].q for t in terms])
-        places = tuple(slice(int(a), int(b)) for a, b in pairwise(stops))
+        stops = list(accumulate((self.random.terms[t].q for t in terms), initial=0))
+        places = tuple(slice(a, b) for a, b in pairwise(stops))
         shift = np.concatenate([self.term_bases[t].shift for t in terms])
         scale = np.concatenate([self.term_bases[t].scale for t in terms])
         incidence = factor.incidence() if factor.loaded else None
         return FactorLayout(
-            index, factor.codes, factor.n_effects, int(stops[-1]), columns, terms, places, shift, scale, incidence
+            index, factor.codes, factor.n_effects, stops[-1], columns, terms, places, shift, scale, incidence
         )
 
     @cached_property
     def places(self) -> list[tuple[int, int, int]]:
         """(first place, q, levels) of every factor in a vector of all random effects by factor, column, level."""
-        stops = np.cumsum([0] + [f.size for f in self.factors])
-        return [(int(o), f.q, f.n_levels) for o, f in zip(stops[:-1], self.factors, strict=True)]
+        starts = accumulate((f.size for f in self.factors[:-1]), initial=0)
+        return [(o, f.q, f.n_levels) for o, f in zip(starts, self.factors, strict=True)]
 
     def split(self, flat: np.ndarray) -> list[np.ndarray]:
         """Rows (n, c) of all random effects as blocks (q, J, c), one per factor."""

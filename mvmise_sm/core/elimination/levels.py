@@ -92,6 +92,9 @@ def relative_times(
     ndarray
         (n, c) in C order.
     """
+    if len(places) == 1:
+        q, lam = places[0][1], lambdas[0]
+        return np.matmul(lam.T if transpose else lam, rows.reshape(q, -1)).reshape(rows.shape)
     out = np.empty(rows.shape)  # not empty_like: in Fortran order the views below would be copies, and lost
     for (o, q, j), lam in zip(places, lambdas, strict=True):
         left = lam.T if transpose else lam

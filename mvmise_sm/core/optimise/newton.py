@@ -135,15 +135,15 @@ class _Counter:
         return value if np.isfinite(value) else np.inf
 
     def evaluate(self, theta: np.ndarray) -> Evaluation:
-        # a response that the model reproduces drives theta out of range; an overflow is refused where it is used
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self.criterion.evaluate(theta)
+        return self.criterion.evaluate(theta)
 
     def gradient(self, theta: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self.criterion.working_gradient(theta)
+        return self.criterion.working_gradient(theta)
 
 
+# a response that the model reproduces drives theta out of range; an overflow is refused where it is used, and a step
+# from curvature that overflows is found too long or no number, and is not taken
+@np.errstate(over="ignore", invalid="ignore")
 def minimize(
     criterion: Criterion,
     start: np.ndarray | None = None,
@@ -311,16 +311,16 @@ def _newton_step(
     counter: _Counter, evaluation: Evaluation, damping: float, curvature: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
     """Step on the free parameters and its decrement g'H^-1 g, H the evaluation's information or `curvature`."""
-    free = _free(counter, evaluation)
-    if not free.any():
-        return np.zeros_like(evaluation.theta), 0.0
-    if free.size == 1:
-        h = evaluation.information if curvature is None else curvature
-        return scalar_step(evaluation.gradient, h, damping, _FLAT)
     information = evaluation.information if curvature is None else curvature
-    if free.all():
+    held = (evaluation.theta <= counter.lower) & (evaluation.gradient >= 0.0)
+    if not held.any():
+        if held.size < 2:
+            return scalar_step(evaluation.gradient, information, damping, _FLAT)
         g, h = evaluation.gradient, information.copy()
+    elif held.all():
+        return np.zeros_like(evaluation.theta), 0.0
     else:
+        free = ~held
         g, h = evaluation.gradient[free], information[np.ix_(free, free)]
     diagonal = h.diagonal()
     floor = max(float(diagonal.max()), 1.0) * _FLAT
@@ -335,8 +335,6 @@ def _newton_step(
     return step, float(g @ part)
 
 
-# beside an exact fit curvature overflows; a step from it is found too long or no number, and is not taken
-@np.errstate(over="ignore", invalid="ignore")
 def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
     """Damped Newton from a working start; the result is an Evaluation."""
     value = counter.value(start)
@@ -448,9 +446,11 @@ def _less(damping: float, gain: float, predicted: float) -> float:
 
 def _snap(counter: _Counter, evaluation: Evaluation) -> Evaluation:
     """Set small scale-like parameters to zero where the objective does not rise."""
-    small = (counter.lower == 0.0) & (evaluation.theta > 0.0) & (evaluation.theta < _SNAP)
-    small = np.flatnonzero(small & ~counter.criterion.guarded)
-    for i in small:
+    small = evaluation.theta < _SNAP
+    if not small.any():
+        return evaluation
+    small &= (counter.lower == 0.0) & (evaluation.theta > 0.0) & ~counter.criterion.guarded
+    for i in np.flatnonzero(small):
         theta = evaluation.theta.copy()
         theta[i] = 0.0
         if counter.value(theta) <= evaluation.value + _SNAP_RISE:

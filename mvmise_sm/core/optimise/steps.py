@@ -143,15 +143,17 @@ def differences(
 
 
 def scalar_step(gradient: np.ndarray, information: np.ndarray, damping: float, flat: float) -> tuple[np.ndarray, float]:
-    """Damped Newton step (1,) and its decrement for the one parameter that most small models have.
+    """Damped Newton step (1,) and its decrement for the one parameter that most small models have, or for none.
 
     Parameters
     ----------
     gradient, information : ndarray
-        (1,) and (1, 1).
+        (1,) and (1, 1), or empty.
     damping, flat : float
         Shares of the curvature that are added.
     """
+    if not gradient.size:
+        return np.zeros(0), 0.0
     g, h = float(gradient[0]), float(information[0, 0])
     floor = max(h, 1.0) * flat
     h += damping * max(h, floor) + floor
