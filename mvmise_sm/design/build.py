@@ -18,7 +18,7 @@ from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffec
 from mvmise_sm.core.covariance.residual import ResidualTerm
 from mvmise_sm.design import coding as coding
 from mvmise_sm.design.codings import checked_codings
-from mvmise_sm.design.columns import Encoded, Source, known, names_in
+from mvmise_sm.design.columns import Encoded, Source, column_of, known, names_in
 from mvmise_sm.design.grouping import interact_labels
 from mvmise_sm.design.rank import independent_columns
 from mvmise_sm.design.relationships import membership_factor, with_relationships
@@ -305,7 +305,6 @@ def build_design(
         arrays = {name: array[rows] for name, array in arrays.items()}
     values = Values(source, arrays, learnt)
     codings = checked_codings(contrasts)
-    rows_given = source.frame.index
     mask = values.complete(plan, missing, keep_missing_endog)
     values.code(codings)
     endog, levels = _response(plan, parts, values, categorical_response)
@@ -342,7 +341,7 @@ def build_design(
             "cov": cov,
             "contrasts": codings or None,
         },
-        given_index=None if mask is None else rows_given,
+        given_index=None if mask is None else source.frame.index,
         residual=term,
         residual_labels=((), ()) if term is None else (term.structure.levels, term.structure.groups),
     )
@@ -361,9 +360,8 @@ def _response(
     plan: Plan, parts: FormulaParts, values: Values, categorical: bool | str
 ) -> tuple[pd.Series | pd.DataFrame, pd.Index | None]:
     """Response as labelled floats, with the labels of a categorical one."""
-    index = values.source.frame.index
+    index, levels = values.source.frame.index, None
     outcomes = []
-    levels = None
     for factor, text in zip(plan.responses, parts.responses, strict=True):
         value = values.encoded[factor]
         if value.categories is not None:
@@ -379,7 +377,10 @@ def _response(
         _finite(value.values, f"the response {text!r}")
         outcomes.append(value)
     if len(outcomes) == 1 and outcomes[0].values.ndim == 1:
-        return pd.Series(outcomes[0].values, index=index, name=parts.responses[0], copy=False), levels
+        name, column = parts.responses[0], values.source.floats(column_of(plan.responses[0]))
+        if column is not None and column.name == name:
+            return column, levels
+        return pd.Series(outcomes[0].values, index=index, name=name, copy=False), levels
     columns, names = [], []
     for value, text in zip(outcomes, parts.responses, strict=True):
         several = value.values.ndim == 2
@@ -425,8 +426,7 @@ def _random_effects(
     """Random-effects terms; terms on one grouping factor share its object."""
     factors: dict[str, tuple[GroupingFactor, GroupSpec]] = {}
     terms, infos, specs = [], [], []
-    whole = zip(parts.random, plan.random, plan.groups, plan.member_weights, strict=True)
-    for spec, effects, group, weights in whole:
+    for spec, effects, group, weights in zip(parts.random, plan.random, plan.groups, plan.member_weights, strict=True):
         if spec.group not in factors:
             factors[spec.group] = (
                 _membership(spec, group, weights, values) if spec.members else _grouping(spec.group, group, values)
@@ -447,8 +447,8 @@ def _membership(
     spec: RandomSpec, group: Sequence[EvalFactor], weights: Sequence[EvalFactor], values: Values
 ) -> tuple[GroupingFactor, GroupSpec]:
     given = [_number(factor, values, "weights") for factor in weights] or None
-    factor = membership_factor(spec.group, [values.labels[member] for member in group], given)
-    states = tuple(values.states.get(member) for member in group)
+    factor = membership_factor(spec.group, [values.labels[f] for f in group], given)
+    states = tuple(values.states.get(f) for f in group)
     of_weights = tuple((f, values.states.get(f)) for f in weights)
     return factor, GroupSpec(tuple(group), states, (pd.Index(factor.levels),) * len(group), True, of_weights)
 

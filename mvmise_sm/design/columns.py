@@ -257,6 +257,7 @@ class Source(Mapping):
         self.frame = frame
         self.environment = environment
         self._encoded: dict[str, Encoded] = {}
+        self._columns: dict[str, pd.Series] = {}
         self._labels: dict[str, tuple[np.ndarray, pd.Index]] = {}
 
     @cached_property
@@ -296,7 +297,15 @@ class Source(Mapping):
             if isinstance(column, pd.DataFrame):
                 raise DataError(f"the data have several columns called {name!r}")
             self._encoded[name] = encode(column, self.nobs, name)
+            self._columns[name] = column
         return self._encoded[name]
+
+    def floats(self, name: str | None) -> pd.Series | None:
+        """A column as it stands in the frame, where its encoding is the same floats; None otherwise."""
+        column = None if name is None else self._columns.get(name)
+        if column is None or column.dtype != np.float64 or not column.to_numpy().flags.c_contiguous:
+            return None
+        return column
 
     def labels(self, name: str) -> tuple[np.ndarray, pd.Index]:
         """Codes and levels of a column as a grouping factor, computed once."""

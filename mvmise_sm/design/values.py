@@ -90,9 +90,19 @@ def _expression(text: str, dotted: frozenset[str]) -> EvalFactor:
     return named_factor(*translate(text, dotted))
 
 
+# the columns that were looked at last, and their odd names: an Index never changes
+_LOOKED_AT: list[tuple[pd.Index, frozenset[str]]] = []
+
+
 def odd_names(frame: pd.DataFrame) -> frozenset[str]:
     """Columns that Python cannot name by themselves."""
-    return frozenset(c for c in frame.columns if isinstance(c, str) and not c.isidentifier())
+    columns = frame.columns
+    for known, names in _LOOKED_AT:
+        if known is columns:
+            return names
+    names = frozenset(c for c in columns if isinstance(c, str) and not c.isidentifier())
+    _LOOKED_AT[:] = [(columns, names)]
+    return names
 
 
 def with_variables(frame: pd.DataFrame, plan: Plan, environment: EvalEnvironment) -> tuple[pd.DataFrame, dict]:

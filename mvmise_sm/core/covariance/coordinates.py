@@ -6,6 +6,7 @@ constants come from a sample of rows: they serve rounding only, so an approximat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -241,8 +242,15 @@ def _least_squares(columns: np.ndarray) -> np.ndarray:
 def term_basis(term: RandomTerm) -> TermBasis:
     """Choose working coordinates for the columns of one random-effects term."""
     step = sample_rows(len(term.factor.codes))
-    moments = [None if c is None else (float(c[step].mean()), float(c[step].std())) for c in term.columns]
+    moments = [None if c is None else _moments(c[step]) for c in term.columns]
     return term_basis_of(term.structure.invariance, moments)
+
+
+def _moments(column: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of a column (n,)."""
+    mean = float(np.add.reduce(column)) / column.size
+    deviation = column - mean
+    return mean, math.sqrt(float(deviation @ deviation) / column.size)
 
 
 def term_basis_of(invariance: str, moments: Sequence[tuple[float, float] | None]) -> TermBasis:
@@ -265,7 +273,7 @@ def term_basis_of(invariance: str, moments: Sequence[tuple[float, float] | None]
         if known is None:
             continue
         mean, spread = known
-        size = float(np.hypot(mean, spread))
+        size = math.hypot(mean, spread)
         if invariance == "linear" and intercept is not None and abs(mean) > spread > 1e-14 * abs(mean):
             shift[i] = mean
             a[intercept, i] = -mean

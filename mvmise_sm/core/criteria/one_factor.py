@@ -50,24 +50,8 @@ class _Point:
     outer: np.ndarray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Shape:
-    """Derivatives at one theta.
-
-    Attributes
-    ----------
-    gradient : ndarray
-        (k,).
-    information, hessian : ndarray
-        Average information and second derivatives (k, k).
-    slope : ndarray
-        Derivative in Sigma (q, q).
-    """
-
-    gradient: np.ndarray
-    information: np.ndarray
-    hessian: np.ndarray
-    slope: np.ndarray
+# gradient (k,), average information and second derivatives (k, k), derivative in Sigma (q, q)
+_Shape = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class OneFactor:
@@ -117,11 +101,11 @@ class OneFactor:
     def evaluate(self, theta: np.ndarray) -> Evaluation:
         """Value, gradient, average information and slopes at a working theta."""
         point = self._eliminated(theta)
-        shape = self._of_one_column(point) if self.q == 1 else self._of_columns(point)
-        self._hessian = point.theta, shape.hessian
-        slope = shape.slope
+        found = self._of_one_column(point) if self.q == 1 else self._of_columns(point)
+        gradient, information, hessian, slope = found
+        self._hessian = point.theta, hessian
         slopes = (slope,) if len(self.places) == 1 else tuple(slope[place, place] for place in self.places)
-        return Evaluation(np.array(theta), point.value, shape.gradient, shape.information, slopes)
+        return Evaluation(np.array(theta), point.value, gradient, information, slopes)
 
     def hessian(self, theta: np.ndarray) -> np.ndarray:
         """Second derivatives at a working theta (k_theta, k_theta)."""
@@ -162,7 +146,7 @@ class OneFactor:
         expected = float(np.vdot(projected, projected)) if self.inner.reml else float(t @ t)
         step = 2.0 * float(point.lam[0, 0])
         average = step * step * (averaged - solution.curvature_c * score * score)
-        return _Shape(
+        return (
             np.array([step * slope]),
             np.array([[average + 2.0 * max(slope, 0.0)]]),
             np.array([[average + step * step * (averaged - expected) + 2.0 * slope]]),
@@ -197,4 +181,4 @@ class OneFactor:
             for place in self.places:
                 positive[place, place] = positive_part(slope[place, place])
         information = average + bent(self.tangents, positive)
-        return _Shape(2.0 * (self._flat @ (slope @ lam).ravel()), information, hessian, slope)
+        return 2.0 * (self._flat @ (slope @ lam).ravel()), information, hessian, slope

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.linalg.lapack import dposv
 
 if TYPE_CHECKING:
     from mvmise_sm.core.covariance.random_effects import RandomEffects, RandomTerm
@@ -33,7 +34,9 @@ def moment_variances(layout: Layout, system: System, nobs: int, p: int) -> list[
         Working coordinates, (q,) per term.
     """
     gram = system.gram
-    beta = np.linalg.solve(gram[:p, :p], gram[:p, p])
+    beta, info = dposv(gram[:p, :p], gram[:p, p], lower=1)[1:] if p else (np.zeros(0), 0)
+    if info:
+        beta = np.linalg.solve(gram[:p, :p], gram[:p, p])
     total = max(float(gram[p, p] - beta @ gram[:p, p]), 1e-300) / nobs
     xi = np.ones(p + 1)
     np.negative(beta, out=xi[:p])
