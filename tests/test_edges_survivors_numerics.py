@@ -106,7 +106,34 @@ def test_a_table_of_pairs_without_rows_is_empty():
     for shape in ((3, 2), (100_000, 100_000)):
         keys, sums = PairTable(shape, 2).result()
         assert keys.shape == (0,)
-        assert sums.shape == (0, 3)
+        assert sums.shape == (2, 0)
+
+
+def test_pairs_sum_alike_in_a_table_and_by_sorted_keys(monkeypatch):
+    rng = np.random.default_rng(3)
+    blocks = [(rng.integers(0, 30, 200), rng.integers(0, 7, 200), rng.normal(size=(2, 200))) for _ in range(6)]
+    # a pair whose numbers are all zero still occurs
+    blocks.append((np.array([30]), np.array([6]), np.zeros((2, 1))))
+    tables = [PairTable((31, 7), 2)]
+    monkeypatch.setattr("mvmise_sm.core.elimination.sums._TABLE_CELLS", 0)
+    tables.append(PairTable((31, 7), 2))
+    for first, second, values in blocks[:4]:
+        for table in tables:
+            table.add(first, second, values)
+    for table in tables:
+        # what has been read out goes on adding, and takes sums of others
+        table.result()
+        for first, second, values in blocks[4:]:
+            table.add(first, second, values)
+    tables[0].add_sums(*tables[1].result())
+    dense = np.zeros((2, 31 * 7))
+    for first, second, values in blocks:
+        np.add.at(dense, (slice(None), first * 7 + second), values)
+    seen = np.unique(np.concatenate([first * 7 + second for first, second, _ in blocks]))
+    for table, times in zip(tables, (2.0, 1.0), strict=True):
+        keys, sums = table.result()
+        np.testing.assert_array_equal(keys, seen)
+        np.testing.assert_allclose(sums, times * dense[:, seen], rtol=0, atol=1e-13)
 
 
 def test_a_profile_goes_halfway_to_the_end_of_its_range():

@@ -109,7 +109,7 @@ def linear_sums(
             i, j = sorted((first.index, second.index))
             keys, values = tables[i, j]
             shape = (sums.plan.factors[i].q, sums.plan.factors[j].q)
-            cells = values[:, :-1].T.reshape(*shape, -1)
+            cells = values.reshape(*shape, -1)
             if first.index > second.index:
                 level_i, level_j = np.divmod(keys, sums.plan.factors[j].n_levels)
                 order = np.argsort(level_j * sums.plan.factors[i].n_levels + level_i, kind="stable")

@@ -76,11 +76,14 @@ class ChainStructure:
             pattern, f = self.layout.patterns[k, r], factors[r]
             for b in range(f.q):
                 rows.append(pattern.rows)
-                cols.append(self.offsets[r] + b * f.n_levels + pattern.indices)
+                start = self.offsets[r] + b * f.n_levels
+                cols.append(start + pattern.indices if start else pattern.indices)
                 values.append(self.products.cross[k, r][:, b])
-        row, col, value = np.concatenate(rows), np.concatenate(cols), np.concatenate(values, axis=1)
-        order = None
-        if len(rows) > 1:
+        if len(rows) == 1:
+            # one list is as long as the table of pairs: it is shared, not copied
+            row, col, value, order = rows[0], cols[0], np.ascontiguousarray(values[0]), None
+        else:
+            row, col, value = np.concatenate(rows), np.concatenate(cols), np.concatenate(values, axis=1)
             order = np.argsort(row * self.n_rest + col)
             row, col, value = row[order], col[order], np.ascontiguousarray(value[:, order])
         indptr = np.searchsorted(row, np.arange(factors[k].n_levels + 1))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Entries", "Kernel", "PairKernel", "PanelKernel", "SparseKernel", "choose_kernel", "with_data"]
 
 _MAX_PAIRS = 15_000_000
-_PANEL_CELLS = 4_000_000
+_PANEL_CELLS = 500_000
 _PIECE_PAIRS = 500_000
 
 
@@ -84,13 +84,17 @@ class Entries:
             return values.reshape(self.n_rows, self.n_cols).T @ v
         return with_data(self._pattern[1], values) @ v
 
-    def dense(self, values: np.ndarray, lo: int, hi: int, out: np.ndarray) -> None:
-        """Write the rows ``lo:hi`` with `values` (those rows' entries) to `out` (hi - lo, n_cols), which is zero."""
+    def dense(self, values: np.ndarray, lo: int, hi: int) -> np.ndarray:
+        """The rows ``lo:hi`` (hi - lo, n_cols) with `values` (those rows' entries)."""
+        shape = (hi - lo, self.n_cols)
         if self.complete:
-            out[...] = values.reshape(out.shape)
-        else:
-            at = slice(int(self.indptr[lo]), int(self.indptr[hi]))
-            out[self.row[at] - lo, self.col[at]] = values
+            return values.reshape(shape)
+        return self.panel(values, lo, hi).toarray()
+
+    def panel(self, values: np.ndarray, lo: int, hi: int) -> sparse.csr_matrix:
+        """The rows ``lo:hi`` with `values` (those rows' entries), sparse."""
+        at = slice(int(self.indptr[lo]), int(self.indptr[hi]))
+        return sparse.csr_matrix((values, self.col[at], self.indptr[lo : hi + 1] - at.start), (hi - lo, self.n_cols))
 
 
 def with_data(pattern: Any, values: np.ndarray) -> Any:
@@ -318,22 +322,32 @@ class PanelKernel(_RowTimes):
     """Dense row panels and BLAS; for many entries per row."""
 
     def subtract_gram(self, s: np.ndarray, level: LevelFactor, values: np.ndarray) -> None:
-        e = self.entries
         q = values.shape[0]
         for lo, hi, at in self._panels(q):
-            row = e.row[at]
-            panel = np.zeros((q, hi - lo, e.n_cols))
-            for i in range(q):
-                e.dense(sum(level.h[i, a][row] * values[a, at] for a in range(q)), lo, hi, panel[i])
-            flat = panel.reshape(-1, e.n_cols)
-            result = dsyrk(-1.0, flat.T, beta=1.0, c=s, lower=1, overwrite_c=1)
+            rows, h = self._rows(values[:, at], lo, hi), level.h[..., lo:hi]
+            panel = rows * h[0, :, :, None] if q == 1 else np.einsum("iaj,ajr->ijr", h, rows)
+            result = dsyrk(-1.0, panel.reshape(-1, panel.shape[2]).T, beta=1.0, c=s, lower=1, overwrite_c=1)
             if result is not s:
                 s[:] = result
 
+    def quad(self, phi: np.ndarray, values: np.ndarray) -> np.ndarray:
+        q = values.shape[0]
+        out = np.empty((q, q, self.entries.n_rows))
+        for lo, hi, at in self._panels(q):
+            rows = self._rows(values[:, at], lo, hi)
+            times = (rows.reshape(-1, rows.shape[2]) @ phi).reshape(rows.shape)
+            for a in range(q):
+                for b in range(a, q):
+                    out[a, b, lo:hi] = out[b, a, lo:hi] = np.einsum("jr,jr->j", times[a], rows[b])
+        return out
+
+    def _rows(self, values: np.ndarray, lo: int, hi: int) -> np.ndarray:
+        """Dense rows ``lo:hi`` (q, hi - lo, n_cols) with `values` (q, those rows' entries)."""
+        rows = [self.entries.dense(own, lo, hi) for own in values]
+        return rows[0][None] if len(rows) == 1 else np.stack(rows)
+
     def _multiply(self, lo: int, hi: int, values: np.ndarray, phi: np.ndarray) -> np.ndarray:
-        panel = np.zeros((hi - lo, self.entries.n_cols))
-        self.entries.dense(values, lo, hi, panel)
-        return panel @ phi
+        return self.entries.dense(values, lo, hi) @ phi
 
 
 class SparseKernel(_RowTimes):
@@ -360,5 +374,4 @@ class SparseKernel(_RowTimes):
                 s[:, lo : lo + step] -= (columns[lo : lo + step] @ rows).toarray().T
 
     def _multiply(self, lo: int, hi: int, values: np.ndarray, phi: np.ndarray) -> np.ndarray:
-        e, start, stop = self.entries, int(self.entries.indptr[lo]), int(self.entries.indptr[hi])
-        return sparse.csr_matrix((values, e.col[start:stop], e.indptr[lo : hi + 1] - start), (hi - lo, e.n_cols)) @ phi
+        return self.entries.panel(values, lo, hi) @ phi

@@ -167,7 +167,9 @@ def pattern_of_keys(shape: tuple[int, int], keys: np.ndarray) -> CrossPattern:
     rows = keys // shape[1]
     indptr = np.zeros(shape[0] + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=shape[0]), out=indptr[1:])
-    return CrossPattern(shape, indptr, keys - rows * shape[1], np.zeros(0, dtype=np.intp))
+    # as long as the list of pairs, which sets the memory of such a fit
+    kind = np.int32 if shape[1] <= np.iinfo(np.int32).max else np.int64
+    return CrossPattern(shape, indptr, (keys - rows * shape[1]).astype(kind), np.zeros(0, dtype=np.intp))
 
 
 def _nested_chain(

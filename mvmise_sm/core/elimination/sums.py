@@ -16,7 +16,7 @@ from mvmise_sm.core.covariance.coordinates import FixedBasis
 
 __all__ = ["Block", "FactorShape", "PairTable", "RunningSums", "SumPlan"]
 
-# pairs of levels are counted in a table of at most so many cells, else by sorted keys
+# pairs of levels are summed in a table of at most so many numbers (320 MB), else by sorted keys
 _TABLE_CELLS = 40_000_000
 # sorted parts are merged when the last is at least this share of the one before, so that merging stays n log n
 _LIKE_SIZE = 0.5
@@ -93,24 +93,32 @@ class PairTable:
     shape : tuple of int
         Levels of the two factors.
     width : int
-        Numbers summed per pair, besides the count of rows.
+        Numbers summed per pair.
     """
 
     def __init__(self, shape: tuple[int, int], width: int) -> None:
         self.shape, self.width = shape, width
         cells = shape[0] * shape[1]
-        self._table = np.zeros((cells, width + 1)) if cells * (width + 1) <= _TABLE_CELLS else None
+        self._table = [np.zeros(cells) for _ in range(width)] if cells * width <= _TABLE_CELLS else None
+        self._seen = np.zeros(cells if self._table is not None else 0, dtype=bool)
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, first: np.ndarray, second: np.ndarray, values: np.ndarray) -> None:
-        """Add rows with levels `first` and `second` (n,) and their `values` (n, width)."""
+        """Add rows with levels `first` and `second` (n,) and their `values` (width, n)."""
         keys = first.astype(np.int64) * self.shape[1] + second
-        self.add_sums(*_by_key(keys, np.column_stack([values, np.ones(len(keys))])))
+        if self._table is None:
+            self.add_sums(*_by_key(keys, values))
+            return
+        self._seen[keys] = True
+        for total, column in zip(self._table, values, strict=True):
+            np.add.at(total, keys, column)
 
     def add_sums(self, keys: np.ndarray, sums: np.ndarray) -> None:
-        """Add sums (k, width + 1), counts last, of distinct sorted keys (k,)."""
+        """Add sums (width, k) of distinct sorted keys (k,)."""
         if self._table is not None:
-            self._table[keys] += sums
+            self._seen[keys] = True
+            for total, column in zip(self._table, sums, strict=True):
+                total[keys] += column
             return
         self._parts.append((keys, sums))
         while len(self._parts) > 1 and len(self._parts[-1][0]) >= _LIKE_SIZE * len(self._parts[-2][0]):
@@ -118,26 +126,29 @@ class PairTable:
 
     def _merge_last(self) -> None:
         (a, x), (b, y) = self._parts.pop(), self._parts.pop()
-        self._parts.append(_by_key(np.concatenate([b, a]), np.concatenate([y, x])))
+        self._parts.append(_by_key(np.concatenate([b, a]), np.concatenate([y, x], axis=1)))
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sorted keys ``first * n_second + second`` (k,) and sums (k, width + 1), counts last."""
+        """Sorted keys ``first * n_second + second`` (k,) and sums (width, k); a table gives its room back."""
         if self._table is not None:
-            keys = np.flatnonzero(self._table[:, -1])
-            return keys, self._table[keys]
+            keys, self._seen = np.flatnonzero(self._seen), np.zeros(0, dtype=bool)
+            sums = np.empty((self.width, len(keys)))
+            for column in sums:
+                np.take(self._table.pop(0), keys, out=column, mode="clip")  # other modes make a copy of `out`
+            self._table, self._parts = None, [(keys, sums)]
         while len(self._parts) > 1:
             self._merge_last()
-        return self._parts[0] if self._parts else (np.zeros(0, dtype=np.int64), np.zeros((0, self.width + 1)))
+        return self._parts[0] if self._parts else (np.zeros(0, dtype=np.int64), np.zeros((self.width, 0)))
 
 
 def _by_key(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys, sorted, and the sums of the values (n, c) of each."""
+    """Distinct keys, sorted, and the sums of the values (c, n) of each."""
+    if not len(keys):
+        return keys, values
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, dtype=int)
-    if not len(starts):
-        return keys, values
-    return keys[starts], np.add.reduceat(values[order], starts, axis=0)
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return keys[starts], np.array([np.add.reduceat(column[order], starts) for column in values])
 
 
 def add_products_by_level(
@@ -269,7 +280,7 @@ class RunningSums:
             count += rows
             add_products_by_level(codes, z, xy, rows, total, product)
         for (k, m), table in self.pairs.items():
-            values = (columns[k][:, None] * columns[m]).reshape(-1, n).T
+            values = (columns[k][:, None] * columns[m]).reshape(-1, n)
             table.add(block.codes[k], block.codes[m], values)
 
     def _workspace(self, rows: Sequence[int], n: int) -> list[np.ndarray]:
