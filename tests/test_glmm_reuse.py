@@ -180,9 +180,8 @@ def test_entries_multiply_as_matrices_do(missing):
         np.testing.assert_allclose(entries.times(values, v), scale * full @ v, atol=1e-14)
         np.testing.assert_allclose(entries.transposed_times(values, u), scale * full.T @ u, atol=1e-14)
         np.testing.assert_array_equal(entries.matrix(values).toarray(), scale * full)
-        panel = np.zeros((3, 4))
         at = slice(entries.indptr[2], entries.indptr[5])
-        entries.dense(values[at], 2, 5, panel)
+        panel = entries.dense(values[at], 2, 5)
         np.testing.assert_array_equal(panel, scale * full[2:5])
 
 
