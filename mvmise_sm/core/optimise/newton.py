@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import optimize
 from scipy.linalg.lapack import dposv, dpotrf
 
+from mvmise_sm.core.optimise.scipy_methods import scipy_minimum
 from mvmise_sm.core.optimise.secants import Secants
 from mvmise_sm.core.optimise.status import Status
 from mvmise_sm.core.optimise.steps import differences, positive_matrix, positive_solve, scalar_step, symmetric
@@ -34,6 +34,8 @@ _SHARP = 1e-14
 _NOISE, _ALL_NOISE = 8.0 * _EPS, 64.0 * _EPS
 # a minimum from another start is another minimum if it is lower by this; two ways to one minimum differ by less
 _OTHER_MINIMUM = 1e-7
+# a point is beside a known minimum if it is higher by less than this, and than this share off what its shape says
+_BESIDE, _ALIKE = 1e-2, 0.2
 # a point off the boundary is worth a search if it is lower by this, ten decrements
 _LOWER = 1e-8
 # a relative standard deviation below this is tried at zero, which Newton's steps only creep up to
@@ -205,9 +207,10 @@ def minimize(
             counter, best = _reordered(counter, best, maxiter, tol)
             for other in counter.criterion.restart_points(best):
                 starts += 1
-                best = _lower(_with_descents(counter, other, maxiter, tol), best)
+                best = _lower(_with_descents(counter, other, maxiter, tol, best), best)
     else:
-        best = _with_scipy(counter, begin, METHODS[method], maxiter, options)
+        last = scipy_minimum(counter, begin, METHODS[method], maxiter, options)
+        best = _snap(counter, counter.evaluate(last))
     step, decrement = _newton_step(counter, best, 0.0)
     rounding = _ALL_NOISE * abs(best.value)
     status = _status(counter, best, decrement, rounding)
@@ -287,12 +290,16 @@ def _reordered(counter: _Counter, best: Evaluation, maxiter: int, tol: float) ->
     return other, trial
 
 
-def _with_descents(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
+def _with_descents(
+    counter: _Counter, start: np.ndarray, maxiter: int, tol: float, known: Evaluation | None = None
+) -> Evaluation:
     """Newton from one start; where the derivative in Sigma shows a descent direction off the boundary, follow it and
-    go on.
+    go on. A way that leads back to a `known` minimum ends there.
     """
     criterion = counter.criterion
-    best = _newton(counter, start, maxiter, tol)
+    best = _newton(counter, start, maxiter, tol, known)
+    if best is known:
+        return best
     for _ in range(_MAX_DESCENTS):
         best = _snap(counter, best)
         found = [(counter.value(theta), i, theta) for i, theta in enumerate(criterion.descent_points(best))]
@@ -335,7 +342,21 @@ def _newton_step(
     return step, float(g @ part)
 
 
-def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> Evaluation:
+def _leads_back(known: Evaluation, current: Evaluation) -> bool:
+    """Whether a point is so little above a known minimum, and by as much as the shape of that minimum says, that there
+    is no other one to be found.
+    """
+    excess = current.value - known.value
+    if not 0.0 <= excess < _BESIDE:
+        return False
+    away = current.theta - known.theta
+    predicted = float(known.gradient @ away + 0.5 * away @ known.information @ away)
+    return abs(predicted - excess) < _ALIKE * excess
+
+
+def _newton(
+    counter: _Counter, start: np.ndarray, maxiter: int, tol: float, known: Evaluation | None = None
+) -> Evaluation:
     """Damped Newton from a working start; the result is an Evaluation."""
     value = counter.value(start)
     for _ in range(_START_HALVINGS):
@@ -346,7 +367,7 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
     current = counter.evaluate(start)
     damping = 0.0
     guarded, lower = counter.criterion.guarded, counter.lower
-    some_guarded, path = bool(guarded.any()), Secants()
+    some_guarded, path, learns = bool(guarded.any()), Secants(), counter.criterion.learns_curvature
     sharp, previous = counter.criterion.sharp_theta, np.inf
     exact: Evaluation | None = None
     for iteration in range(maxiter):
@@ -380,8 +401,11 @@ def _newton(counter: _Counter, start: np.ndarray, maxiter: int, tol: float) -> E
                 damping = max(4.0 * damping, 0.1)
                 continue
             damping = _less(damping, gain, predicted)
-            path.add(current, following, decrement)
+            if learns:
+                path.add(current, following, decrement)
             current = following
+            if known is not None and _leads_back(known, current):
+                return known
         elif decrement <= 4.0 * noise:
             break
         else:
@@ -456,45 +480,3 @@ def _snap(counter: _Counter, evaluation: Evaluation) -> Evaluation:
         if counter.value(theta) <= evaluation.value + _SNAP_RISE:
             evaluation = counter.evaluate(theta)
     return evaluation
-
-
-def _with_scipy(counter: _Counter, start: np.ndarray, method: str, maxiter: int, options: dict[Any, Any]) -> Evaluation:
-    """One of scipy's optimisers on the working parameters."""
-    lower = counter.lower
-    bounds = [(None if np.isneginf(b) else b, None) for b in lower]
-    best, lowest = np.array(start, dtype=float), np.inf
-
-    def value(theta: np.ndarray) -> float:
-        nonlocal best, lowest
-        found = counter.value(theta)
-        if found < lowest:
-            best, lowest = np.array(theta), found
-        return found
-
-    def score(theta: np.ndarray) -> np.ndarray:
-        try:
-            gradient = counter.gradient(theta)
-        except np.linalg.LinAlgError:  # where the value is infinite, so that a line search turns back
-            return np.zeros(len(theta))
-        return np.where(np.isfinite(gradient), gradient, 0.0)
-
-    uses_gradient = method in {"L-BFGS-B", "TNC", "SLSQP"}
-    # iterations of derivative-free methods are cheap, and their own limits are per dimension; tolerances are those that
-    # bring the decrement below _STATIONARY, which the optimisers' own do not
-    settings = {"maxiter": maxiter if uses_gradient else max(maxiter, 500 * start.size), **options}
-    if method == "TNC":
-        settings = {"maxfun": 20 * settings.pop("maxiter"), "ftol": 1e-14, **settings}
-    elif method == "Powell":
-        settings = {"ftol": 1e-12, "xtol": 1e-8, **settings}
-    elif method == "L-BFGS-B":
-        settings = {"ftol": 1e-14, "gtol": 1e-8, **settings}
-    elif method == "Nelder-Mead":
-        settings = {"xatol": 1e-8, "fatol": 1e-10, **settings}
-    elif method == "COBYQA":
-        settings = {"final_tr_radius": 1e-8, **settings}
-    out = optimize.minimize(
-        value, start, method=method, jac=score if uses_gradient else None, bounds=bounds, options=settings
-    )
-    counter.iterations += int(out.get("nit", 0))
-    last = out.x if np.isfinite(counter.value(np.maximum(out.x, lower))) else best
-    return _snap(counter, counter.evaluate(np.maximum(last, lower)))

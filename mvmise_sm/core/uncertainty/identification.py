@@ -7,6 +7,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg.lapack import dpotrf
 
 from mvmise_sm.core.covariance.random_effects import RandomEffects, RandomTerm
 
@@ -99,17 +100,31 @@ def flat_directions(
             block = _along(directions[t], directions[u], sums)
             target[rows, cols], target[cols, rows] = block, block.T
     m = int(starts[-1])
-    gram[:m, :m] += np.array([[float((x * y.T).sum()) for y in inside] for x in inside]).reshape(m, m)
+    flat = np.array(inside).reshape(m, -1)
+    gram[:m, :m] += flat @ flat.T
     if residual:
-        traces = [float((d * (z @ z.T)).sum()) for ds, z in zip(directions, columns, strict=True) for d in ds]
+        traces = np.concatenate([np.zeros(0), *(_sums(ds, z @ z.T) for ds, z in zip(directions, columns, strict=True))])
         whole[:m, m] = whole[m, :m] = traces
-        gram[:m, m] = gram[m, :m] = np.array(traces) - [float(np.trace(x)) for x in inside]
+        gram[:m, m] = gram[m, :m] = traces - [float(x.trace()) for x in inside]
         inside.append(np.eye(basis.shape[1]))
         whole[m, m], gram[m, m] = len(X), len(X) - basis.shape[1]
+    if _has_full_rank(whole, gram):
+        return None
     labels: list[tuple[str, int | None]] = [
         (_label(term, d), t) for t, term in enumerate(random.terms) for d in directions[t]
     ]
     return _null_space(whole, gram, inside, r, [*labels, ("var residual", None)])
+
+
+def _has_full_rank(whole: np.ndarray, gram: np.ndarray) -> bool:
+    """Whether a Cholesky factor proves what `_null_space` would find: no direction is flat."""
+    size = np.sqrt(whole.diagonal())
+    if not size.all():
+        return False
+    scaled = gram / np.multiply.outer(size, size)
+    # no eigenvalue is larger than the trace
+    scaled.flat[:: len(size) + 1] -= _FLAT * max(float(scaled.trace()), 1.0)
+    return bool(np.isfinite(scaled).all()) and not dpotrf(scaled, lower=1)[1]
 
 
 def outside_span(small: RandomEffects, large: RandomEffects, weights: np.ndarray | None) -> list[str]:
@@ -205,8 +220,13 @@ def _by_level(term: RandomTerm, z: np.ndarray, basis: np.ndarray) -> np.ndarray:
 
 def _quadratic(d: np.ndarray, x: np.ndarray) -> np.ndarray:
     """sum_ab d_ab x_a' x_b (p, p) for d (q, q) and x (q, levels, p)."""
-    p = x.shape[2]
-    return x.reshape(-1, p).T @ np.tensordot(d, x, 1).reshape(-1, p)
+    q, _, p = x.shape
+    return x.reshape(-1, p).T @ (d @ x.reshape(q, -1)).reshape(-1, p)
+
+
+def _sums(directions: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """sum_ab d_ab S_ab (r,) of every direction (r, q, q), for S (q, q)."""
+    return directions.reshape(len(directions), -1) @ products.ravel()
 
 
 def _along(first: np.ndarray, second: np.ndarray, sums: np.ndarray) -> np.ndarray:
@@ -234,7 +254,7 @@ def _pair_sums(
         j, k = np.divmod(kept, second.factor.n_levels)
         cells = len(kept)
     crossed = np.array([[np.bincount(place, one * other, minlength=cells) for other in z] for one in y])
-    above = np.array([[np.einsum("ip,ip->i", one[j], other[k]) for other in right] for one in left])
+    above = np.einsum("ajp,bjp->abj", left[:, j], right[:, k])
     q, m = crossed.shape[:2]
     flat = crossed.reshape(q * m, cells)
     full, mixed = ((flat @ x.reshape(q * m, cells).T).reshape(q, m, q, m) for x in (crossed, above))
