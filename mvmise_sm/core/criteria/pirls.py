@@ -32,15 +32,13 @@ __all__ = [
     "weighed",
 ]
 
-# random effects, their scores, the rows there, the elimination that is at hand, and the decrement of the last step
-_State = tuple[list[np.ndarray], list[np.ndarray], "RowTerms", "WeightedElimination | None", float]
+# random effects, their scores, and the rows there
+_State = tuple[list[np.ndarray], list[np.ndarray], "RowTerms"]
 # the same with beta and the penalised deviance
 _JointState = tuple[list[np.ndarray], list[np.ndarray], np.ndarray, "RowTerms", float]
 
 _TOLERANCE = 1e-17
 _CHORD = 1e-5
-# a decrement that is expected below this, after one step from a neighbouring point, needs no look
-_CERTAIN = 1e-19
 _MAX_STEPS = 100
 
 
@@ -158,20 +156,16 @@ def conditional_mode(
         terms = problem.response.rows(base)
         if terms.loglik == -np.inf:
             raise np.linalg.LinAlgError("the linear predictor leaves the domain of the link")
-        state = inc.zeros(), inc.zeros(), terms, None, np.inf
-    b, g, terms, chord, previous = state
+        state = inc.zeros(), inc.zeros(), terms
+    b, g, terms = state
     objective = _dot(g, b) - 2.0 * terms.loglik
-    # the elimination at the present rows, where it has been made, and the decrement there
-    here, left = None, np.inf
+    # the elimination that is at hand, the same if it is of the present rows, the last decrement, and that seen here
+    chord: Any = None
+    here, previous, left = None, np.inf, np.inf
     for _ in range(_MAX_STEPS):
-        # from a step that short the next is as good as none
-        if previous * previous < _CERTAIN:
-            left = previous * previous
-            break
         residual = [s - x for s, x in zip(inc.transposed(terms.score), g, strict=True)]
-        fresh = previous > _CHORD
-        if fresh or chord is None:
-            fresh = True
+        fresh = chord is None or previous > _CHORD
+        if fresh:
             chord, here = _eliminated_here(problem, terms, lambdas)
         db, dg = map(_unstack, chord.solve_blocks(_stack(residual)))
         decrement = _dot(residual, db)
@@ -220,11 +214,7 @@ def _first_step(
     # a step that long is better taken from zero, under the control of the line search
     if after.loglik < terms.loglik - 50.0 - 0.5 * abs(terms.loglik):
         return None
-    moved = after.eta - terms.eta
-    np.abs(moved, out=moved)
-    # the length of the step by the rows alone, in units of the decrement; an upper bound where weights are negative
-    length = float(np.vdot(moved, weighed(np.abs(weight), moved)))
-    return b, g, after, chord, length if length > 0.0 else np.inf
+    return b, g, after
 
 
 def _line_search(
