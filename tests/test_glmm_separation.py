@@ -202,3 +202,17 @@ def test_options_that_are_not_available(grouped):
         fit(start_theta=[1.0, 2.0])
     with pytest.raises(RandomEffectsError, match="no random-effects term"):
         ms.glmer("coin ~ x", grouped, family="binomial")
+
+
+@pytest.mark.filterwarnings("ignore::mvmise_sm.exceptions.ConvergenceWarning")
+def test_a_saddle_of_separated_data_is_named_and_left_by_profiles():
+    """Groups that are all 0 or all 1, as many of each: by symmetry the search ends where there is no minimum."""
+    g = np.repeat(np.arange(12), 5)
+    frame = pd.DataFrame({"y": g % 2, "g": g})
+    fits = []
+    text = heard(lambda: fits.append(ms.glmer("y ~ 1 + (1 | g)", frame, family="binomial").fit()), SeparationWarning)
+    assert "saddle point: the objective is 24.2104 there and 23." in text
+    assert fits[0].conf_int(method="profile").loc["sd_Intercept|g", 1] == np.inf
+    # fewer of one kind than of the other: a minimum
+    frame = frame.assign(y=(g % 3 == 0).astype(int))
+    assert "saddle" not in heard(lambda: ms.glmer("y ~ 1 + (1 | g)", frame, family="binomial").fit(), SeparationWarning)

@@ -19,6 +19,7 @@ from mvmise_sm.core.optimise.constrained import (
     free_minimum,
 )
 from mvmise_sm.core.threads import blas_threads
+from mvmise_sm.core.uncertainty.hessian import below_saddle
 from mvmise_sm.core.uncertainty.profile_search import (
     ProfiledParameter,
     freed_from_zero,
@@ -34,6 +35,8 @@ __all__ = ["Profile", "intervals", "profile", "profile_intervals"]
 
 _AT_ZERO = 1e-3  # relative standard deviations below this count as zero
 _AWAY = 0.1  # where the search away from zero starts: small, but on the slope of every minimum of interest
+_SEPARATES = 8.0  # standard deviations on the link scale that only separated responses have
+_OFF_SADDLE = 0.1  # share of the way to a lower point beside a saddle at which profiles begin
 _SEPARATED = "the responses are (nearly) separated; give a prior, for example fixef_prior=ms.priors.StudentT()"
 
 
@@ -210,6 +213,9 @@ def _general_parameters(fit):
         rows = np.zeros((p, x.size))
         rows[:, k : k + p] = criterion.basis.a * sizes[:, None]
         x = pulled_back(evaluate, x, slice(k, k + p), rows[infinite])
+    # the likelihood of separated data may have a saddle where the search ended, and one that begins there stays on it
+    beside = below_saddle(criterion, x) if np.abs(x[:k]).max(initial=0.0) > _SEPARATES else None
+    x = x if beside is None else x + _OFF_SADDLE * (beside - x)
     information = evaluate(x)[2]
     inverse = np.linalg.pinv(information, rcond=1e-12, hermitian=True)
     out = []

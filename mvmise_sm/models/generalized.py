@@ -31,7 +31,7 @@ from mvmise_sm.models.link_edges import at_highest_mode, at_the_edge, minimum
 from mvmise_sm.models.overdispersion import dispersion_prior_of, without_dispersion
 from mvmise_sm.models.response_checks import as_proportions, check_response, proportion_design
 from mvmise_sm.models.rows import complete_response
-from mvmise_sm.models.separation import infinite_effects, runaway
+from mvmise_sm.models.separation import infinite_effects, runaway, with_saddle
 from mvmise_sm.models.starts import checked_params, checked_theta, fitted_from, has_modes, lowest_mode
 from mvmise_sm.options import optimiser_options, shown_options, strict_options
 from mvmise_sm.results.generalized import GeneralizedLinearMixedModelResults, GeneralizedLinearMixedModelResultsWrapper
@@ -320,6 +320,7 @@ class GeneralizedLinearMixedModel(MixedModelBase):
         trouble, edge = self._trouble(solution), at_the_edge(self.family, np.atleast_2d(solution.eta)[0])
         if edge and not trouble:
             optimum = replace(optimum, converged=False, message=edge)
+        trouble = trouble and with_saddle(trouble, criterion, optimum)
         _say(trouble, edge, optimum, self._limit_reached(criterion))
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
         result._results.undetermined = self._undetermined(optimum)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from mvmise_sm.core.covariance.random_effects import RandomTerm
+from mvmise_sm.core.uncertainty.hessian import below_saddle
 from mvmise_sm.models.response_checks import separated_columns
 
-__all__ = ["infinite_effects", "runaway"]
+__all__ = ["infinite_effects", "runaway", "with_saddle"]
 
 # on the scale of a link for probabilities or of a log link, effects of this size mean probabilities or ratios of
 # nothing
@@ -59,6 +60,17 @@ def runaway(model: Any, solution: Any) -> str | None:
                 "prior, for example cov_prior='wishart' or fixef_prior=ms.priors.StudentT()"
             )
     return None
+
+
+def with_saddle(trouble: str, criterion: Any, optimum: Any) -> str:
+    """The sentence, with another where the search ended at a saddle point, as symmetric data can make it."""
+    beside = None if criterion.profiles_beta else below_saddle(criterion, optimum.working)
+    if beside is None:
+        return trouble
+    return (
+        f"{trouble}; the search ended at a saddle point: the objective is {optimum.value:.6g} there and "
+        f"{criterion.value(beside):.6g} beside it"
+    )
 
 
 def _extreme_groups(y: np.ndarray, term: RandomTerm, edges: tuple[float, ...]) -> str:

@@ -14,10 +14,12 @@ from mvmise_sm.core.uncertainty.posterior import NewRows, level_covariances
 if TYPE_CHECKING:
     from mvmise_sm.core.criteria.laplace import LaplaceDeviance
 
-__all__ = ["conditional_cov", "hessian", "parameter_cov", "prediction_variance", "working_cov"]
+__all__ = ["below_saddle", "conditional_cov", "hessian", "parameter_cov", "prediction_variance", "working_cov"]
 
 # width of the forward differences in standard errors of the working model: truncation and rounding are both near 1e-6
 _STEP = 1e-5
+# share of the information below zero that curvature has at a saddle, and the fall of the objective beside it
+_SADDLE, _FALLS = 1e-2, 1e-3
 
 
 def hessian(criterion: LaplaceDeviance, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +52,40 @@ def hessian(criterion: LaplaceDeviance, x: np.ndarray) -> tuple[np.ndarray, np.n
     criterion.value(x)
     out[:, ~free] = 0.0
     return symmetric(out), free
+
+
+def below_saddle(criterion: LaplaceDeviance, x: np.ndarray) -> np.ndarray | None:
+    """A point beside a stationary one at which the objective is lower, along its most negative curvature.
+
+    Parameters
+    ----------
+    criterion : LaplaceDeviance
+    x : ndarray
+        Working vector (k,).
+
+    Returns
+    -------
+    ndarray or None
+        (k,); None where `x` is no saddle, or the objective falls by rounding only.
+    """
+    try:
+        curvature, free = hessian(criterion, x)
+        value, unit = criterion.value(x), np.sqrt(np.maximum(criterion.evaluate(x).information.diagonal()[free], 1e-12))
+        scaled = curvature[np.ix_(free, free)] / np.outer(unit, unit)
+        if not free.any() or not np.isfinite(scaled).all():
+            return None
+        values, vectors = np.linalg.eigh(scaled)
+        if values[0] > -_SADDLE:
+            return None
+        step = np.zeros_like(x)
+        step[free] = vectors[:, 0] / unit
+        beside = [np.maximum(x + side * step, criterion.lower) for side in (1.0, -1.0)]
+        lowest, best = min((criterion.value(point), i) for i, point in enumerate(beside))
+    except np.linalg.LinAlgError:
+        return None
+    finally:
+        criterion.value(x)
+    return beside[best] if lowest < value - _FALLS else None
 
 
 def parameter_cov(criterion: LaplaceDeviance, x: np.ndarray) -> np.ndarray | None:
