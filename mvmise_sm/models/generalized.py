@@ -317,10 +317,9 @@ class GeneralizedLinearMixedModel(MixedModelBase):
     def _report(self, criterion, optimum, settings, cov_type, use_t):
         """Solve at the optimum, warn where the user must know, and wrap; called by what the user called."""
         solution = criterion.solve(optimum.working)
-        trouble, edge = self._trouble(solution), at_the_edge(self.family, np.atleast_2d(solution.eta)[0])
+        trouble, edge = with_saddle(self._trouble(solution), criterion, optimum), at_the_edge(self.family, solution.eta)
         if edge and not trouble:
             optimum = replace(optimum, converged=False, message=edge)
-        trouble = trouble and with_saddle(trouble, criterion, optimum)
         _say(trouble, edge, optimum, self._limit_reached(criterion))
         result = self._result(solution, optimum, settings, criterion=criterion, cov_type=cov_type, use_t=use_t)
         result._results.undetermined = self._undetermined(optimum)

@@ -71,8 +71,9 @@ def at_the_edge(family: Any, eta: np.ndarray) -> str | None:
     ----------
     family : Family
     eta : ndarray
-        Linear predictor at the conditional mode (nobs,).
+        Linear predictor at the conditional mode (nobs,); of several, the first counts.
     """
+    eta = np.atleast_2d(eta)[0]
     if family.mean_range is None or family.link.name not in _EDGED[family.mean_range[1]]:
         return None
     mean = np.asarray(family.link.inverse(eta))

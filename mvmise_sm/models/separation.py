@@ -62,9 +62,9 @@ def runaway(model: Any, solution: Any) -> str | None:
     return None
 
 
-def with_saddle(trouble: str, criterion: Any, optimum: Any) -> str:
-    """The sentence, with another where the search ended at a saddle point, as symmetric data can make it."""
-    beside = None if criterion.profiles_beta else below_saddle(criterion, optimum.working)
+def with_saddle(trouble: str | None, criterion: Any, optimum: Any) -> str | None:
+    """The sentence, if any, with another where the search ended at a saddle point, as symmetric data can make it."""
+    beside = None if trouble is None or criterion.profiles_beta else below_saddle(criterion, optimum.working)
     if beside is None:
         return trouble
     return (
