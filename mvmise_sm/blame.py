@@ -17,7 +17,7 @@ from typing import Any
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.option_values import short
 
-__all__ = ["blamed", "legible", "refuse_unreal"]
+__all__ = ["blamed", "legible", "refuse_complex", "refuse_unreal"]
 
 BARE = (TypeError, ValueError, OverflowError, ZeroDivisionError, AttributeError, IndexError, KeyError)
 # a float holds no more
@@ -44,6 +44,22 @@ def refuse_unreal(name: str, value: Any) -> None:
                 refuse_unreal(name, item)
     elif _is_complex(value):
         raise OptionError(f"{name} must be real, not complex, got {short(value)}")
+
+
+def refuse_complex(name: str, value: Any) -> Any:
+    """The value, once it is known to be no complex number, array or frame: a conversion leaves imaginary parts out.
+
+    Raises
+    ------
+    OptionError
+    """
+    dtypes = getattr(value, "dtypes", None)
+    columns = dtypes.items() if hasattr(dtypes, "items") else ()
+    found = next((column for column, dtype in columns if getattr(dtype, "kind", None) == "c"), None)
+    if found is not None:
+        raise OptionError(f"{name} must be real, but its column {found!r} is complex")
+    refuse_unreal(name, value)
+    return value
 
 
 def _is_complex(value: Any) -> bool:

@@ -353,7 +353,8 @@ def strict(function: _Callable, what: str | None = None) -> _Callable:
                 args = (*args[:at], kinds[key](key, args[at]), *args[at + 1 :])
         given = [*zip_longest(positions[: len(args)], args, fillvalue=rest), *options.items()]
         for key, value in given:
-            refuse_unreal(key, value)
+            if key not in _HOLDERS:
+                refuse_unreal(key, value)
         require_room(name)
         try:
             return within_memory(*args, **options)
@@ -406,6 +407,8 @@ def answering(cls: _Class) -> _Class:
 
 
 _NOWHERE = 10**6
+# options that hold variables by name, of which an expression may use some
+_HOLDERS = frozenset(("data", "eval_env", "namespace"))
 
 
 def _translated(words: dict[str, Any], value: Any) -> Any:

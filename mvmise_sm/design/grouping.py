@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.blame import refuse_complex
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects, RandomTerm
 from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.exceptions import DataError, MissingDataError, RandomEffectsError
@@ -218,6 +219,7 @@ def _effect_columns(exog: Any, nobs: int, name: Hashable) -> tuple[tuple, tuple[
     if labels is None and getattr(exog, "name", None) is not None:
         labels = [exog.name]
     try:
+        refuse_complex("exog_re", exog)
         array = np.asarray(exog, dtype=float)
     except (TypeError, ValueError):
         raise DataError(f"exog_re for {name!r} must be numeric") from None

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from mvmise_sm.blame import refuse_complex
 from mvmise_sm.core.covariance.base import semidefinite_cholesky
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.exceptions import DataError, NewLevelError, OptionError
@@ -73,6 +74,7 @@ def _matrix(given: Any, name: str) -> pd.DataFrame:
     order = rows.get_indexer(given.columns.map(str))
     if len(rows) != given.shape[1] or (order < 0).any():
         raise DataError(f"cov[{name!r}] must have the same labels on both axes")
+    refuse_complex(f"cov[{name!r}]", given)
     values = np.asarray(given, dtype=float)[order]
     if not np.isfinite(values).all():
         raise DataError(f"cov[{name!r}] has missing or infinite values")

@@ -74,7 +74,7 @@ class Profile:
 
 def intervals(parameters, alpha):
     """Profile-likelihood intervals of `ProfiledParameter` with coverage ``1 - alpha``, columns 0 and 1."""
-    z = float(stats.norm.ppf(1.0 - 0.5 * alpha))
+    z = float(stats.norm.isf(0.5 * alpha))
     rows = {p.name: interval(p, z) for p in parameters}
     for p in parameters:
         if p.unbounded and np.isinf(rows[p.name]).any():
@@ -90,7 +90,7 @@ def profile(result, params=None, alpha=0.01, reml=False):
     """Trace the profiles; see `InferentialResults.profile`."""
     parameters, threads = _prepare(result, reml)
     with threads:
-        return Profile(_chosen(parameters, params), float(stats.norm.ppf(1.0 - 0.5 * alpha)))
+        return Profile(_chosen(parameters, params), float(stats.norm.isf(0.5 * alpha)))
 
 
 def profile_intervals(result, alpha=0.05, reml=False, params=None):

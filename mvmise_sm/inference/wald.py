@@ -99,7 +99,7 @@ def coefficient_table(result, ddf=None, alpha=0.05):
     statistic = np.divide(params, se, out=np.full_like(params, np.nan), where=se > 0.0)
     df = method.df(np.eye(len(params)))
     law = stats.norm if np.isinf(df).all() else stats.t(df)
-    half = law.ppf(1.0 - 0.5 * alpha) * se
+    half = law.isf(0.5 * alpha) * se
     return {
         "std_error": se,
         "statistic": statistic,

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.blame import refuse_complex
 from mvmise_sm.caller import warn
 from mvmise_sm.design.build import as_frame, caller_environment
 from mvmise_sm.exceptions import ConvergenceWarning, DataError, OptionError
@@ -101,6 +102,7 @@ def detection_curve(
     F = find_mechanism(mechanism)
     frame, columns = _read(data, features)
     model = _template(formula, frame, columns, caller_environment(eval_env))
+    refuse_complex("features", frame[columns])
     Y = frame[columns].to_numpy(dtype=float, na_value=np.nan)
     table = _table(Y, columns, np.asarray(model.exog, dtype=float))
     if np.isinf(Y).any():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mvmise_sm.blame import refuse_complex
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.priors.base import Prior
 from mvmise_sm.results.detection_curve import DetectionCurve
@@ -106,6 +107,7 @@ def _column(given, frame, nobs: int, option: str) -> np.ndarray | None:
             raise OptionError(f"{option} {given!r} is not a column of the data")
         given = frame[given]
     try:
+        refuse_complex(option, given)
         values = np.asarray(given, dtype=float)
     except (TypeError, ValueError):
         raise DataError(f"{option} must be numeric") from None

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.tools.data import _to_pandas
 
+from mvmise_sm.blame import refuse_complex
 from mvmise_sm.core.covariance.random_effects import RandomEffects
 from mvmise_sm.design.grouping import random_effects_from_arrays
 from mvmise_sm.exceptions import DataError, MissingDataError, OptionError
@@ -67,6 +68,7 @@ def _numeric_response(endog):
     if endog.ndim != 1:
         raise DataError(f"endog must be one-dimensional, found shape {endog.shape}")
     try:
+        refuse_complex("endog", endog)
         return endog if endog.dtype == np.float64 else endog.astype(float)
     except (TypeError, ValueError):
         raise DataError(f"endog must be numeric, found values of type {endog.dtype}") from None
@@ -80,9 +82,11 @@ def _numeric_design(exog):
         wrong = [str(c) for c, t in exog.dtypes.items() if not pd.api.types.is_numeric_dtype(t)]
         if wrong:
             raise DataError(f"exog must be numeric, but column {wrong[0]!r} is not")
+        refuse_complex("exog", exog)
         plain = all(isinstance(t, np.dtype) for t in exog.dtypes)
         return exog, np.asarray(exog, dtype=float) if plain else exog.to_numpy(dtype=float, na_value=np.nan)
     try:
+        refuse_complex("exog", exog)
         X = np.asarray(exog, dtype=float)
     except (TypeError, ValueError):
         raise DataError("exog must be numeric") from None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.blame import refuse_complex
 from mvmise_sm.design.build import Design, as_frame, build_design
 from mvmise_sm.exceptions import DataError, FormulaError, OptionError, RandomEffectsError
 from mvmise_sm.formula.parts import FormulaParts
@@ -156,7 +157,7 @@ def array_design(endog, exog, groups, *, exog_re=None, missing_cov=None, outcome
     else:
         stacked = stacked[:, None] if stacked.ndim == 1 else stacked
         try:
-            const = constant_column(stacked.astype(float))
+            const = constant_column(refuse_complex("exog", stacked).astype(float))
         except (TypeError, ValueError):
             raise DataError("exog must be numeric") from None
         exog = pd.DataFrame(stacked, columns=default_names(stacked.shape[1], const))
@@ -302,7 +303,7 @@ def _assemble(endog, exog, groups, Z, effects, cov, cov_name, group_name, terms,
 def _floats(frame: pd.DataFrame) -> np.ndarray:
     """Values with NaN for every kind of missing value; unchanged where they are no numbers."""
     try:
-        return frame.to_numpy(dtype=float, na_value=np.nan)
+        return refuse_complex("endog", frame).to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
         return frame.to_numpy(dtype=object)
 

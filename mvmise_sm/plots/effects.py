@@ -64,7 +64,7 @@ def random_effects(result, group=None, ax=None, *, columns=None, alpha=0.05, sor
     order = np.argsort(frame[names[0]].to_numpy(), kind="stable") if sort else np.arange(len(frame))[::-1]
     height = max(2.4, 0.19 * len(frame) + 0.7) if len(frame) <= _LABELLED else 5.0
     axes = panels(len(names), ax, columns=len(names), size=(3.4, height))
-    z = stats.norm.ppf(1.0 - 0.5 * alpha)
+    z = stats.norm.isf(0.5 * alpha)
     for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
         j = frame.columns.get_loc(name)
         modes = frame[name].to_numpy()[order]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from mvmise_sm.blame import refuse_complex
 from mvmise_sm.exceptions import DataError, OptionError
 from mvmise_sm.option_values import short
 from mvmise_sm.scanning.content import digest
@@ -139,11 +140,13 @@ class WideFeatures:
         chosen = self.table[columns]
         numeric = np.ones(len(columns), dtype=bool)
         try:
+            refuse_complex("features", chosen)
             return chosen.to_numpy(dtype=float, na_value=np.nan), weights, numeric
         except (TypeError, ValueError):
             values = np.full((len(chosen), len(columns)), np.nan)
         for j, column in enumerate(columns):
             try:
+                refuse_complex(str(column), chosen[column])
                 values[:, j] = chosen[column].to_numpy(dtype=float, na_value=np.nan)
             except (TypeError, ValueError):
                 numeric[j] = False
@@ -463,6 +466,7 @@ def _refuse_duplicates(
 
 def _numeric(values: pd.Series, what: str) -> np.ndarray:
     try:
+        refuse_complex(what, values)
         out = values.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
         raise DataError(f"{what} must be numeric") from None

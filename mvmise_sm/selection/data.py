@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mvmise_sm.blame import refuse_complex
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -225,6 +227,7 @@ def selection_data(
 
 def _numbers(values: Any, what: str) -> np.ndarray:
     try:
+        refuse_complex(what, values)
         return np.array(values, dtype=float)
     except (TypeError, ValueError):
         raise ValueError(f"{what} must be numeric; found values of type {np.asarray(values).dtype}.") from None
