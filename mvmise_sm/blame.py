@@ -54,7 +54,7 @@ def refuse_complex(name: str, value: Any) -> Any:
     OptionError
     """
     dtypes = getattr(value, "dtypes", None)
-    columns = dtypes.items() if hasattr(dtypes, "items") else ()
+    columns = () if dtypes is None or not hasattr(dtypes, "items") else dtypes.items()
     found = next((column for column, dtype in columns if getattr(dtype, "kind", None) == "c"), None)
     if found is not None:
         raise OptionError(f"{name} must be real, but its column {found!r} is complex")
