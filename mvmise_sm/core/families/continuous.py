@@ -12,7 +12,6 @@ from mvmise_sm.core.families.base import Derivatives, Family
 from mvmise_sm.core.families.checks import bad_positive
 from mvmise_sm.core.families.exponential import Gamma, Gaussian
 from mvmise_sm.core.families.jets import segment_logsumexp, value, variables
-from mvmise_sm.option_values import positive
 
 __all__ = ["HurdleGamma", "LogNormal", "StudentT", "Tweedie"]
 
@@ -36,6 +35,9 @@ class StudentT(Family):
 
     def __init__(self, link: Any = None, df: float | None = None):
         super().__init__(link)
+        # families load without statsmodels, whose classes the errors derive from
+        from mvmise_sm.option_values import positive
+
         self.df = None if df is None else float(positive("df", df))
         self.shape_names = ("df",) if df is None else ()
 

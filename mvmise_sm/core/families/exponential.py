@@ -12,7 +12,6 @@ from mvmise_sm.core.families.base import Derivatives, Family, through_link
 from mvmise_sm.core.families.checks import bad_counts, bad_positive, bad_proportions, broken_counts
 from mvmise_sm.core.families.negative_binomial import nb_derivatives
 from mvmise_sm.core.families.response import make_rows
-from mvmise_sm.option_values import not_negative
 
 __all__ = ["Binomial", "Gamma", "Gaussian", "InverseGaussian", "NegativeBinomial", "Poisson"]
 
@@ -365,6 +364,9 @@ class NegativeBinomial(Exponential):
 
     def __init__(self, link: Any = None, alpha: float | None = None):
         super().__init__(link)
+        # families load without statsmodels, whose classes the errors derive from
+        from mvmise_sm.option_values import not_negative
+
         self.alpha = None if alpha is None else float(not_negative("alpha", alpha))
         self.has_dispersion = alpha is None
 

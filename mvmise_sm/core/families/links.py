@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, log_ndtr, logit, ndtr, ndtri
 
-from mvmise_sm.exceptions import OptionError
-from mvmise_sm.option_values import short
-
 __all__ = ["LINKS", "Link", "as_link"]
 
 # beyond these linear predictors the square of a tail probability underflows
@@ -290,10 +287,14 @@ def as_link(link: Any) -> Link:
     """
     if isinstance(link, Link):
         return link
-    if isinstance(link, str):
-        if link not in LINKS:
-            raise OptionError(f"link must be one of {', '.join(LINKS)}, got {short(link)}")
+    if isinstance(link, str) and link in LINKS:
         return LINKS[link]()
+    # families load without statsmodels, whose classes the errors derive from
+    from mvmise_sm.exceptions import OptionError
+    from mvmise_sm.option_values import short
+
+    if isinstance(link, str):
+        raise OptionError(f"link must be one of {', '.join(LINKS)}, got {short(link)}")
     if not callable(link) or not all(callable(getattr(link, name, None)) for name in _LINK_MEMBERS):
         names = ", ".join(LINKS)
         raise OptionError(f"link must be a name, one of {names}, or a link of statsmodels, got {short(link)}")
