@@ -22,7 +22,8 @@ __all__ = ["blamed", "legible", "refuse_complex", "refuse_unreal"]
 BARE = (TypeError, ValueError, OverflowError, ZeroDivisionError, AttributeError, IndexError, KeyError)
 # a float holds no more
 _BITS = 1024
-_PLAIN = (str, bool, float, type(None))
+# types whose values are never complex, with those that turned up: asking a frame for a dtype is slow
+_PLAIN: set[type] = {str, bool, float, type(None)}
 
 
 def refuse_unreal(name: str, value: Any) -> None:
@@ -42,6 +43,8 @@ def refuse_unreal(name: str, value: Any) -> None:
         for item in value.values() if kind is dict else value:
             if type(item) not in _PLAIN:
                 refuse_unreal(name, item)
+    elif not issubclass(kind, Complex) and not hasattr(kind, "dtype"):
+        _PLAIN.add(kind)
     elif _is_complex(value):
         raise OptionError(f"{name} must be real, not complex, got {short(value)}")
 
