@@ -241,7 +241,8 @@ def main() -> None:
         if options.keep:
             options.keep.write_text(json.dumps(kept, indent=1))
     wrong: list[str] = []
-    lines = ["| case | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
+    head = [{"flashmm": "FLASH-MM"}.get(column, column) for column in COLUMNS]
+    lines = ["| case | " + " | ".join(head) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
     lines += ["| " + " | ".join(row(name, kept[name], wrong)) + " |" for name in every if name in kept]
     text = "\n".join(lines) + "\n"
     print(text)
