@@ -1,5 +1,5 @@
 ## Whole calls of lme4 or glmmTMB on one case: model, fit and standard errors.    Rscript whole_calls.R PACKAGE SPEC.json
-## SPEC: csv, factors {column: [levels]}, formula, family, weights, repeats. Prints one line of JSON.
+## SPEC: csv, factors {column: [levels]}, formula, family, weights, repeats, enough (seconds). Prints one line of JSON.
 suppressMessages(library(jsonlite))
 arg <- commandArgs(TRUE)
 package <- arg[1]
@@ -23,7 +23,9 @@ status <- function() as.numeric(gsub("[^0-9]", "", grep("^VmHWM", readLines("/pr
 invisible(gc(FALSE))
 cat("5", file = "/proc/self/clear_refs")
 cpu <- numeric()
-for (i in seq_len(1 + spec$repeats)) {
+i <- 0
+while (i <= spec$repeats || sum(cpu) < spec$enough) {
+  i <- i + 1
   gc(FALSE)
   before <- proc.time()
   fit <- suppressMessages(suppressWarnings(eval(code)))
