@@ -18,7 +18,7 @@ Check = Callable[[str, Any], Any]
 _LONGEST = 60  # characters of a user's value that a message repeats
 
 _WHOLE = {"n": 1, "maxiter": 0, "points": 2, "max_groups": 1, "labels": 0, "bins": 1, "n_features": 1, "nobs": 0}
-_WHOLE |= {"min_rows": 0, "min_mixtures": 1, "n_clusters": 1, "n_outcomes": 1}
+_WHOLE |= {"min_rows": 0, "n_clusters": 1, "n_outcomes": 1}
 _LEAST = {0: "an integer that is not negative", 1: "a positive integer", 2: "an integer above 1"}
 # counts above this are no counts, and numbers of processes are C's integers
 _MOST, _MOST_PROCESSES = 2**53, 2**31 - 1
@@ -96,8 +96,17 @@ def _check_of(parameter: inspect.Parameter) -> Check | None:
         return _unless_none(_flag, None)
     if name in _MAPPINGS and default is None:
         return _unless_none(_mapping, None)
-    own = {"tol": not_negative, "rng": _randomness, "ax": _axes, "statistic": _function, "path": _path, "fname": _path}
+    own = {
+        "tol": not_negative,
+        "rng": _randomness,
+        "ax": _axes,
+        "statistic": _function,
+        "path": _path,
+        "fname": _path,
+        "null": _number,
+    }
     own |= {"folder": _path, "df_complete": _above_zero, "sort": _flag, "variance_shares": _flag, "formula": _formula}
+    own["null"] = _number
     if name in own:
         return _unless_none(own[name], default)
     wide = "|" in str(parameter.annotation).removesuffix("| None").strip()
@@ -199,12 +208,6 @@ def _number(name: str, value: Any) -> Any:
     return value
 
 
-def _integer(name: str, value: Any) -> int:
-    if not _is_whole(value):
-        raise OptionError(f"{name} must be a whole number, got {short(value)}")
-    return int(value)
-
-
 def _formula(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         raise FormulaError(f"{name} must be a text such as 'y ~ x + (1 | g)', not {type(value).__name__}")
@@ -301,11 +304,9 @@ def _axes(name: str, value: Any) -> Any:
     return value
 
 
-# kinds that annotations name
+# kinds that annotations name; functions say more of the numbers that they take
 _ANNOTATED: dict[str, Check] = {
     "bool": _flag,
-    "int": _integer,
-    "float": _number,
     "str": _word,
     "Mapping": _mapping,
     "dict": _mapping,
