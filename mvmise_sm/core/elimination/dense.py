@@ -162,13 +162,6 @@ class DenseSystem:
             (diagonal[o : o + q * j].reshape(q, j), rhs[o : o + q * j].reshape(q, j, -1)) for o, q, j in self.blocks
         ]
 
-    def level_blocks(self) -> list[np.ndarray]:
-        """Z_k'Z_k of every level (q, q, J) per factor."""
-        return [
-            self.s[o : o + q * j, o : o + q * j].reshape(q, j, q, j).diagonal(axis1=1, axis2=3)
-            for o, q, j in self.blocks
-        ]
-
 
 def _assemble(layout: Layout, products: CrossProducts) -> np.ndarray:
     """Z'Z beside Z'[X y] from the cross-products."""
