@@ -79,6 +79,16 @@ class Unstructured(LinearStructure):
             sigma = sigma[np.ix_(self.order, self.order)]
         return semidefinite_cholesky(sigma)[self._triangle]
 
+    def start(self, variances: np.ndarray) -> np.ndarray:
+        """Standard deviations without correlation: the Cholesky factor of a diagonal matrix."""
+        theta = np.zeros(self.k_theta)
+        sizes = np.sqrt(np.maximum(np.asarray(variances, dtype=float), 0.0))
+        theta[self._diagonal] = sizes if self.order is None else sizes[list(self.order)]
+        return theta
+
+    def rescaled(self, theta: np.ndarray, a: np.ndarray) -> np.ndarray:
+        return super().rescaled(theta, a) if self.q > 1 else np.abs(a[0, 0] * theta)
+
     def ordered_by(self, variances: np.ndarray) -> Unstructured:
         """The same family, factored in decreasing order of `variances` (q,)."""
         order = tuple(int(i) for i in np.argsort(-np.asarray(variances), kind="stable"))

@@ -52,7 +52,7 @@ class ProfiledDeviance(LinearObjective):
         """
         theta = np.asarray(theta, dtype=float)
         working = self.working_theta(theta)
-        factorization, inner, terms, value = self.eliminated(working)
+        factorization, inner, terms, value = self.solution_at(working)
         self._inner.check(self.space.user_sigmas(terms) if self._inner.uses_sigmas else None)
         basis = self.basis
         return PLSSolution(

@@ -13,7 +13,7 @@ from mvmise_sm.core.covariance.coordinates import ResponseOrigin, fixed_basis
 from mvmise_sm.core.covariance.theta import ThetaSpace
 from mvmise_sm.core.criteria.inner_problem import FlatInnerProblem
 from mvmise_sm.core.criteria.linear_rows import LinearRows
-from mvmise_sm.core.criteria.one_factor import OneFactor
+from mvmise_sm.core.criteria.one_factor import EliminatedPoint, OneFactor
 from mvmise_sm.core.criteria.prior_curvature import PriorCurvature
 from mvmise_sm.core.criteria.solution import Evaluation
 from mvmise_sm.core.criteria.start import contained_terms, moment_variances
@@ -198,6 +198,15 @@ class LinearObjective(ThetaParameters):
     def restart_points(self, evaluation: Evaluation) -> list[np.ndarray]:
         """Other starts for a fit that ended on the boundary."""
         return [self._without_contained(self.space.wide_start())]
+
+    def solution_at(
+        self, theta: np.ndarray
+    ) -> tuple[Factorization | EliminatedPoint, InnerSolution, list[np.ndarray], float]:
+        """`eliminated`, or as much of it as scores take, at a working theta."""
+        if self._one_factor is None:
+            return self.eliminated(theta)
+        point = self._one_factor.eliminated(theta)
+        return point, point.solution, self.space.factors(theta)[1], point.value
 
     def eliminated(self, theta: np.ndarray) -> tuple[Factorization, InnerSolution, list[np.ndarray], float]:
         """Factorisation and inner at a working theta; the last one is kept."""

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from mvmise_sm.core.elimination.dense import DenseSystem
     from mvmise_sm.core.interfaces import System
 
-__all__ = ["OneFactor"]
+__all__ = ["EliminatedPoint", "OneFactor"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Point:
+class EliminatedPoint:
     """The random effects eliminated at one theta.
 
     Attributes
@@ -35,6 +35,8 @@ class _Point:
         Lambda (q, q).
     value : float
         Objective.
+    logdet : float
+        log|M|.
     solution : InnerSolution
     inner : ndarray
         Z'V^-1Z (n, n), its diagonal (n,) for a single column.
@@ -45,9 +47,14 @@ class _Point:
     theta: bytes
     lam: np.ndarray
     value: float
+    logdet: float
     solution: InnerSolution
     inner: np.ndarray
     outer: np.ndarray
+
+    def scores(self, xi: np.ndarray) -> list[np.ndarray]:
+        """Z'V^-1[X y] xi (q, J), a list of one."""
+        return [(self.outer @ xi).reshape(len(self.lam), -1)]
 
 
 # gradient (k,), average information and second derivatives (k, k), derivative in Sigma (q, q)
@@ -81,7 +88,7 @@ class OneFactor:
         self._flat = self.tangents.reshape(len(self.tangents), -1)
         if self.q == 1:
             self._own, self._rhs = system.s.diagonal(), system.s[:, system.n :]
-        self._last: _Point | None = None
+        self._last: EliminatedPoint | None = None
         self._hessian = b"", np.zeros((0, 0))
 
     @classmethod
@@ -96,11 +103,11 @@ class OneFactor:
 
     def value(self, theta: np.ndarray) -> float:
         """Objective at a working theta (k_theta,)."""
-        return self._eliminated(theta).value
+        return self.eliminated(theta).value
 
     def evaluate(self, theta: np.ndarray) -> Evaluation:
         """Value, gradient, average information and slopes at a working theta."""
-        point = self._eliminated(theta)
+        point = self.eliminated(theta)
         found = self._of_one_column(point) if self.q == 1 else self._of_columns(point)
         gradient, information, hessian, slope = found
         self._hessian = point.theta, hessian
@@ -113,8 +120,8 @@ class OneFactor:
             self.evaluate(theta)
         return self._hessian[1]
 
-    def _eliminated(self, theta: np.ndarray) -> _Point:
-        """The last point is kept: Newton asks for the value first."""
+    def eliminated(self, theta: np.ndarray) -> EliminatedPoint:
+        """Elimination and solution at a working theta; the last ones are kept, as Newton asks for the value first."""
         last, key = self._last, theta.tobytes()
         if last is not None and last.theta == key:
             return last
@@ -131,10 +138,11 @@ class OneFactor:
             inner, outer = factorization.t[:, :n], factorization.t[:, n:]
             logdet, gram = factorization.logdet, factorization.gram
         solution = self.inner.solve(gram)
-        self._last = _Point(key, lam, logdet + solution.value + self.constant, solution, inner, outer)
+        value = logdet + solution.value + self.constant
+        self._last = EliminatedPoint(key, lam, value, logdet, solution, inner, outer)
         return self._last
 
-    def _of_one_column(self, point: _Point) -> _Shape:
+    def _of_one_column(self, point: EliminatedPoint) -> _Shape:
         """Derivatives by the one standard deviation that most small models have."""
         t, g, p, solution = point.inner, point.outer, self.inner.p, point.solution
         gx = g[:, :p]
@@ -153,7 +161,7 @@ class OneFactor:
             np.array([[slope]]),
         )
 
-    def _of_columns(self, point: _Point) -> _Shape:
+    def _of_columns(self, point: EliminatedPoint) -> _Shape:
         """Derivatives by all of theta."""
         t, g, solution, lam = point.inner, point.outer, point.solution, point.lam
         p, q, levels, k = self.inner.p, self.q, self.n_levels, len(self.tangents)

@@ -10,6 +10,7 @@ import numpy as np
 from mvmise_sm.exceptions import NotAvailableError
 
 if TYPE_CHECKING:
+    from mvmise_sm.core.criteria.one_factor import EliminatedPoint
     from mvmise_sm.core.elimination.layout import Layout
     from mvmise_sm.core.interfaces import Factorization, System
 
@@ -23,7 +24,7 @@ _MOST_SOLVES = 5_000
 
 
 def conditional_modes(
-    layout: Layout, factorization: Factorization, terms: list[np.ndarray], beta: np.ndarray
+    layout: Layout, factorization: Factorization | EliminatedPoint, terms: list[np.ndarray], beta: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """E(b | y) at working fixed effects `beta` (p,) in the user's coordinates, one (n_levels, q) per term; `terms` are
     the working Lambdas.
