@@ -321,14 +321,15 @@ class LinearMixedModel(MixedModelBase):
             solution = None
         if solution is None and optimum is not None:
             solution = criterion.solve(optimum.theta)
-        kept = None
-        if can_keep_residuals(self) and (solution is None or is_nearly_perfect(self, solution)):
-            kept = keep_residuals(self, settings)
+        close = can_keep_residuals(self) and (solution is None or is_nearly_perfect(self, solution))
+        kept = keep_residuals(self, settings) if close else None
         solution, optimum = (solution, optimum) if kept is None else kept
         if solution is None:
             raise np.linalg.LinAlgError("no solution")
         if kept is None:
             self._check_solution(solution)
+            if close:
+                raise np.linalg.LinAlgError("the residuals are rounding")
         _say(optimum, [] if redundant is None else [self.random_effects.terms[t].text for t in redundant.terms])
         result = LinearMixedModelResults(self, solution, optimum, settings, use_t=use_t)
         result.keep(criterion)

@@ -149,7 +149,7 @@ class FlatInnerProblem:
         else:
             beta, logdet_x, cov_beta = np.zeros(0), 0.0, np.zeros((0, 0))
         # no residual but rounding
-        r2 = 1e-300 if info else max(float(factor[p, p]) ** 2, 1e-300)
+        r2 = 1e-300 if info else max(float(factor[p, p]) * float(factor[p, p]), 1e-300)
         sigma2 = r2 / nu
         weights = np.multiply.outer(xi, xi / sigma2)
         value = nu * (1.0 + _LOG_2PI + math.log(sigma2))

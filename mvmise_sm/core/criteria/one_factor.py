@@ -127,7 +127,8 @@ class OneFactor:
             return last
         lam = (theta @ self._flat).reshape(self.q, self.q)
         if self.q == 1:
-            square = float(lam[0, 0]) ** 2
+            # a power of a large number would raise an error where a product is infinite
+            square = float(lam[0, 0]) * float(lam[0, 0])
             m = square * self._own + 1.0
             shrunk = 1.0 / m
             inner, outer = shrunk * self._own, shrunk[:, None] * self._rhs
