@@ -28,6 +28,9 @@ _DECREMENT = 1e-9
 _STATIONARY = 1e-5
 # a step of this decrement moves theta by a millionth of its standard error: not worth a factorisation
 _NEGLIGIBLE = 1e-12
+# the step from a point with this decrement may be the last if the decrement after it, in units of that at which the
+# search stops, is to be this: a millionth of a standard error from the minimum
+_LAST, _UNSEEN = 1e-6, 1e-3
 # with priors theta is sharp once the decrement after the next step would be this: rounding of a sum of order 100
 _SHARP = 1e-14
 # rounding of an objective that sums many terms of both signs: within one search, and over a whole fit
@@ -228,13 +231,15 @@ def minimize(
     }
     singular = counter.criterion.is_singular(best.theta)
     # apply the Newton step already computed: the error of theta is the square root of the objective's
-    worth = _NEGLIGIBLE < decrement <= max(tol, rounding)
+    worth = _NEGLIGIBLE < decrement <= max(tol, rounding, _LAST)
     last = np.maximum(best.theta - step, counter.lower) if worth else best.theta
+    # what the step gains is half of its decrement
+    value = best.value - 0.5 * decrement if worth else best.value
     theta = counter.criterion.user_theta(last)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
     working = last if counter.criterion is criterion else criterion.converted_from(counter.criterion, last)
     message = status.sentence(decrement, counter.iterations)
-    return Optimum(theta, working, best.value, status.converged, singular, message, retvals, settings, status)
+    return Optimum(theta, working, value, status.converged, singular, message, retvals, settings, status)
 
 
 def _status(counter: _Counter, best: Evaluation, decrement: float, noise: float) -> Status:
@@ -383,6 +388,11 @@ def _newton(
         after = decrement * min(1.0, decrement / previous)
         if decrement < max(tol, rounding) and damping == 0.0 and (not sharp or after < _SHARP):
             break
+        if decrement < _LAST and curvature is not None and not learns and damping == 0.0:
+            # errors of Newton's method are squared at every step: one that is as good as none is not looked at
+            unseen = decrement * (decrement / previous) ** 2
+            if unseen < _UNSEEN * tol and not ((current.theta < _SNAP) & (lower == 0.0)).any():
+                return replace(current, information=curvature)
         previous = decrement
         if decrement <= 0.0 or damping > _MAX_DAMPING:
             break
