@@ -242,11 +242,11 @@ def _least_squares(columns: np.ndarray) -> np.ndarray:
 def term_basis(term: RandomTerm) -> TermBasis:
     """Choose working coordinates for the columns of one random-effects term."""
     step = sample_rows(len(term.factor.codes))
-    moments = [None if c is None else _moments(c[step]) for c in term.columns]
+    moments = [None if c is None else _mean_and_sd(c[step]) for c in term.columns]
     return term_basis_of(term.structure.invariance, moments)
 
 
-def _moments(column: np.ndarray) -> tuple[float, float]:
+def _mean_and_sd(column: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of a column (n,)."""
     mean = float(np.add.reduce(column)) / column.size
     deviation = column - mean

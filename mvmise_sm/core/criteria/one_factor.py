@@ -80,10 +80,9 @@ class OneFactor:
         factor = space.layout.factors[0]
         self.q, self.n_levels = factor.q, factor.n_levels
         self.places = [place for _, place, _ in space.where]
-        self.at = space.random.theta_slices
         # Lambda is the sum of theta_i times tangent i, whatever theta is
         self.tangents = np.zeros((space.lower.size, self.q, self.q))
-        for structure, at, place in zip(space.structures, self.at, self.places, strict=True):
+        for structure, at, place in zip(space.structures, space.random.theta_slices, self.places, strict=True):
             self.tangents[at, place, place] = structure.tangents(np.zeros(structure.k_theta))
         self._flat = self.tangents.reshape(len(self.tangents), -1)
         if self.q == 1:

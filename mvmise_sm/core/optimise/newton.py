@@ -217,24 +217,24 @@ def minimize(
     step, decrement = _newton_step(counter, best, 0.0)
     rounding = _ALL_NOISE * abs(best.value)
     status = _status(counter, best, decrement, rounding)
+    # apply the Newton step already computed: the error of theta is the square root of the objective's, and what the
+    # objective gains is half of the decrement
+    worth = _NEGLIGIBLE < decrement <= max(tol, rounding, _LAST)
+    value = best.value - 0.5 * decrement if worth else best.value
     retvals = {
-        "fopt": best.value,
+        "fopt": value,
         "n_evaluations": counter.count,
         "n_iterations": counter.iterations,
         "iterations": counter.iterations,
         "n_starts": starts,
         "decrement": decrement,
-        "gradient_norm": float(np.abs(best.gradient[_free(counter, best)]).max(initial=0.0)),
+        "gradient_norm": float(np.abs(best.gradient[~_held(counter, best)]).max(initial=0.0)),
         "converged": status.converged,
         "warnflag": 0 if status.converged else 1,
         "flat": _is_flat(best, counter.criterion),
     }
     singular = counter.criterion.is_singular(best.theta)
-    # apply the Newton step already computed: the error of theta is the square root of the objective's
-    worth = _NEGLIGIBLE < decrement <= max(tol, rounding, _LAST)
     last = np.maximum(best.theta - step, counter.lower) if worth else best.theta
-    # what the step gains is half of its decrement
-    value = best.value - 0.5 * decrement if worth else best.value
     theta = counter.criterion.user_theta(last)
     settings = {"optimizer": method, "maxiter": maxiter, "tol": tol, **options}
     working = last if counter.criterion is criterion else criterion.converted_from(counter.criterion, last)
@@ -314,9 +314,9 @@ def _with_descents(
     return best
 
 
-def _free(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
-    """Parameters that are not held at their bound."""
-    return ~((evaluation.theta <= counter.lower) & (evaluation.gradient >= 0.0))
+def _held(counter: _Counter, evaluation: Evaluation) -> np.ndarray:
+    """Parameters that stay at their bound."""
+    return (evaluation.theta <= counter.lower) & (evaluation.gradient >= 0.0)
 
 
 def _newton_step(
@@ -324,7 +324,7 @@ def _newton_step(
 ) -> tuple[np.ndarray, float]:
     """Step on the free parameters and its decrement g'H^-1 g, H the evaluation's information or `curvature`."""
     information = evaluation.information if curvature is None else curvature
-    held = (evaluation.theta <= counter.lower) & (evaluation.gradient >= 0.0)
+    held = _held(counter, evaluation)
     if not held.any():
         if held.size < 2:
             return scalar_step(evaluation.gradient, information, damping, _FLAT)
