@@ -11,7 +11,9 @@ from oracle import minimize as slow_minimize
 from mvmise_sm.core.covariance.random_effects import GroupingFactor, RandomEffects
 from mvmise_sm.core.covariance.structures import Diagonal, Unstructured
 from mvmise_sm.core.criteria.linear import ProfiledDeviance
+from mvmise_sm.core.criteria.solution import Evaluation
 from mvmise_sm.core.elimination import layout
+from mvmise_sm.core.optimise import newton
 from mvmise_sm.core.optimise.newton import minimize
 
 
@@ -71,6 +73,27 @@ def test_small_singular_designs_reach_the_best_of_many_starts(block):
                 rng.normal(0.0, 0.5, criterion.k_theta),
             )
             assert found.value <= minimize(criterion, start).value + 1e-6
+
+
+@pytest.mark.parametrize("seed", [251, 425, 1007])
+def test_a_second_start_that_leads_elsewhere_is_followed(seed):
+    """Designs with two minima by 0.08 to 0.7 apart: the default start ends in the higher one."""
+    criterion = _small_design(seed)
+    first = minimize(criterion, criterion.start())
+    wide = minimize(criterion, criterion.space.wide_start())
+    assert wide.value < first.value - 0.05
+    assert minimize(criterion).value == pytest.approx(wide.value, abs=1e-6)
+
+
+def test_a_point_beside_a_known_minimum_has_the_height_that_its_shape_says():
+    def at(theta, value):
+        return Evaluation(np.array([theta, 0.0]), value, np.zeros(2), 2.0 * np.eye(2), ())
+
+    known = at(0.0, 7.0)
+    assert newton._leads_back(known, at(0.05, 7.0 + 0.05**2))
+    assert not newton._leads_back(known, at(0.05, 7.0 + 2.0 * 0.05**2))
+    assert not newton._leads_back(known, at(0.05, 7.0 - 0.05**2))
+    assert not newton._leads_back(known, at(0.5, 7.0 + 0.5**2))
 
 
 def test_singular_is_not_unconverged():
